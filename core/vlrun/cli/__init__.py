@@ -1,0 +1,65 @@
+"""The ``runner`` command: one module per verb, each importing what it needs when it runs.
+
+A verb's module has ``add_arguments(parser)`` and ``run(arguments) -> exit status``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from vlrun.errors import RunnerError
+
+VERBS = {
+    "run": "train, evaluate and report an experiment",
+    "evaluate": "evaluate a run's checkpoint",
+    "predict": "write a run's predictions for a split",
+    "score": "score a file of predictions",
+    "validate": "check an experiment file without touching features or torch",
+    "list-plugins": "installed plugins, what they offer, and what is wrong with them",
+    "list": "backbones, tasks, datasets, metrics or reporters that an experiment can name",
+    "data": "build and check annotation files",
+    "features": "build, inspect and verify region-feature stores",
+    "weights": "import and inspect model weights",
+    "report": "show the results of runs",
+    "doctor": "check the installation",
+    "new-plugin": "start a plugin of your own",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit status of the public contract."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        parsed = _parser(arguments).parse_args(arguments)
+        return int(parsed.run(parsed))
+    except RunnerError as error:
+        print(f"{type(error).__name__}: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    from vlrun import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="runner", description="Plugin-based experiment runner for vision-and-language research."
+    )
+    parser.add_argument("--version", action="version", version=f"vlrun {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    for name, summary in VERBS.items():
+        verb = verbs.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if name == chosen:  # only the verb in use is imported: start-up stays quick
+            module = import_module(f"vlrun.cli.{name.replace('-', '_')}")
+            module.add_arguments(verb)
+            verb.set_defaults(run=module.run)
+    return parser

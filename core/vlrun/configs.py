@@ -1,0 +1,117 @@
+"""Base models for the options that a plugin's component takes from a YAML file (this module imports no torch)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationInfo,
+)
+
+
+def _under_data_root(path: Path, info: ValidationInfo) -> Path:
+    root = (info.context or {}).get("data_root")
+    return path if root is None else Path(root) / path.expanduser()
+
+
+DataPath = Annotated[Path, AfterValidator(_under_data_root)]
+"""A path in an experiment file; relative ones lie under the data root."""
+
+
+@dataclass(frozen=True)
+class RequiredFile:
+    """A file or folder that must exist before a run.
+
+    Attributes:
+        path: where it has to be.
+        purpose: what it is, in a few words.
+        remedy: what to download and which command makes it; may hold several lines.
+    """
+
+    path: Path
+    purpose: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class DemoFiles:
+    """What the demo data offers to a backbone: a WordPiece vocabulary, and the width and number of regions."""
+
+    vocabulary: Path
+    region_feature_size: int
+    num_regions: int
+
+
+class Config(BaseModel):
+    """Strict and frozen: an unknown key is an error, and nothing changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BackboneConfig(Config):
+    """Options that every backbone has."""
+
+    name: str
+    weights: DataPath | None = Field(None, description="imported weights (.safetensors); null starts from random ones")
+
+    def required_files(self) -> list[RequiredFile]:
+        """What must exist before this backbone can be built."""
+        if self.weights is None:
+            return []
+        remedy = f"runner weights import --from FORMAT FILE {self.weights}"
+        return [RequiredFile(self.weights, f"weights of backbone '{self.name}'", remedy)]
+
+    @classmethod
+    def demo_overrides(cls, files: DemoFiles) -> dict[str, Any]:
+        """Option values with which this backbone runs on the demo data, in about a minute."""
+        return {"weights": None}
+
+
+class DatasetConfig(Config):
+    """Options that every dataset has."""
+
+    name: str
+    annotations: DataPath = Field(description="folder with one JSON-lines file per split, from `runner data build`")
+    features: DataPath = Field(description="region-feature store, from `runner features build`")
+    train: list[str] = Field(["train"], description="splits to train on, concatenated in this order")
+    evaluate: list[str] = Field(description="splits to evaluate after every epoch and at the end")
+    allow_missing_features: bool = Field(
+        False, description="leave out examples whose images have no features; written into every score"
+    )
+
+    def split_file(self, split: str) -> Path:
+        return self.annotations / f"{split}.jsonl"
+
+
+class MetricConfig(Config):
+    """Options that every metric has."""
+
+    name: str
+
+
+class TaskConfig(Config):
+    """Options that every task has."""
+
+    name: str
+    dataset: SerializeAsAny[DatasetConfig]
+    max_text_tokens: PositiveInt = Field(20, description="longest text in tokens, special tokens included")
+    loss_weight: NonNegativeFloat = Field(1.0, description="factor on this task's losses")
+    sampling_weight: NonNegativeFloat = Field(1.0, description="share of the steps, in joint training")
+    metrics: list[SerializeAsAny[MetricConfig]] | None = Field(
+        None, description="metrics instead of the task's own protocol; null keeps that"
+    )
+
+
+class ReporterConfig(Config):
+    """Options that every reporter has."""
+
+    name: str

@@ -1,0 +1,67 @@
+"""Errors that a user can mend. Each is printed as one message, without traceback, and sets the exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class RunnerError(Exception):
+    """Base of all errors shown without traceback; a bug raises anything else and keeps its traceback."""
+
+    exit_status = 1
+
+
+class UsageError(RunnerError):
+    """The command line cannot be understood."""
+
+    exit_status = 2
+
+
+class _Problems(RunnerError):
+    """Carries every problem found, so that a user mends them in one go."""
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class ConfigError(_Problems):
+    """The experiment file or an override is wrong."""
+
+    exit_status = 3
+
+
+class PluginError(_Problems):
+    """A plugin is missing, broken, or clashes with another."""
+
+    exit_status = 4
+
+
+class DataError(_Problems):
+    """Files are missing, damaged, or do not fit together."""
+
+    exit_status = 5
+
+
+class CheckpointError(_Problems):
+    """Weights or a checkpoint cannot be used."""
+
+    exit_status = 6
+
+
+class NonFiniteLossError(RunnerError):
+    """A loss became infinite or not a number."""
+
+    exit_status = 8
+
+
+class DistributedError(RunnerError):
+    """A rank died, or the ranks do not agree."""
+
+    exit_status = 9
+
+
+class StoppedOnRequest(RunnerError):
+    """A signal asked for a stop and a checkpoint was written; the same command continues."""
+
+    exit_status = 75

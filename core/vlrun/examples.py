@@ -1,0 +1,126 @@
+"""What flows from annotation files to a backbone, in plain Python and NumPy (this module imports no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Target = TypeVar("Target")
+
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+def canonical_image_id(name: str) -> str:
+    """The one spelling of an image id that stores and annotations share: the file name without folder and suffix.
+
+    ``val2014/COCO_val2014_000000058350.jpg`` and ``COCO_val2014_000000058350`` name the same image.
+    """
+    path = PurePosixPath(name)
+    return path.stem if path.suffix.lower() in _IMAGE_SUFFIXES else path.name
+
+
+@dataclass(frozen=True)
+class RegionFeatures:
+    """Detector output of one image. R regions, D feature width.
+
+    Attributes:
+        image_id: canonical id.
+        features: (R, D) float16 or float32.
+        boxes: (R, 4) float32, xyxy in pixels of the original image.
+        height, width: of the original image, in pixels.
+        class_ids, attribute_ids: (R,) int, detector classes; None where the source had none.
+        class_scores, attribute_scores: (R,) float32 in [0, 1]; None where the source had none.
+    """
+
+    image_id: str
+    features: NDArray[Any]
+    boxes: NDArray[np.float32]
+    height: int
+    width: int
+    class_ids: NDArray[np.int32] | None = None
+    attribute_ids: NDArray[np.int32] | None = None
+    class_scores: NDArray[np.float32] | None = None
+    attribute_scores: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class RegionBatch:
+    """Region features of P images, padded with zeros to the largest number of regions R among them.
+
+    Attributes:
+        image_ids: P canonical ids, in the order asked for (an id may repeat).
+        features: (P, R, D) in the type of the store.
+        boxes: (P, R, 4) float32, xyxy in pixels.
+        mask: (P, R) bool, True for a real region.
+        sizes: (P, 2) float32, (height, width) of each image in pixels.
+    """
+
+    image_ids: tuple[str, ...]
+    features: NDArray[Any]
+    boxes: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    sizes: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Example(Generic[Target]):
+    """One annotated item of a dataset.
+
+    Attributes:
+        id: text, exactly as in the annotation file (GQA ids have leading zeros).
+        text: question, statement, expression or caption, as annotated.
+        image_ids: canonical ids of its images.
+        target: the ground truth, or None where it is hidden.
+    """
+
+    id: str
+    text: str
+    image_ids: tuple[str, ...]
+    target: Target | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One text with one image, as a backbone sees it."""
+
+    text: str
+    image_id: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one example: the example's id and JSON-ready fields (box, answer, score, ...)."""
+
+    id: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"id": self.id, **self.fields}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number with the protocol that makes it comparable.
+
+    Attributes:
+        name: such as ``accuracy``.
+        value: in ``unit``.
+        unit: ``%`` or empty.
+        count: number of examples behind it.
+        protocol: split file, candidate pool, IoU rule and whatever else changes the number.
+        primary: whether the best checkpoint is chosen by it; one score of a metric at most.
+    """
+
+    name: str
+    value: float
+    unit: str = "%"
+    count: int = 0
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    primary: bool = False
+    higher_is_better: bool = True

@@ -1,0 +1,1 @@
+"""The region-feature store: read, write, verify, import."""

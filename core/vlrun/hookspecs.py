@@ -1,0 +1,55 @@
+"""The hooks of vlrun. Each returns light entries; a plugin implements those for which it has something to offer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from vlrun.demo import DemoProvider
+    from vlrun.entries import Entry, WeightFormat
+    from vlrun.features.formats import FeatureFormat
+
+hookspec = pluggy.HookspecMarker("vlrun")
+hookimpl = pluggy.HookimplMarker("vlrun")
+
+
+@hookspec
+def vlrun_backbones() -> list[Entry]:  # type: ignore[type-arg,empty-body]
+    """Backbones; ``config`` derives from BackboneConfig, ``build(config)`` returns a Backbone."""
+
+
+@hookspec
+def vlrun_tasks() -> list[Entry]:  # type: ignore[type-arg,empty-body]
+    """Tasks; ``config`` derives from TaskConfig, ``build(config)`` returns a Task; ``target`` says what it learns."""
+
+
+@hookspec
+def vlrun_datasets() -> list[Entry]:  # type: ignore[type-arg,empty-body]
+    """Datasets; ``config`` derives from DatasetConfig, ``build(config, split)`` returns a Dataset."""
+
+
+@hookspec
+def vlrun_metrics() -> list[Entry]:  # type: ignore[type-arg,empty-body]
+    """Metrics; ``config`` derives from MetricConfig, ``build(config)`` returns a Metric."""
+
+
+@hookspec
+def vlrun_reporters() -> list[Entry]:  # type: ignore[type-arg,empty-body]
+    """Reporters; ``config`` derives from ReporterConfig, ``build(config)`` returns a Reporter."""
+
+
+@hookspec
+def vlrun_feature_formats() -> list[FeatureFormat]:  # type: ignore[empty-body]
+    """Importers of region-feature files, for ``runner features build --from NAME``."""
+
+
+@hookspec
+def vlrun_weight_formats() -> list[WeightFormat]:  # type: ignore[empty-body]
+    """Translators of foreign checkpoints, for ``runner weights import --from NAME``."""
+
+
+@hookspec
+def vlrun_demo_data() -> list[DemoProvider]:  # type: ignore[empty-body]
+    """Providers of embedded demo data, for ``--demo``."""

@@ -1,0 +1,22 @@
+"""The metric interface: a pure function of all predictions of a split."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from vlrun.dataset import Dataset
+from vlrun.examples import Prediction, Score
+
+
+class Metric(ABC):
+    """Scores one split. It sees every prediction of every rank exactly once, so it needs to know of no rank."""
+
+    @abstractmethod
+    def __call__(self, predictions: Sequence[Prediction], dataset: Dataset[Any]) -> list[Score]:
+        """Compares ``predictions`` with the targets of ``dataset``; each score names its protocol.
+
+        Raises:
+            DataError: a prediction is missing, unknown, or twice there.
+        """

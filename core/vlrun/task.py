@@ -1,0 +1,70 @@
+"""The task interface: how an annotated example becomes text-image pairs, a loss and a prediction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic
+
+from vlrun.examples import Example, Pair, Prediction, RegionBatch, Target
+from vlrun.metric import Metric
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from vlrun.backbone import Backbone
+    from vlrun.tensors import BackboneOutput, Batch, Encoding
+
+
+class Task(ABC, Generic[Target]):
+    """A view of text-image pairs. Everything here is per process; the core gathers, averages and repeats."""
+
+    def pairs(self, example: Example[Target], rng: np.random.Generator) -> list[Pair]:
+        """The pairs of one example; by default its text with each of its images.
+
+        ``rng`` is derived from (seed, epoch, position of the example) and is the only source of randomness.
+        """
+        return [Pair(example.text, image_id) for image_id in example.image_ids]
+
+    @abstractmethod
+    def collate(
+        self, examples: Sequence[Example[Target]], regions: RegionBatch, encoding: Encoding
+    ) -> Mapping[str, Tensor]:
+        """Targets of a batch, and whatever ``predict`` needs.
+
+        ``regions`` has one row per pair, uncut and with boxes in pixels; ``encoding`` is what the backbone will see
+        and may hold fewer or more (padded) regions. Runs in loader workers.
+        """
+
+    @abstractmethod
+    def build_head(self, backbone: Backbone) -> nn.Module:
+        """The task's layers: called with a BackboneOutput, returns whatever ``loss`` and ``predict`` take."""
+
+    @abstractmethod
+    def loss(self, outputs: Any, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Named losses, each *summed* over the items of this batch and already weighted.
+
+        The core divides by ``loss_counts`` summed over all ranks and accumulated batches, which makes the gradient
+        the same however a global batch is spread.
+        """
+
+    @abstractmethod
+    def loss_counts(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """How many items each named loss is the mean of: scalars, one per key of ``loss``; zero means no loss."""
+
+    @abstractmethod
+    def predict(self, outputs: Any, batch: Batch) -> list[Prediction]:
+        """One prediction per example of the batch, in order. ``outputs`` and ``batch`` are on the CPU."""
+
+    @abstractmethod
+    def metrics(self) -> list[Metric]:
+        """The metrics of this task's own protocol, used unless the experiment names others."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called on every rank before the batches of ``epoch`` (from 0) are made."""
+
+    def write_submission(self, predictions: Sequence[Prediction], path: Path) -> None:
+        """Writes the file that the official evaluation server takes; tasks without a server leave this out."""
+        raise NotImplementedError(f"{type(self).__name__} has no submission format")
