@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vlrun.metric import Metric
     from vlrun.reporting import Reporter
     from vlrun.runs import run_experiment
+    from vlrun.targets import Referent
     from vlrun.task import Task
     from vlrun.tensors import BackboneOutput, Batch, Encoding
 
@@ -64,6 +65,7 @@ _HOMES = {
     "Pair": "examples",
     "PairEncoder": "backbone",
     "Prediction": "examples",
+    "Referent": "targets",
     "RegionBatch": "examples",
     "RegionFeatureStore": "features.store",
     "RegionFeatures": "examples",
@@ -116,6 +118,7 @@ __all__ = [
     "PairEncoder",
     "PluginError",
     "Prediction",
+    "Referent",
     "RegionBatch",
     "RegionFeatureStore",
     "RegionFeatures",

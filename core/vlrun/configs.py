@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -54,7 +54,8 @@ class DemoFiles:
 class Config(BaseModel):
     """Strict and frozen: an unknown key is an error, and nothing changes after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # models are built when first used: start-up declares many and validates few
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class BackboneConfig(Config):
@@ -77,7 +78,13 @@ class BackboneConfig(Config):
 
 
 class DatasetConfig(Config):
-    """Options that every dataset has."""
+    """Options that every dataset has.
+
+    Attributes:
+        demo_dataset: name of the dataset whose demo files this one reads, where it is not its own.
+    """
+
+    demo_dataset: ClassVar[str | None] = None
 
     name: str
     annotations: DataPath = Field(description="folder with one JSON-lines file per split, from `runner data build`")
@@ -90,6 +97,14 @@ class DatasetConfig(Config):
 
     def split_file(self, split: str) -> Path:
         return self.annotations / f"{split}.jsonl"
+
+    def required_files(self) -> list[RequiredFile]:
+        """What must exist before the splits in use can be read."""
+        build = f"runner data build {self.name} --from SOURCE PATH {self.annotations}"
+        splits = list(dict.fromkeys([*self.train, *self.evaluate]))
+        files = [RequiredFile(self.split_file(split), f"split '{split}' of {self.name}", build) for split in splits]
+        extract = f"runner features build --from FORMAT SOURCE {self.features}"
+        return [*files, RequiredFile(self.features, f"region features of {self.name}", extract)]
 
 
 class MetricConfig(Config):

@@ -9,6 +9,7 @@ class RunnerError(Exception):
     """Base of all errors shown without traceback; a bug raises anything else and keeps its traceback."""
 
     exit_status = 1
+    is_shown_elsewhere = False  # another rank prints the same error
 
 
 class UsageError(RunnerError):

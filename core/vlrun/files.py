@@ -14,7 +14,7 @@ from typing import IO, Any
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Opens a temporary neighbour of ``path``; on success it is synced and takes its place, on failure it is removed."""
+    """Opens a temporary neighbour of ``path``; on success it takes its place, synced; on failure it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -34,10 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit status of the public contract."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        parsed = _parser(arguments).parse_args(arguments)
+        parsed = _parse(arguments)
         return int(parsed.run(parsed))
     except RunnerError as error:
-        print(f"{type(error).__name__}: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
+        if not error.is_shown_elsewhere:
+            print(_message(error), file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -45,6 +46,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = _parser(arguments)
+    parsed, rest = parser.parse_known_args(arguments)
+    parsed.command = arguments
+    overrides = [word for word in rest if "=" in word and not word.startswith("-")]
+    if hasattr(parsed, "overrides") and overrides == rest:
+        parsed.overrides += rest  # argparse takes them in one run only; users write them between options
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return parsed
+
+
+def _message(error: RunnerError) -> str:
+    """One line with the kind of error, or the list of problems as it is."""
+    text = str(error)
+    return text if "\n" in text else f"{type(error).__name__}: {text}"
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

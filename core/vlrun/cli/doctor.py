@@ -1,0 +1,83 @@
+"""``runner doctor``: versions, hardware, plugins, and what is known not to work."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+from vlrun.plugins import create_plugins
+
+_SMALL_SHARED_MEMORY = 512 * 2**20  # a container's default is 64 MiB; a few workers of a base-size run need more
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    facts, warnings = _facts(), _warnings()
+    if arguments.json:
+        print(json.dumps({**facts, "warnings": warnings}, indent=2))
+        return 0
+    for name, value in facts.items():
+        text = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
+        print(f"{name:<10} {text}")
+    print("\n".join(f"warning    {warning}" for warning in warnings) or "no known problems")
+    return 0
+
+
+def _facts() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "gpus": ", ".join(gpus) or "none",
+        "packages": {name: _version(name) for name in _required()},
+        "plugins": {record.distribution: f"{record.version} ({record.status})" for record in create_plugins().records},
+    }
+
+
+def _required() -> list[str]:
+    """Names of the core's own requirements, from its metadata."""
+    from packaging.requirements import Requirement
+
+    return sorted(Requirement(line).name for line in requires("vlrun") or [] if "extra ==" not in line)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _warnings() -> list[str]:
+    import torch
+    from packaging.requirements import Requirement
+
+    found = []
+    for line in requires("vlrun") or []:
+        requirement = Requirement(line)
+        installed = _version(requirement.name)
+        if not requirement.marker and installed != "missing" and installed not in requirement.specifier:
+            found.append(f"{requirement.name} {installed} is installed, vlrun needs {requirement.specifier}")
+    found += [
+        f"plugin {record.label} is {record.status}: {record.reasons[0]}"
+        for record in create_plugins().records
+        if record.status != "ok"
+    ]
+    shared_memory = Path("/dev/shm")  # noqa: S108 - where torch's loader workers put their batches
+    if shared_memory.is_dir() and shutil.disk_usage(shared_memory).total < _SMALL_SHARED_MEMORY:
+        found.append(f"{shared_memory} is small; loader workers may need more (docker: --shm-size)")
+    if torch.version.cuda and not torch.cuda.is_available():
+        found.append("this build of torch is for CUDA, but no GPU is usable; check the driver")
+    return found

@@ -1,0 +1,57 @@
+"""``runner list KIND``: the components that an experiment can name, with their options."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from vlrun.entries import Entry
+from vlrun.plugins import Plugins, create_plugins
+
+KINDS = ("backbones", "tasks", "datasets", "metrics", "reporters")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", choices=KINDS, metavar="|".join(KINDS))
+    parser.add_argument("--options", action="store_true", help="show the options of each, with types and defaults")
+    parser.add_argument("--json", action="store_true", help="machine-readable output, with the schema of the options")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    plugins = create_plugins()
+    kind = arguments.kind.removesuffix("s")
+    entries = plugins.entries(kind)
+    if arguments.json:
+        print(json.dumps([_as_json(plugins, kind, entry) for entry in entries], indent=2))
+        return 0
+    if not entries:
+        print(f"no {arguments.kind} are installed")
+    width = max((len(entry.name) for entry in entries), default=0)
+    for entry in entries:
+        print(f"{entry.name:<{width}}  {entry.summary}  [{plugins.provider_of(kind, entry.name).label}]")
+        if arguments.options:
+            print("\n".join(_options(entry)))
+    return 0
+
+
+def _as_json(plugins: Plugins, kind: str, entry: Entry[Any]) -> dict[str, Any]:
+    provider = plugins.provider_of(kind, entry.name)
+    return {
+        "name": entry.name,
+        "summary": entry.summary,
+        "target": entry.target,
+        "distribution": provider.distribution,
+        "version": provider.version,
+        "options": entry.config.model_json_schema(),
+    }
+
+
+def _options(entry: Entry[Any]) -> list[str]:
+    lines = []
+    for name, field in entry.config.model_fields.items():
+        if name == "name":
+            continue
+        default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)}"
+        lines.append(f"    {name}: {field.description or ''} ({default})")
+    return lines

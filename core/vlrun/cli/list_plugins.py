@@ -1,0 +1,38 @@
+"""``runner list-plugins``: what is installed, what it offers, and what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from vlrun.errors import PluginError
+from vlrun.plugins import PluginRecord, create_plugins
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.add_argument("--strict", action="store_true", help="exit with status 4 if any plugin is not ok")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    records = create_plugins().records
+    if arguments.json:
+        print(json.dumps([asdict(record) for record in records], indent=2))
+    else:
+        print("\n".join(_table(records)))
+    failed = [record.label for record in records if record.status != "ok"]
+    if arguments.strict and failed:
+        raise PluginError(f"not ok: {', '.join(failed)}")
+    return 0
+
+
+def _table(records: list[PluginRecord]) -> list[str]:
+    width = max(len(record.distribution) for record in records)
+    version = max(len(record.version) for record in records)
+    lines = []
+    for record in records:
+        lines.append(f"{record.distribution:<{width}}  {record.version:<{version}}  {record.status}")
+        lines += [f"    {kind:<15} {', '.join(names)}" for kind, names in record.offers.items() if names]
+        lines += [f"    ! {reason}" for reason in record.reasons]
+    return lines

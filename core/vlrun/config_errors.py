@@ -1,0 +1,123 @@
+"""Turns pydantic's findings into lines that say where, what, and what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+Path = tuple[str | int, ...]
+
+
+@dataclass
+class Sources:
+    """Where each value of an experiment comes from: a line of the file, the command line, the environment, the demo."""
+
+    file: str
+    lines: Mapping[Path, int]
+    layers: dict[Path, str] = field(default_factory=dict)
+
+    def of(self, path: Path) -> str:
+        """``file:line`` of the key, or of the nearest key above it; or the layer that set it."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.layers:
+                return self.layers[path[:length]]
+            if path[:length] in self.lines:
+                return f"{self.file}:{self.lines[path[:length]]}"
+        return f"{self.file}:1"
+
+    def origin(self, path: Path) -> str:
+        """Like ``of``, but ``default`` for a value that nobody gave."""
+        for layered in (path[:length] for length in range(len(path), 0, -1)):
+            if layered in self.layers:
+                return self.layers[layered]
+        return f"{self.file}:{self.lines[path]}" if path in self.lines else "default"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with the value at ``path``; ``is_plugin`` marks a broken or clashing plugin as the cause."""
+
+    path: Path
+    message: str
+    is_plugin: bool = False
+
+    def line(self, sources: Sources) -> str:
+        key = dotted(self.path)
+        return f"{sources.of(self.path)}: {key + ': ' if key else ''}{self.message}"
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def validation_problems(
+    error: ValidationError, model: type[BaseModel], raw: Any, prefix: Path = (), extra_keys: Iterable[str] = ()
+) -> list[Problem]:
+    """One problem per finding. ``raw`` is what was validated; ``extra_keys`` are options handled elsewhere."""
+    problems: dict[tuple[Path, str], Problem] = {}
+    for finding in error.errors(include_url=False):
+        path = _real_path(finding["loc"], raw, missing=finding["type"] == "missing")
+        message = _message(finding, model, path, extra_keys)
+        problems.setdefault((prefix + path, message), Problem(prefix + path, message))
+    return list(problems.values())
+
+
+def unknown_option(key: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    near = difflib.get_close_matches(key, names, n=1)
+    if near:
+        return f"unknown option. Did you mean '{near[0]}'?"
+    return f"unknown option. Known here: {', '.join(names)}"
+
+
+def _real_path(loc: Sequence[str | int], raw: Any, missing: bool) -> Path:
+    """``loc`` without the names of union members that pydantic puts in."""
+    path: list[str | int] = []
+    for index, part in enumerate(loc):
+        is_last = index == len(loc) - 1
+        if isinstance(raw, Mapping) and part in raw:
+            raw = raw[part]
+        elif isinstance(raw, list) and isinstance(part, int) and part < len(raw):  # noqa: SIM114 - types differ
+            raw = raw[part]
+        elif not (is_last and missing):
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _message(finding: Any, model: type[BaseModel], path: Path, extra_keys: Iterable[str]) -> str:
+    kind = finding["type"]
+    if kind == "extra_forbidden":
+        owner = _model_at(model, path[:-1])
+        known = list(owner.model_fields) if owner else []
+        return unknown_option(str(path[-1]), known + (list(extra_keys) if len(path) == 1 else []))
+    if kind == "missing":
+        owner = _model_at(model, path[:-1])
+        field_info = owner.model_fields.get(str(path[-1])) if owner else None
+        about = f": {field_info.description}" if field_info and field_info.description else ""
+        return f"required option is missing{about}"
+    text = str(finding["msg"]).removeprefix("Value error, ")
+    text = text[0].lower() + text[1:]
+    given = finding["input"]
+    return f"{text} (got {given!r})" if not isinstance(given, Mapping | BaseModel) else text
+
+
+def _model_at(model: type[BaseModel] | None, path: Path) -> type[BaseModel] | None:
+    """The pydantic model that describes the mapping at ``path``, as far as annotations tell."""
+    for part in path:
+        if model is None:
+            return None
+        if isinstance(part, str):
+            info = model.model_fields.get(part)
+            model = _models_in(info.annotation) if info else None
+    return model
+
+
+def _models_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for argument in get_args(annotation) if (found := _models_in(argument))), None)

@@ -1,0 +1,291 @@
+"""The experiment file: one backbone, a list of tasks with their datasets, and how to train.
+
+Loading checks everything that can be checked without torch and without reading data, and reports all of it at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, ValidationError
+
+from vlrun.config_errors import Path as KeyPath
+from vlrun.config_errors import Problem, Sources, dotted, validation_problems
+from vlrun.config_origins import annotate
+from vlrun.configs import BackboneConfig, Config, DatasetConfig, ReporterConfig, RequiredFile, TaskConfig
+from vlrun.entries import Entry
+from vlrun.errors import ConfigError, PluginError, UsageError
+from vlrun.train_config import TrainConfig
+from vlrun.yaml_source import dump_yaml, parse_value, parse_yaml
+
+if TYPE_CHECKING:
+    from vlrun.plugins import Plugins
+
+DATA_ROOT_VARIABLE = "VLRUN_DATA"
+RUNS_ROOT_VARIABLE = "VLRUN_RUNS"
+
+
+class PublishedResult(Config):
+    """One number of a paper, to stand beside ours."""
+
+    task: str
+    split: str
+    name: str = Field(description="name of the score, as our metric calls it")
+    value: float
+
+
+class Published(Config):
+    """What was reported elsewhere for this experiment."""
+
+    source: str
+    results: list[PublishedResult]
+
+
+class Experiment(Config):
+    """A checked experiment. Every path in it is absolute, every default filled in."""
+
+    name: str
+    data_root: Path
+    runs_root: Path
+    seed: int = 0
+    demo: bool = Field(False, description="whether this is a run on the embedded demo data")
+    backbone: SerializeAsAny[BackboneConfig]
+    tasks: list[SerializeAsAny[TaskConfig]] = Field(min_length=1)
+    train: TrainConfig
+    published: Published | None = None
+    reporters: list[SerializeAsAny[ReporterConfig]] | None = Field(
+        None, description="reporters instead of the built-in ones; null keeps those"
+    )
+
+    _sources: Sources | None = PrivateAttr(None)
+
+    def as_yaml(self) -> str:
+        """The resolved experiment; running it again does the same."""
+        return dump_yaml(self.model_dump(mode="json"))
+
+    def as_yaml_with_origins(self) -> str:
+        """The resolved experiment, each line with a comment that says where its value came from."""
+        return annotate(self.model_dump(mode="json"), self._sources)
+
+    def missing_files(self) -> list[RequiredFile]:
+        """Files that the run needs and that are not there."""
+        needed = [*self.backbone.required_files()]
+        for task in self.tasks:
+            needed.extend(task.dataset.required_files())
+        return [file for file in needed if not file.path.exists()]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values laid over the file: dotted key -> value; ``origin`` is how messages call the layer."""
+
+    origin: str
+    values: Mapping[str, Any]
+
+
+def parse_overrides(arguments: Sequence[str]) -> Layer:
+    """``key.path=value`` arguments of the command line; values are YAML.
+
+    Raises:
+        UsageError: an argument has no ``=``.
+    """
+    values = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not (key and equals):
+            raise UsageError(f"'{argument}' is not an override; write key.path=value, such as train.epochs=2")
+        values[key] = parse_value(value)
+    return Layer("command line", values)
+
+
+def load_experiment(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    plugins: Plugins | None = None,
+    layers: Sequence[Layer] = (),
+) -> Experiment:
+    """Reads and checks an experiment file.
+
+    Values come, each over the one before, from the file, the environment (``VLRUN_DATA``, ``VLRUN_RUNS``),
+    ``layers``, and ``overrides`` (``key.path=value``).
+
+    Raises:
+        ConfigError: everything that is wrong, one line each: ``file:line: key: what, and what was probably meant``.
+        PluginError: every problem is a plugin that is broken or clashes.
+        UsageError: an override is not ``key.path=value``.
+    """
+    from vlrun.plugins import create_plugins
+
+    path = Path(path)
+    located = parse_yaml(_read(path))
+    sources = Sources(str(path), located.lines)
+    raw = located.data
+    if not isinstance(raw, dict):
+        located.problems.append((1, "an experiment file is a mapping with backbone, tasks and train"))
+        raise ConfigError([f"{path}:{line}: {message}" for line, message in located.problems])
+
+    problems: list[Problem] = []
+    for layer in (_environment(raw), *layers, parse_overrides(overrides)):
+        problems += _lay_over(raw, layer, sources)
+    raw.setdefault("name", path.stem)
+    experiment, found = _Check(raw, plugins or create_plugins()).run()
+    problems += found
+    lines = [f"{path}:{line}: {message}" for line, message in located.problems]
+    if problems or lines:
+        lines += [problem.line(sources) for problem in problems]
+        all_plugins = bool(problems) and all(problem.is_plugin for problem in problems)
+        raise (PluginError if all_plugins else ConfigError)(lines)
+    assert experiment is not None
+    experiment._sources = sources
+    return experiment
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        shipped = sorted(str(found) for found in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        near = f" There is: {', '.join(shipped)}" if shipped else ""
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{path}: cannot read the experiment file: {reason}.{near}") from error
+
+
+def _environment(raw: Mapping[str, Any]) -> Layer:
+    values = {}
+    if (data_root := os.environ.get(DATA_ROOT_VARIABLE)) and not raw.get("demo"):
+        values["data_root"] = data_root
+    if runs_root := os.environ.get(RUNS_ROOT_VARIABLE):
+        values["runs_root"] = runs_root
+    return Layer("environment", values)
+
+
+def _lay_over(raw: dict[str, Any], layer: Layer, sources: Sources) -> list[Problem]:
+    """Sets each dotted key of ``layer`` in ``raw``; mappings on the way are made where missing."""
+    problems = []
+    for key, value in layer.values.items():
+        path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+        sources.layers[path] = layer.origin
+        holder: Any = raw
+        for part in path[:-1]:
+            if isinstance(holder, dict) and holder.get(str(part)) is None:
+                holder[str(part)] = {}
+            holder = _item(holder, part)
+        if isinstance(holder, dict):
+            holder[str(path[-1])] = value
+        elif isinstance(holder, list) and isinstance(path[-1], int) and path[-1] < len(holder):
+            holder[path[-1]] = value
+        else:
+            problems.append(Problem(path, "there is no such place in the experiment"))
+    return problems
+
+
+def _item(holder: Any, part: str | int) -> Any:
+    if isinstance(holder, list):
+        return holder[part] if isinstance(part, int) and part < len(holder) else None
+    return holder.get(str(part)) if isinstance(holder, dict) else None
+
+
+class _Check:
+    """Validates the sections of a raw experiment, each with the model of the plugin that it names."""
+
+    def __init__(self, raw: dict[str, Any], plugins: Plugins) -> None:
+        self.raw = dict(raw)
+        self.plugins = plugins
+        self.problems: list[Problem] = []
+        self.context = {"data_root": Path(str(raw.get("data_root", "data"))).expanduser().absolute()}
+
+    def run(self) -> tuple[Experiment | None, list[Problem]]:
+        raw = self.raw
+        frame = {**raw, "data_root": self.context["data_root"]}
+        frame["runs_root"] = Path(str(raw.get("runs_root", "runs"))).expanduser().absolute()
+        if "backbone" in raw:
+            frame["backbone"] = self.component("backbone", raw["backbone"], ("backbone",)) or _unchecked(BackboneConfig)
+        if isinstance(raw.get("tasks"), list):
+            frame["tasks"] = [self.task(task, ("tasks", index)) for index, task in enumerate(raw["tasks"])]
+        if isinstance(raw.get("reporters"), list):
+            frame["reporters"] = [
+                self.component("reporter", item, ("reporters", index)) or _unchecked(ReporterConfig)
+                for index, item in enumerate(raw["reporters"])
+            ]
+        experiment = self.validated(Experiment, frame, (), raw)
+        if isinstance(experiment, Experiment) and not self.problems:
+            self.across(experiment)
+        return (experiment if not self.problems else None), self.problems  # type: ignore[return-value]
+
+    def component(
+        self, kind: str, raw: Any, path: KeyPath, prepare: Callable[[Entry[Any], dict[str, Any]], None] | None = None
+    ) -> BaseModel | None:
+        """The config of a named component, checked with its own model; None if that is not possible."""
+        if not isinstance(raw, dict):
+            self.problems.append(Problem(path, f"expected a mapping with a name (got {raw!r})"))
+            return None
+        name = raw.get("name")
+        if not isinstance(name, str):
+            self.problems.append(Problem((*path, "name"), f"name of the {kind} is missing"))
+            return None
+        try:
+            entry = self.plugins.find(kind, name)
+        except PluginError as error:
+            is_plugin = self.plugins.is_broken(kind, name)
+            self.problems.append(Problem((*path, "name"), str(error), is_plugin))
+            entry = None
+        content = dict(raw)
+        if prepare is not None:
+            prepare(entry, content)  # type: ignore[arg-type]
+        return self.validated(entry.config, content, path, raw) if entry else None
+
+    def task(self, raw: Any, path: KeyPath) -> Any:
+        def with_parts(_: Entry[Any] | None, content: dict[str, Any]) -> None:
+            if "dataset" in content:
+                dataset = self.component("dataset", content["dataset"], (*path, "dataset"))
+                content["dataset"] = dataset or _unchecked(DatasetConfig)
+            if isinstance(content.get("metrics"), list):
+                content["metrics"] = [
+                    self.component("metric", item, (*path, "metrics", index)) or item
+                    for index, item in enumerate(content["metrics"])
+                ]
+
+        return self.component("task", raw, path, with_parts) or _unchecked(TaskConfig)
+
+    def validated(self, model: type[BaseModel], content: Any, path: KeyPath, raw: Any) -> BaseModel | None:
+        try:
+            return model.model_validate(content, context=self.context)
+        except ValidationError as error:
+            self.problems += validation_problems(error, model, raw, path)
+            return None
+
+    def across(self, experiment: Experiment) -> None:
+        """What no single section can know."""
+        if len(experiment.tasks) > 1:
+            self.problems.append(Problem(("tasks", 1), "joint training of several tasks is not available yet"))
+        for index, task in enumerate(experiment.tasks):
+            task_entry = self.plugins.find("task", task.name)
+            dataset_entry = self.plugins.find("dataset", task.dataset.name)
+            path: KeyPath = ("tasks", index, "dataset", "name")
+            if task_entry.target != dataset_entry.target:
+                fitting = [entry.name for entry in self.plugins.entries("dataset") if entry.target == task_entry.target]
+                self.problems.append(
+                    Problem(
+                        path,
+                        f"task '{task.name}' learns '{task_entry.target}', dataset '{task.dataset.name}' has "
+                        f"'{dataset_entry.target}'. Datasets that fit: {', '.join(fitting) or 'none installed'}",
+                    )
+                )
+        known = {(task.name, split) for task in experiment.tasks for split in task.dataset.evaluate}
+        for index, result in enumerate(experiment.published.results if experiment.published else []):
+            if result.task not in {task for task, _ in known}:
+                where: KeyPath = ("published", "results", index, "task")
+                self.problems.append(Problem(where, f"there is no task '{result.task}' in this experiment"))
+
+
+def _unchecked(model: type[BaseModel]) -> Any:
+    """Stands for a section whose own problems are already noted, so that the rest can still be checked."""
+    return model.model_construct()
+
+
+__all__ = ["Experiment", "Layer", "dotted", "load_experiment", "parse_overrides"]

@@ -1,0 +1,262 @@
+"""Finds plugins through entry points, loads each in its own guard, and answers what is installed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from vlrun import hookspecs
+from vlrun.entries import Entry, WeightFormat
+from vlrun.errors import PluginError
+
+if TYPE_CHECKING:
+    from vlrun.demo import DemoProvider
+    from vlrun.features.formats import FeatureFormat
+
+GROUP = "vlrun"
+CORE = "vlrun"
+
+HOOKS = {
+    "backbone": "vlrun_backbones",
+    "task": "vlrun_tasks",
+    "dataset": "vlrun_datasets",
+    "metric": "vlrun_metrics",
+    "reporter": "vlrun_reporters",
+    "feature format": "vlrun_feature_formats",
+    "weight format": "vlrun_weight_formats",
+    "demo data": "vlrun_demo_data",
+}
+_ENTRY_KINDS = ("backbone", "task", "dataset", "metric", "reporter")
+
+
+@dataclass
+class PluginRecord:
+    """One entry point as ``runner list-plugins`` shows it.
+
+    ``status`` is ``ok``, ``clash`` (some of its names are refused), ``incompatible`` (made for another core version)
+    or ``broken``; ``reasons`` say why. ``offers`` maps a kind to the names that can be used.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    status: str = "ok"
+    reasons: list[str] = field(default_factory=list)
+    offers: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+    def fail(self, status: str, reason: str) -> None:
+        self.status = status
+        self.reasons.append(reason)
+
+
+@dataclass(frozen=True)
+class _Offer:
+    record: PluginRecord
+    item: Any
+
+
+class Plugins:
+    """Everything the installed plugins offer. Make one with ``create_plugins()``; there is no global one."""
+
+    def __init__(self) -> None:
+        self.records: list[PluginRecord] = []
+        self._offers: dict[tuple[str, str], _Offer] = {}
+        self._clashes: dict[tuple[str, str], list[str]] = {}
+
+    def entries(self, kind: str) -> list[Entry[Any]]:
+        """All usable components of a kind: backbone, task, dataset, metric or reporter, by name."""
+        return [offer.item for (of_kind, _), offer in sorted(self._offers.items()) if of_kind == kind]
+
+    def find(self, kind: str, name: str) -> Entry[Any]:
+        """The component ``name``.
+
+        Raises:
+            PluginError: nobody offers it; the message suggests near names and names a broken plugin that may be why.
+        """
+        offer = self._offers.get((kind, name))
+        if offer is None:
+            raise PluginError(self.why_missing(kind, name))
+        entry: Entry[Any] = offer.item
+        return entry
+
+    def provider_of(self, kind: str, name: str) -> PluginRecord:
+        """The plugin that offers ``name``; raises PluginError like ``find``."""
+        self.find(kind, name)
+        return self._offers[kind, name].record
+
+    def is_built_in(self, kind: str, name: str) -> bool:
+        """Whether the core itself offers it."""
+        return self.provider_of(kind, name).distribution == CORE
+
+    def is_broken(self, kind: str, name: str) -> bool:
+        """Whether ``name`` is missing because of a broken or clashing plugin rather than a wrong name."""
+        return (kind, name) in self._clashes or any(_may_offer(record, name) for record in self._failed())
+
+    def why_missing(self, kind: str, name: str) -> str:
+        """One message: what is installed, what was probably meant, and which broken plugin may be the cause."""
+        if (kind, name) in self._clashes:
+            labels = " and ".join(self._clashes[kind, name])
+            return f"{kind} '{name}' is offered by {labels}; uninstall one of them"
+        found = sorted(known for of_kind, known in self._offers if of_kind == kind)
+        message = f"no {kind} '{name}' is installed (found: {', '.join(found) or 'none'})."
+        if near := difflib.get_close_matches(name, found, n=1):
+            message += f" Did you mean '{near[0]}'?"
+        for record in self._failed():
+            if _may_offer(record, name):
+                return f"{message} Plugin {record.label} may offer it but is {record.status}: {record.reasons[0]}"
+        if not near:
+            message += f" Install the plugin that offers it, such as: pip install vlrun-{name}"
+        return message
+
+    def feature_formats(self) -> dict[str, FeatureFormat]:
+        return self._by_name("feature format")
+
+    def weight_formats(self) -> dict[str, WeightFormat]:
+        return self._by_name("weight format")
+
+    def demo_providers(self) -> list[DemoProvider]:
+        return list(self._by_name("demo data").values())
+
+    def _by_name(self, kind: str) -> dict[str, Any]:
+        return {name: offer.item for (of_kind, name), offer in sorted(self._offers.items()) if of_kind == kind}
+
+    def _failed(self) -> list[PluginRecord]:
+        return [record for record in self.records if record.status in ("broken", "incompatible")]
+
+    def _add(self, kind: str, offer: _Offer) -> None:
+        key = (kind, offer.item.name)
+        rivals = self._clashes.get(key)
+        known = self._offers.get(key)
+        if rivals is None and known is None:
+            self._offers[key] = offer
+            offer.record.offers.setdefault(kind, []).append(offer.item.name)
+        elif known is not None and known.record.distribution == CORE:
+            offer.record.fail("clash", f"{kind} '{offer.item.name}' is a built-in name; choose another")
+        else:
+            self._refuse(key, offer, known)
+
+    def _refuse(self, key: tuple[str, str], offer: _Offer, known: _Offer | None) -> None:
+        kind, name = key
+        if known is not None:  # neither wins: which one came first must not decide what a YAML means
+            del self._offers[key]
+            known.record.offers[kind].remove(name)
+            known.record.fail("clash", f"{kind} '{name}' is also offered by {offer.record.label}")
+            self._clashes[key] = [known.record.label]
+        offer.record.fail("clash", f"{kind} '{name}' is also offered by {self._clashes[key][0]}")
+        self._clashes[key].append(offer.record.label)
+
+
+def create_plugins(points: Iterable[EntryPoint] | None = None) -> Plugins:
+    """Loads every plugin, each in its own guard: one that fails is recorded with the reason, the others work."""
+    plugins = Plugins()
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    found = entry_points(group=GROUP) if points is None else points
+    for point in _distinct(found):
+        record = _record_of(point)
+        plugins.records.append(record)
+        if record.status == "ok":
+            _load(manager, plugins, point, record)
+    return plugins
+
+
+def _distinct(points: Iterable[EntryPoint]) -> list[EntryPoint]:
+    """Each entry point once, the core's own first; the same distribution can be found twice on sys.path."""
+    by_key = {(point.dist.name if point.dist else "", point.name, point.value): point for point in points}
+    return [by_key[key] for key in sorted(by_key, key=lambda key: (key[0] != CORE, *key))]
+
+
+def _record_of(point: EntryPoint) -> PluginRecord:
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    from vlrun import __version__
+
+    if point.dist is None:
+        return PluginRecord(point.name, "(no distribution)", "")
+    record = PluginRecord(point.name, point.dist.name, point.dist.version)
+    for line in point.dist.requires or []:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if requirement.name == CORE and not requirement.specifier.contains(__version__, prereleases=True):
+            record.fail("incompatible", f"it needs {CORE}{requirement.specifier}, this is {CORE} {__version__}")
+    return record
+
+
+def _load(manager: pluggy.PluginManager, plugins: Plugins, point: EntryPoint, record: PluginRecord) -> None:
+    try:
+        module = point.load()
+        manager.register(module, name=f"{record.distribution}:{point.name}")
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        record.fail("broken", _misspelt_hook(error))
+        manager.unregister(error.plugin)
+    except (Exception, SystemExit) as error:
+        record.fail("broken", f"{type(error).__name__}: {error} (while importing {point.value})")
+    else:
+        for kind, hook in HOOKS.items():
+            for implementation in getattr(manager.hook, hook).get_hookimpls():
+                if implementation.plugin is module:
+                    _collect(plugins, record, kind, hook, implementation.function)
+
+
+def _collect(plugins: Plugins, record: PluginRecord, kind: str, hook: str, function: Any) -> None:
+    try:
+        items = list(function())
+        problems = [problem for item in items if (problem := _wrong(kind, item))]
+    except (Exception, SystemExit) as error:
+        record.fail("broken", f"{type(error).__name__}: {error} (while calling {hook})")
+        return
+    for problem in problems:
+        record.fail("broken", f"{hook}: {problem}")
+    for item in items:
+        if not _wrong(kind, item):
+            plugins._add(kind, _Offer(record, item))
+
+
+def _wrong(kind: str, item: Any) -> str:
+    """Why ``item`` is not what the hook must return; empty if it is."""
+    if not isinstance(getattr(item, "name", None), str):
+        return f"returned {item!r}, which has no name"
+    if kind not in _ENTRY_KINDS:
+        return ""
+    if not isinstance(item, Entry):
+        return f"returned {type(item).__name__} '{item.name}', expected vlrun.Entry"
+    base = _config_base(kind)
+    if not (isinstance(item.config, type) and issubclass(item.config, base)):
+        return f"config of '{item.name}' must derive from vlrun.{base.__name__}"
+    return ""
+
+
+def _config_base(kind: str) -> type:
+    from vlrun import configs
+
+    base: type = getattr(configs, f"{kind.capitalize()}Config")
+    return base
+
+
+def _misspelt_hook(error: pluggy.PluginValidationError) -> str:
+    known: Sequence[str] = list(HOOKS.values())
+    names = [name for name in dir(error.plugin) if name.startswith(f"{GROUP}_") and name not in known]
+    hints = []
+    for name in names:
+        near = difflib.get_close_matches(name, known, n=1)
+        hints.append(f"there is no hook '{name}'" + (f", did you mean '{near[0]}'?" if near else ""))
+    return "; ".join(hints) or str(error)
+
+
+def _may_offer(record: PluginRecord, name: str) -> bool:
+    """A failed plugin offers nothing, so its own name is the only hint at what it would have offered."""
+    plain = name.replace("_", "-").lower()
+    words = {record.name.replace("_", "-").lower(), record.distribution.lower().removeprefix(f"{GROUP}-")}
+    return any(plain.startswith(word) or word.startswith(plain) for word in words if word)

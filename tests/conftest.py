@@ -1,0 +1,27 @@
+"""Fixtures shared by all tests: where the golden vectors and the real sample files lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of vectors made with the original systems; VLRUN_GOLDEN names another of the same layout."""
+    return Path(os.environ.get("VLRUN_GOLDEN", ROOT / "tests" / "golden"))
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """Folder of real sample files; tests that ask for it skip where it is absent."""
+    folder = Path(os.environ.get("VLRUN_SAMPLES", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real samples are not at {folder}; set VLRUN_SAMPLES")
+    return folder

@@ -1,0 +1,102 @@
+"""The rules of the house that a machine can check: who may import whom, and that all plugins are made alike."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = ROOT / "core" / "vlrun"
+PLUGINS = sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml"))
+
+tomllib = pytest.importorskip("tomllib", reason="in the standard library since Python 3.11")
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of every import statement, also those inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def package_of(plugin: Path) -> str:
+    return f"vlrun_{plugin.name}"
+
+
+def test_the_core_imports_no_plugin_and_names_none() -> None:
+    names = {package_of(plugin) for plugin in PLUGINS}
+    for path in CORE.rglob("*.py"):
+        assert not names & {module.split(".")[0] for module, _ in imports_of(path)}, path
+        text = path.read_text()
+        assert not [name for name in names if re.search(rf"\b{name}\b", text)], path
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
+def test_a_plugin_imports_no_other_plugin_and_nothing_private(plugin: Path) -> None:
+    others = {package_of(other) for other in PLUGINS if other != plugin}
+    for path in plugin.rglob("*.py"):
+        for module, name in imports_of(path):
+            assert module.split(".")[0] not in others, f"{path} imports {module}"
+            if module.split(".")[0] == "vlrun":
+                assert not name.startswith("_"), f"{path} imports the private {module}.{name}"
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
+def test_plugins_are_packaged_alike(plugin: Path) -> None:
+    project = tomllib.loads((plugin / "pyproject.toml").read_text())
+    core = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["build-system"] == core["build-system"]
+    assert project["project"]["requires-python"] == core["project"]["requires-python"]
+    assert project["project"]["license"] == core["project"]["license"]
+    assert project["project"]["version"] == core["project"]["version"]
+    assert "vlrun>=0.3,<0.4" in project["project"]["dependencies"]
+    assert project["project"]["entry-points"]["vlrun"] == {plugin.name: f"{package_of(plugin)}.plugin"}
+    assert set(project.get("tool", {})) == {"hatch"}, "tools are configured once, at the root"
+    assert (plugin / package_of(plugin) / "py.typed").exists()
+    assert len((plugin / "README.md").read_text().splitlines()) > 5
+
+
+def test_no_file_is_longer_than_400_lines() -> None:
+    files = [*CORE.rglob("*.py"), *(ROOT / "plugins").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    assert len(files) > 50
+    long = {str(path.relative_to(ROOT)): lines for path in files if (lines := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_the_experiments_that_ship_are_complete() -> None:
+    names = sorted(path.name for path in (ROOT / "experiments").rglob("*.yaml"))
+    assert names == ["rosita_refcoco+.yaml", "rosita_refcoco.yaml", "rosita_refcocog.yaml"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["list-plugins"],
+        ["list", "backbones"],
+        ["validate", "experiments/rosita_refcoco+.yaml"],
+        ["run", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_quick_commands_import_no_torch(arguments: list[str]) -> None:
+    script = (
+        "import sys\n"
+        "from vlrun.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'numpy', 'tensorboard', 'tokenizers', 'lmdb'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

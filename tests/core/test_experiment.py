@@ -1,0 +1,201 @@
+"""Experiment files are checked completely, and every problem says where it is and what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vlrun.cli import main
+from vlrun.errors import ConfigError, PluginError, UsageError
+from vlrun.experiment import load_experiment
+from vlrun.yaml_source import parse_yaml
+
+PLUGIN = """
+    from pydantic import Field, PositiveInt
+    from vlrun import BackboneConfig, DatasetConfig, Entry, TaskConfig, hookimpl
+
+    KINDS = {"classify": "class", "find": "box"}
+    DATA = {"pets": "class", "maps": "box"}
+
+    class Net(BackboneConfig):
+        width: PositiveInt = Field(8, description="hidden size")
+
+    @hookimpl
+    def vlrun_backbones():
+        return [Entry("net", "", Net, None)]
+
+    @hookimpl
+    def vlrun_tasks():
+        return [Entry(name, "", TaskConfig, None, target=kind) for name, kind in KINDS.items()]
+
+    @hookimpl
+    def vlrun_datasets():
+        return [Entry(name, "", DatasetConfig, None, target=kind) for name, kind in DATA.items()]
+"""
+
+EXPERIMENT = """\
+backbone:
+  name: net
+  width: 16
+tasks:
+  - name: classify
+    dataset:
+      name: pets
+      annotations: annotations/pets
+      features: features/pets
+      evaluate: [val]
+train:
+  epochs: 3
+  batch_size: 32
+  learning_rate: 5e-5
+"""
+
+
+@pytest.fixture
+def experiment(install: Callable[..., None], tmp_path: Path) -> Path:
+    install("vlrun-toy", PLUGIN)
+    path = tmp_path / "toy.yaml"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def problems(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(path, overrides)
+    return caught.value.problems
+
+
+def test_a_good_file_gives_every_value_and_absolute_paths(experiment: Path) -> None:
+    loaded = load_experiment(experiment, ["data_root=/data"])
+    assert loaded.name == "toy"
+    assert loaded.train.learning_rate == 5e-5
+    assert loaded.tasks[0].dataset.features == Path("/data/features/pets")
+
+
+def test_an_unknown_option_names_line_and_nearest(experiment: Path) -> None:
+    experiment.write_text(EXPERIMENT.replace("learning_rate", "learning_rte"))
+    (missing, unknown) = sorted(problems(experiment))
+    assert missing.startswith(f"{experiment}:11: train.learning_rate: required option is missing")
+    assert unknown == f"{experiment}:14: train.learning_rte: unknown option. Did you mean 'learning_rate'?"
+
+
+def test_all_problems_come_at_once(experiment: Path) -> None:
+    text = (
+        EXPERIMENT.replace("width: 16", "widht: 16").replace("epochs: 3", "epochs: many").replace("pets\n", "pest\n", 1)
+    )
+    experiment.write_text(text + "sede: 1\ntrain: {}\n")
+    found = "\n".join(problems(experiment))
+    for expected in (
+        ":3: backbone.widht: unknown option. Did you mean 'width'?",
+        ":7: tasks.0.dataset.name: no dataset 'pest' is installed",
+        "Did you mean 'pets'?",
+        ":12: train.epochs: ",
+        ":15: sede: unknown option. Did you mean 'seed'?",
+        ":16: train: duplicate key, first given on line 11",
+    ):
+        assert expected in found
+
+
+def test_options_inside_optimizer_and_schedule_are_checked(experiment: Path) -> None:
+    found = "\n".join(problems(experiment, "train.optimizer.nmae=adam", "train.schedule={name: stairs}"))
+    assert "command line: train.optimizer.nmae: unknown option. Did you mean 'name'?" in found
+    assert "command line: train.schedule.name: " in found
+
+
+def test_a_task_that_does_not_fit_the_dataset_names_those_that_do(experiment: Path) -> None:
+    (problem,) = problems(experiment, "tasks.0.dataset.name=maps")
+    assert "task 'classify' learns 'class', dataset 'maps' has 'box'. Datasets that fit: pets" in problem
+
+
+def test_overrides_win_and_are_checked_like_the_file(experiment: Path) -> None:
+    assert load_experiment(experiment, ["train.epochs=2", "tasks.0.dataset.evaluate=[a, b]"]).train.epochs == 2
+    assert problems(experiment, "train.epohs=2") == [
+        "command line: train.epohs: unknown option. Did you mean 'epochs'?"
+    ]
+    assert "there is no such place" in problems(experiment, "tasks.7.name=x")[0]
+    with pytest.raises(UsageError, match=r"write key.path=value"):
+        load_experiment(experiment, ["train.epochs"])
+
+
+def test_null_takes_a_default_away(experiment: Path) -> None:
+    assert load_experiment(experiment, ["train.max_grad_norm=null"]).train.max_grad_norm is None
+
+
+def test_the_environment_sets_the_roots_and_the_command_line_wins(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLRUN_DATA", "/elsewhere")
+    monkeypatch.setenv("VLRUN_RUNS", "/runs")
+    loaded = load_experiment(experiment)
+    assert (loaded.data_root, loaded.runs_root) == (Path("/elsewhere"), Path("/runs"))
+    assert load_experiment(experiment, ["data_root=/mine"]).data_root == Path("/mine")
+
+
+def test_the_resolved_experiment_runs_again_as_it_is(experiment: Path, tmp_path: Path) -> None:
+    first = load_experiment(experiment, ["train.epochs=7"])
+    again = tmp_path / "other" / "config.yaml"
+    again.parent.mkdir()
+    again.write_text(first.as_yaml())
+    assert load_experiment(again).as_yaml() == first.as_yaml()
+
+
+def test_print_config_shows_each_value_with_its_origin(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(experiment), "--print-config", "train.epochs=7"]) == 0
+    printed = capsys.readouterr().out
+    assert "  epochs: 7  # command line" in printed
+    assert f"  width: 16  # {experiment}:3" in printed
+    assert "seed: 0  # default" in printed
+    assert parse_yaml(printed).data == parse_yaml(load_experiment(experiment, ["train.epochs=7"]).as_yaml()).data
+
+
+def test_a_broken_plugin_as_the_only_cause_is_a_plugin_error(experiment: Path, install: Callable[..., None]) -> None:
+    install("vlrun-marvel", "raise RuntimeError('half installed')")
+    with pytest.raises(PluginError, match="half installed"):
+        load_experiment(experiment, ["backbone={name: marvel}"])
+
+
+def test_joint_training_is_refused_with_a_plain_word(experiment: Path) -> None:
+    text = EXPERIMENT.replace(
+        "train:\n", EXPERIMENT[EXPERIMENT.index("  - name") : EXPERIMENT.index("train:")] + "train:\n"
+    )
+    experiment.write_text(text)
+    assert "joint training of several tasks is not available yet" in problems(experiment)[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("", "is a mapping"), ("- a\n", "is a mapping"), ("backbone: [\n", "not valid YAML")],
+    ids=["empty", "list", "broken"],
+)
+def test_files_that_are_no_experiment_say_so(experiment: Path, content: str, expected: str) -> None:
+    experiment.write_text(content)
+    assert any(expected in problem for problem in problems(experiment))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["validate", "{experiment}"], 5),
+        (["validate", "{experiment}", "train.epohs=1"], 3),
+        (["validate", "{experiment}.nowhere"], 3),
+        (["validate", "{experiment}", "train.epochs"], 2),
+    ],
+    ids=["missing files", "typo", "no file", "not an override"],
+)
+def test_exit_statuses_follow_the_contract(
+    experiment: Path, arguments: list[str], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([argument.format(experiment=experiment) for argument in arguments]) == status
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_missing_files_are_listed_with_the_commands_that_make_them(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["validate", str(experiment), "data_root=/nowhere"])
+    printed = capsys.readouterr().err
+    assert "missing /nowhere/annotations/pets/train.jsonl" in printed
+    assert "runner data build pets --from SOURCE PATH /nowhere/annotations/pets" in printed
+    assert "missing /nowhere/features/pets" in printed
