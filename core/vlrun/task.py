@@ -15,11 +15,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vlrun.backbone import Backbone
-    from vlrun.tensors import BackboneOutput, Batch, Encoding
+    from vlrun.tensors import Batch, Encoding
 
 
 class Task(ABC, Generic[Target]):
-    """A view of text-image pairs. Everything here is per process; the core gathers, averages and repeats."""
+    """A view of text-image pairs. Everything here is per process; the core gathers, averages and repeats.
+
+    Attributes:
+        imported_head: name under which imported weights hold this task's head, such as ``mm_refs_head``; None if
+            no known checkpoint has it.
+    """
+
+    imported_head: str | None = None
 
     def pairs(self, example: Example[Target], rng: np.random.Generator) -> list[Pair]:
         """The pairs of one example; by default its text with each of its images.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -15,23 +15,13 @@ _Record = TypeVar("_Record", bound="_Movable")
 class _Movable:
     """Moves every tensor of a frozen dataclass at once."""
 
-    def _map(self: _Record, change: Any) -> _Record:
-        changed = {f.name: _apply(change, getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
-        return replace(self, **changed)  # type: ignore[type-var]
-
     def to(self: _Record, device: torch.device | str) -> _Record:
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        moved: _Record = _map_nested(self, lambda tensor: tensor.to(device, non_blocking=True))
+        return moved
 
     def pin_memory(self: _Record) -> _Record:
-        return self._map(lambda tensor: tensor.pin_memory())
-
-
-def _apply(change: Any, value: Any) -> Any:
-    if isinstance(value, Tensor | _Movable):
-        return value._map(change) if isinstance(value, _Movable) else change(value)
-    if isinstance(value, Mapping):
-        return {key: _apply(change, item) for key, item in value.items()}
-    return value
+        pinned: _Record = _map_nested(self, lambda tensor: tensor.pin_memory())
+        return pinned
 
 
 @dataclass(frozen=True)
@@ -87,3 +77,32 @@ class Batch(_Movable):
     ids: tuple[str, ...]
     encoding: Encoding
     targets: Mapping[str, Tensor]
+
+
+def on_cpu(outputs: Any) -> Any:
+    """Head outputs (tensor, tuple, mapping, dataclass) with every tensor in float32 or wider, on the CPU."""
+    return _map_nested(outputs, lambda tensor: full_precision(tensor).detach().cpu())
+
+
+def in_full_precision(outputs: Any) -> Any:
+    """The same outputs with half-precision tensors cast to float32, in which losses are computed."""
+    return _map_nested(outputs, full_precision)
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _map_nested(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _map_nested(item, change) for key, item in value.items()}
+    if isinstance(value, tuple):
+        items = [_map_nested(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [_map_nested(item, change) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _map_nested(getattr(value, f.name), change) for f in fields(value)})
+    return value

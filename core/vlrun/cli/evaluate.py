@@ -1,0 +1,65 @@
+"""``runner evaluate RUN``: score a checkpoint of a run again, on its own splits or on others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from vlrun.errors import DataError
+from vlrun.experiment import Experiment, load_experiment
+from vlrun.plugins import Plugins, create_plugins
+from vlrun.run_folder import RunFolder, open_run_folder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN, --split, --checkpoint, --nproc and overrides, as `evaluate` and `predict` share them."""
+    parser.add_argument("run_folder", metavar="RUN", help="a run folder, or runs/<experiment> for its newest run")
+    parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="values laid over the run's config.yaml")
+    parser.add_argument(
+        "--split", action="append", default=[], help="a split; may be repeated (default: as in the run)"
+    )
+    parser.add_argument("--checkpoint", default="best", help="best, last, or a checkpoint folder (default: best)")
+
+
+def open_run(arguments: argparse.Namespace, plugins: Plugins) -> tuple[RunFolder, Experiment]:
+    """The run folder and its experiment with the splits that were asked for.
+
+    Raises:
+        DataError: files are missing.
+    """
+    from vlrun.cli.validate import missing_message
+    from vlrun.reevaluation import with_splits
+
+    folder = open_run_folder(Path(arguments.run_folder))
+    experiment = load_experiment(folder.config, arguments.overrides, plugins=plugins)
+    experiment = with_splits(experiment, arguments.split)
+    if missing := experiment.missing_files():
+        raise DataError(missing_message(experiment, missing))
+    return folder, experiment
+
+
+def run(arguments: argparse.Namespace) -> int:
+    plugins = create_plugins()
+    folder, experiment = open_run(arguments, plugins)
+
+    from vlrun.ranks import join_ranks
+    from vlrun.reevaluation import evaluate_run
+    from vlrun.reporting import Reporters
+    from vlrun.reporting.results import result_table
+
+    with join_ranks(experiment.train.distributed_timeout) as ranks:
+        rows = evaluate_run(experiment, folder, arguments.checkpoint, plugins, ranks, Reporters([]))
+        if ranks.is_main:
+            if arguments.json:
+                print(json.dumps([asdict(row) for row in rows], indent=2))
+            else:
+                print("\n".join(result_table(rows, experiment.demo).as_lines()))
+                print(f"\npredictions: {folder.path / 'predictions'}")
+    return 0

@@ -1,0 +1,26 @@
+"""``runner predict RUN``: write predictions of a split, such as a test set whose answers are hidden."""
+
+from __future__ import annotations
+
+import argparse
+
+from vlrun.cli.evaluate import add_run_arguments, open_run
+from vlrun.plugins import create_plugins
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    plugins = create_plugins()
+    folder, experiment = open_run(arguments, plugins)
+
+    from vlrun.ranks import join_ranks
+    from vlrun.reevaluation import predict_run
+    from vlrun.reporting import Reporters
+
+    with join_ranks(experiment.train.distributed_timeout) as ranks:
+        for path in predict_run(experiment, folder, arguments.checkpoint, plugins, ranks, Reporters([])):
+            print(path)
+    return 0

@@ -1,0 +1,78 @@
+"""``runner run``: train, evaluate and report an experiment."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from vlrun.cli.validate import add_experiment_arguments, missing_message
+from vlrun.errors import DataError, UsageError
+from vlrun.experiment import Experiment, load_experiment
+from vlrun.plugins import Plugins, create_plugins
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_experiment_arguments(parser)
+    parser.add_argument("--demo", action="store_true", help="embedded data, tiny model, about a minute; needs no files")
+    parser.add_argument("--nproc", type=int, default=None, metavar="N", help="processes on this machine (default: 1)")
+    parser.add_argument("--output", metavar="DIR", help="where run folders go: DIR/<experiment>/<timestamp>-<id>/")
+    parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run, if there is one")
+    parser.add_argument("--profile", action="store_true", help="record a short trace and a table of operators")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    path, folder = experiment_path(arguments.experiment)
+    if folder is not None and not arguments.resume:
+        folder = None  # running a run folder's configuration again is a new run
+    overrides = list(arguments.overrides)
+    if arguments.output:
+        overrides.append(f"runs_root={Path(arguments.output).expanduser().absolute()}")
+    plugins = create_plugins()
+    experiment = _load(path, overrides, plugins, arguments.demo)
+    if arguments.print_config:
+        print(experiment.as_yaml_with_origins(), end="")
+        return 0
+    if missing := experiment.missing_files():
+        raise DataError(missing_message(experiment, missing))
+    return _start(arguments, experiment, plugins, folder)
+
+
+def experiment_path(given: str) -> tuple[Path, Path | None]:
+    """The YAML file, and the run folder it belongs to if one was named."""
+    path = Path(given)
+    if path.is_dir() and (path / "config.yaml").is_file():
+        return path / "config.yaml", path.resolve()
+    if path.name == "config.yaml" and (path.parent / "status.json").is_file():
+        return path, path.parent.resolve()
+    return path, None
+
+
+def _load(path: Path, overrides: list[str], plugins: Plugins, demo: bool) -> Experiment:
+    if not demo:
+        experiment = load_experiment(path, overrides, plugins=plugins)
+        if not experiment.demo:
+            return experiment
+    from vlrun.demo_run import load_demo_experiment
+    from vlrun.ranks import launched_rank
+
+    def progress(message: str) -> None:
+        if launched_rank() == 0:
+            print(message, file=sys.stderr, flush=True)
+
+    return load_demo_experiment(path, overrides, plugins, progress)
+
+
+def _start(arguments: argparse.Namespace, experiment: Experiment, plugins: Plugins, folder: Path | None) -> int:
+    from vlrun.ranks import is_launched
+
+    if arguments.nproc is not None and arguments.nproc < 1:
+        raise UsageError(f"--nproc {arguments.nproc}: at least one process is needed")
+    if (arguments.nproc or 1) > 1 and not is_launched():
+        from vlrun.launch import launch
+
+        return launch(arguments.command, arguments.nproc)
+    from vlrun.runs import run_experiment
+
+    run_experiment(experiment, plugins=plugins, continues=arguments.resume, folder=folder, profile=arguments.profile)
+    return 0

@@ -1,0 +1,41 @@
+"""``runner score PREDICTIONS``: the metrics of a file of predictions, without model or features."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from vlrun.experiment import load_experiment
+from vlrun.plugins import create_plugins
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("predictions", metavar="PREDICTIONS", help="JSON lines, as in a run's predictions folder")
+    parser.add_argument("--experiment", required=True, metavar="FILE", help="an experiment file, or a run folder")
+    parser.add_argument("--split", required=True, help="the split that the predictions are for")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from vlrun.cli.run import experiment_path
+    from vlrun.reevaluation import score_file
+    from vlrun.reporting import ResultRow
+    from vlrun.reporting.results import result_table
+    from vlrun.runs import published
+
+    plugins = create_plugins()
+    path, _ = experiment_path(arguments.experiment)
+    experiment = load_experiment(path, plugins=plugins)
+    scores = score_file(experiment, arguments.split, Path(arguments.predictions), plugins)
+    if arguments.json:
+        print(json.dumps([asdict(score) for score in scores], indent=2))
+        return 0
+    task = experiment.tasks[0].name
+    rows = [
+        ResultRow(task, arguments.split, score, *published(experiment, task, arguments.split, score.name))
+        for score in scores
+    ]
+    print("\n".join(result_table(rows, experiment.demo).as_lines()))
+    return 0

@@ -1,0 +1,72 @@
+"""The facts that a run states before its first step: what, on what, with which recipe, from which weights."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from vlrun.assembly import Run, TaskRun
+
+if TYPE_CHECKING:
+    from vlrun.training import Trainer
+
+
+def header_facts(run: Run, trainer: Trainer | None) -> list[tuple[str, str]]:
+    """Labelled lines, in reading order."""
+    experiment = run.experiment
+    parameters = sum(parameter.numel() for parameter in run.model.backbone.parameters())
+    facts = [("backbone", f"{experiment.backbone.name}, {parameters / 1e6:.1f} M parameters, {_weights(run)}")]
+    if run.weights is not None:
+        facts += [("weights", line) for line in run.weights.lines()]
+    for task in run.tasks:
+        facts += _task_facts(task)
+    facts.append(("devices", _devices(run)))
+    if trainer is not None:
+        facts += _recipe(run, trainer)
+    return facts
+
+
+def _weights(run: Run) -> str:
+    return "random weights" if run.weights is None else f"weights {run.experiment.backbone.weights}"
+
+
+def _task_facts(task: TaskRun) -> list[tuple[str, str]]:
+    sizes = [f"{name} {len(maker):,}" for name, maker in task.splits.items()]
+    if task.train is not None:
+        sizes.insert(0, f"training on {task.train.dataset.split} {len(task.train):,}")
+    facts = [("task", f"{task.name}: {'; '.join(sizes)} examples")]
+    return facts + [("images", line) for line in task.coverage.table()]
+
+
+def _devices(run: Run) -> str:
+    world_size = run.ranks.world_size
+    processes = f"{world_size} process{'es' if world_size > 1 else ''}"
+    if run.device.type == "cpu":
+        return f"{processes} on the CPU, {torch.get_num_threads()} of {os.cpu_count()} cores each"
+    return f"{processes}, one {torch.cuda.get_device_name(run.device)} each"
+
+
+def _recipe(run: Run, trainer: Trainer) -> list[tuple[str, str]]:
+    """The effective recipe: what the numbers in the file come to on this data."""
+    config, plan, rate = run.experiment.train, trainer.plan, trainer.schedule
+    total = trainer.total_steps
+    rates = [rate(step) for step in range(total)]
+    share = config.batch_size // (run.ranks.world_size * config.accumulate)
+    spread = f"{run.ranks.world_size} x {config.accumulate} x {share}" if share != config.batch_size else "one pass"
+    optimizer = config.optimizer
+    return [
+        ("batch", f"{config.batch_size} examples a step ({spread}), {config.precision}"),
+        ("steps", f"{plan.steps_per_epoch:,} an epoch, {config.epochs} epochs, {total:,} in all"),
+        (
+            "learning rate",
+            f"{rates[0]:.3g} first, {max(rates):.3g} peak, {rates[-1]:.3g} last ({config.schedule.name})",
+        ),
+        (
+            "optimizer",
+            f"{optimizer.name}, betas {optimizer.betas[0]:g} {optimizer.betas[1]:g}, eps {optimizer.eps:g}, "
+            f"weight decay {optimizer.weight_decay:g}, gradient norm at most {config.max_grad_norm}",
+        ),
+        ("seed", f"{run.experiment.seed}, {run.workers} loader workers a process"),
+    ]

@@ -1,0 +1,182 @@
+"""From datasets to batches. Order is addressed by (seed, epoch), so workers, ranks and restarts never change it."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader
+
+from vlrun.backbone import PairEncoder
+from vlrun.dataset import Dataset
+from vlrun.examples import Example, Pair, RegionBatch
+from vlrun.seeds import derive_seed, example_rng
+from vlrun.task import Task
+from vlrun.tensors import Batch
+
+Address = tuple[int, int]
+"""(epoch, position in the dataset)"""
+
+
+class RegionReader(Protocol):
+    """What the loader needs of a region-feature store."""
+
+    def read(self, image_ids: Sequence[str]) -> RegionBatch: ...
+
+
+class JoinedSplits(Dataset[Any]):
+    """Several splits of a dataset, one after another."""
+
+    def __init__(self, parts: Sequence[Dataset[Any]]) -> None:
+        self.parts = list(parts)
+        self.ends = list(accumulate(len(part) for part in self.parts))
+        self.split = "+".join(part.split for part in self.parts)
+        self.protocol = {key: value for part in self.parts for key, value in part.protocol.items()}
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, index: int) -> Example[Any]:
+        part = bisect_right(self.ends, index)
+        return self.parts[part][index - (self.ends[part - 1] if part else 0)]
+
+
+class Selection(Dataset[Any]):
+    """Some examples of a dataset, by position; the protocol says how many were left out and why."""
+
+    def __init__(self, dataset: Dataset[Any], positions: Sequence[int], why: str) -> None:
+        self.dataset, self.positions = dataset, list(positions)
+        self.split = dataset.split
+        self.protocol = {**dataset.protocol, "left out": f"{len(dataset) - len(self.positions)} examples: {why}"}
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Example[Any]:
+        return self.dataset[self.positions[index]]
+
+
+def epoch_order(size: int, seed: int, epoch: int, order_seed: int | None = None) -> list[int]:
+    """The order of an epoch's examples.
+
+    With ``order_seed`` n it is the permutation seeded with n + epoch, which is what torch's DistributedSampler, and
+    with n = 0 ROSITA's sampler, use before they deal examples out to ranks.
+    """
+    generator = torch.Generator()
+    generator.manual_seed(derive_seed(seed, "order", epoch) if order_seed is None else order_seed + epoch)
+    order: list[int] = torch.randperm(size, generator=generator).tolist()
+    return order
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Which examples every step of every epoch trains on, whatever the number of ranks.
+
+    A global batch is a run of ``batch_size`` examples of the epoch's order. Rank r takes every world-size-th example
+    from r on, and cuts its share into ``accumulate`` micro-batches.
+    """
+
+    num_examples: int
+    batch_size: int
+    seed: int
+    order_seed: int | None = None
+    drop_last: bool = True
+    rank: int = 0
+    world_size: int = 1
+    accumulate: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        full, rest = divmod(self.num_examples, self.batch_size)
+        keeps_rest = rest >= self.world_size * self.accumulate and (not self.drop_last or full == 0)
+        return full + int(keeps_rest)
+
+    def global_batch(self, order: Sequence[int], step: int) -> Sequence[int]:
+        """Positions of the examples of a step of the epoch that has this order."""
+        return order[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def micro_batches(self, epoch: int, first_step: int = 0) -> Iterator[list[Address]]:
+        """This rank's micro-batches from ``first_step`` of the epoch on, ``accumulate`` per step."""
+        order = epoch_order(self.num_examples, self.seed, epoch, self.order_seed)
+        for step in range(first_step, self.steps_per_epoch):
+            share = self.global_batch(order, step)[self.rank :: self.world_size]
+            for part in range(self.accumulate):
+                low, high = (len(share) * edge // self.accumulate for edge in (part, part + 1))
+                yield [(epoch, position) for position in share[low:high]]
+
+
+def evaluation_batches(size: int, batch_size: int, rank: int, world_size: int) -> list[list[Address]]:
+    """This rank's batches: the split is cut into batches first, so that a batch is the same for any world size."""
+    starts = range(0, size, batch_size)
+    return [[(0, position) for position in range(start, min(start + batch_size, size))] for start in starts][
+        rank::world_size
+    ]
+
+
+class BatchMaker:
+    """Makes whole batches; lives in loader workers, so it is picklable and holds no open handles."""
+
+    def __init__(
+        self, task: Task[Any], dataset: Dataset[Any], store: RegionReader, encode: PairEncoder, seed: int
+    ) -> None:
+        self.task, self.dataset, self.store, self.encode, self.seed = task, dataset, store, encode, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, addresses: Sequence[Address]) -> Batch:
+        examples, pairs = self.pairs(addresses)
+        return self.batch(examples, pairs, self.regions(pairs))
+
+    def pairs(self, addresses: Sequence[Address]) -> tuple[list[Example[Any]], list[list[Pair]]]:
+        """The examples at these addresses, and the pairs of each."""
+        examples = [self.dataset[position] for _, position in addresses]
+        pairs = [
+            self.task.pairs(example, example_rng(self.seed, epoch, position))
+            for example, (epoch, position) in zip(examples, addresses, strict=True)
+        ]
+        return examples, pairs
+
+    def regions(self, pairs: Sequence[Sequence[Pair]]) -> RegionBatch:
+        """The uncut regions of all pairs, in order."""
+        return self.store.read([pair.image_id for of_example in pairs for pair in of_example])
+
+    def batch(self, examples: Sequence[Example[Any]], pairs: Sequence[Sequence[Pair]], regions: RegionBatch) -> Batch:
+        encoding = self.encode([pair for of_example in pairs for pair in of_example], regions)
+        targets = self.task.collate(examples, regions, encoding)
+        return Batch(tuple(example.id for example in examples), encoding, targets)
+
+
+def batch_loader(
+    maker: BatchMaker,
+    batches: Iterable[list[Address]],
+    *,
+    workers: int,
+    pin_memory: bool = False,
+    timeout_seconds: int = 0,
+) -> Iterable[Batch]:
+    """Batches in the order asked for, made by ``workers`` processes (0: by this one)."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of a worker
+    loader: DataLoader[Any] = DataLoader(
+        maker,  # type: ignore[arg-type]
+        batch_sampler=list(batches),
+        collate_fn=_as_is,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        timeout=timeout_seconds if workers else 0,  # a frozen worker would be waited for without end
+    )
+    return loader
+
+
+def default_workers(device: torch.device) -> int:
+    """Loader processes per rank: none on the CPU, where they would take cores from the model."""
+    return 0 if device.type == "cpu" else min(4, max(1, (os.cpu_count() or 1) // max(1, torch.cuda.device_count())))
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,79 @@
+"""A look at the first batch: inputs that raise no error but teach nothing are found before the first step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vlrun.examples import RegionBatch
+from vlrun.tensors import Batch
+
+_EDGE_PIXELS = 1.0  # detectors round; a box may end one pixel outside
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where torch's loader workers put their batches
+_PREFETCHED = 2
+
+
+def batch_problems(pair_ids: Sequence[str], texts: Sequence[str], regions: RegionBatch, batch: Batch) -> list[str]:
+    """Problems of a batch of P pairs, each with the ids that show it; empty if there are none.
+
+    ``pair_ids`` are the example ids of the pairs, ``texts`` their texts.
+    """
+    encoding = batch.encoding
+    real = regions.mask
+    empty_text = np.array([not text.strip() for text in texts], bool)
+    findings = [
+        ("region features are NaN or infinite", regions.image_ids, _rows_with(~np.isfinite(regions.features), real)),
+        ("region features are all equal", regions.image_ids, _constant(regions.features, real)),
+        ("boxes are NaN or infinite", regions.image_ids, _rows_with(~np.isfinite(regions.boxes), real)),
+        ("boxes are all equal", regions.image_ids, _constant(regions.boxes, real)),
+        ("boxes lie outside their image", regions.image_ids, _outside(regions)),
+        ("there are no regions (empty region mask)", regions.image_ids, ~encoding.region_mask.any(dim=1).numpy()),
+        ("the text is empty or all padding", pair_ids, empty_text | ~encoding.text_mask.any(dim=1).numpy()),
+    ]
+    return [f"{what}: {_listed(ids, rows)}" for what, ids, rows in findings if rows.any()]
+
+
+def shared_memory_problem(batch: Batch, workers: int) -> str | None:
+    """Why batches of this size do not fit into shared memory; None if they do or no worker is used."""
+    if not workers or not _SHARED_MEMORY.is_dir():
+        return None
+    needed = workers * (_PREFETCHED + 1) * sum(tensor.nbytes for tensor in _tensors(batch))
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if needed <= free:
+        return None
+    return (
+        f"train.workers: {workers} workers hold up to {needed / 2**20:.0f} MiB of batches in {_SHARED_MEMORY}, "
+        f"which has {free / 2**20:.0f} MiB free. Lower train.workers or train.batch_size (train.workers=0 needs none), "
+        "or give the container more shared memory (docker: --shm-size)"
+    )
+
+
+def _tensors(batch: Batch) -> Iterator[np.ndarray]:
+    encoding = batch.encoding
+    own = (encoding.token_ids, encoding.text_mask, encoding.region_features, encoding.boxes, encoding.region_mask)
+    return (tensor.numpy() for tensor in (*own, *batch.targets.values()))
+
+
+def _rows_with(claim: np.ndarray, real: np.ndarray) -> np.ndarray:
+    return np.asarray((claim.any(axis=-1) & real).any(axis=-1))
+
+
+def _constant(values: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Rows of more than one real region that all say the same."""
+    same_as_first = (values == values[:, :1]).all(axis=-1) | ~real
+    return np.asarray(same_as_first.all(axis=-1) & (real.sum(axis=-1) > 1))
+
+
+def _outside(regions: RegionBatch) -> np.ndarray:
+    height, width = regions.sizes[:, :1], regions.sizes[:, 1:]
+    x1, y1, x2, y2 = (regions.boxes[..., corner] for corner in range(4))
+    outside = (np.minimum(x1, y1) < -_EDGE_PIXELS) | (x2 > width + _EDGE_PIXELS) | (y2 > height + _EDGE_PIXELS)
+    return np.asarray(((outside | (x2 < x1) | (y2 < y1)) & regions.mask).any(axis=-1))
+
+
+def _listed(ids: Iterable[str], rows: np.ndarray, most: int = 5) -> str:
+    found = list(dict.fromkeys(name for name, is_bad in zip(ids, rows, strict=True) if is_bad))
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")

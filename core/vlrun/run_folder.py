@@ -1,0 +1,137 @@
+"""``runs/<experiment>/<timestamp>-<id>/``: what a run leaves behind, readable without us."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vlrun.errors import ConfigError
+from vlrun.examples import Prediction
+from vlrun.files import atomic_write, point_symlink, write_json, write_text
+
+_RECORDED = ("vlrun", "torch", "numpy", "lmdb", "tokenizers", "safetensors", "pydantic")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and small files of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations.json"
+
+    def read_status(self) -> dict[str, Any]:
+        try:
+            status: dict[str, Any] = json.loads((self.path / "status.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return status
+
+    def write_status(self, **changes: Any) -> None:
+        """Updates ``status.json``: status (running, done, stopped, failed), message, step, total_steps, times."""
+        write_json(self.path / "status.json", {**self.read_status(), **changes})
+
+    def write_predictions(self, task: str, split: str, predictions: Sequence[Prediction]) -> Path:
+        path = self.path / "predictions" / f"{task}_{split}.jsonl"
+        with atomic_write(path) as file:
+            for prediction in predictions:
+                file.write(json.dumps(prediction.as_json(), ensure_ascii=False) + "\n")
+        return path
+
+
+def create_run_folder(runs_root: Path, experiment: str) -> RunFolder:
+    """A new folder; ``latest`` of the experiment points at it.
+
+    Raises:
+        ConfigError: the runs root cannot be written.
+    """
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    parent = runs_root / experiment
+    path = parent / f"{stamp}-{secrets.token_hex(3)}"
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"runs_root: cannot make {path}: {error.strerror}") from error
+    point_symlink(parent / "latest", path.name)
+    return RunFolder(path)
+
+
+def latest_run_folder(runs_root: Path, experiment: str) -> RunFolder | None:
+    latest = runs_root / experiment / "latest"
+    return RunFolder(latest.resolve()) if (latest / "config.yaml").is_file() else None
+
+
+def open_run_folder(path: Path) -> RunFolder:
+    """The run folder at ``path``, which may also be its config.yaml or an experiment's ``runs/<experiment>``.
+
+    Raises:
+        ConfigError: there is no run.
+    """
+    for candidate in (path, path.parent, path / "latest"):
+        if (candidate / "config.yaml").is_file() and (candidate / "status.json").is_file():
+            return RunFolder(candidate.resolve())
+    raise ConfigError(f"{path}: not a run folder (no config.yaml and status.json in it)")
+
+
+def write_records(folder: RunFolder, config: str, plugins: Mapping[str, str], data: Mapping[str, Any]) -> None:
+    """What is needed to trust and repeat the run: configuration, command, environment, fingerprints of the data."""
+    write_text(folder.config, config)
+    write_text(folder.path / "command.txt", shlex.join(["runner", *sys.argv[1:]]) + "\n")
+    write_json(folder.path / "environment.json", environment(plugins))
+    write_json(folder.path / "data.json", data)
+
+
+def environment(plugins: Mapping[str, str]) -> dict[str, Any]:
+    """Versions, plugins, revision of the code and hardware."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _RECORDED},
+        "plugins": dict(plugins),
+        "git": _git_revision(),
+        "platform": platform.platform(),
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if cuda else [],
+    }
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _git_revision() -> dict[str, Any] | None:
+    """Commit of the checkout that the core runs from, if it is one."""
+    where = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(where), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,252 @@
+"""From a checked experiment to a finished run folder: build, train, evaluate, report."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlrun.assembly import Run, assemble
+from vlrun.errors import ConfigError, RunnerError, StoppedOnRequest
+from vlrun.evaluation import evaluate_split
+from vlrun.experiment import Experiment
+from vlrun.header import header_facts
+from vlrun.plugins import Plugins, create_plugins
+from vlrun.ranks import Ranks, join_ranks
+from vlrun.reporting import Outcome, Reporters, ResultRow, RunInfo
+from vlrun.run_folder import RunFolder, create_run_folder, latest_run_folder, now, write_records
+from vlrun.stopping import StopRequest, stop_on_signals
+from vlrun.training import Trainer, build_trainer, check_first_batch, load_final_weights, resume, train
+from vlrun.yaml_source import parse_yaml
+
+_MAY_CHANGE_ON_RESUME = {
+    "train.workers",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.distributed_timeout",
+    "train.evaluate_batch_size",
+    "reporters",
+    "published",
+}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run lies and what came out: one row per final score."""
+
+    folder: Path
+    rows: list[ResultRow]
+
+
+def run_experiment(
+    experiment: Experiment,
+    *,
+    plugins: Plugins | None = None,
+    continues: bool = False,
+    folder: Path | None = None,
+    profile: bool = False,
+) -> RunResult:
+    """Trains, evaluates and reports ``experiment``, in this process or as one rank of a launched job.
+
+    Args:
+        continues: go on with the newest unfinished run of the experiment, if there is one.
+        folder: the run folder to continue, instead of the newest.
+        profile: record a short trace and a table of operators in ``traces/``.
+
+    Raises:
+        StoppedOnRequest: a signal came; a checkpoint was written.
+        RunnerError: what else a user can mend, each with its exit status.
+    """
+    plugins = plugins or create_plugins()
+    with join_ranks(experiment.train.distributed_timeout) as ranks, stop_on_signals() as stop:
+        run_folder, is_new = ranks.from_main(lambda: _choose_folder(experiment, continues, folder))
+        if run_folder.read_status().get("status") == "done":
+            raise ConfigError(f"{run_folder.path} is already done; see it with: runner report {run_folder.path}")
+        reporters = build_reporters(experiment, plugins, ranks)
+        with reporters, _recorded(experiment, run_folder, ranks, reporters) as rows:
+            run = assemble(experiment, ranks, run_folder, reporters, plugins)
+            rows.extend(_train_and_evaluate(run, plugins, stop, is_new, profile))
+        return RunResult(run_folder.path, rows)
+
+
+def build_reporters(experiment: Experiment, plugins: Plugins, ranks: Ranks) -> Reporters:
+    """The reporters that the experiment names, or all built-in ones; the main rank alone has any."""
+    if not ranks.is_main:
+        return Reporters([])
+    if experiment.reporters is not None:
+        return Reporters([plugins.find("reporter", config.name).build(config) for config in experiment.reporters])
+    own = [entry for entry in plugins.entries("reporter") if plugins.is_built_in("reporter", entry.name)]
+    return Reporters([entry.build(entry.config(name=entry.name)) for entry in own])
+
+
+def _train_and_evaluate(run: Run, plugins: Plugins, stop: StopRequest, is_new: bool, profile: bool) -> list[ResultRow]:
+    trainer = build_trainer(run, stop) if run.experiment.train.epochs else None
+    continued = trainer is not None and not is_new and resume(trainer)
+    if run.ranks.is_main:
+        _start(run, trainer, plugins, is_new)
+    if continued:
+        run.reporters.note(f"continuing after step {run.step}")
+    checkpoint = "as built" if run.weights is None else "imported weights"
+    if trainer is not None:
+        check_first_batch(trainer)
+        with _profiled(run, profile) as trainer.profiler:
+            train(trainer)
+        checkpoint = load_final_weights(trainer)
+    return _final_results(run, stop, checkpoint)
+
+
+def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) -> None:
+    """Writes the records of the run and greets the reader."""
+    total, per_epoch = (trainer.total_steps, trainer.plan.steps_per_epoch) if trainer else (0, 1)
+    labels = {record.distribution: record.version for record in plugins.records if record.status == "ok"}
+    data: dict[str, Any] = {
+        task.name: {
+            "splits": {name: dict(maker.dataset.protocol) for name, maker in task.splits.items()},
+            "train": dict(task.train.dataset.protocol) if task.train else None,
+            "features": {"path": str(task.store.path), "fingerprint": task.store.fingerprint},
+            "images": task.coverage.table(),
+        }
+        for task in run.tasks
+    }
+    if run.weights is not None:
+        data["weights"] = {"path": str(run.experiment.backbone.weights), "report": run.weights.lines()}
+    if is_new:
+        write_records(run.folder, run.experiment.as_yaml(), labels, data)
+    run.folder.write_status(total_steps=total)
+    run.reporters.start(
+        RunInfo(
+            run.experiment.name,
+            run.folder.path,
+            header_facts(run, trainer),
+            total,
+            per_epoch,
+            run.experiment.train.epochs,
+            run.step,
+            run.experiment.demo,
+        )
+    )
+
+
+def _final_results(run: Run, stop: StopRequest, checkpoint: str) -> list[ResultRow]:
+    """Every split of every task, with the chosen weights."""
+    rows = []
+    for task in run.tasks:
+        for split in task.splits:
+            epochs = run.experiment.train.epochs
+            scores = evaluate_split(run, task, split, epoch=epochs, stop=stop, final=True, checkpoint=checkpoint)
+            rows += [
+                ResultRow(task.name, split, score, *published(run.experiment, task.name, split, score.name))
+                for score in scores
+            ]
+    return rows
+
+
+def published(experiment: Experiment, task: str, split: str, name: str) -> tuple[float | None, str]:
+    """The published value of a score and its source, where the experiment file gives one."""
+    if experiment.published is not None:
+        for result in experiment.published.results:
+            if (result.task, result.split, result.name) == (task, split, name):
+                return result.value, experiment.published.source
+    return None, ""
+
+
+@contextmanager
+def _recorded(
+    experiment: Experiment, folder: RunFolder, ranks: Ranks, reporters: Reporters
+) -> Iterator[list[ResultRow]]:
+    """Keeps ``status.json`` true and says goodbye, however the run ends. Yields the list to put the results in."""
+    rows: list[ResultRow] = []
+
+    def end(status: str, message: str) -> None:
+        if ranks.is_main:
+            folder.write_status(status=status, message=message, finished=now())
+            reporters.finish(Outcome(status, message, rows, _locations(folder)))
+
+    if ranks.is_main:
+        started = folder.read_status().get("started") or now()
+        record = {"experiment": experiment.name, "demo": experiment.demo, "processes": ranks.world_size}
+        folder.write_status(status="running", message="", started=started, finished=None, **record)
+    try:
+        yield rows
+    except StoppedOnRequest as stopped:
+        end("stopped", str(stopped))
+        raise
+    except RunnerError as error:
+        end("failed", str(error))
+        raise
+    except BaseException as error:
+        reporters.note(traceback.format_exc())
+        end("failed", f"{type(error).__name__}: {error}")
+        raise
+    end("done", "")
+
+
+def _choose_folder(experiment: Experiment, continues: bool, folder: Path | None) -> tuple[RunFolder, bool]:
+    """The folder to work in, and whether it is new.
+
+    Raises:
+        ConfigError: the run to continue has another configuration.
+    """
+    found = None
+    if continues:
+        found = RunFolder(folder) if folder else latest_run_folder(experiment.runs_root, experiment.name)
+    if found is None or not found.config.is_file():
+        return create_run_folder(experiment.runs_root, experiment.name), True
+    before = _flat(parse_yaml(found.config.read_text()).data)
+    after = _flat(parse_yaml(experiment.as_yaml()).data)
+    changed = [
+        f"  {key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key) and not _may_change(key)
+    ]
+    if changed:
+        raise ConfigError(
+            [
+                f"{found.path} was started with another configuration, so it cannot be continued with this one:",
+                *changed,
+                f"Continue it as it was (runner run {found.path} --resume), or start anew without --resume.",
+            ]
+        )
+    return found, False
+
+
+def _may_change(key: str) -> bool:
+    return any(key == allowed or key.startswith(f"{allowed}.") for allowed in _MAY_CHANGE_ON_RESUME)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of nested mappings and lists."""
+    items: Any = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _profiled(run: Run, wanted: bool) -> Any:
+    if not wanted or not run.ranks.is_main:
+        return nullcontext()
+    from vlrun.reporting.profiler import profile
+
+    return profile(run.folder.path / "traces", run.device)
+
+
+def _locations(folder: RunFolder) -> list[tuple[str, str]]:
+    """What the run left, as far as it is there."""
+    known = {
+        "run folder": folder.path,
+        "report": folder.path / "report.html",
+        "metrics": folder.path / "metrics.jsonl",
+        "predictions": folder.path / "predictions",
+        "best checkpoint": folder.checkpoints / "best",
+        "last checkpoint": folder.checkpoints / "last",
+        "profiler traces": folder.path / "traces",
+        "TensorBoard": folder.path / "tensorboard",
+    }
+    return [(label, str(path)) for label, path in known.items() if path.exists() or label == "report"]

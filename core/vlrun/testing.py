@@ -1,0 +1,197 @@
+"""Checks for plugin authors: call them from your tests. ``check_backbone``, ``check_task``, ``run_ranks``."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from vlrun.backbone import Backbone
+from vlrun.examples import Example, Pair, RegionBatch
+from vlrun.ranks import Ranks
+from vlrun.seeds import example_rng
+from vlrun.task import Task
+from vlrun.tensors import Batch, Encoding, in_full_precision, on_cpu
+
+_TOLERANCE = 1e-5
+
+
+def make_regions(image_ids: Sequence[str], feature_size: int, num_regions: int = 5, seed: int = 0) -> RegionBatch:
+    """Random region features with boxes inside 640 x 480 images; every second image has one region less.
+
+    The content of an image depends on its id and the seed alone, so an id may be asked for again.
+    """
+    features = np.zeros((len(image_ids), num_regions, feature_size), np.float16)
+    boxes = np.zeros((len(image_ids), num_regions, 4), np.float32)
+    mask = np.zeros((len(image_ids), num_regions), bool)
+    for row, image_id in enumerate(image_ids):
+        rng = np.random.default_rng([seed, *image_id.encode()])
+        count = num_regions - sum(image_id.encode()) % 2
+        corner = rng.uniform(0, (400, 300), (count, 2))
+        features[row, :count] = rng.normal(size=(count, feature_size))
+        boxes[row, :count] = np.concatenate([corner, corner + rng.uniform(20, 150, (count, 2))], axis=1)
+        mask[row, :count] = True
+    sizes = np.tile(np.array([[480.0, 640.0]], np.float32), (len(image_ids), 1))
+    return RegionBatch(tuple(image_ids), features, boxes, mask, sizes)
+
+
+def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, max_text_tokens: int = 20) -> None:
+    """Asserts what the core relies on.
+
+    The pair encoder is picklable and draws nothing; shapes and masks are as stated; padding does not change the hidden
+    states of real tokens and regions; weights survive saving and loading; the matching head has two classes.
+    """
+    pairs = [Pair(text, f"image_{index}") for index, text in enumerate(texts)]
+    regions = make_regions([pair.image_id for pair in pairs], feature_size)
+    encode = backbone.pair_encoder(max_text_tokens)
+    encoding = encode(pairs, regions)
+    _assert_same(encoding, pickle.loads(pickle.dumps(encode))(pairs, regions))  # noqa: S301 - our own object
+    _check_encoding(encoding, len(pairs), max_text_tokens)
+
+    backbone.eval()
+    with torch.inference_mode():
+        output = backbone(encoding)
+        logits = backbone.matching_head()(output.pooled)
+    num_pairs, length = encoding.token_ids.shape
+    width = backbone.hidden_size
+    assert output.text.shape == (num_pairs, length, width), "text must be (P, L, H)"
+    assert output.regions.shape == (num_pairs, encoding.region_mask.shape[1], width), "regions must be (P, R, H)"
+    assert output.pooled.shape == (num_pairs, width), "pooled must be (P, H)"
+    assert logits.shape == (num_pairs, 2), "the matching head must give (P, 2) logits"
+    _check_padding(backbone, encode, pairs, regions, output.pooled)
+    _check_weights_round_trip(backbone)
+
+
+def check_task(task: Task[Any], backbone: Backbone, examples: Sequence[Example[Any]], regions: RegionBatch) -> Batch:
+    """Asserts what the core relies on, with at least two examples; returns the batch it used.
+
+    The task is picklable; losses are sums that add up when a batch is cut in two; counts name the same losses; every
+    example gets one prediction, in order, that JSON can hold; the head gets a gradient.
+    """
+    batch = make_batch(task, backbone, examples, regions)
+    head = task.build_head(backbone)
+    whole, counts = _losses(task, backbone, head, batch)
+    assert set(whole) == set(counts), "loss and loss_counts must name the same losses"
+    assert all(value.ndim == 0 for value in whole.values()), "losses must be scalars"
+
+    middle = len(examples) // 2
+    parts = [make_batch(task, backbone, part, regions) for part in (examples[:middle], examples[middle:])]
+    for name, value in whole.items():
+        halves = [_losses(task, backbone, head, part) for part in parts]
+        total = sum(float(losses[name]) for losses, _ in halves)
+        assert abs(total - float(value)) <= _TOLERANCE * max(1.0, abs(total)), f"loss '{name}' must be a sum over items"
+        assert float(counts[name]) == sum(float(of_part[name]) for _, of_part in halves), f"count '{name}' must add up"
+
+    torch.stack([value / max(1.0, float(counts[name])) for name, value in whole.items()]).sum().backward()  # type: ignore[no-untyped-call]
+    assert any(parameter.grad is not None for parameter in head.parameters()), "the head gets no gradient"
+    with torch.inference_mode():
+        predictions = task.predict(on_cpu(head.eval()(backbone.eval()(batch.encoding))), batch)
+    assert [prediction.id for prediction in predictions] == [example.id for example in examples]
+    json.dumps([prediction.as_json() for prediction in predictions], allow_nan=False)
+    return batch
+
+
+def make_batch(task: Task[Any], backbone: Backbone, examples: Sequence[Example[Any]], regions: RegionBatch) -> Batch:
+    """A batch as the loader would make it; ``regions`` must hold every image of the examples."""
+    task = pickle.loads(pickle.dumps(task))  # noqa: S301 - workers get a copy of the task like this
+    pairs = [pair for index, example in enumerate(examples) for pair in task.pairs(example, example_rng(0, 0, index))]
+    rows = [regions.image_ids.index(pair.image_id) for pair in pairs]
+    chosen = RegionBatch(
+        tuple(pair.image_id for pair in pairs),
+        regions.features[rows],
+        regions.boxes[rows],
+        regions.mask[rows],
+        regions.sizes[rows],
+    )
+    encoding = backbone.pair_encoder(20)(pairs, chosen)
+    return Batch(tuple(example.id for example in examples), encoding, task.collate(examples, chosen, encoding))
+
+
+def run_ranks(body: Callable[[Ranks], Any], folder: Path, world_size: int = 2) -> list[Any]:
+    """Runs ``body`` on ``world_size`` forked ranks on the CPU and returns what each returned, by rank.
+
+    Forking a process that has imported torch takes a fraction of a second; spawning takes many.
+
+    Raises:
+        AssertionError: a rank failed; the message holds its traceback.
+    """
+    torch.optim.SGD([nn.Parameter(torch.zeros(1))])  # imported before the fork, its slow imports are shared
+    context = mp.get_context("fork")
+    results = context.SimpleQueue()
+    store = folder / "ranks-store"
+    store.unlink(missing_ok=True)
+    children = [
+        context.Process(target=_rank, args=(rank, world_size, store, body, results)) for rank in range(world_size)
+    ]
+    for child in children:
+        child.start()
+    collected = dict(results.get() for _ in children)
+    for child in children:
+        child.join(timeout=60)
+    failures = [str(value) for failed, value in collected.values() if failed]
+    assert not failures, "\n".join(failures)
+    return [collected[rank][1] for rank in range(world_size)]
+
+
+def _rank(rank: int, world_size: int, store: Path, body: Callable[[Ranks], Any], results: Any) -> None:
+    torch.set_num_threads(1)  # OpenMP threads do not survive a fork
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+    try:
+        value = body(Ranks(rank, world_size, torch.device("cpu"), dist.new_group(backend="gloo")))
+        results.put((rank, (False, value)))
+        dist.barrier()  # a rank that leaves early aborts the others
+    except BaseException:
+        results.put((rank, (True, traceback.format_exc())))
+    finally:
+        dist.destroy_process_group()
+
+
+def _losses(task: Task[Any], backbone: Backbone, head: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Any]:
+    backbone.eval()
+    outputs = in_full_precision(head.eval()(backbone(batch.encoding)))
+    return task.loss(outputs, batch.targets), task.loss_counts(batch.targets)
+
+
+def _check_encoding(encoding: Encoding, num_pairs: int, max_text_tokens: int) -> None:
+    assert len(encoding.token_ids) == num_pairs, "one row per pair"
+    assert encoding.token_ids.shape[1] <= max_text_tokens, "texts must be cut to max_text_tokens"
+    assert encoding.text_mask.dtype == torch.bool, "masks are boolean, True for what is real"
+    assert encoding.region_mask.dtype == torch.bool, "masks are boolean, True for what is real"
+    assert encoding.text_mask.any(dim=1).all(), "every text has a token"
+    assert encoding.region_mask.any(dim=1).all(), "every image has a region"
+
+
+def _check_padding(backbone: Backbone, encode: Any, pairs: list[Pair], regions: RegionBatch, pooled: Tensor) -> None:
+    """A pair alone, without the padding that its neighbours cause, must give the same pooled output."""
+    for row, pair in enumerate(pairs):
+        alone = slice(row, row + 1)
+        own = RegionBatch(
+            (pair.image_id,), regions.features[alone], regions.boxes[alone], regions.mask[alone], regions.sizes[alone]
+        )
+        with torch.inference_mode():
+            output = backbone(encode([pair], own))
+        assert torch.allclose(output.pooled[0], pooled[row], atol=_TOLERANCE), f"padding changes the output of {pair}"
+
+
+def _check_weights_round_trip(backbone: Backbone) -> None:
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    backbone.load_state_dict(before)
+    after = backbone.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(tensor.isnan().any() for tensor in before.values()), "the initial weights have NaN"
+
+
+def _assert_same(first: Encoding, second: Encoding) -> None:
+    for name in ("token_ids", "text_mask", "region_features", "boxes", "region_mask"):
+        assert torch.equal(getattr(first, name), getattr(second, name)), (
+            f"the pair encoder changes {name} from call to call"
+        )

@@ -1,0 +1,79 @@
+"""Order and shares are addressed: workers, ranks and restarts never change what is trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vlrun.loading import TrainingPlan, epoch_order, evaluation_batches
+from vlrun.seeds import derive_seed, example_rng
+
+
+def positions(plan: TrainingPlan, epoch: int, first_step: int = 0) -> list[list[int]]:
+    return [[position for _, position in batch] for batch in plan.micro_batches(epoch, first_step)]
+
+
+def test_the_order_is_a_permutation_that_changes_with_seed_and_epoch() -> None:
+    orders = {tuple(epoch_order(50, seed, epoch)) for seed in (1, 2) for epoch in (0, 1)}
+    assert len(orders) == 4
+    assert all(sorted(order) == list(range(50)) for order in orders)
+
+
+@pytest.mark.golden
+def test_order_seed_zero_is_the_original_sampler_without_its_repeats(golden: Path) -> None:
+    items = json.loads((golden / "rosita" / "sampler.json").read_text())["items"]
+    assert items
+    for item in items:
+        size, world = item["size"], item["world"]
+        order = epoch_order(size, 0, item["epoch"], order_seed=0) if item["shuffle"] else list(range(size))
+        repeats = order[: -size % world]  # what the original adds to even out the ranks, and we never do
+        assert [(order + repeats)[rank::world] for rank in range(world)] == item["per_rank"]
+        ours = [order[rank::world] for rank in range(world)]
+        assert sorted(position for share in ours for position in share) == list(range(size))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_trains_on_the_same_examples_however_it_is_spread(world_size: int, accumulate: int) -> None:
+    alone = positions(TrainingPlan(53, 12, seed=3), epoch=1)
+    shares = [
+        positions(TrainingPlan(53, 12, 3, rank=rank, world_size=world_size, accumulate=accumulate), epoch=1)
+        for rank in range(world_size)
+    ]
+    steps = len(alone)
+    for step in range(steps):
+        parts = [share[step * accumulate + part] for share in shares for part in range(accumulate)]
+        assert all(parts)
+        assert sorted(position for part in parts for position in part) == sorted(alone[step])
+
+
+def test_a_resumed_epoch_goes_on_where_it_stopped() -> None:
+    plan = TrainingPlan(53, 8, seed=3)
+    assert positions(plan, 2, first_step=4) == positions(plan, 2)[4:]
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "batch_size", "drop_last", "steps"),
+    [(10, 5, True, 2), (11, 5, True, 2), (11, 5, False, 3), (3, 5, True, 1)],
+    ids=["exact", "rest dropped", "rest kept", "less than a batch"],
+)
+def test_steps_per_epoch(num_examples: int, batch_size: int, drop_last: bool, steps: int) -> None:
+    plan = TrainingPlan(num_examples, batch_size, seed=0, drop_last=drop_last)
+    assert plan.steps_per_epoch == steps == len(positions(plan, 0))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_evaluation_batches_are_the_same_for_any_world_size_and_cover_each_example_once(world_size: int) -> None:
+    alone = evaluation_batches(23, 4, 0, 1)
+    shares = [evaluation_batches(23, 4, rank, world_size) for rank in range(world_size)]
+    assert sorted(batch for share in shares for batch in share) == sorted(alone)
+    assert [position for batch in alone for _, position in batch] == list(range(23))
+
+
+def test_the_generator_of_an_example_depends_on_its_address_alone() -> None:
+    draws = {example_rng(*address).integers(1 << 60) for address in [(1, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0)]}
+    assert len(draws) == 4
+    assert example_rng(1, 2, 3).integers(1 << 60) == example_rng(1, 2, 3).integers(1 << 60)
+    assert derive_seed(1, "order", 23) != derive_seed(1, "order", 2, 3)

@@ -1,0 +1,252 @@
+"""A whole run on a toy world: what it leaves, that it continues exactly, and that ranks change nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy_world as toy
+
+from vlrun import runs
+from vlrun.checkpoints import open_checkpoint
+from vlrun.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, StoppedOnRequest
+from vlrun.experiment import Experiment, load_experiment
+from vlrun.plugins import Plugins, create_plugins
+from vlrun.ranks import Ranks
+from vlrun.runs import RunResult, run_experiment
+from vlrun.stopping import StopRequest
+from vlrun.testing import run_ranks
+
+
+@pytest.fixture(scope="session")
+def plugins() -> Plugins:
+    core = [point for point in entry_points(group="vlrun") if point.name == "core"]
+    return create_plugins([*core, EntryPoint("toy", "toy_world", "vlrun")])
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    toy.write_toy_store(tmp_path / "data" / "toys.lmdb")
+    for split in toy.SIZES:
+        (tmp_path / "data" / f"{split}.jsonl").touch()
+    (tmp_path / "toy.yaml").write_text(toy.EXPERIMENT)
+    return tmp_path
+
+
+def experiment(world: Path, plugins: Plugins, *overrides: str, runs_root: str = "runs") -> Experiment:
+    roots = [f"data_root={world / 'data'}", f"runs_root={world / runs_root}"]
+    return load_experiment(world / "toy.yaml", [*roots, *overrides], plugins=plugins)
+
+
+def lines(result: RunResult | Path, kind: str) -> list[dict[str, Any]]:
+    folder = result if isinstance(result, Path) else result.folder
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == kind]
+
+
+def losses(result: RunResult | Path) -> list[float]:
+    return [row["loss"] for row in lines(result, "step")]
+
+
+def weights(result: RunResult | Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    folder = result if isinstance(result, Path) else result.folder
+    return load_file(folder / "checkpoints" / "last" / "model.safetensors")
+
+
+class StopAfter(StopRequest):
+    """Asks for a stop when it has been looked at a number of times, as a signal at that moment would."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def __bool__(self) -> bool:
+        self.looks -= 1
+        if self.looks < 0:
+            self.signal = signal.SIGTERM
+        return self.signal is not None
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
+    from contextlib import nullcontext
+
+    monkeypatch.setattr(runs, "stop_on_signals", lambda: nullcontext(StopAfter(looks)))
+
+
+def test_a_run_leaves_everything_that_is_promised(world: Path, plugins: Plugins) -> None:
+    result = run_experiment(experiment(world, plugins), plugins=plugins)
+    names = {path.name for path in result.folder.iterdir()}
+    assert {"config.yaml", "command.txt", "environment.json", "data.json", "metrics.jsonl", "status.json"} <= names
+    assert (world / "runs" / "toy" / "latest").resolve() == result.folder
+    assert json.loads((result.folder / "status.json").read_text())["status"] == "done"
+    assert len(losses(result)) == 3 * (23 // 6)
+    finals = [row for row in lines(result, "result") if row["final"]]
+    assert [(row["split"], row["name"], row["count"]) for row in finals] == [
+        ("val", "accuracy", 13),
+        ("test", "accuracy", 11),
+    ]
+    assert "best on val" in finals[0]["protocol"]["checkpoint"]
+    assert (result.rows[0].published, result.rows[1].published) == (12.5, None)
+    predictions = (result.folder / "predictions" / "match_test.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in predictions] == [f"test-{index}" for index in range(11)]
+
+
+def test_the_resolved_configuration_runs_again_and_gives_the_same(world: Path, plugins: Plugins) -> None:
+    first = run_experiment(experiment(world, plugins), plugins=plugins)
+    again = load_experiment(first.folder / "config.yaml", plugins=plugins)
+    second = run_experiment(again, plugins=plugins)
+    assert second.folder != first.folder
+    assert losses(second) == losses(first)
+
+
+@pytest.mark.parametrize("looks", [1, 4, 8], ids=["mid-epoch", "second epoch", "evaluation"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_stopped_run_continues_bit_for_bit(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, looks: int, accumulate: int
+) -> None:
+    unbroken = run_experiment(experiment(world, plugins, f"train.accumulate={accumulate}"), plugins=plugins)
+    broken = experiment(world, plugins, f"train.accumulate={accumulate}", runs_root="broken")
+    with monkeypatch.context() as patch:
+        stop_after(patch, looks)
+        with pytest.raises(StoppedOnRequest, match="--resume"):
+            run_experiment(broken, plugins=plugins)
+    status = json.loads((world / "broken" / "toy" / "latest" / "status.json").read_text())
+    assert status["status"] == "stopped"
+    resumed = run_experiment(broken, plugins=plugins, continues=True)
+    assert losses(resumed) == losses(unbroken)
+    assert all(torch.equal(tensor, weights(unbroken)[name]) for name, tensor in weights(resumed).items())
+    assert [row.score.value for row in resumed.rows] == [row.score.value for row in unbroken.rows]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken = run_experiment(experiment(world, plugins, "train.checkpoint_every=1"), plugins=plugins)
+    broken = experiment(world, plugins, "train.checkpoint_every=1", runs_root="broken")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(StoppedOnRequest):
+            run_experiment(broken, plugins=plugins)
+    folder = (world / "broken" / "toy" / "latest").resolve()
+    newest = sorted((folder / "checkpoints").glob("step_*"))[-1]
+    damaged = bytearray((newest / "model.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (newest / "model.safetensors").write_bytes(bytes(damaged))
+    with pytest.raises(CheckpointError, match=r"model.safetensors does not agree with its hash"):
+        open_checkpoint(newest)
+    assert losses(run_experiment(broken, plugins=plugins, continues=True)) == losses(unbroken)
+
+
+def test_another_configuration_does_not_continue_a_run(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(StoppedOnRequest):
+            run_experiment(experiment(world, plugins), plugins=plugins)
+    with pytest.raises(ConfigError, match=r"train.learning_rate: 0.01 -> 0.02"):
+        run_experiment(experiment(world, plugins, "train.learning_rate=0.02"), plugins=plugins, continues=True)
+
+
+def test_workers_change_nothing(world: Path, plugins: Plugins) -> None:
+    alone = run_experiment(experiment(world, plugins), plugins=plugins)
+    with_workers = run_experiment(experiment(world, plugins, "train.workers=2"), plugins=plugins)
+    assert losses(with_workers) == losses(alone)
+
+
+def ranks_run(world: Path, plugins: Plugins, world_size: int, *overrides: str) -> list[Any]:
+    """Runs the experiment on forked ranks; gives each rank's result rows."""
+    from contextlib import nullcontext
+
+    loaded = experiment(world, plugins, *overrides, runs_root=f"runs{world_size}")
+
+    def body(ranks: Ranks) -> Any:
+        runs.join_ranks = lambda timeout: nullcontext(ranks)
+        result = run_experiment(loaded, plugins=plugins)
+        return result.folder, [(row.split, row.score) for row in result.rows]
+
+    return run_ranks(body, world, world_size)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_train_and_score_like_one_process(world: Path, plugins: Plugins, world_size: int) -> None:
+    overrides = ("backbone.dropout=0",)
+    alone = run_experiment(experiment(world, plugins, *overrides), plugins=plugins)
+    results = ranks_run(world, plugins, world_size, *overrides)
+    folder, scores = results[0]
+    assert losses(folder) == pytest.approx(losses(alone), rel=1e-5)
+    assert all(torch.allclose(tensor, weights(alone)[name], atol=1e-6) for name, tensor in weights(folder).items())
+    assert scores == [(row.split, row.score) for row in alone.rows]
+    assert all(other == (folder, scores) for other in results)
+    predicted = (folder / "predictions" / "match_val.jsonl").read_text()
+    assert predicted == (alone.folder / "predictions" / "match_val.jsonl").read_text()
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(world: Path, plugins: Plugins) -> None:
+    whole = run_experiment(experiment(world, plugins, "backbone.dropout=0"), plugins=plugins)
+    parts = run_experiment(experiment(world, plugins, "backbone.dropout=0", "train.accumulate=3"), plugins=plugins)
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_ids(world: Path, plugins: Plugins) -> None:
+    poisoned = experiment(world, plugins, "backbone.poison=17", "train.log_every=100")
+    with pytest.raises(NonFiniteLossError, match=r"step \d+, task match: .*train-17"):
+        run_experiment(poisoned, plugins=plugins)
+    status = json.loads((world / "runs" / "toy" / "latest" / "status.json").read_text())
+    assert status["status"] == "failed"
+    assert not list((world / "runs" / "toy" / "latest" / "checkpoints").glob("step_*"))
+
+
+def test_precisions_other_than_float32_train_and_resume(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = experiment(world, plugins, "train.precision=bf16")
+    unbroken = run_experiment(loaded, plugins=plugins)
+    broken = experiment(world, plugins, "train.precision=bf16", runs_root="broken")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(StoppedOnRequest):
+            run_experiment(broken, plugins=plugins)
+    assert losses(run_experiment(broken, plugins=plugins, continues=True)) == losses(unbroken)
+
+
+def test_no_epochs_only_evaluates(world: Path, plugins: Plugins) -> None:
+    result = run_experiment(experiment(world, plugins, "train.epochs=0"), plugins=plugins)
+    assert [row.score.count for row in result.rows] == [13, 11]
+    assert result.rows[0].score.protocol["checkpoint"] == "as built"
+
+
+def test_images_without_features_stop_the_run_before_it_starts(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy, "NUM_IMAGES", 9)  # the dataset now needs two images that the store lacks
+    with pytest.raises(DataError, match=r"lacks 2 images.*img7, img8|img7"):
+        run_experiment(experiment(world, plugins), plugins=plugins)
+
+
+def test_images_without_features_can_be_left_out_and_the_score_says_so(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FewerImages(toy.ToyTask):
+        def pairs(self, example: Any, rng: Any) -> list[Any]:
+            return [toy.Pair(example.text, example.image_ids[0])] * 2
+
+    monkeypatch.setattr(toy, "ToyTask", FewerImages)
+    monkeypatch.setattr(toy, "NUM_IMAGES", 9)
+    loaded = experiment(world, plugins, "tasks.0.dataset.allow_missing_features=true")
+    result = run_experiment(loaded, plugins=plugins)
+    score = result.rows[0].score
+    assert score.count == 13 - 2
+    assert "2 examples: their images have no features" in score.protocol["left out"]
+
+
+def test_more_processes_than_examples_in_a_batch_is_a_clear_error(world: Path, plugins: Plugins) -> None:
+    with pytest.raises(ConfigError, match="leave nothing to train on"):
+        run_experiment(experiment(world, plugins, "train.batch_size=24", "train.accumulate=24"), plugins=plugins)
