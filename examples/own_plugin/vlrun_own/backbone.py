@@ -1,0 +1,60 @@
+"""A backbone small enough to read at a glance: the mean of the word vectors, multiplied with every region."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from vlrun import Backbone, BackboneOutput, Encoding, Pair, RegionBatch
+
+NUM_BUCKETS = 4096
+
+
+class HashedWords:
+    """Turns pairs into tensors: each word becomes the number of a bucket, so that no vocabulary is needed."""
+
+    def __init__(self, max_text_tokens: int) -> None:
+        self.max_text_tokens = max_text_tokens
+
+    def __call__(self, pairs: Sequence[Pair], regions: RegionBatch) -> Encoding:
+        rows = [[zlib.crc32(word.encode()) % NUM_BUCKETS for word in pair.text.lower().split()] for pair in pairs]
+        rows = [row[: self.max_text_tokens] or [0] for row in rows]
+        length = max(map(len, rows))
+        height, width = torch.from_numpy(regions.sizes)[:, None, :].unbind(-1)
+        return Encoding(
+            token_ids=torch.tensor([row + [0] * (length - len(row)) for row in rows]),
+            text_mask=torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows]),
+            region_features=torch.from_numpy(regions.features),
+            boxes=torch.from_numpy(regions.boxes) / torch.stack([width, height, width, height], dim=-1),
+            region_mask=torch.from_numpy(regions.mask),
+        )
+
+
+class BagOfWords(Backbone):
+    """P pairs, L words, R regions, H hidden size."""
+
+    def __init__(self, hidden_size: int, region_feature_size: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.words = nn.Embedding(NUM_BUCKETS, hidden_size)
+        self.regions = nn.Sequential(nn.Linear(region_feature_size + 4, hidden_size), nn.GELU())
+        self.fuse = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.LayerNorm(hidden_size))
+        self.match = nn.Linear(hidden_size, 2)
+
+    def pair_encoder(self, max_text_tokens: int) -> HashedWords:
+        return HashedWords(max_text_tokens)
+
+    def forward(self, encoding: Encoding) -> BackboneOutput:
+        features = encoding.region_features.to(self.words.weight.dtype)
+        text = self.words(encoding.token_ids) * encoding.text_mask.unsqueeze(-1)  # (P, L, H)
+        sentence = text.sum(1) / encoding.text_mask.sum(1, keepdim=True)  # (P, H)
+        regions = self.fuse(self.regions(torch.cat([features, encoding.boxes], -1)) * sentence.unsqueeze(1))  # (P, R, H)
+        weight = encoding.region_mask.unsqueeze(-1)
+        pooled = (regions * weight).sum(1) / weight.sum(1)  # (P, H)
+        return BackboneOutput(text, regions, pooled, encoding.text_mask, encoding.region_mask)
+
+    def matching_head(self) -> nn.Module:
+        return self.match
