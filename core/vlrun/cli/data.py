@@ -1,0 +1,115 @@
+"""``runner data``: annotation files from the official ones, and whether they are sound."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from vlrun.entries import Builder, Entry
+from vlrun.errors import DataError, UsageError
+from vlrun.plugins import create_plugins
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    build = actions.add_parser("build", help="make annotation files from official ones")
+    build.add_argument("dataset", metavar="DATASET", help="name of a dataset, as `runner list datasets` shows it")
+    build.add_argument("--from", dest="source", metavar="SOURCE", required=True, help="see `runner data sources`")
+    build.add_argument("path", metavar="PATH", type=Path, help="the source file or folder")
+    build.add_argument("output", metavar="OUT", type=Path, help="folder for one .jsonl file per split")
+
+    validate = actions.add_parser("validate", help="check every line of annotation files")
+    validate.add_argument("dataset", metavar="DATASET", help="name of the dataset whose schema the lines have")
+    validate.add_argument("files", metavar="FILE", type=Path, nargs="+", help=".jsonl files, or folders with them")
+
+    schema = actions.add_parser("schema", help="print the JSON schema of one line of an annotation file")
+    schema.add_argument("dataset", metavar="DATASET", help="name of a dataset")
+
+    sources = actions.add_parser("sources", help="list the sources that datasets can be built from")
+    sources.add_argument("dataset", metavar="DATASET", nargs="?", help="only this dataset")
+    sources.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    actions = {"build": _build, "validate": _validate, "schema": _schema, "sources": _sources}
+    return actions[arguments.action](arguments)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    builder = _builder(_dataset(arguments.dataset), arguments.source)
+    if not arguments.path.exists():
+        raise DataError(f"{arguments.path} does not exist; '{builder.source}' reads {builder.summary}")
+    report = builder.build(arguments.path, arguments.output)
+    for split, count in report.counts.items():
+        print(f"{arguments.output / split}.jsonl  {count:,} examples")
+    for remark in report.remarks:
+        print(f"note: {remark}")
+    return 0
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from vlrun.annotations import first_problems, validate_annotations
+
+    record = _record(_dataset(arguments.dataset))
+    problems = []
+    for path in _files(arguments.files):
+        found = validate_annotations(path, record)
+        print(f"{path}: {f'{len(found):,} problems' if found else 'ok'}")
+        problems += found
+    if problems:
+        raise DataError(first_problems(problems))
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    print(json.dumps(_record(_dataset(arguments.dataset)).model_json_schema(), indent=2))
+    return 0
+
+
+def _sources(arguments: argparse.Namespace) -> int:
+    entries = [_dataset(arguments.dataset)] if arguments.dataset else create_plugins().entries("dataset")
+    rows = [
+        {"dataset": entry.name, "source": builder.source, "summary": builder.summary}
+        for entry in entries
+        for builder in entry.builders
+    ]
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for entry in entries:
+        print(f"{entry.name}: {entry.obtain or entry.summary}")
+        for builder in entry.builders:
+            print(f"    --from {builder.source}: {builder.summary}")
+    return 0
+
+
+def _dataset(name: str) -> Entry[Any]:
+    return create_plugins().find("dataset", name)
+
+
+def _builder(entry: Entry[Any], source: str) -> Builder:
+    for builder in entry.builders:
+        if builder.source == source:
+            return builder
+    known = "".join(f"\n  {builder.source}: {builder.summary}" for builder in entry.builders) or " none"
+    raise UsageError(f"dataset '{entry.name}' cannot be built from '{source}'; its sources are:{known}")
+
+
+def _record(entry: Entry[Any]) -> Any:
+    if entry.record is None:
+        raise UsageError(f"dataset '{entry.name}' publishes no schema of its annotation files")
+    return entry.record
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    """The files named, and those in the folders named."""
+    files = []
+    for path in paths:
+        inside = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+        if not inside:
+            raise DataError(f"{path}: there is no .jsonl file in this folder")
+        files += inside
+    return files
