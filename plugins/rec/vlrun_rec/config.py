@@ -1,0 +1,77 @@
+"""The options that an experiment file may set for the REC task, its datasets and its metric (no torch here)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat
+
+from vlrun import DatasetConfig, MetricConfig, RequiredFile, TaskConfig
+from vlrun_rec.sources import official_source, rosita_file
+
+IouRuleName = Literal["plus_one", "inclusive", "continuous"]  # vlrun.boxes has the definitions, and needs numpy
+
+
+class RecConfig(TaskConfig):
+    """Referring expression comprehension: rank the regions, refine the box of the best one."""
+
+    iou_rule: IouRuleName = Field(
+        "plus_one", description="how pixels are counted: plus_one (ROSITA, VOLTA), inclusive (UNITER), continuous"
+    )
+    iou_threshold: float = Field(0.5, gt=0, le=1, description="a box is right from this IoU on (>=)")
+    regression_weight: NonNegativeFloat = Field(0.5, description="factor on the box loss; the ranking loss has 1")
+    regress_boxes: bool = Field(True, description="refine the chosen region's box; false: predict it as it is")
+    score_padded_regions: bool = Field(
+        False, description="let padding compete with the regions, as ROSITA's released code does"
+    )
+
+
+class GroundingAccuracyConfig(MetricConfig):
+    """Share of expressions whose predicted box overlaps the annotated one enough."""
+
+    iou_rule: IouRuleName = Field("plus_one", description="how pixels are counted, as in the task's option")
+    iou_threshold: float = Field(0.5, gt=0, le=1, description="IoU that a right box has")
+    comparison: Literal[">=", ">"] = Field(
+        ">=", description="whether a box right at the threshold counts (>= ROSITA, refer API) or not (> VOLTA, UNITER)"
+    )
+
+
+class RefCocoConfig(DatasetConfig):
+    """RefCOCO and RefCOCO+ with the splits of UNC: train, val, testA (people), testB (other objects)."""
+
+    def required_files(self) -> list[RequiredFile]:
+        return _with_remedies(self, split_by="unc")
+
+
+class RefCocogConfig(DatasetConfig):
+    """RefCOCOg: train, val, test of UMD, or train, val of Google."""
+
+    split_by: Literal["umd", "google"] = Field(
+        "umd", description="umd: splits share no image; google: train and val do, and there is no test"
+    )
+
+    def required_files(self) -> list[RequiredFile]:
+        return _with_remedies(self, split_by=self.split_by)
+
+
+def _with_remedies(config: DatasetConfig, split_by: str) -> list[RequiredFile]:
+    """The files that every dataset needs, with what to download and the commands that make ours from it."""
+    source = official_source(config.name, split_by)
+    annotations = [
+        f"{source.obtain}, then:",
+        f"runner data build {config.name} --from {source.name} FOLDER {config.annotations}",
+    ]
+    if split_by != "google":
+        annotations += [
+            f"Or, from the annotations that ROSITA publishes ({rosita_file(config.name)}):",
+            f"runner data build {config.name} --from rosita FILE {config.annotations}",
+        ]
+    features = [
+        "Get bottom-up-attention features of COCO train2014, 36 boxes per image (ROSITA: mscoco_bua_r101_fix36), then:",
+        f"runner features build --from rosita-tsv FOLDER {config.features}",
+        "(other formats: `runner features build --help`)",
+    ]
+    return [
+        RequiredFile(file.path, file.purpose, "\n".join(features if file.path == config.features else annotations))
+        for file in DatasetConfig.required_files(config)
+    ]

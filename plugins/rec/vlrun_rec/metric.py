@@ -1,0 +1,132 @@
+"""Predictions -> accuracy at an IoU threshold, with the protocol that makes the number comparable."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlrun import DataError, Dataset, Metric, Prediction, Referent, Score
+from vlrun.boxes import iou, xywh_to_xyxy
+from vlrun_rec.config import GroundingAccuracyConfig
+
+_SHOWN_IDS = 5
+
+
+class GroundingAccuracy(Metric):
+    """Share of expressions whose predicted box overlaps the annotated one enough, in percent.
+
+    Scores:
+        accuracy: over expressions, each counted once. Papers report this one.
+        accuracy-by-referent: mean over referents of the mean over their expressions; rarely reported, and different.
+        oracle: expressions for which *some* candidate box, before refinement, overlaps enough: what a perfect ranking
+            of these boxes would reach. Numbers on boxes with different oracles are not comparable.
+
+    IoU is computed anew from the boxes, so ``runner score`` can repeat it from a file of predictions.
+    """
+
+    def __init__(self, config: GroundingAccuracyConfig, box: str = "as predicted") -> None:
+        self.config = config
+        self.box = box
+
+    def __call__(self, predictions: Sequence[Prediction], dataset: Dataset[Referent]) -> list[Score]:
+        examples = list(dataset)
+        fields = _by_id(predictions, [example.id for example in examples], dataset.split)
+        targets = [_target(example.id, example.target) for example in examples]
+        boxes = np.array([_box(example.id, fields[example.id]) for example in examples])
+        hits = self._is_hit(iou(boxes, xywh_to_xyxy([target.box for target in targets]), self.config.iou_rule))
+
+        accuracy = Score("accuracy", _percent(hits), count=len(hits), protocol=self._protocol(dataset), primary=True)
+        scores = [accuracy]
+        if all(target.ref_id is not None for target in targets):
+            by_referent = _means_by_group(hits, [target.ref_id for target in targets])
+            scores.append(
+                replace(
+                    accuracy,
+                    name="accuracy-by-referent",
+                    value=_percent(by_referent),
+                    count=len(by_referent),
+                    protocol={**accuracy.protocol, "unit": "referents"},
+                    primary=False,
+                )
+            )
+        overlaps = [self._best_region_iou(fields[example.id]) for example in examples]
+        if all(overlap is not None for overlap in overlaps):
+            reachable = self._is_hit(np.array(overlaps, dtype=np.float64))
+            protocol = {**accuracy.protocol, "box": "best candidate, as detected"}
+            scores.append(replace(accuracy, name="oracle", value=_percent(reachable), protocol=protocol, primary=False))
+        return scores
+
+    def _is_hit(self, overlap: NDArray[np.float64]) -> NDArray[np.bool_]:
+        threshold = self.config.iou_threshold
+        return overlap >= threshold if self.config.comparison == ">=" else overlap > threshold
+
+    def _protocol(self, dataset: Dataset[Any]) -> dict[str, str]:
+        return {
+            **dataset.protocol,
+            "split": dataset.split,
+            "unit": "sentences",
+            "iou_rule": self.config.iou_rule,
+            "hit": f"IoU {self.config.comparison} {self.config.iou_threshold:g}",
+            "box": self.box,
+        }
+
+    def _best_region_iou(self, fields: Mapping[str, Any]) -> float | None:
+        """Written by the task; of no use under another IoU rule, and absent in predictions made elsewhere."""
+        value = fields.get("best_region_iou")
+        return float(value) if value is not None and fields.get("iou_rule") == self.config.iou_rule else None
+
+
+def _by_id(predictions: Sequence[Prediction], ids: Sequence[str], split: str) -> dict[str, Mapping[str, Any]]:
+    """Fields of the predictions by id; every example has exactly one.
+
+    Raises:
+        DataError: predictions that are missing, unknown, or twice there.
+    """
+    counts = Counter(prediction.id for prediction in predictions)
+    expected = set(ids)
+    problems = [
+        *_listed("have no prediction", (name for name in ids if name not in counts), split),
+        *_listed("were predicted but are not there", (name for name in counts if name not in expected), split),
+        *_listed("were predicted more than once", (name for name, count in counts.items() if count > 1), split),
+        *_listed("are ids of several examples", (name for name, count in Counter(ids).items() if count > 1), split),
+    ]
+    if problems:
+        raise DataError(problems)
+    return {prediction.id: prediction.fields for prediction in predictions}
+
+
+def _listed(what: str, ids: Iterable[str], split: str) -> list[str]:
+    found = list(ids)
+    if not found:
+        return []
+    more = ", ..." if len(found) > _SHOWN_IDS else ""
+    return [f"split '{split}': {len(found)} expressions {what}: {', '.join(found[:_SHOWN_IDS])}{more}"]
+
+
+def _target(name: str, target: Referent | None) -> Referent:
+    if target is None:
+        raise DataError(f"expression '{name}' has no annotated box, so it cannot be scored")
+    return target
+
+
+def _box(name: str, fields: Mapping[str, Any]) -> list[float]:
+    box = fields.get("box")
+    if isinstance(box, Sequence) and len(box) == 4 and all(isinstance(value, int | float) for value in box):
+        values = [float(value) for value in box]
+        if np.isfinite(values).all():
+            return values
+    raise DataError(f"prediction '{name}': box should be [x1, y1, x2, y2] in pixels, it is {box!r}")
+
+
+def _means_by_group(values: NDArray[np.bool_], groups: Sequence[Any]) -> NDArray[np.float64]:
+    _, index = np.unique(groups, return_inverse=True)
+    return np.bincount(index, weights=values) / np.bincount(index)
+
+
+def _percent(values: NDArray[Any]) -> float:
+    return float(values.mean() * 100)
