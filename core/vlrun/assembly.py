@@ -125,7 +125,7 @@ def _task_run(
     if empty := [name for name, data in datasets.items() if not len(data)]:
         raise DataError(f"{config.dataset.name}: no examples in: {', '.join(empty)}")
     for data in datasets.values():
-        data.protocol = {**data.protocol, "features": _describe(store)}
+        data.protocol = {**data.protocol, "features": describe_features(store)}
 
     encode = backbone.pair_encoder(config.max_text_tokens)
     makers = {name: BatchMaker(task, data, store, encode, experiment.seed) for name, data in datasets.items()}
@@ -156,5 +156,6 @@ def _with_features(dataset: Dataset[Any], store: RegionFeatureStore) -> Dataset[
     return Selection(dataset, kept, "their images have no features")
 
 
-def _describe(store: RegionFeatureStore) -> str:
+def describe_features(store: RegionFeatureStore) -> str:
+    """Where candidate boxes and features come from, as protocols call it."""
     return f"{store.manifest.extractor or 'unknown extractor'} ({store.fingerprint[:12]})"

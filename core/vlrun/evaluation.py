@@ -60,7 +60,7 @@ def predict_split(run: Run, task: TaskRun, split: str, stop: StopRequest) -> lis
     batch_size = run.experiment.train.evaluate_batch_size
     mine = evaluation_batches(len(maker), batch_size, run.ranks.rank, run.ranks.world_size)
     rounds = len(evaluation_batches(len(maker), batch_size, 0, run.ranks.world_size))
-    loader = iter(batch_loader(maker, mine, workers=run.workers, pin_memory=run.device.type == "cuda"))
+    loader = batch_loader(maker, mine, workers=run.workers, pin_memory=run.device.type == "cuda")
     was_training = run.model.training
     run.model.eval()
     predicted: list[tuple[int, Prediction]] = []

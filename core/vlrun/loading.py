@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from vlrun.backbone import PairEncoder
 from vlrun.dataset import Dataset
+from vlrun.errors import RunnerError
 from vlrun.examples import Example, Pair, RegionBatch
 from vlrun.seeds import derive_seed, example_rng
 from vlrun.task import Task
@@ -129,9 +130,13 @@ class BatchMaker:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, addresses: Sequence[Address]) -> Batch:
-        examples, pairs = self.pairs(addresses)
-        return self.batch(examples, pairs, self.regions(pairs))
+    def __getitems__(self, addresses: Sequence[Address]) -> Batch | RunnerError:
+        """The batch; an error of the data is returned, because a worker would wrap a traceback around it."""
+        try:
+            examples, pairs = self.pairs(addresses)
+            return self.batch(examples, pairs, self.regions(pairs))
+        except RunnerError as error:
+            return error
 
     def pairs(self, addresses: Sequence[Address]) -> tuple[list[Example[Any]], list[list[Pair]]]:
         """The examples at these addresses, and the pairs of each."""
@@ -159,8 +164,12 @@ def batch_loader(
     workers: int,
     pin_memory: bool = False,
     timeout_seconds: int = 0,
-) -> Iterable[Batch]:
-    """Batches in the order asked for, made by ``workers`` processes (0: by this one)."""
+) -> Iterator[Batch]:
+    """Batches in the order asked for, made by ``workers`` processes (0: by this one).
+
+    Raises:
+        DataError: what a worker found wrong with the data.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of a worker
     loader: DataLoader[Any] = DataLoader(
         maker,  # type: ignore[arg-type]
@@ -170,7 +179,10 @@ def batch_loader(
         pin_memory=pin_memory,
         timeout=timeout_seconds if workers else 0,  # a frozen worker would be waited for without end
     )
-    return loader
+    for made in loader:
+        if isinstance(made, RunnerError):
+            raise made
+        yield made
 
 
 def default_workers(device: torch.device) -> int:

@@ -23,7 +23,8 @@ def batch_problems(pair_ids: Sequence[str], texts: Sequence[str], regions: Regio
     """
     encoding = batch.encoding
     real = regions.mask
-    empty_text = np.array([not text.strip() for text in texts], bool)
+    padding_only = ~encoding.text_mask.any(dim=1).numpy()
+    no_text_at_all = np.full(len(texts), not any(text.strip() for text in texts))  # a single one may be empty
     findings = [
         ("region features are NaN or infinite", regions.image_ids, _rows_with(~np.isfinite(regions.features), real)),
         ("region features are all equal", regions.image_ids, _constant(regions.features, real)),
@@ -31,7 +32,7 @@ def batch_problems(pair_ids: Sequence[str], texts: Sequence[str], regions: Regio
         ("boxes are all equal", regions.image_ids, _constant(regions.boxes, real)),
         ("boxes lie outside their image", regions.image_ids, _outside(regions)),
         ("there are no regions (empty region mask)", regions.image_ids, ~encoding.region_mask.any(dim=1).numpy()),
-        ("the text is empty or all padding", pair_ids, empty_text | ~encoding.text_mask.any(dim=1).numpy()),
+        ("the text is empty or all padding", pair_ids, padding_only | no_text_at_all),
     ]
     return [f"{what}: {_listed(ids, rows)}" for what, ids, rows in findings if rows.any()]
 

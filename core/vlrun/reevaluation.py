@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlrun.assembly import Run, assemble
+from vlrun.assembly import Run, assemble, describe_features
 from vlrun.checkpoints import Checkpoint, Checkpoints, open_checkpoint
 from vlrun.errors import CheckpointError, DataError
 from vlrun.evaluation import evaluate_split, predict_split
 from vlrun.examples import Prediction, Score
 from vlrun.experiment import Experiment
+from vlrun.features.store import RegionFeatureStore
 from vlrun.plugins import Plugins
 from vlrun.ranks import Ranks
 from vlrun.reporting import Reporters, ResultRow
@@ -73,6 +74,11 @@ def score_file(experiment: Experiment, split: str, path: Path, plugins: Plugins)
         if config.metrics is None
         else [plugins.find("metric", metric.name).build(metric) for metric in config.metrics]
     )
+    if config.dataset.features.exists():
+        dataset.protocol = {
+            **dataset.protocol,
+            "features": describe_features(RegionFeatureStore(config.dataset.features)),
+        }
     predictions = read_predictions(path)
     scores = [score for metric in metrics for score in metric(predictions, dataset)]
     return [replace(score, protocol={"split": split, **score.protocol}) for score in scores]

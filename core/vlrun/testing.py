@@ -87,8 +87,8 @@ def check_task(task: Task[Any], backbone: Backbone, examples: Sequence[Example[A
     parts = [make_batch(task, backbone, part, regions) for part in (examples[:middle], examples[middle:])]
     for name, value in whole.items():
         halves = [_losses(task, backbone, head, part) for part in parts]
-        total = sum(float(losses[name]) for losses, _ in halves)
-        assert abs(total - float(value)) <= _TOLERANCE * max(1.0, abs(total)), f"loss '{name}' must be a sum over items"
+        total = sum(losses[name].item() for losses, _ in halves)
+        assert abs(total - value.item()) <= _TOLERANCE * max(1.0, abs(total)), f"loss '{name}' must be a sum over items"
         assert float(counts[name]) == sum(float(of_part[name]) for _, of_part in halves), f"count '{name}' must add up"
 
     torch.stack([value / max(1.0, float(counts[name])) for name, value in whole.items()]).sum().backward()  # type: ignore[no-untyped-call]
