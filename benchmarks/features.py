@@ -1,0 +1,119 @@
+"""How fast region features come from disk: the store against one npz per image and ROSITA's TSV, in one run.
+
+python benchmarks/features.py [--images 1024] [--json]
+
+All ways deliver the same: random batches of 64 images with 36 regions of 2048 features, gathered into one array, from
+a warm page cache, in one process. The rounds of all ways alternate, so that a busy machine slows them alike; the ratios
+to the baseline are what to look at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vlrun.examples import RegionFeatures
+from vlrun.features.store import RegionFeatureStore
+from vlrun.features.writer import write_store
+
+REGIONS, WIDTH, BATCH = 36, 2048, 64
+BASELINE = "npz per image (float32, not compressed)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1024, help="images to read from (0.9 MB of disk each)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rates = measure(prepare(Path(folder), arguments.images), arguments.images, arguments.rounds)
+    rows = [{"way": way, "images_per_second": rate, "ratio": rate / rates[BASELINE]} for way, rate in rates.items()]
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return
+    print(f"{'way':<50} {'images/s':>10} {'ratio':>8}")
+    for row in rows:
+        print(f"{row['way']:<50} {row['images_per_second']:>10,.0f} {row['ratio']:>7.1f}x")
+
+
+def prepare(folder: Path, num_images: int) -> dict[str, Callable[[Sequence[int]], object]]:
+    """Writes the same images in every layout; returns a batch reader for each, the baseline first."""
+    images = [image(number) for number in range(num_images)]
+    ids = [regions.image_id for regions in images]
+    write_store(folder / "half", images)
+    write_store(folder / "single", images, dtype="float32")
+    offsets = [0]
+    with (folder / "imgfeat.tsv").open("wb") as table:
+        for regions in images:
+            np.savez(folder / f"{regions.image_id}.npz", x=regions.features, boxes=regions.boxes)
+            offsets.append(offsets[-1] + table.write(tsv_row(regions)))
+    half, single = RegionFeatureStore(folder / "half"), RegionFeatureStore(folder / "single")
+    rows = (folder / "imgfeat.tsv").open("rb")
+
+    def read_npz(batch: Sequence[int]) -> object:
+        loaded = [np.load(folder / f"{ids[number]}.npz") for number in batch]
+        return np.stack([arrays["x"] for arrays in loaded]), np.stack([arrays["boxes"] for arrays in loaded])
+
+    def read_tsv(batch: Sequence[int]) -> object:
+        cells = []
+        for number in batch:
+            rows.seek(offsets[number])
+            cells.append(rows.readline().split(b"\t"))
+        features = [np.frombuffer(base64.b64decode(row[1]), np.float32).reshape(-1, WIDTH) for row in cells]
+        return np.stack(features), np.stack([np.frombuffer(base64.b64decode(row[5]), np.float32) for row in cells])
+
+    return {
+        BASELINE: read_npz,
+        "ROSITA TSV, seek and base64": read_tsv,
+        "store float16, read(batch)": lambda batch: half.read([ids[number] for number in batch]),
+        "store float32, read(batch)": lambda batch: single.read([ids[number] for number in batch]),
+        "store float16, one image at a time": lambda batch: [half[ids[number]] for number in batch],
+        "store float16, read and cast to float32 by numpy": lambda batch: half.read(
+            [ids[number] for number in batch]
+        ).features.astype(np.float32),
+    }
+
+
+def image(number: int) -> RegionFeatures:
+    rng = np.random.default_rng(number)
+    features = np.maximum(rng.standard_normal((REGIONS, WIDTH), np.float32), 0)  # real ones are about 40 % zeros
+    boxes = np.tile(np.array([10, 20, 300, 400], np.float32), (REGIONS, 1))
+    return RegionFeatures(f"COCO_val2014_{number:012d}", features, boxes, 480, 640)
+
+
+def tsv_row(regions: RegionFeatures) -> bytes:
+    features, boxes = (base64.b64encode(array.tobytes()) for array in (regions.features, regions.boxes))
+    name = f"{regions.image_id}.jpg".encode()
+    return b"\t".join([name, features, b"480", b"640", b"36", boxes, b"", b"", b"", b""]) + b"\n"
+
+
+def measure(
+    readers: dict[str, Callable[[Sequence[int]], object]], num_images: int, num_rounds: int
+) -> dict[str, float]:
+    """Median images/s of each reader over rounds of at least a quarter of a second."""
+    rng = np.random.default_rng(0)
+    rounds: dict[str, list[float]] = {way: [] for way in readers}
+    for number in range(num_rounds + 1):
+        for way, reader in readers.items():
+            begin, count = time.perf_counter(), 0
+            while (seconds := time.perf_counter() - begin) < 0.25:
+                reader(rng.choice(num_images, BATCH, replace=False).tolist())
+                count += BATCH
+            if number:  # the first round warms up
+                rounds[way].append(count / seconds)
+        print(f"round {number} of {num_rounds}", file=sys.stderr)
+    return {way: statistics.median(rates) for way, rates in rounds.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What makes the region features of an image believable; importers and ``verify`` ask the same questions."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlrun.examples import RegionFeatures
+
+BOX_TOLERANCE = 1.0
+"""Pixels by which a box may leave its image. Detectors end boxes within it; some writers count the last pixel twice."""
+
+
+def problems_of(regions: RegionFeatures) -> list[str]:
+    """Everything that is wrong with one image, in words; empty if nothing is."""
+    return _shape_problems(regions) or [*_value_problems(regions), *_box_problems(regions)]
+
+
+def _shape_problems(regions: RegionFeatures) -> list[str]:
+    problems = []
+    if regions.height < 1 or regions.width < 1:
+        problems.append(f"image size {regions.height} x {regions.width} (height x width)")
+    if regions.features.ndim != 2 or 0 in regions.features.shape:
+        return [*problems, f"features of shape {regions.features.shape}, expected (regions, width)"]
+    num_regions = len(regions.features)
+    if regions.boxes.shape != (num_regions, 4):
+        problems.append(f"boxes of shape {regions.boxes.shape} do not fit {num_regions} regions")
+    for name in ("class_ids", "attribute_ids", "class_scores", "attribute_scores"):
+        array = getattr(regions, name)
+        if array is not None and array.shape != (num_regions,):
+            problems.append(f"{name} of shape {array.shape} do not fit {num_regions} regions")
+    return problems
+
+
+def _value_problems(regions: RegionFeatures) -> list[str]:
+    problems = []
+    for name in ("features", "boxes", "class_scores", "attribute_scores"):
+        array = getattr(regions, name)
+        if array is not None and (bad := int(np.count_nonzero(~np.isfinite(array)))):
+            problems.append(f"{bad} of {array.size} values of {name} are NaN or infinite")
+    return problems
+
+
+def _box_problems(regions: RegionFeatures) -> list[str]:
+    """Boxes turned inside out, and boxes that leave the image by more than ``BOX_TOLERANCE``."""
+    problems = []
+    boxes = regions.boxes
+    inverted = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
+    if inverted.size:
+        problems.append(f"box {inverted[0]} {_in_words(boxes[inverted[0]])} ends before it begins")
+    outside = np.flatnonzero(_leaves(boxes, regions.width, regions.height))
+    if outside.size:
+        problem = f"box {outside[0]} {_in_words(boxes[outside[0]])} leaves the image"
+        problem += f" of height {regions.height} and width {regions.width}"
+        if not _leaves(boxes, regions.height, regions.width).any():
+            problem += "; with height and width exchanged all boxes would fit"
+        problems.append(problem)
+    return problems
+
+
+def _leaves(boxes: NDArray[np.float32], width: int, height: int) -> NDArray[np.bool_]:
+    limit = np.array([width, height, width, height], np.float32) + BOX_TOLERANCE
+    leaves: NDArray[np.bool_] = np.any((boxes < -BOX_TOLERANCE) | (boxes > limit), axis=1)
+    return leaves
+
+
+def _in_words(box: NDArray[np.float32]) -> str:
+    return "(" + ", ".join(f"{value:.1f}" for value in box) + ")"

@@ -1,0 +1,78 @@
+"""Whether a store has the images that the splits of a dataset need, asked before anything expensive begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlrun.errors import DataError
+from vlrun.features.spelling import likely_spelling
+from vlrun.features.store import RegionFeatureStore
+
+SHOWN_IDS = 5
+
+
+@dataclass(frozen=True)
+class SplitCoverage:
+    """Distinct images of one split: how many it needs, and the ids that the store lacks."""
+
+    split: str
+    needed: int
+    missing: tuple[str, ...]
+
+    @property
+    def found(self) -> int:
+        return self.needed - len(self.missing)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Coverage of all splits that a run uses."""
+
+    path: Path
+    store_size: int
+    splits: tuple[SplitCoverage, ...]
+    hint: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        return not any(split.missing for split in self.splits)
+
+    @property
+    def missing(self) -> frozenset[str]:
+        return frozenset(image_id for split in self.splits for image_id in split.missing)
+
+    def table(self) -> list[str]:
+        """Text lines: a header, and one line per split with five of the missing ids below it."""
+        width = max([len("split"), *(len(split.split) for split in self.splits)])
+        lines = [f"{'split':<{width}}  {'images needed':>13}  {'found':>9}  {'missing':>9}"]
+        for split in self.splits:
+            counts = f"{split.needed:>13,}  {split.found:>9,}  {len(split.missing):>9,}"
+            lines.append(f"{split.split:<{width}}  {counts}")
+            if split.missing:
+                more = ", ..." if len(split.missing) > SHOWN_IDS else ""
+                lines.append(f"{'':<{width}}  missing: {', '.join(split.missing[:SHOWN_IDS])}{more}")
+        return lines
+
+    def error(self) -> DataError:
+        """What to raise where every image must be there."""
+        problems = [f"{self.path} ({self.store_size:,} images) lacks {len(self.missing):,} images that the data need:"]
+        problems += [f"    {line}" for line in self.table()]
+        return DataError([*problems, self.hint] if self.hint else problems)
+
+
+def check_coverage(needed: Mapping[str, Iterable[str]], store: RegionFeatureStore) -> Coverage:
+    """Compares the images that each split needs (canonical ids, which may repeat) with those in ``store``."""
+    splits = []
+    for split, image_ids in needed.items():
+        distinct = dict.fromkeys(image_ids)
+        splits.append(SplitCoverage(split, len(distinct), tuple(store.missing(distinct))))
+    return Coverage(store.path, len(store), tuple(splits), _hint(splits, store))
+
+
+def _hint(splits: Iterable[SplitCoverage], store: RegionFeatureStore) -> str:
+    """Tells apart features that are absent from features under another name."""
+    first = next((split.missing[0] for split in splits if split.missing), None)
+    near = first and likely_spelling(first, store.image_ids())
+    return f"the store has '{near}': the same image as '{first}'? Then the ids are spelled differently." if near else ""

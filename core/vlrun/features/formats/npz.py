@@ -1,0 +1,117 @@
+"""One ``.npz`` per image: ROSITA's keys (``x``, ``boxes``) and those of bottom-up-attention.pytorch (``x``, ``bbox``).
+
+ROSITA names the files ``<image file>.npz`` (``COCO_val2014_000000058350.jpg.npz``), the other ``<stem>.npz``.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlrun.errors import DataError
+from vlrun.examples import RegionFeatures, canonical_image_id
+from vlrun.features.formats import FeatureSource, SourceRecord
+
+_OPTIONAL = {
+    "objects_id": ("class_ids", np.int32),
+    "attrs_id": ("attribute_ids", np.int32),
+    "objects_conf": ("class_scores", np.float32),
+    "attrs_conf": ("attribute_scores", np.float32),
+}
+
+
+class NpzFolder(FeatureSource):
+    """The files of a folder, or of the ``npz_files`` in it, by name."""
+
+    def __init__(self, path: Path) -> None:
+        self._folder = path / "npz_files" if (path / "npz_files").is_dir() else path
+        if path.is_file():
+            self._folder, self._names = path.parent, [path.name]
+        elif self._folder.is_dir():
+            self._names = sorted(entry.name for entry in os.scandir(self._folder) if entry.name.endswith(".npz"))
+        else:
+            raise DataError(f"{path} does not exist")
+        if not self._names:
+            raise DataError(f"{self._folder} holds no .npz files")
+        self._described = path.name if path.is_file() else f"{path.name} ({len(self._names):,} npz files)"
+
+    def files(self) -> Sequence[str]:
+        return [os.path.join(self._folder, name) for name in self._names]
+
+    def num_records(self) -> int:
+        return len(self._names)
+
+    def describe(self) -> str:
+        return self._described
+
+    def records(self, position: Sequence[Any] = ()) -> Iterator[SourceRecord]:
+        start = position[0] if position else 0
+        for number in range(start, len(self._names)):
+            file = self._folder / self._names[number]
+            yield SourceRecord(
+                location=str(file),
+                image_id=canonical_image_id(file.name.removesuffix(".npz")),
+                load=partial(read_npz, file),
+                next=(number + 1,),
+                share=(number + 1) / len(self._names),
+            )
+
+
+def read_npz(file: Path) -> RegionFeatures:
+    """One image; raises DataError where an array is missing or the file is damaged."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise DataError("not an .npz file")
+            return _regions(canonical_image_id(file.name.removesuffix(".npz")), arrays)
+    except (OSError, EOFError, ValueError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"damaged: {error}") from error
+
+
+def _regions(image_id: str, arrays: Mapping[str, Any]) -> RegionFeatures:
+    boxes_key = "boxes" if "boxes" in arrays else "bbox"
+    wanted = ("x", boxes_key, "image_h", "image_w")
+    if absent := [f"'{key}'" for key in wanted if key not in arrays]:
+        hint = " (written without features, in bbox-only mode?)" if "'x'" in absent else ""
+        raise DataError(f"has no {' and no '.join(absent)}{hint}")
+    if "filename" in arrays and canonical_image_id(str(arrays["filename"])) != image_id:
+        raise DataError(f"'filename' says {arrays['filename']}, the file is named after '{image_id}'")
+    boxes = arrays[boxes_key]
+    for key in ("num_boxes", "num_bbox"):
+        if key in arrays and _scalar(arrays, key) != len(boxes):
+            raise DataError(f"'{key}' is {_scalar(arrays, key)}, '{boxes_key}' holds {len(boxes)}")
+    # The 'info' of bottom-up-attention.pytorch is a pickle: it could run code, and nothing in it is needed.
+    optional = {name: _vector(arrays, key, kind) for key, (name, kind) in _OPTIONAL.items() if key in arrays}
+    return RegionFeatures(
+        image_id=image_id,
+        features=_numbers(arrays, "x"),
+        boxes=_numbers(arrays, boxes_key).astype(np.float32, copy=False),
+        height=_scalar(arrays, "image_h"),
+        width=_scalar(arrays, "image_w"),
+        **optional,
+    )
+
+
+def _numbers(arrays: Mapping[str, Any], key: str) -> Any:
+    array = arrays[key]
+    if array.dtype.kind not in "fiu":
+        raise DataError(f"'{key}' holds {array.dtype}, not numbers")
+    return array
+
+
+def _vector(arrays: Mapping[str, Any], key: str, kind: type) -> Any:
+    return _numbers(arrays, key).reshape(-1).astype(kind)
+
+
+def _scalar(arrays: Mapping[str, Any], key: str) -> int:
+    array = np.asarray(_numbers(arrays, key)).reshape(-1)
+    if array.size != 1 or array[0] != int(array[0]):
+        raise DataError(f"'{key}' is {array[:4].tolist()}, expected one whole number")
+    return int(array[0])

@@ -1,0 +1,210 @@
+"""Tab-separated rows with base64 arrays and no header: LXMERT's ten columns, and the six of the original extractor.
+
+LXMERT writes height before width, the original writes width before height.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlrun.errors import DataError
+from vlrun.examples import RegionFeatures, canonical_image_id
+from vlrun.features.formats import FeatureSource, SourceRecord
+
+LONGEST_ROW = 256 << 20  # bytes; a real row of 36 regions has 0.4 MB, a file without line ends must not fill the memory
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a layout, in order; ``extra`` more may follow and are not read."""
+
+    names: tuple[str, ...]
+    image_id: str
+    height: str
+    width: str
+    boxes: str = "boxes"
+    features: str = "features"
+    num_boxes: str = "num_boxes"
+    class_ids: str | None = None
+    class_scores: str | None = None
+    attribute_ids: str | None = None
+    attribute_scores: str | None = None
+    extra: int = 0
+
+
+LXMERT_COLUMNS = Columns(
+    names=(
+        "img_id",
+        "img_h",
+        "img_w",
+        "objects_id",
+        "objects_conf",
+        "attrs_id",
+        "attrs_conf",
+        "num_boxes",
+        "boxes",
+        "features",
+    ),
+    image_id="img_id",
+    height="img_h",
+    width="img_w",
+    class_ids="objects_id",
+    class_scores="objects_conf",
+    attribute_ids="attrs_id",
+    attribute_scores="attrs_conf",
+    extra=3,  # VOLTA appends cls_prob, attrs and classes
+)
+BUTD_COLUMNS = Columns(
+    names=("image_id", "image_w", "image_h", "num_boxes", "boxes", "features"),
+    image_id="image_id",
+    height="image_h",
+    width="image_w",
+)
+
+
+class TsvFiles(FeatureSource):
+    """One file, or all ``.tsv`` files of a folder by name."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self._files = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
+        if not path.exists():
+            raise DataError(f"{path} does not exist")
+        if not self._files:
+            raise DataError(f"{path} holds no .tsv files")
+        self._columns = columns
+        self._described = path.name + (f" ({len(self._files)} files)" if path.is_dir() else "")
+
+    def files(self) -> Sequence[Path]:
+        return self._files
+
+    def describe(self) -> str:
+        return self._described
+
+    def records(self, position: Sequence[Any] = ()) -> Iterator[SourceRecord]:
+        start, line, offset = position or (0, 0, 0)
+        sizes = [file.stat().st_size for file in self._files]
+        for number in range(start, len(self._files)):
+            file = self._files[number]
+            for row in rows_of(file, line, offset):
+                yield SourceRecord(
+                    location=f"{file}:{row.line}",
+                    image_id=id_of(row.cells, self._columns),
+                    load=partial(regions_of, row.cells, self._columns),
+                    next=(number, row.line, row.end),
+                    share=(sum(sizes[:number]) + row.end) / sum(sizes),
+                )
+            line = offset = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row with its line number, from 1, and the byte offsets where it starts and ends."""
+
+    line: int
+    start: int
+    end: int
+    cells: list[bytes]
+
+
+def rows_of(file: Path, line: int = 0, offset: int = 0) -> Iterator[Row]:
+    """The rows after line ``line``, which ends at byte ``offset``."""
+    with file.open("rb") as opened:
+        opened.seek(offset)
+        while content := opened.readline(LONGEST_ROW):
+            if len(content) == LONGEST_ROW:
+                raise DataError(f"{file}:{line + 1}: no line end within {LONGEST_ROW:,} bytes")
+            line += 1
+            start, offset = offset, offset + len(content)
+            yield Row(line, start, offset, content.rstrip(b"\r\n").split(b"\t"))
+
+
+def id_of(cells: Sequence[bytes], columns: Columns) -> str:
+    """The canonical image id of a row; empty where there is none."""
+    position = columns.names.index(columns.image_id)
+    try:
+        return canonical_image_id(cells[position].decode().strip())
+    except (IndexError, UnicodeDecodeError):
+        return ""
+
+
+def regions_of(cells: Sequence[bytes], columns: Columns) -> RegionFeatures:
+    """Decodes a row; raises DataError that names the columns that are wrong."""
+    expected = len(columns.names)
+    if len(cells) not in (expected, expected + columns.extra):
+        raise DataError(f"{len(cells)} columns, expected {expected} ({', '.join(columns.names)})")
+    row = dict(zip(columns.names, cells, strict=False))
+    image_id = id_of(cells, columns)
+    if not image_id:
+        raise DataError(f"{columns.image_id}: no image id in {cells[0][:40]!r}")
+    count = _whole(row, columns.num_boxes)
+    if count < 1:
+        raise DataError(f"{columns.num_boxes}: {count} regions")
+    optional: dict[str, Any] = {}
+    for name, decode in _DECODERS.items():
+        if column := getattr(columns, name):
+            optional[name] = decode(row, column, count)
+    return RegionFeatures(
+        image_id=image_id,
+        features=_features(row, columns.features, count),
+        boxes=_floats(row, columns.boxes, 4 * count).reshape(count, 4),
+        height=_whole(row, columns.height),
+        width=_whole(row, columns.width),
+        **optional,
+    )
+
+
+def _whole(row: Mapping[str, bytes], column: str) -> int:
+    try:
+        return int(row[column])
+    except ValueError:
+        raise DataError(f"{column}: {row[column][:40]!r} is not a whole number") from None
+
+
+def _decoded(row: Mapping[str, bytes], column: str) -> bytes:
+    try:
+        return binascii.a2b_base64(row[column])
+    except binascii.Error as error:
+        raise DataError(f"{column}: damaged base64 ({error})") from None
+
+
+def _floats(row: Mapping[str, bytes], column: str, count: int) -> NDArray[np.float32]:
+    content = _decoded(row, column)
+    if len(content) != 4 * count:  # base64 skips characters that are not its own, so this also finds those
+        raise DataError(f"{column}: {len(content):,} bytes, {4 * count:,} were expected for num_boxes")
+    return np.frombuffer(content, "<f4")
+
+
+def _features(row: Mapping[str, bytes], column: str, count: int) -> NDArray[np.float32]:
+    content = _decoded(row, column)
+    if not content or len(content) % (4 * count):
+        raise DataError(f"{column}: {len(content):,} bytes are no whole number of float32 for each of {count} regions")
+    return np.frombuffer(content, "<f4").reshape(count, -1)
+
+
+def _ids(row: Mapping[str, bytes], column: str, count: int) -> NDArray[np.int32]:
+    """Class ids: int64 in the original files, float32 or int32 where someone rewrote them."""
+    content = _decoded(row, column)
+    if len(content) == 8 * count:
+        return np.frombuffer(content, "<i8").astype(np.int32)
+    if len(content) != 4 * count:
+        raise DataError(f"{column}: {len(content):,} bytes, {8 * count:,} or {4 * count:,} were expected for num_boxes")
+    floats = np.frombuffer(content, "<f4")
+    if np.isfinite(floats).all() and (floats == np.rint(floats)).all():  # small integers, read as floats, are not whole
+        return floats.astype(np.int32)
+    return np.frombuffer(content, "<i4").astype(np.int32)
+
+
+_DECODERS: dict[str, Callable[[Mapping[str, bytes], str, int], NDArray[Any]]] = {
+    "class_ids": _ids,
+    "class_scores": _floats,
+    "attribute_ids": _ids,
+    "attribute_scores": _floats,
+}

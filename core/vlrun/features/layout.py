@@ -1,0 +1,234 @@
+"""What lies in a store: one fixed-layout value per image, and two records that describe the whole.
+
+A value is a header of 32 bytes, then boxes (float32), features (float16 or float32) and, where the source had them,
+class ids, attribute ids (int32), class scores and attribute scores (float32); all little-endian, C order, no padding.
+The key is the canonical image id in UTF-8. Keys that begin with a zero byte describe the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlrun.errors import DataError
+from vlrun.examples import RegionFeatures
+
+FORMAT_VERSION = 1
+BOX_FORMAT = "xyxy pixels"
+DTYPES = ("float16", "float32")
+MAX_KEY_BYTES = 511  # of LMDB
+
+MANIFEST_KEY = b"\x00manifest"
+IDS_KEY = b"\x00ids"
+PROGRESS_KEY = b"\x00progress"
+
+_MAGIC = b"VLRF"
+_HEADER = struct.Struct("<4sBBBxIIII4xI")  # the checksum comes last
+_CHECKED_BYTES = _HEADER.size - 4
+_DTYPE_OF_CODE: dict[int, np.dtype[Any]] = {1: np.dtype("<f2"), 2: np.dtype("<f4")}
+_CODE_OF_DTYPE = {"float16": 1, "float32": 2}
+_BOX_BYTES = 16
+_OPTIONAL = (
+    ("class_ids", np.dtype("<i4")),
+    ("attribute_ids", np.dtype("<i4")),
+    ("class_scores", np.dtype("<f4")),
+    ("attribute_scores", np.dtype("<f4")),
+)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store says about itself.
+
+    Attributes:
+        count: number of images; min_regions, max_regions: of one image.
+        feature_width: D; dtype: ``float16`` or ``float32``; box_format: always ``xyxy pixels``.
+        extractor: what made the features, in the words of whoever built the store.
+        source_format, source: what was imported; source_signature: hash of its file names, sizes, dates and options.
+        fingerprint: hash of all ids and record checksums: equal content gives an equal fingerprint.
+        created: date and time, UTC.
+    """
+
+    count: int
+    min_regions: int
+    max_regions: int
+    feature_width: int
+    dtype: str
+    extractor: str
+    source_format: str
+    source: str
+    source_signature: str
+    fingerprint: str
+    created: str
+    box_format: str = BOX_FORMAT
+    format_version: int = FORMAT_VERSION
+
+
+class Header(NamedTuple):
+    """Decoded first bytes of a value; ``optional`` has one bit per array of ``_OPTIONAL``."""
+
+    num_regions: int
+    feature_width: int
+    dtype: np.dtype[Any]
+    height: int
+    width: int
+    optional: int
+    checksum: int
+
+    @property
+    def features_at(self) -> int:
+        return _HEADER.size + self.num_regions * _BOX_BYTES
+
+    @property
+    def features_size(self) -> int:
+        return self.num_regions * self.feature_width * self.dtype.itemsize
+
+    @property
+    def value_size(self) -> int:
+        return self.features_at + self.features_size + 4 * self.num_regions * self.optional.bit_count()
+
+
+def encode_key(image_id: str) -> bytes:
+    """The key of an image; raises DataError for an id that cannot be one."""
+    key = image_id.encode()
+    if not key or len(key) > MAX_KEY_BYTES or any(byte < 32 for byte in key):
+        raise DataError(
+            f"{image_id[:80]!r} cannot be an image id: 1 to {MAX_KEY_BYTES} bytes without control characters are needed"
+        )
+    return key
+
+
+def encode(regions: RegionFeatures, dtype: str) -> bytes:
+    """The value of one image; raises DataError where ``dtype`` cannot hold the features."""
+    code = _CODE_OF_DTYPE[dtype]
+    with np.errstate(over="ignore"):
+        features = np.ascontiguousarray(regions.features, _DTYPE_OF_CODE[code])
+    if dtype == "float16" and np.isinf(features).any() and not np.isinf(regions.features).any():
+        largest = float(np.abs(regions.features).max())
+        raise DataError(f"features up to {largest:g} do not fit float16 (65504 at most); build with --dtype float32")
+    parts = [np.ascontiguousarray(regions.boxes, "<f4").tobytes(), features.tobytes()]
+    optional = 0
+    for bit, (name, kind) in enumerate(_OPTIONAL):
+        if (array := getattr(regions, name)) is not None:
+            optional |= 1 << bit
+            parts.append(np.ascontiguousarray(array, kind).tobytes())
+    header = _HEADER.pack(
+        _MAGIC, FORMAT_VERSION, code, optional, *features.shape, int(regions.height), int(regions.width), 0
+    )[:_CHECKED_BYTES]
+    body = b"".join(parts)
+    return b"".join((header, _checksum(encode_key(regions.image_id), header, body).to_bytes(4, "little"), body))
+
+
+def read_header(value: memoryview | bytes) -> Header:
+    """The header of ``value``; raises ValueError, with a reason, where it cannot belong to a value of this size."""
+    if len(value) < _HEADER.size:
+        raise ValueError(f"{len(value)} bytes are too short for a record")
+    magic, version, code, optional, num_regions, feature_width, height, width, checksum = _HEADER.unpack_from(value)
+    if magic != _MAGIC or code not in _DTYPE_OF_CODE:
+        raise ValueError("not a region-feature record")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"record layout {version}, this vlrun reads layout {FORMAT_VERSION}")
+    header = Header(num_regions, feature_width, _DTYPE_OF_CODE[code], height, width, optional, checksum)
+    if header.value_size != len(value):
+        raise ValueError(f"{len(value)} bytes where its header promises {header.value_size}")
+    return header
+
+
+def boxes_view(value: memoryview | bytes, header: Header) -> NDArray[np.float32]:
+    """(R, 4) view on ``value``; valid only as long as the transaction that gave it."""
+    return np.frombuffer(value, "<f4", header.num_regions * 4, _HEADER.size).reshape(-1, 4)
+
+
+def features_as_bytes(value: memoryview | bytes, header: Header) -> NDArray[np.uint8]:
+    """The bytes of the (R, D) features as a view on ``value``; valid as long as ``boxes_view`` is."""
+    return np.frombuffer(value, np.uint8, header.features_size, header.features_at)
+
+
+def decode(image_id: str, value: memoryview | bytes) -> RegionFeatures:
+    """One image with arrays of its own; raises ValueError like ``read_header``."""
+    header = read_header(value)
+    at = header.features_at + header.features_size
+    optional: dict[str, NDArray[Any]] = {}
+    for bit, (name, kind) in enumerate(_OPTIONAL):
+        if header.optional >> bit & 1:
+            optional[name] = np.frombuffer(value, kind, header.num_regions, at).copy()
+            at += header.num_regions * kind.itemsize
+    return RegionFeatures(
+        image_id=image_id,
+        features=features_as_bytes(value, header).copy().view(header.dtype).reshape(header.num_regions, -1),
+        boxes=boxes_view(value, header).copy(),
+        height=header.height,
+        width=header.width,
+        **optional,
+    )
+
+
+def is_intact(key: bytes, value: memoryview | bytes, header: Header) -> bool:
+    """Whether key and value still have the checksum that was computed when they were written."""
+    view = memoryview(value)
+    return _checksum(key, view[:_CHECKED_BYTES], view[_HEADER.size :]) == header.checksum
+
+
+def fingerprint_of(checksums: Iterable[tuple[bytes, int]]) -> str:
+    """Hash of (key, record checksum) in key order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key, checksum in checksums:
+        digest.update(struct.pack("<HI", len(key), checksum) + key)
+    return digest.hexdigest()
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    return pack_json(asdict(manifest))
+
+
+def decode_manifest(value: bytes) -> Manifest:
+    """Raises ValueError where the record is damaged or of another version."""
+    content = unpack_json(value)
+    if content.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"store format {content.get('format_version')}, this vlrun reads format {FORMAT_VERSION}: build it again"
+        )
+    try:
+        return Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
+    except KeyError as error:
+        raise ValueError(f"its manifest has no {error}") from error
+
+
+def encode_ids(ids: Iterable[str]) -> bytes:
+    """All ids in one record, so that looking for missing images need not touch a page of every record."""
+    return _with_checksum(zlib.compress("\n".join(ids).encode()))
+
+
+def decode_ids(value: bytes) -> list[str]:
+    return zlib.decompress(_without_checksum(value)).decode().split("\n")
+
+
+def pack_json(content: dict[str, Any]) -> bytes:
+    return _with_checksum(json.dumps(content).encode())
+
+
+def unpack_json(value: bytes) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(_without_checksum(value))
+    return content
+
+
+def _checksum(key: bytes, header: bytes | memoryview, body: bytes | memoryview) -> int:
+    return zlib.crc32(body, zlib.crc32(header, zlib.crc32(key)))
+
+
+def _with_checksum(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(4, "little") + content
+
+
+def _without_checksum(value: bytes) -> bytes:
+    if zlib.crc32(value[4:]).to_bytes(4, "little") != value[:4]:
+        raise ValueError("its checksum is wrong: the file is damaged")
+    return value[4:]
