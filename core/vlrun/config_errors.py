@@ -79,14 +79,18 @@ def _real_path(loc: Sequence[str | int], raw: Any, missing: bool) -> Path:
     path: list[str | int] = []
     for index, part in enumerate(loc):
         is_last = index == len(loc) - 1
-        if isinstance(raw, Mapping) and part in raw:
-            raw = raw[part]
-        elif isinstance(raw, list) and isinstance(part, int) and part < len(raw):  # noqa: SIM114 - types differ
+        if _has(raw, part):
             raw = raw[part]
         elif not (is_last and missing):
             continue
         path.append(part)
     return tuple(path)
+
+
+def _has(raw: Any, part: str | int) -> bool:
+    if isinstance(raw, list):
+        return isinstance(part, int) and part < len(raw)
+    return isinstance(raw, Mapping) and part in raw
 
 
 def _message(finding: Any, model: type[BaseModel], path: Path, extra_keys: Iterable[str]) -> str:

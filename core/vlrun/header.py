@@ -48,6 +48,10 @@ def _devices(run: Run) -> str:
     return f"{processes}, one {torch.cuda.get_device_name(run.device)} each"
 
 
+def _workers(count: int) -> str:
+    return f"made by {count} loader worker{'s' if count > 1 else ''} a process" if count else "made without workers"
+
+
 def _recipe(run: Run, trainer: Trainer) -> list[tuple[str, str]]:
     """The effective recipe: what the numbers in the file come to on this data."""
     config, plan, rate = run.experiment.train, trainer.plan, trainer.schedule
@@ -57,8 +61,11 @@ def _recipe(run: Run, trainer: Trainer) -> list[tuple[str, str]]:
     spread = f"{run.ranks.world_size} x {config.accumulate} x {share}" if share != config.batch_size else "one pass"
     optimizer = config.optimizer
     return [
-        ("batch", f"{config.batch_size} examples a step ({spread}), {config.precision}"),
-        ("steps", f"{plan.steps_per_epoch:,} an epoch, {config.epochs} epochs, {total:,} in all"),
+        ("batch", f"{config.batch_size} examples a step ({spread}), {config.precision}, {_workers(run.workers)}"),
+        (
+            "steps",
+            f"{total:,}: {plan.steps_per_epoch:,} an epoch for {config.epochs} epoch{'s' if config.epochs > 1 else ''}",
+        ),
         (
             "learning rate",
             f"{rates[0]:.3g} first, {max(rates):.3g} peak, {rates[-1]:.3g} last ({config.schedule.name})",
@@ -68,5 +75,5 @@ def _recipe(run: Run, trainer: Trainer) -> list[tuple[str, str]]:
             f"{optimizer.name}, betas {optimizer.betas[0]:g} {optimizer.betas[1]:g}, eps {optimizer.eps:g}, "
             f"weight decay {optimizer.weight_decay:g}, gradient norm at most {config.max_grad_norm}",
         ),
-        ("seed", f"{run.experiment.seed}, {run.workers} loader workers a process"),
+        ("seed", f"{run.experiment.seed}"),
     ]

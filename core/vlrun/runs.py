@@ -13,6 +13,7 @@ from vlrun.assembly import Run, assemble
 from vlrun.errors import ConfigError, RunnerError, StoppedOnRequest
 from vlrun.evaluation import evaluate_split
 from vlrun.experiment import Experiment
+from vlrun.files import write_text
 from vlrun.header import header_facts
 from vlrun.plugins import Plugins, create_plugins
 from vlrun.ranks import Ranks, join_ranks
@@ -93,7 +94,7 @@ def _train_and_evaluate(run: Run, plugins: Plugins, stop: StopRequest, is_new: b
     checkpoint = "as built" if run.weights is None else "imported weights"
     if trainer is not None:
         check_first_batch(trainer)
-        with _profiled(run, profile) as trainer.profiler:
+        with _profiled(run, profile, trainer.total_steps - run.step) as trainer.profiler:
             train(trainer)
         checkpoint = load_final_weights(trainer)
     return _final_results(run, stop, checkpoint)
@@ -179,7 +180,7 @@ def _recorded(
         end("failed", str(error))
         raise
     except BaseException as error:
-        reporters.note(traceback.format_exc())
+        write_text(folder.path / "traceback.txt", traceback.format_exc())
         end("failed", f"{type(error).__name__}: {error}")
         raise
     end("done", "")
@@ -229,12 +230,12 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _profiled(run: Run, wanted: bool) -> Any:
+def _profiled(run: Run, wanted: bool, total_steps: int) -> Any:
     if not wanted or not run.ranks.is_main:
         return nullcontext()
     from vlrun.reporting.profiler import profile
 
-    return profile(run.folder.path / "traces", run.device)
+    return profile(run.folder.path / "traces", run.device, total_steps)
 
 
 def _locations(folder: RunFolder) -> list[tuple[str, str]]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 from vlrun.examples import Score
 
@@ -20,7 +25,6 @@ class RunInfo:
         total_steps, steps_per_epoch, epochs: optimiser steps of the whole run and of an epoch.
         start_step: 0, or the step of the checkpoint that is continued.
         is_demo: whether data and sizes are those of ``--demo``; reports say so plainly.
-        tensorboard, console: options that built-in reporters follow.
     """
 
     experiment: str
@@ -93,11 +97,20 @@ class Outcome:
 
 
 class Reporter:
-    """Base of all reporters: every method does nothing, override what matters."""
+    """Base of all reporters: every method does nothing, override what matters.
+
+    Attributes:
+        shows_notes: whether a person who watches the run sees what ``note`` is given.
+    """
+
+    shows_notes = False
 
     def start(self, run: RunInfo) -> None: ...
 
     def step(self, report: StepReport) -> None: ...
+
+    def flush(self) -> None:
+        """A burst of steps is complete: what is worth doing once a burst (printing, writing) is done now."""
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Something other than training moves on, such as the batches of an evaluation."""
@@ -108,3 +121,80 @@ class Reporter:
         """One remark for the reader of the console and the log."""
 
     def finish(self, outcome: Outcome) -> None: ...
+
+    def close(self) -> None:
+        """Gives back files and the terminal; called once, whatever happened before."""
+
+
+class Reporters(Reporter):
+    """Tells several reporters the same. One that fails is left out from then on: it must not end a training.
+
+    As a context manager it closes its reporters, also when the body raises.
+    """
+
+    def __init__(self, reporters: Iterable[Reporter]) -> None:
+        self._active = list(reporters)
+
+    def start(self, run: RunInfo) -> None:
+        self._tell("start", run)
+
+    def step(self, report: StepReport) -> None:
+        self.steps([report])
+
+    def steps(self, burst: Sequence[StepReport]) -> None:
+        """A burst of steps, in order."""
+        for report in burst:
+            self._tell("step", report)
+        self.flush()
+
+    def flush(self) -> None:
+        self._tell("flush")
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self._tell("progress", what, done, total)
+
+    def evaluation(self, report: EvaluationReport) -> None:
+        self._tell("evaluation", report)
+
+    def note(self, message: str) -> None:
+        self._tell("note", message)
+
+    def finish(self, outcome: Outcome) -> None:
+        self._tell("finish", outcome)
+        self.close()
+
+    def close(self) -> None:
+        self._tell("close")
+        self._active = []
+
+    def __enter__(self) -> Reporters:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        for reporter in list(self._active):
+            if not any(reporter is active for active in self._active):  # left out meanwhile, while passing on a note
+                continue
+            try:
+                getattr(reporter, method)(*arguments)
+            except Exception as error:
+                self._leave_out(reporter, method, error)
+
+    def _leave_out(self, reporter: Reporter, method: str, error: Exception) -> None:
+        self._active = [active for active in self._active if active is not reporter]
+        with suppress(Exception):
+            reporter.close()
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        message = (
+            f"reporter {type(reporter).__name__} failed in {method}() and is left out from now on; "
+            f"the run goes on. {type(error).__name__}: {error}{place}"
+        )
+        self.note(message)
+        if not any(other.shows_notes for other in self._active):
+            with suppress(Exception):
+                print(message, file=sys.stderr)  # noqa: T201 - the console itself may be what failed

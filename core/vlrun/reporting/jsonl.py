@@ -1,0 +1,128 @@
+"""``metrics.jsonl``: every step and every score as one JSON object per line, for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from vlrun.examples import Score
+from vlrun.files import atomic_write
+from vlrun.reporting import EvaluationReport, Reporter, RunInfo, StepReport
+
+FILE_NAME = "metrics.jsonl"
+
+
+class JsonLinesReporter(Reporter):
+    """Appends a line per step and per score.
+
+    A continued run first removes what its checkpoint does not know of, so the file reads like that of an unbroken run.
+    Floats are written so that reading them gives the same bits; what JSON cannot say (nan, infinity) becomes null.
+    """
+
+    def __init__(self) -> None:
+        self._file: TextIO | None = None
+        self._path = Path()
+        self._results: set[tuple[Any, ...]] = set()  # those written before this start
+
+    def start(self, run: RunInfo) -> None:
+        self._path = run.folder / FILE_NAME
+        kept = [line for line in read_metrics(self._path) if line["step"] <= run.start_step]
+        self._results = {_key(line) for line in kept if line["kind"] == "result"}
+        self._replace_by(kept)
+
+    def step(self, report: StepReport) -> None:
+        self._append(
+            {
+                "kind": "step",
+                "step": report.step,
+                "epoch": report.epoch,
+                "task": report.task,
+                "loss": report.loss,
+                "losses": dict(report.losses),
+                "learning_rate": report.learning_rate,
+                "gradient_norm": report.gradient_norm,
+                "examples_per_second": report.examples_per_second,
+                "data_wait_share": report.data_wait_share,
+            }
+        )
+
+    def evaluation(self, report: EvaluationReport) -> None:
+        lines = [result_line(report, score) for score in report.scores]
+        repeated = {_key(line) for line in lines} & self._results
+        if repeated:  # the run was stopped between this evaluation and the next checkpoint, and does it again
+            self._results -= repeated
+            self._replace_by(
+                line for line in read_metrics(self._path) if line["kind"] != "result" or _key(line) not in repeated
+            )
+        for line in lines:
+            self._append(line)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _replace_by(self, lines: Iterable[dict[str, Any]]) -> None:
+        self.close()
+        with atomic_write(self._path) as file:
+            file.writelines(_as_json(line) for line in lines)
+        self._file = self._path.open("a", encoding="utf-8", buffering=1)  # a kill loses no whole line
+
+    def _append(self, line: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(_as_json(line))
+
+
+def result_line(report: EvaluationReport, score: Score) -> dict[str, Any]:
+    return {
+        "kind": "result",
+        "task": report.task,
+        "split": report.split,
+        "name": score.name,
+        "value": score.value,
+        "unit": score.unit,
+        "count": score.count,
+        "step": report.step,
+        "epoch": report.epoch,
+        "final": report.final,
+        "primary": score.primary,
+        "protocol": dict(score.protocol),
+    }
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a ``metrics.jsonl``, without a last line that a kill cut off; none where there is no file."""
+    try:
+        file = path.open(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    with file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict) and "kind" in line and isinstance(line.get("step"), int):
+                yield line
+
+
+def finite(value: Any) -> Any:
+    """``value`` with every nan and infinity, at any depth, replaced by None: JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def _as_json(line: dict[str, Any]) -> str:
+    return json.dumps(finite(line), ensure_ascii=False, allow_nan=False, default=str) + "\n"
+
+
+def _key(line: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(line.get(part) for part in ("task", "split", "name", "step", "final"))

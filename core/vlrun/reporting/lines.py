@@ -1,0 +1,143 @@
+"""Reports as single lines of plain ASCII, for logs, pipes and the words that all reporters share."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+
+from vlrun.reporting import EvaluationReport, Outcome, RunInfo, StepReport
+
+DEMO_NOTICE = (
+    "DEMO RUN: generated data, a tiny model and a short schedule. "
+    "Its numbers are not comparable with published ones or with runs on real data."
+)
+
+
+def header_lines(run: RunInfo) -> list[str]:
+    """The experiment, whether it is a demo, and the facts, with values below each other."""
+    lines = [f"experiment {run.experiment}"]
+    if run.is_demo:
+        lines.append(DEMO_NOTICE)
+    if run.start_step:
+        lines.append(f"continues after step {run.start_step:,} of {run.total_steps:,}")
+    facts = grouped_facts(run.facts)
+    width = max((len(label) for label, _ in facts), default=0)
+    for label, value in facts:
+        first, *rest = value.splitlines() or [""]
+        lines.append(f"  {label:<{width}}  {first}".rstrip())
+        lines.extend(f"  {'':<{width}}  {line}" for line in rest)
+    return [plain(line) for line in lines]
+
+
+def grouped_facts(facts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Facts in a row that carry the same label, as one fact of several lines."""
+    grouped: list[tuple[str, str]] = []
+    for label, value in facts:
+        if grouped and grouped[-1][0] == label:
+            grouped[-1] = (label, f"{grouped[-1][1]}\n{value}")
+        else:
+            grouped.append((label, value))
+    return grouped
+
+
+def ends_epoch(report: StepReport, run: RunInfo) -> bool:
+    return report.step == run.total_steps or report.step % max(1, run.steps_per_epoch) == 0
+
+
+def step_line(report: StepReport, run: RunInfo, smoothed_loss: float | None = None) -> str:
+    loss = report.loss if smoothed_loss is None else smoothed_loss
+    last = "" if smoothed_loss is None else f"last {loss_text(report.loss)}"
+    named = [f"{name} {loss_text(value)}" for name, value in report.losses.items()] if len(report.losses) > 1 else []
+    details = ", ".join(part for part in (last, *named) if part)
+    parts = [
+        f"step {report.step}/{run.total_steps}",
+        f"epoch {report.epoch}/{run.epochs}" + (" done" if ends_epoch(report, run) else ""),
+        f"loss {loss_text(loss)}" + (f" ({details})" if details else ""),
+        f"lr {report.learning_rate:.3g}",
+        f"{rate_text(report.examples_per_second)} examples/s",
+        f"waiting for data {share_text(report.data_wait_share)}",
+    ]
+    if report.step < run.total_steps:
+        parts.append(f"{duration_text(report.seconds_left)} left")
+    return plain("  ".join(parts))
+
+
+def evaluation_line(report: EvaluationReport) -> str:
+    scores = ", ".join(
+        f"{score.name} {score_text(score.value, score.unit)}"
+        + (f" of {score.count:,}" if score.count not in (0, report.num_examples) else "")
+        for score in report.scores
+    )
+    final = "final " if report.final else ""
+    work = f"{report.num_examples:,} examples in {duration_text(report.seconds)}"
+    return plain(f"{final}{report.task} {report.split}  {scores}  ({work}, after step {report.step:,})")
+
+
+def progress_line(what: str, done: int, total: int, seconds: float) -> str:
+    """``seconds`` is how long ``done`` of ``total`` took."""
+    left = f"  {duration_text(seconds / done * (total - done))} left" if 0 < done < total and seconds > 0 else ""
+    return plain(f"{what}  {done:,} of {total:,}{left}")
+
+
+def ending_line(outcome: Outcome, seconds: float) -> str:
+    message = f": {outcome.message}" if outcome.message else ""
+    return f"{outcome.status} after {duration_text(seconds)}{message}"
+
+
+def score_text(value: float, unit: str) -> str:
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.2f} %" if unit == "%" else f"{value:.4g} {unit}".rstrip()
+
+
+def difference_text(difference: float, unit: str) -> str:
+    return f"{difference:+.2f}" if unit == "%" else f"{difference:+.4g}"
+
+
+def loss_text(value: float) -> str:
+    """Four significant digits, without exponent where that is short."""
+    return f"{value:.4f}" if 0.001 <= abs(value) < 1000 else f"{value:.4g}"
+
+
+def rate_text(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def share_text(share: float) -> str:
+    return f"{100 * share:.0f} %" if math.isfinite(share) else "unknown"
+
+
+def duration_text(seconds: float) -> str:
+    """Such as ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``."""
+    if not math.isfinite(seconds) or seconds < 0:
+        return "unknown"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def plain(text: str) -> str:
+    """``text`` on one line without control characters, which could move the cursor or hide what follows."""
+    return "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
+
+
+def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str] = ()) -> list[str]:
+    """Columns with two spaces between them; those named in ``numeric`` are aligned to the right."""
+    cells = [[plain(cell) for cell in row] for row in (headers, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
+
+    def line(row: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if header in numeric else cell.ljust(width)
+            for header, cell, width in zip(headers, row, widths, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    return [line(cells[0]), "  ".join("-" * width for width in widths), *(line(row) for row in cells[1:])]

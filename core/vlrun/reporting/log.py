@@ -1,0 +1,81 @@
+"""``log.txt``: what the console says, with the time in front of each line."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import TextIO
+
+from vlrun.reporting import EvaluationReport, Outcome, Reporter, RunInfo, StepReport
+from vlrun.reporting.lines import ending_line, ends_epoch, evaluation_line, header_lines, plain, step_line
+from vlrun.reporting.results import result_table
+
+FILE_NAME = "log.txt"
+_LINE_SECONDS = 10.0  # between lines of the training
+
+
+class LogReporter(Reporter):
+    """Appends to the run's log; a continued run goes on below what is there.
+
+    Of the training it has a line every ten seconds at most, and one per epoch. Notes that come before the run folder is
+    known are kept for it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._started = clock()
+        self._last_line = -math.inf
+        self._file: TextIO | None = None
+        self._early: list[str] = []
+        self._run: RunInfo | None = None
+        self._last: StepReport | None = None
+
+    def start(self, run: RunInfo) -> None:
+        self._run = run
+        run.folder.mkdir(parents=True, exist_ok=True)
+        self._file = (run.folder / FILE_NAME).open("a", encoding="utf-8", buffering=1)
+        for line in [*self._early, *header_lines(run)]:
+            self._write(line)
+
+    def step(self, report: StepReport) -> None:
+        assert self._run is not None
+        self._last = report
+        if ends_epoch(report, self._run):
+            self.flush()
+
+    def flush(self) -> None:
+        report, run = self._last, self._run
+        if report is None or run is None:
+            return
+        self._last = None
+        if ends_epoch(report, run) or self._clock() - self._last_line >= _LINE_SECONDS:
+            self._last_line = self._clock()
+            self._write(step_line(report, run))
+
+    def evaluation(self, report: EvaluationReport) -> None:
+        self._write(evaluation_line(report))
+
+    def note(self, message: str) -> None:
+        for line in message.splitlines():
+            self._write(line)
+
+    def finish(self, outcome: Outcome) -> None:
+        if outcome.rows and self._run is not None:
+            for line in result_table(outcome.rows, self._run.is_demo).as_lines():
+                self._write(line)
+        for label, place in outcome.locations:
+            self._write(f"{label}: {place}")
+        self.note(ending_line(outcome, self._clock() - self._started))
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, line: str) -> None:
+        if self._file is None:
+            self._early.append(line)
+        else:
+            self._file.write(f"{datetime.now().astimezone().isoformat(sep=' ', timespec='seconds')}  {plain(line)}\n")

@@ -1,0 +1,135 @@
+"""What a run folder says about its run, read back from status.json, config.yaml and metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlrun.examples import Score
+from vlrun.files import write_json
+from vlrun.reporting import ResultRow
+from vlrun.reporting.jsonl import FILE_NAME, read_metrics
+
+HEADER_NAME = "header.json"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its folder describes it.
+
+    Attributes:
+        status: running, done, stopped or failed; ``unknown`` without a readable status.json.
+        rows: the final results, each once, with published numbers from the experiment.
+        started, finished: times as text, empty where unknown.
+    """
+
+    folder: Path
+    experiment: str
+    status: str
+    message: str
+    is_demo: bool
+    step: int
+    total_steps: int
+    started: str
+    finished: str
+    rows: Sequence[ResultRow]
+
+
+def is_run_folder(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("status.json", FILE_NAME))
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Reads what is there: a folder of a killed run may lack parts, or hold a damaged one."""
+    status = _read_json(folder / "status.json")
+    config = _read_config(folder)
+    return RunRecord(
+        folder=folder,
+        experiment=str(status.get("experiment") or config.get("name") or folder.parent.name),
+        status=str(status.get("status") or "unknown"),
+        message=str(status.get("message") or ""),
+        is_demo=bool(status.get("demo") or config.get("demo")),
+        step=_whole(status.get("step")),
+        total_steps=_whole(status.get("total_steps")),
+        started=str(status.get("started") or ""),
+        finished=str(status.get("finished") or ""),
+        rows=_final_rows(folder, config),
+    )
+
+
+def write_header(folder: Path, facts: Sequence[tuple[str, str]]) -> None:
+    """Keeps the facts that a run states before its first step, so that its page can be written anew later."""
+    write_json(folder / HEADER_NAME, {"facts": [list(fact) for fact in facts]})
+
+
+def read_header(folder: Path) -> list[tuple[str, str]]:
+    facts = _read_json(folder / HEADER_NAME).get("facts") or []
+    return [(str(label), str(value)) for label, value in facts]
+
+
+def config_text(folder: Path) -> str:
+    try:
+        return (folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def score_of(line: Mapping[str, Any]) -> Score:
+    """The score of a result line of ``metrics.jsonl``."""
+    value = line.get("value")
+    return Score(
+        name=str(line.get("name", "")),
+        value=math.nan if value is None else float(value),
+        unit=str(line.get("unit", "")),
+        count=_whole(line.get("count")),
+        protocol=line.get("protocol") or {},
+        primary=bool(line.get("primary")),
+    )
+
+
+def _final_rows(folder: Path, config: Mapping[str, Any]) -> list[ResultRow]:
+    published = _published(config)
+    rows: dict[tuple[str, str, str], ResultRow] = {}
+    for line in read_metrics(folder / FILE_NAME):
+        if line["kind"] == "result" and line.get("final"):
+            key = (str(line.get("task", "")), str(line.get("split", "")), str(line.get("name", "")))
+            number, source = published.get(key, (None, ""))
+            rows[key] = ResultRow(key[0], key[1], score_of(line), number, source)  # a later evaluation counts
+    return list(rows.values())
+
+
+def _published(config: Mapping[str, Any]) -> dict[tuple[str, str, str], tuple[float, str]]:
+    published = config.get("published")
+    if not isinstance(published, Mapping):
+        return {}
+    numbers = {}
+    for item in published.get("results") or []:
+        key = (str(item["task"]), str(item["split"]), str(item["name"]))
+        numbers[key] = (float(item["value"]), str(published.get("source", "")))
+    return numbers
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, Mapping) else {}
+
+
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        config = yaml.safe_load(config_text(folder))
+    except yaml.YAMLError:
+        return {}
+    return config if isinstance(config, Mapping) else {}
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0

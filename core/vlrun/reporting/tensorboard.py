@@ -1,0 +1,72 @@
+"""``tensorboard/``: the curves of a run for TensorBoard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vlrun.reporting import EvaluationReport, Outcome, Reporter, RunInfo, StepReport
+from vlrun.reporting.lines import DEMO_NOTICE, grouped_facts
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+FOLDER_NAME = "tensorboard"
+
+
+class TensorBoardReporter(Reporter):
+    """Scalars per step and per evaluation, and the header as text.
+
+    A continued run tells TensorBoard to forget the steps that its checkpoint does not know of.
+    """
+
+    def __init__(self) -> None:
+        self._writer: SummaryWriter | None = None
+        self._curves: set[str] = set()
+
+    def start(self, run: RunInfo) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge = run.start_step + 1 if run.start_step else None
+        self._writer = SummaryWriter(str(run.folder / FOLDER_NAME), purge_step=purge)
+        facts = [("experiment", run.experiment), *grouped_facts(run.facts)]
+        table = ["| | |", "|---|---|", *(f"| {_cell(label)} | {_cell(value)} |" for label, value in facts)]
+        notice = [f"**{DEMO_NOTICE}**", ""] if run.is_demo else []
+        self._call("add_text", "run", "\n".join([*notice, *table]), run.start_step)
+
+    def step(self, report: StepReport) -> None:
+        scalars = {
+            "train/loss": report.loss,
+            **{f"train/{name}": value for name, value in report.losses.items() if name != "loss"},
+            "train/learning_rate": report.learning_rate,
+            "train/gradient_norm": report.gradient_norm,
+            "speed/examples_per_second": report.examples_per_second,
+            "speed/data_wait_share": report.data_wait_share,
+        }
+        for tag, value in scalars.items():
+            self._call("add_scalar", tag, value, report.step)
+
+    def evaluation(self, report: EvaluationReport) -> None:
+        for score in report.scores:
+            tag = f"eval/{report.task}/{report.split}/{score.name}"
+            if report.final and tag in self._curves:  # a number of the best checkpoint is no point of the curve
+                tag = f"final/{tag.removeprefix('eval/')}"
+            self._curves.add(tag)
+            self._call("add_scalar", tag, score.value, report.step)
+        self._call("flush")
+
+    def finish(self, outcome: Outcome) -> None:
+        self._call("flush")
+
+    def close(self) -> None:
+        self._call("close")
+        self._writer = None
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        if self._writer is not None:
+            getattr(self._writer, method)(*arguments)
+
+
+def _cell(text: str) -> str:
+    """Text that a Markdown table shows as it is."""
+    escaped = text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return "<br>".join(escaped.splitlines())
