@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from vlrun.errors import RunnerError
 
@@ -48,6 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def verb_module(name: str) -> ModuleType:
+    """The module of a verb; a module called ``list`` would hide the built-in from this package."""
+    return import_module("vlrun.cli." + {"list": "list_components"}.get(name, name.replace("-", "_")))
+
+
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = _parser(arguments)
     parsed, rest = parser.parse_known_args(arguments)
@@ -78,7 +84,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     for name, summary in VERBS.items():
         verb = verbs.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == chosen:  # only the verb in use is imported: start-up stays quick
-            module = import_module(f"vlrun.cli.{name.replace('-', '_')}")
+            module = verb_module(name)
             module.add_arguments(verb)
             verb.set_defaults(run=module.run)
     return parser

@@ -1,0 +1,112 @@
+"""Writes docs/reference.md from the code: ``python docs/generate.py``. A test asserts that the file is up to date."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from vlrun import errors, hookspecs
+from vlrun.cli import VERBS, verb_module
+from vlrun.experiment import Experiment
+from vlrun.optimisation_config import OptimizerConfig, ScheduleConfig
+from vlrun.plugins import HOOKS, create_plugins
+from vlrun.train_config import TrainConfig
+
+TARGET = Path(__file__).parent / "reference.md"
+
+
+def reference() -> str:
+    """The whole page."""
+    return "\n".join([*head(), *statuses(), *verbs(), *experiment(), *components(), *hooks()]) + "\n"
+
+
+def head() -> Iterator[str]:
+    yield "# Reference"
+    yield ""
+    yield "Made from the code by `python docs/generate.py`."
+
+
+def statuses() -> Iterator[str]:
+    yield from ("", "## Exit statuses", "", "| status | meaning |", "|---|---|", "| 0 | done |", "| 1 | a bug |")
+    for kind in vars(errors).values():
+        if getattr(kind, "exit_status", 0) > 1 and kind is not errors.RunnerError and kind.__name__[0] != "_":
+            yield f"| {kind.exit_status} | {first_line(kind.__doc__)} |"
+    yield "| 130 | interrupted |"
+
+
+def verbs() -> Iterator[str]:
+    yield from ("", "## Commands", "", "`runner VERB ...`, or `python runner.py VERB ...` from a checkout.")
+    for name, summary in VERBS.items():
+        parser = argparse.ArgumentParser(prog=f"runner {name}", description=f"{summary[0].upper()}{summary[1:]}.")
+        verb_module(name).add_arguments(parser)
+        yield from ("", f"### {name}", "", "```text", parser.format_help().rstrip(), "```")
+
+
+def experiment() -> Iterator[str]:
+    yield from ("", "## Experiment files", "")
+    yield "Relative paths lie under `data_root`. `VLRUN_DATA` and `VLRUN_RUNS` set the roots from outside."
+    for title, model in (
+        ("top level", Experiment),
+        ("train", TrainConfig),
+        ("train.optimizer", OptimizerConfig),
+        ("train.schedule", ScheduleConfig),
+    ):
+        yield from ("", f"### {title}", "")
+        yield from options(model)
+
+
+def components() -> Iterator[str]:
+    plugins = create_plugins()
+    for kind in ("backbone", "task", "dataset", "metric", "reporter"):
+        yield from ("", f"## {kind.capitalize()}s")
+        for entry in plugins.entries(kind):
+            record = plugins.provider_of(kind, entry.name)
+            yield from ("", f"### {entry.name}", "", f"{entry.summary}. From `{record.distribution}`.", "")
+            yield from options(entry.config)
+
+
+def options(model: type[BaseModel]) -> Iterator[str]:
+    schema = model.model_json_schema()["properties"]
+    yield "| option | type | default | meaning |"
+    yield "|---|---|---|---|"
+    for name, field in model.model_fields.items():
+        default = "required" if field.is_required() else f"`{plain(field.get_default(call_default_factory=True))}`"
+        yield f"| `{name}` | {type_of(schema[name])} | {default} | {(field.description or '').replace('|', '/')} |"
+
+
+def type_of(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(type_of(choice) for choice in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(schema["enum"])
+    if schema.get("type") == "array":
+        return "list"
+    if schema.get("format") == "path":
+        return "path"
+    return str(schema.get("type", "section")).replace("object", "section")
+
+
+def plain(value: object) -> str:
+    if isinstance(value, BaseModel):
+        return ", ".join(f"{key}: {item}" for key, item in value.model_dump(exclude_none=True).items())
+    return "null" if value is None else str(value)
+
+
+def hooks() -> Iterator[str]:
+    yield from ("", "## Hooks", "", "| hook | what it returns |", "|---|---|")
+    for hook in HOOKS.values():
+        yield f"| `{hook}` | {first_line(getattr(hookspecs, hook).__doc__)} |"
+
+
+def first_line(text: str | None) -> str:
+    return " ".join((text or "").strip().split())
+
+
+if __name__ == "__main__":
+    os.environ["COLUMNS"] = "100"
+    TARGET.write_text(reference(), encoding="utf-8")

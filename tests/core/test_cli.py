@@ -1,0 +1,74 @@
+"""The command line itself: usage, help, and the small verbs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vlrun import __version__
+from vlrun.cli import VERBS, main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: runner {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["list-plugins", "--jsn"], ["validate", "x.yaml", "-q"]], ids=str)
+def test_wrong_usage_exits_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: runner" in capsys.readouterr().err
+
+
+def test_runner_py_and_the_module_are_the_same_command() -> None:
+    for command in (["runner.py"], ["-m", "vlrun"]):
+        done = subprocess.run(
+            [sys.executable, *command, "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == f"vlrun {__version__}"
+
+
+def test_overrides_may_stand_between_options(capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(ROOT / "experiments" / "rosita_refcoco+.yaml")
+    assert main(["validate", file, "train.epochs=2", "--print-config", "seed=3"]) == 0
+    printed = capsys.readouterr().out
+    assert "epochs: 2  # command line" in printed
+    assert "seed: 3  # command line" in printed
+
+
+def test_list_shows_components_and_their_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "reporters", "--options"]) == 0
+    printed = capsys.readouterr().out
+    assert "console" in printed
+    assert "every_seconds: " in printed
+    assert main(["list", "reporters", "--json"]) == 0
+    assert {entry["name"] for entry in json.loads(capsys.readouterr().out)} >= {"console", "jsonl", "html"}
+
+
+def test_doctor_prints_versions_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["packages"]["torch"] != "missing"
+    assert "vlrun" in facts["plugins"]
+
+
+def test_a_new_plugin_is_complete_and_its_name_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new-plugin", "my-net", "--output", str(tmp_path)]) == 0
+    folder = tmp_path / "vlrun-my-net"
+    for path in folder.rglob("*.py"):
+        compile(path.read_text(), str(path), "exec")
+    assert "my-net = " in (folder / "pyproject.toml").read_text()
+    assert main(["new-plugin", "my-net", "--output", str(tmp_path)]) == 2
+    assert main(["new-plugin", "../escape", "--output", str(tmp_path)]) == 2
+    assert "exists already" in capsys.readouterr().err
