@@ -11,6 +11,11 @@ from vlrun.backbone import Backbone
 from vlrun.tensors import Encoding
 
 
+def weights_sum(model: nn.Module) -> float:
+    """One number by which ranks see whether they start from the same weights."""
+    return sum(parameter.detach().double().sum().item() for parameter in model.parameters())
+
+
 class TaskModel(nn.Module):
     """Runs the backbone and one head; the other heads take no part in the step and get no gradient."""
 

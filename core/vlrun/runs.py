@@ -15,6 +15,7 @@ from vlrun.evaluation import evaluate_split
 from vlrun.experiment import Experiment
 from vlrun.files import write_text
 from vlrun.header import header_facts
+from vlrun.model import weights_sum
 from vlrun.plugins import Plugins, create_plugins
 from vlrun.ranks import Ranks, join_ranks
 from vlrun.reporting import Outcome, Reporters, ResultRow, RunInfo
@@ -87,6 +88,7 @@ def build_reporters(experiment: Experiment, plugins: Plugins, ranks: Ranks) -> R
 def _train_and_evaluate(run: Run, plugins: Plugins, stop: StopRequest, is_new: bool, profile: bool) -> list[ResultRow]:
     trainer = build_trainer(run, stop) if run.experiment.train.epochs else None
     continued = trainer is not None and not is_new and resume(trainer)
+    run.ranks.check_agreement(weights_sum(run.model), "the weights before the first step")
     if run.ranks.is_main:
         _start(run, trainer, plugins, is_new)
     if continued:
