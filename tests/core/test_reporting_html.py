@@ -165,10 +165,11 @@ def test_only_primary_scores_are_drawn_and_their_numbers_are_in_a_table(tmp_path
     assert "110.00 %" in page.text
 
 
-def test_a_demo_page_has_a_banner_and_no_published_numbers(tmp_path: Path) -> None:
+def test_a_demo_page_has_a_banner_and_marks_published_numbers(tmp_path: Path) -> None:
     text = make_page(tmp_path, is_demo=True)
     assert 'class="banner" role="note">DEMO RUN' in text
-    assert "82.01" not in text
+    assert "82.01 % (real data)" in text
+    assert "difference" not in text
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,10 @@ def test_scores_without_unit_keep_four_digits() -> None:
     assert result_table([row(value=0.123456, unit="")], is_demo=False).rows == [["val", "accuracy", "0.1235"]]
 
 
-def test_a_demo_run_shows_no_published_number() -> None:
+def test_beside_a_demo_run_published_numbers_say_that_they_are_of_real_data() -> None:
     table = result_table([row(published=76.06)], is_demo=True)
-    assert table.headers == ["split", "score", "result"]
-    assert "Published" not in "".join(table.footnotes)
+    assert table.headers == ["split", "score", "result", "published"]
+    assert table.rows[0][-1] == "76.06 % (real data)"
     assert "not comparable with published ones" in table.footnotes[-1]
 
 
@@ -153,7 +153,7 @@ def test_report_marks_demo_runs_and_compares_them_with_nothing(
     assert main(["report", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "a (demo)" in printed
-    assert "82.01" not in printed
+    assert "82.01 % (real data)           -" in printed
     assert "not comparable with published ones" in printed
 
 

@@ -92,8 +92,7 @@ def comparison(runs: Sequence[RunRecord]) -> ResultTable:
         if not record.rows:
             nothing = dict.fromkeys(headers[2:], "-")
             cells.append({**start, **nothing, "result": _progress(record)})
-    real = [row for record in runs if not record.is_demo for row in record.rows]
-    footnotes = [*protocol_footnotes(protocols), *published_footnotes(real)]
+    footnotes = [*protocol_footnotes(protocols), *published_footnotes(rows)]
     footnotes += [
         f"{record.folder.name}: {_progress(record)}; results may be missing"
         for record in runs
@@ -130,8 +129,8 @@ def _as_json(record: RunRecord, page: Path | None) -> dict[str, Any]:
                 "unit": row.score.unit,
                 "count": row.score.count,
                 "primary": row.score.primary,
-                "published": None if record.is_demo else row.published,
-                "published_source": "" if record.is_demo else row.published_source,
+                "published": row.published,
+                "published_source": row.published_source,
                 "difference": None if record.is_demo or row.published is None else row.score.value - row.published,
                 "protocol": dict(row.score.protocol),
             }

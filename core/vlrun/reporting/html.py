@@ -18,7 +18,14 @@ from vlrun.reporting.jsonl import FILE_NAME as METRICS_NAME
 from vlrun.reporting.jsonl import read_metrics
 from vlrun.reporting.lines import DEMO_NOTICE, grouped_facts, plain, rate_text, score_text, share_text
 from vlrun.reporting.page_style import STYLE
-from vlrun.reporting.results import Protocols, compare_protocols, label_of, result_cells, value_text
+from vlrun.reporting.results import (
+    Protocols,
+    compare_protocols,
+    label_of,
+    result_cells,
+    value_text,
+    with_published_columns,
+)
 from vlrun.reporting.run_record import config_text, read_header, read_run, score_of, write_header
 
 FILE_NAME = "report.html"
@@ -144,8 +151,7 @@ def _results(rows: Sequence[ResultRow], is_demo: bool) -> str:
     columns = ["task", "split", "score", "result", "examples", "published", "difference"]
     if len({row.task for row in rows}) == 1:
         columns.remove("task")
-    if is_demo or all(row.published is None for row in rows):
-        columns = [column for column in columns if column not in ("published", "difference")]
+    columns = with_published_columns(columns, rows, is_demo)
     body = []
     for row, mark in zip(rows, protocols.marks, strict=True):
         cells = {key: _text(value) for key, value in result_cells(row, None, is_demo).items()}
@@ -161,7 +167,7 @@ def _results(rows: Sequence[ResultRow], is_demo: bool) -> str:
         f"<thead><tr>{head}</tr></thead>\n"
         f"<tbody>\n{''.join(part for row_parts in body for part in row_parts)}</tbody>\n</table>"
     )
-    sources = [] if is_demo else list(dict.fromkeys(row.published_source for row in rows if row.published is not None))
+    sources = list(dict.fromkeys(row.published_source for row in rows if row.published is not None))
     published = f"<p>Published numbers: {_text('; '.join(filter(None, sources)))}</p>" if any(sources) else ""
     return _section("Results", _scrolling("Final results", table) + published + _protocols(protocols))
 

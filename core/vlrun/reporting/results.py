@@ -86,15 +86,14 @@ def protocol_of(row: ResultRow) -> dict[str, Any]:
 
 
 def result_table(rows: Sequence[ResultRow], is_demo: bool) -> ResultTable:
-    """The final table of one run. A demo run shows no published numbers: they measure something else."""
+    """The final table of one run. Beside a demo run, published numbers say that they are of the real data."""
     protocols = compare_protocols(rows)
     columns = ["task", "split", "score", "result", "published", "difference"]
     if len({row.task for row in rows}) < 2:
         columns.remove("task")
-    if is_demo or all(row.published is None for row in rows):
-        columns = [column for column in columns if column not in ("published", "difference")]
+    columns = with_published_columns(columns, rows, is_demo)
     cells = [result_cells(row, mark, is_demo) for row, mark in zip(rows, protocols.marks, strict=True)]
-    footnotes = [*protocol_footnotes(protocols), *published_footnotes([] if is_demo else rows)]
+    footnotes = [*protocol_footnotes(protocols), *published_footnotes(rows)]
     if is_demo:
         footnotes.append(DEMO_NOTICE)
     return ResultTable(columns, [[row[column] for column in columns] for row in cells], footnotes)
@@ -103,15 +102,22 @@ def result_table(rows: Sequence[ResultRow], is_demo: bool) -> ResultTable:
 def result_cells(row: ResultRow, mark: int | None, is_demo: bool) -> dict[str, str]:
     """The texts of a row, by column."""
     unit = row.score.unit
-    published = None if is_demo else row.published
+    published = "-" if row.published is None else score_text(row.published, unit)
+    is_comparable = row.published is not None and not is_demo
     return {
         "task": row.task,
         "split": row.split,
         "score": row.score.name,
         "result": score_text(row.score.value, unit) + (f" [{mark}]" if mark else ""),
-        "published": "-" if published is None else score_text(published, unit),
-        "difference": "-" if published is None else difference_text(row.score.value - published, unit),
+        "published": f"{published} (real data)" if is_demo and row.published is not None else published,
+        "difference": difference_text(row.score.value - (row.published or 0.0), unit) if is_comparable else "-",
     }
+
+
+def with_published_columns(columns: Sequence[str], rows: Sequence[ResultRow], is_demo: bool) -> list[str]:
+    """Leaves out what has nothing to say: a difference from a number of other data, or an empty column."""
+    nothing = {"published", "difference"} if all(row.published is None for row in rows) else set()
+    return [column for column in columns if column not in nothing | ({"difference"} if is_demo else set())]
 
 
 def protocol_footnotes(protocols: Protocols) -> list[str]:
