@@ -1,0 +1,67 @@
+"""``runner weights``: import foreign checkpoints, inspect files of weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from vlrun.errors import PluginError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    importing = actions.add_parser("import", help="convert the authors' checkpoint once into .safetensors + manifest")
+    importing.add_argument("--from", dest="format", metavar="FORMAT", required=True, help="layout of FILE")
+    importing.add_argument("file", type=Path, metavar="FILE", help="the authors' file")
+    importing.add_argument("out", type=Path, metavar="OUT", help="file to write, ending in .safetensors")
+    importing.add_argument(
+        "--vocabulary", type=Path, metavar="FILE", help="vocabulary the weights were trained with, checked when loading"
+    )
+    importing.add_argument(
+        "--pretrained-on", nargs="+", default=[], metavar="SET", help="data the weights have seen, such as coco:train"
+    )
+
+    inspecting = actions.add_parser("inspect", help="what a file of weights contains, and which format reads it")
+    inspecting.add_argument("file", type=Path, metavar="FILE")
+    inspecting.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return {"import": _import, "inspect": _inspect}[arguments.action](arguments)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from vlrun.plugins import create_plugins
+
+    plugins = create_plugins()
+    weight_format = plugins.weight_formats().get(arguments.format)
+    if weight_format is None:
+        raise PluginError(plugins.why_missing("weight format", arguments.format))
+
+    from vlrun.weights import import_weights
+    from vlrun.wordpiece import WordPiece
+
+    report = import_weights(
+        arguments.file,
+        arguments.out,
+        weight_format,
+        vocabulary_hash=WordPiece(arguments.vocabulary).hash if arguments.vocabulary else None,
+        pretraining_sets=arguments.pretrained_on,
+    )
+    for module, count in report.modules.items():
+        print(f"{module}: {count} tensors")
+    for entry in report.left_behind:
+        print(f"left behind: {entry}")
+    print(f"wrote {report.out} ({report.parameters:,} parameters) and {report.manifest}")
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from vlrun.plugins import create_plugins
+    from vlrun.weights import inspect_weights
+
+    summary = inspect_weights(arguments.file, create_plugins().weight_formats())
+    print(json.dumps(summary.as_json(), indent=2) if arguments.json else "\n".join(summary.lines()))
+    return 0

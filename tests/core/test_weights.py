@@ -1,0 +1,367 @@
+"""Weights come in once, safely, and are loaded all or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vlrun.backbone import Backbone, PairEncoder
+from vlrun.cli import main
+from vlrun.entries import WeightFormat
+from vlrun.errors import CheckpointError
+from vlrun.tensors import BackboneOutput, Encoding
+from vlrun.weights import import_weights, inspect_weights, load_weights
+
+
+class ToyBackbone(Backbone):
+    """A backbone of 201 tensors (201 numbers), so that two missing ones are under 1 %."""
+
+    hidden_size = 1
+    vocabulary_hash = "abc"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ParameterList([nn.Parameter(torch.zeros(1)) for _ in range(200)])
+        self.pooler = nn.Linear(2, 3, bias=False)
+
+    def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
+        raise NotImplementedError
+
+    def forward(self, encoding: Encoding) -> BackboneOutput:
+        raise NotImplementedError
+
+    def matching_head(self) -> nn.Module:
+        if not hasattr(self, "matching"):
+            self.matching = nn.Linear(1, 2)
+        return self.matching
+
+    def weight_shapes(self) -> Mapping[str, Tensor]:
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("matching.")}
+
+
+def toy_tensors(**changes: Tensor | None) -> dict[str, Tensor]:
+    """Weights that fit; ``None`` leaves one out."""
+    tensors: dict[str, Tensor | None] = {f"layers.{n}": torch.full((1,), float(n)) for n in range(200)}
+    tensors["pooler.weight"] = torch.ones(3, 2)
+    tensors.update({name.replace("__", "."): tensor for name, tensor in changes.items()})
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def translate(content: dict[str, Any]) -> dict[str, Any]:
+    if "net" not in content:
+        raise CheckpointError("not a toy checkpoint: no 'net'")
+    return dict(content["net"])
+
+
+TOY = WeightFormat("toy", "toy-backbone", "files of toys", translate)
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    def write(tensors: dict[str, Tensor], **metadata: str) -> Path:
+        save_file(tensors, tmp_path / "toy.safetensors", {"vlrun": json.dumps(metadata)})
+        return tmp_path / "toy.safetensors"
+
+    return write
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """What the authors of the toy would have published."""
+    path = tmp_path / "toy.pkl"
+    moments = {"state": {0: {"exp_avg": torch.zeros(3), "step": 7}}, "param_groups": [{"lr": 0.1}]}
+    torch.save({"net": toy_tensors(), "optimizer": moments, "epoch": 4}, path)
+    return path
+
+
+def test_every_tensor_is_loaded_and_counted(save: Any) -> None:
+    backbone = ToyBackbone()
+
+    report = load_weights(backbone, save(toy_tensors(), backbone="toy-backbone"))
+
+    assert backbone.layers[150].item() == 150.0
+    assert (len(report.matched), report.missing, report.unexpected) == (201, (), ())
+    assert report.metadata == {"backbone": "toy-backbone"}
+
+
+def test_weights_of_another_float_type_are_cast(save: Any) -> None:
+    backbone = ToyBackbone().double()
+
+    load_weights(backbone, save({name: tensor.half() for name, tensor in toy_tensors().items()}))
+
+    assert backbone.layers[150].dtype is torch.float64
+    assert backbone.layers[150].item() == 150.0
+
+
+@pytest.mark.parametrize("prefix", ["module.", "bert."])
+def test_a_wrong_prefix_stops_and_loads_nothing(save: Any, prefix: str) -> None:
+    backbone = ToyBackbone()
+    path = save({f"{prefix}{name}": tensor for name, tensor in toy_tensors().items()})
+
+    with pytest.raises(CheckpointError, match="only 0 of the backbone's 201 tensors") as caught:
+        load_weights(backbone, path)
+
+    assert f"The file has, for example, '{prefix}layers.0', the backbone 'layers.0'" in str(caught.value)
+    assert not any(parameter.any() for parameter in backbone.layers)
+
+
+def test_under_99_percent_stops(save: Any) -> None:
+    backbone = ToyBackbone()
+
+    with pytest.raises(CheckpointError, match="only 198 of the backbone's 201 tensors"):
+        load_weights(backbone, save(toy_tensors(layers__1=None, layers__2=None, layers__3=None)))
+
+    assert not any(parameter.any() for parameter in backbone.layers)
+
+
+def test_over_99_percent_loads_and_names_what_is_missing(save: Any) -> None:
+    backbone = ToyBackbone()
+
+    report = load_weights(backbone, save(toy_tensors(layers__1=None, layers__2=None)))
+
+    assert report.missing == ("layers.1", "layers.2")
+    assert backbone.layers[3].item() == 3.0
+
+
+def test_another_shape_stops_and_gives_both(save: Any) -> None:
+    backbone = ToyBackbone()
+
+    with pytest.raises(CheckpointError, match=r"'pooler.weight' has shape \(2, 3\), the model needs \(3, 2\)"):
+        load_weights(backbone, save(toy_tensors(pooler__weight=torch.ones(2, 3))))
+
+    assert not any(parameter.any() for parameter in backbone.layers)
+
+
+@pytest.mark.parametrize("made_for", ["abc", ""], ids=["same vocabulary", "not recorded"])
+def test_weights_for_this_vocabulary_are_loaded(save: Any, made_for: str) -> None:
+    load_weights(ToyBackbone(), save(toy_tensors(), vocabulary_hash=made_for))
+
+
+def test_weights_for_another_vocabulary_stop(save: Any) -> None:
+    with pytest.raises(CheckpointError, match="made for vocabulary xyz, this backbone has abc"):
+        load_weights(ToyBackbone(), save(toy_tensors(), vocabulary_hash="xyz"))
+
+
+def test_a_matching_head_that_exists_is_filled(save: Any) -> None:
+    backbone = ToyBackbone()
+    head = backbone.matching_head()
+    held = {"matching__weight": torch.ones(2, 1), "matching__bias": torch.ones(2)}
+
+    load_weights(backbone, save(toy_tensors(**held)))
+
+    assert head.weight.tolist() == [[1.0], [1.0]]
+
+
+def test_a_matching_head_that_the_file_lacks_is_reported_and_no_error(save: Any) -> None:
+    backbone = ToyBackbone()
+    backbone.matching_head()
+
+    report = load_weights(backbone, save(toy_tensors()))
+
+    assert report.missing == ("matching.weight", "matching.bias")
+
+
+def test_a_head_is_filled_under_its_name(save: Any) -> None:
+    head = nn.Linear(1, 2)
+    held = {"answers__weight": torch.ones(2, 1), "answers__bias": torch.ones(2)}
+
+    report = load_weights(ToyBackbone(), save(toy_tensors(**held)), heads={"answers": head})
+
+    assert head.bias.tolist() == [1.0, 1.0]
+    assert not report.unexpected
+
+
+def test_the_report_counts_by_module(save: Any) -> None:
+    report = load_weights(
+        ToyBackbone(), save(toy_tensors(layers__1=None, answers__bias=torch.ones(2))), heads={"boxes": nn.Linear(1, 1)}
+    )
+
+    table = [line.split() for line in report.lines()]
+    assert table == [
+        ["module", "matched", "missing", "unexpected", "other", "shape"],
+        ["layers", "199", "1", "0", "0"],
+        ["pooler", "1", "0", "0", "0"],
+        ["boxes", "0", "2", "0", "0"],
+        ["answers", "0", "0", "1", "0"],
+        ["total", "200", "3", "1", "0"],
+    ]
+
+
+def test_an_import_writes_tensors_header_and_manifest(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "weights" / "toy.safetensors"
+
+    report = import_weights(source, out, TOY, vocabulary_hash="abc", pretraining_sets=["coco:train"])
+
+    assert load_weights(ToyBackbone(), out).missing == ()
+    with safe_open(out, framework="pt") as file:
+        header = json.loads(file.metadata()["vlrun"])
+    manifest = json.loads(report.manifest.read_text())
+    assert report.manifest == tmp_path / "weights" / "toy.json"
+    assert header == {name: manifest[name] for name in header}
+    assert (header["backbone"], header["vocabulary_hash"]) == ("toy-backbone", "abc")
+    assert header["pretraining_sets"] == ["coco:train"]
+    assert len(manifest["sha256"]) == len(manifest["source_sha256"]) == 64
+    assert (manifest["tensors"], manifest["parameters"]) == (201, 206)
+    assert manifest["modules"] == {"layers": 200, "pooler": 1}
+
+
+def test_what_an_import_leaves_behind_is_said(source: Path, tmp_path: Path) -> None:
+    report = import_weights(source, tmp_path / "toy.safetensors", TOY)
+
+    assert report.left_behind == ("optimizer (1 of 1 tensors)", "epoch")
+
+
+def test_the_same_import_gives_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    outs = [tmp_path / name / "toy.safetensors" for name in ("a", "b")]
+
+    for out in outs:
+        import_weights(source, out, TOY)
+
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+
+
+def test_tensors_that_share_memory_are_imported(tmp_path: Path) -> None:
+    table = torch.arange(6.0).view(2, 3)
+    torch.save({"net": {"table": table, "tied": table, "turned": table.t()}}, tmp_path / "tied.pkl")
+
+    import_weights(tmp_path / "tied.pkl", tmp_path / "tied.safetensors", TOY)
+
+    imported = load_file(tmp_path / "tied.safetensors")
+    assert imported["tied"].tolist() == table.tolist()
+    assert imported["turned"].tolist() == table.t().tolist()
+
+
+class Surprise:
+    """Creates a file when it is unpickled carelessly."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save({"net": toy_tensors(), "extra": Surprise(tmp_path / "surprise")}, tmp_path / "toy.pkl")
+
+    with pytest.raises(CheckpointError, match=r"toy\.pkl: refused, because it holds more than tensors"):
+        import_weights(tmp_path / "toy.pkl", tmp_path / "toy.safetensors", TOY)
+
+    assert not (tmp_path / "surprise").exists()
+    assert not (tmp_path / "toy.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read|refused"),
+        (b"hello, this is no checkpoint", "cannot be read|refused"),
+        (None, "cannot be read, it may be damaged"),
+    ],
+    ids=["empty", "text", "truncated"],
+)
+def test_a_damaged_checkpoint_is_refused(source: Path, tmp_path: Path, content: bytes | None, message: str) -> None:
+    whole = source.read_bytes()
+    source.write_bytes(whole[: len(whole) // 2] if content is None else content)
+
+    with pytest.raises(CheckpointError, match=message):
+        import_weights(source, tmp_path / "toy.safetensors", TOY)
+
+
+def test_a_damaged_imported_file_is_refused(save: Any) -> None:
+    path = save(toy_tensors())
+    path.write_bytes(path.read_bytes()[:-8])
+
+    with pytest.raises(CheckpointError, match="cannot be read, it may be damaged"):
+        load_weights(ToyBackbone(), path)
+
+
+def test_a_list_of_tensors_is_refused(tmp_path: Path) -> None:
+    torch.save([torch.zeros(1)], tmp_path / "list.pkl")
+
+    with pytest.raises(CheckpointError, match="expected a dict of tensors or state dicts, found list"):
+        import_weights(tmp_path / "list.pkl", tmp_path / "list.safetensors", TOY)
+
+
+def test_a_checkpoint_of_another_layout_is_named(tmp_path: Path) -> None:
+    torch.save({"model": toy_tensors()}, tmp_path / "other.pkl")
+
+    with pytest.raises(CheckpointError, match=r"other\.pkl: not a toy checkpoint: no 'net'"):
+        import_weights(tmp_path / "other.pkl", tmp_path / "other.safetensors", TOY)
+
+
+@pytest.mark.parametrize("name", ["absent.pkl", "absent.safetensors"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match=f"{name}: there is no such file"):
+        inspect_weights(tmp_path / name, {})
+
+
+def test_loading_an_unconverted_checkpoint_says_how_to_convert_it(source: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"runner weights import --from FORMAT .*toy\.pkl .*toy\.safetensors"):
+        load_weights(ToyBackbone(), source)
+
+
+def test_imported_weights_must_be_called_safetensors(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"toy\.bin: imported weights are a \.safetensors file"):
+        import_weights(source, tmp_path / "toy.bin", TOY)
+
+
+def test_inspecting_a_foreign_file_finds_its_format(source: Path) -> None:
+    other = WeightFormat("other", "other", "", lambda content: {})
+
+    summary = inspect_weights(source, {"toy": TOY, "other": other})
+
+    assert summary.formats == ("toy",)
+    assert [(module.name, module.tensors, module.parameters) for module in summary.modules] == [
+        ("net", 201, 206),
+        ("optimizer", 1, 3),
+    ]
+    assert summary.other == {"epoch": "4"}
+    assert summary.lines()[-1] == "formats that read it: toy"
+
+
+def test_inspecting_an_imported_file_shows_where_it_came_from(source: Path, tmp_path: Path) -> None:
+    import_weights(source, tmp_path / "toy.safetensors", TOY)
+
+    summary = inspect_weights(tmp_path / "toy.safetensors", {"toy": TOY})
+
+    assert summary.is_imported
+    assert (summary.metadata["source"], summary.metadata["format"], summary.formats) == ("toy.pkl", "toy", ())
+    assert "source: toy.pkl" in summary.lines()
+
+
+def test_the_command_inspects_as_json(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["weights", "inspect", str(source), "--json"])
+
+    printed = json.loads(capsys.readouterr().out)
+    assert status == 0
+    assert printed["modules"][0] == {"name": "net", "tensors": 201, "parameters": 206, "dtypes": ["float32"]}
+
+
+def test_the_command_names_the_formats_that_are_installed(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = main(["weights", "import", "--from", "nonsense", str(source), str(tmp_path / "out.safetensors")])
+
+    assert status == 4
+    assert "no weight format 'nonsense' is installed" in capsys.readouterr().err
+
+
+def test_the_command_refuses_code_with_the_checkpoint_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"value": np.float64(1.0), "surprise": Surprise(tmp_path / "surprise")}, tmp_path / "toy.pkl")
+
+    status = main(["weights", "inspect", str(tmp_path / "toy.pkl")])
+
+    assert status == 6
+    assert "refused" in capsys.readouterr().err
