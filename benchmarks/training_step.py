@@ -3,8 +3,8 @@
 python benchmarks/training_step.py [--batch 8] [--rounds 4] [--json]
 
 A step is forward, backward, clipping and Adam in float32, on random pairs with 36 regions. The rounds of all ways
-alternate and the best of each counts, because other work on the machine only ever slows them; the shares and ratios
-are what to look at.
+alternate, with plain matrix products between them, so that other work on the machine slows all alike; the shares and
+ratios are what to look at, best on an idle machine.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import copy
 import json
 import math
+import statistics
 import sys
 import tempfile
 import time
@@ -163,18 +164,18 @@ def step_operations(num_pairs: int, num_tokens: int) -> float:
 
 
 def measure(ways: dict[str, Callable[[], None]], num_rounds: int) -> tuple[dict[str, float], float]:
-    """Best seconds of each way, and the best operations per second of plain products between them."""
+    """Median seconds of each way, and the median operations per second of plain products between them."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}
-    peaks = []
+    rates = []
     for number in range(num_rounds + 1):
         for way, step in ways.items():
             begin = time.perf_counter()
             step()
             if number:  # the first round warms up
                 seconds[way].append(time.perf_counter() - begin)
-            peaks.append(matmul_rate())
+            rates.append(matmul_rate())
         print(f"round {number} of {num_rounds}", file=sys.stderr)
-    return {way: min(taken) for way, taken in seconds.items()}, max(peaks)
+    return {way: statistics.median(taken) for way, taken in seconds.items()}, statistics.median(rates)
 
 
 def matmul_rate(num_products: int = 2) -> float:

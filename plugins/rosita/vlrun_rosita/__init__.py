@@ -1,0 +1,1 @@
+"""ROSITA, a single-stream backbone (Cui et al. 2021); ``plugin.py`` says what it offers."""

@@ -1,0 +1,237 @@
+"""ROSITA: a post-norm BERT encoder over [text tokens ; image regions], with the authors' names for all parameters.
+
+Shapes: P pairs, T tokens, R regions, S = T + R positions, H hidden size, A attention heads, D = H / A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlrun import Backbone, BackboneOutput, ConfigError, Encoding, PairEncoder
+from vlrun.wordpiece import WordPiece
+from vlrun_rosita.config import RositaConfig
+from vlrun_rosita.text import RositaPairEncoder
+
+LAYER_NORM_EPS = 1e-12
+INIT_STD = 0.02
+BOX_FEATURE_SIZE = 5
+NUM_TOKEN_TYPES = 2  # only row 0 is used; the table is BERT's
+MATCHING_HEAD = "mm_itm_head"
+
+
+class TextEmbeddings(nn.Module):
+    """Word, position and type, then norm and dropout; positions count from 0 at [CLS]."""
+
+    def __init__(self, vocabulary_size: int, max_positions: int, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(vocabulary_size, hidden_size)
+        self.position_embeddings = nn.Embedding(max_positions, hidden_size)
+        self.token_type_embeddings = nn.Embedding(NUM_TOKEN_TYPES, hidden_size)
+        self.layer_norm = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        positions = self.position_embeddings.weight[: token_ids.shape[1]]  # (T, H)
+        hidden = self.word_embeddings(token_ids) + positions + self.token_type_embeddings.weight[0]
+        return self.dropout(self.layer_norm(hidden))  # (P, T, H)
+
+
+class VisualEmbeddings(nn.Module):
+    """Region feature plus box, under one norm; no position, so the order of regions does not matter."""
+
+    def __init__(self, region_feature_size: int, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+        self.dense_imgfeat = nn.Linear(region_feature_size, hidden_size)
+        self.dense_bboxfeat = nn.Linear(BOX_FEATURE_SIZE, hidden_size)
+        self.layer_norm = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, region_features: Tensor, boxes: Tensor) -> Tensor:
+        dtype = self.dense_imgfeat.weight.dtype  # features arrive in the type of the store, often float16
+        hidden = self.dense_imgfeat(region_features.to(dtype)) + self.dense_bboxfeat(boxes.to(dtype))
+        return self.dropout(self.layer_norm(hidden))  # (P, R, H)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.dense_v = nn.Linear(hidden_size, hidden_size)
+        self.dense_k = nn.Linear(hidden_size, hidden_size)
+        self.dense_q = nn.Linear(hidden_size, hidden_size)
+        self.dense_merge = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden: Tensor, key_mask: Tensor) -> Tensor:
+        query, key, value = (
+            dense(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (P, A, S, D)
+            for dense in (self.dense_q, self.dense_k, self.dense_v)
+        )
+        dropout = self.dropout if self.training else 0.0
+        # The original adds -10000 to the scores of padding. [CLS] is never padding, so in every float type the softmax
+        # of such a score is exactly 0, as with a boolean mask.
+        merged = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, dropout_p=dropout)
+        return self.dense_merge(merged.transpose(1, 2).flatten(-2))  # (P, S, H)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with the exact GELU between them (its tanh form moves the answer logits by 1e-3)."""
+
+    def __init__(self, hidden_size: int, feed_forward_size: int) -> None:
+        super().__init__()
+        self.dense0 = nn.Linear(hidden_size, feed_forward_size)
+        self.dense1 = nn.Linear(feed_forward_size, hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.dense1(F.gelu(self.dense0(hidden)))
+
+
+class Layer(nn.Module):
+    """One post-norm transformer layer."""
+
+    def __init__(self, hidden_size: int, num_heads: int, feed_forward_size: int, dropout: float) -> None:
+        super().__init__()
+        self.mhatt = Attention(hidden_size, num_heads, dropout)
+        self.ffn = FeedForward(hidden_size, feed_forward_size)
+        self.layer_norm0 = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
+        self.layer_norm1 = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, key_mask: Tensor) -> Tensor:
+        hidden = self.layer_norm0(hidden + self.dropout(self.mhatt(hidden, key_mask)))
+        return self.layer_norm1(hidden + self.dropout(self.ffn(hidden)))
+
+
+class Transformer(nn.Module):
+    """The layers, one after the other."""
+
+    def __init__(
+        self, num_layers: int, hidden_size: int, num_heads: int, feed_forward_size: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            Layer(hidden_size, num_heads, feed_forward_size, dropout) for _ in range(num_layers)
+        )
+
+    def forward(self, hidden: Tensor, key_mask: Tensor) -> Tensor:
+        for layer in self.layers:
+            hidden = layer(hidden, key_mask)
+        return hidden
+
+
+class Pooler(nn.Module):
+    """tanh of a linear layer on [CLS]."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.tanh(self.dense(hidden[:, 0]))
+
+
+class MatchingHead(nn.Module):
+    """Two-class image-text matching; class 1 is a match."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, 2)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.dense(pooled)
+
+
+class Rosita(Backbone):
+    """The network of Cui et al. 2021, "ROSITA: Enhancing Vision-and-Language Semantic Alignments via Cross- and
+    Intra-modal Knowledge Integration"; its matching head exists once somebody asks for it.
+    """
+
+    def __init__(
+        self,
+        wordpiece: WordPiece,
+        *,
+        hidden_size: int,
+        num_layers: int,
+        num_heads: int,
+        feed_forward_size: int,
+        max_positions: int,
+        region_feature_size: int,
+        num_regions: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.wordpiece = wordpiece
+        self.hidden_size = hidden_size
+        self.vocabulary_hash = wordpiece.hash
+        self.max_positions = max_positions
+        self.region_feature_size = region_feature_size
+        self.num_regions = num_regions
+        self.text_embeddings = TextEmbeddings(wordpiece.size, max_positions, hidden_size, dropout)
+        self.visual_embeddings = VisualEmbeddings(region_feature_size, hidden_size, dropout)
+        self.backbone = Transformer(num_layers, hidden_size, num_heads, feed_forward_size, dropout)
+        self.pooler = Pooler(hidden_size)
+        self.apply(_init_weights)
+
+    @classmethod
+    def from_config(cls, config: RositaConfig) -> Rosita:
+        sizes = config.sizes
+        return cls(
+            WordPiece(config.vocabulary),
+            hidden_size=sizes.hidden_size,
+            num_layers=sizes.num_layers,
+            num_heads=sizes.num_heads,
+            feed_forward_size=sizes.feed_forward_size,
+            max_positions=sizes.max_positions,
+            region_feature_size=config.region_feature_size,
+            num_regions=config.num_regions,
+            dropout=config.dropout,
+        )
+
+    def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
+        """
+        Raises:
+            ConfigError: ``max_text_tokens`` leaves no room for a word, or is more than the position table has rows.
+        """
+        if not 3 <= max_text_tokens <= self.max_positions:
+            raise ConfigError(
+                f"max_text_tokens is {max_text_tokens}, backbone 'rosita' takes 3 ([CLS], a word piece, [SEP]) to "
+                f"{self.max_positions} (rows of its position table)"
+            )
+        return RositaPairEncoder(self.wordpiece, max_text_tokens, self.num_regions, self.region_feature_size)
+
+    def forward(self, encoding: Encoding) -> BackboneOutput:
+        text = self.text_embeddings(encoding.token_ids)
+        regions = self.visual_embeddings(encoding.region_features, encoding.boxes)
+        key_mask = torch.cat([encoding.text_mask, encoding.region_mask], dim=1)[:, None, None]  # (P, 1, 1, S)
+        hidden = self.backbone(torch.cat([text, regions], dim=1), key_mask)
+        text, regions = hidden.split([text.shape[1], regions.shape[1]], dim=1)
+        return BackboneOutput(text, regions, self.pooler(hidden), encoding.text_mask, encoding.region_mask)
+
+    def matching_head(self) -> MatchingHead:
+        """The head ``mm_itm_head``, made at the first call; weights that hold it fill it when loaded after that."""
+        head = getattr(self, MATCHING_HEAD, None)
+        if head is None:
+            with torch.inference_mode(False):  # parameters made in that mode could never be loaded or trained
+                head = MatchingHead(self.hidden_size).to(self.pooler.dense.weight)
+                head.apply(_init_weights)
+            self.add_module(MATCHING_HEAD, head)
+        return head
+
+    def weight_shapes(self) -> Mapping[str, Tensor]:
+        """All but the matching head, which not every checkpoint of the authors has."""
+        state = self.state_dict()
+        return {name: tensor for name, tensor in state.items() if not name.startswith(f"{MATCHING_HEAD}.")}
+
+
+def _init_weights(module: nn.Module) -> None:
+    """Linear layers and tables ~ N(0, 0.02), linear biases 0; the norms keep 1 and 0."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=INIT_STD)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,101 @@
+"""From pairs and region features to what the network reads: cleaning, word pieces, box features, padding."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlrun import DataError, Pair, RegionBatch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vlrun import Encoding
+    from vlrun.wordpiece import WordPiece
+
+LENGTH_STEP = 4
+"""Text lengths are multiples of this, so that few shapes occur."""
+
+_DELETED = re.compile(r"(?:_|[^\w\s])+")
+
+
+def clean(text: str) -> str:
+    """Deletes underscores and whatever is neither a word character nor a space, and puts nothing in their place.
+
+    ``don't`` becomes ``dont`` and ``bus-stop`` becomes ``busstop``: the released weights were trained on such text.
+    """
+    return _DELETED.sub("", text)
+
+
+def box_features(
+    boxes: NDArray[np.float32], sizes: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """``(x1/W, y1/H, x2/W, y2/H, area share)`` of each box; zeros where there is no region.
+
+    Args:
+        boxes: (P, R, 4) xyxy in pixels.
+        sizes: (P, 2) height and width of the images in pixels.
+        mask: (P, R), True for a real region.
+
+    Returns:
+        (P, R, 5) float32. The original adds no pixel to widths here, other than in its box overlap.
+    """
+    height, width = sizes[:, 0, None], sizes[:, 1, None]  # (P, 1)
+    x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)  # (P, R) each
+    area = (x2 - x1) * (y2 - y1) / (width * height)
+    features = np.stack([x1 / width, y1 / height, x2 / width, y2 / height, area], axis=-1)
+    features[~mask] = 0.0
+    return features.astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True)
+class RositaPairEncoder:
+    """Text and box pipeline of ROSITA.
+
+    Deviations: texts are padded to the longest of the batch, not to ``max_text_tokens`` (padding changes no output,
+    1.2 x faster), and a text whose words fall apart (Chinese characters, say) is encoded, where the original stops.
+    """
+
+    wordpiece: WordPiece
+    max_text_tokens: int
+    num_regions: int
+    region_feature_size: int
+
+    def __call__(self, pairs: Sequence[Pair], regions: RegionBatch) -> Encoding:
+        """
+        Raises:
+            DataError: the region features have another width than the network.
+        """
+        import torch
+
+        from vlrun import Encoding
+
+        width = regions.features.shape[-1]
+        if width != self.region_feature_size:
+            raise DataError(
+                f"region features of image '{regions.image_ids[0]}' are {width} wide, backbone 'rosita' expects "
+                f"{self.region_feature_size}; backbone.region_feature_size sets that"
+            )
+        token_ids, text_mask = self.wordpiece.encode_batch(
+            [clean(pair.text) for pair in pairs], self.max_text_tokens, round_to=LENGTH_STEP
+        )
+        boxes = box_features(regions.boxes, regions.sizes, regions.mask)
+        return Encoding(
+            token_ids=torch.from_numpy(token_ids),
+            text_mask=torch.from_numpy(text_mask),
+            region_features=torch.from_numpy(self._fit(regions.features)),
+            boxes=torch.from_numpy(self._fit(boxes)),
+            region_mask=torch.from_numpy(self._fit(regions.mask)),
+        )
+
+    def _fit(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Cuts or pads axis 1 to ``num_regions``; no copy where it fits."""
+        missing = self.num_regions - array.shape[1]
+        if missing <= 0:
+            return array[:, : self.num_regions]
+        padding = np.zeros((array.shape[0], missing, *array.shape[2:]), dtype=array.dtype)
+        return np.concatenate([array, padding], axis=1)
