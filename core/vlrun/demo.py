@@ -1,40 +1,318 @@
-"""What a provider of demo data promises, and how ``--demo`` uses it."""
+"""What a provider of demo data promises, and how ``--demo`` prepares its files: with the readers of real data."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlrun.configs import DemoFiles
+from vlrun.errors import DataError, PluginError
+from vlrun.files import sync_folder
+
+if TYPE_CHECKING:
+    from vlrun.entries import Builder
+    from vlrun.features.formats import FeatureFormat
+    from vlrun.plugins import Plugins
+
+CACHE_VARIABLE = "VLRUN_CACHE"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DemoSource:
+    """How the demo data of one dataset is read.
+
+    Attributes:
+        builder: name of the dataset's builder that reads what ``write_annotations`` writes, such as ``official``.
+        image_set: name of the images that the dataset is about; datasets over the same images share their features.
+    """
+
+    builder: str
+    image_set: str
 
 
 class DemoProvider(ABC):
     """Embedded data in the real file formats, generated deterministically and in seconds.
 
     Attributes:
-        name: shown in the header of a demo run.
-        version: changes whenever the generated files change; part of the cache folder's name.
-        datasets: names of the datasets whose official files it can write.
+        name: shown in the header of a demo run, and part of the cache folder's name.
+        version: changes with what is generated; part of the cache folder's name.
+        datasets: the datasets whose official files it can write.
+        feature_format: name of the feature format of its region features.
+        region_feature_size, num_regions: what the regions look like.
     """
 
     name: str
     version: str
-    datasets: tuple[str, ...]
+    datasets: Mapping[str, DemoSource]
+    feature_format: str
+    region_feature_size: int
+    num_regions: int
 
     @abstractmethod
-    def write_vocabulary(self, path: Path) -> DemoFiles:
-        """Writes a WordPiece vocabulary to ``path`` and says what the regions look like."""
+    def write_vocabulary(self, path: Path) -> None:
+        """Writes a WordPiece vocabulary of all its texts to ``path``."""
 
     @abstractmethod
-    def write_annotations(self, dataset: str, folder: Path) -> str:
-        """Writes the source files of ``dataset`` into ``folder``; returns the builder source that reads them."""
+    def write_annotations(self, dataset: str, folder: Path) -> None:
+        """Writes the official files of ``dataset`` into ``folder``, which exists and is empty."""
 
     @abstractmethod
-    def write_features(self, dataset: str, folder: Path) -> tuple[str, Path]:
-        """Writes feature files of the images of ``dataset`` into ``folder``; returns feature format and path."""
+    def write_features(self, image_set: str, folder: Path) -> None:
+        """Writes files of region features into ``folder``, which exists and is empty."""
+
+    def write_pictures(self, image_set: str, folder: Path) -> None:  # noqa: B027  # a provider may have none
+        """Writes some of the pictures, to look at, into ``folder``, which exists and is empty. Nothing reads them."""
 
     @abstractmethod
-    def overrides(self, datasets: tuple[str, ...]) -> Mapping[str, Any]:
+    def overrides(self, datasets: Sequence[str]) -> Mapping[str, Any]:
         """Dotted experiment options (``train.epochs`` ...) of a schedule that suits the demo data."""
+
+
+@dataclass(frozen=True)
+class DemoDataset:
+    """What a dataset's ``annotations`` and ``features`` options have to be."""
+
+    annotations: Path
+    features: Path
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """Prepared demo data.
+
+    Attributes:
+        provider: where it comes from; its ``overrides`` have the schedule.
+        root: folder that holds everything; serves as the data root.
+        files: what a backbone has to know, for ``BackboneConfig.demo_overrides``.
+        datasets: the datasets that were asked for, by name.
+        pictures: folder with some of the images.
+    """
+
+    provider: DemoProvider
+    root: Path
+    files: DemoFiles
+    datasets: Mapping[str, DemoDataset]
+    pictures: Path
+
+
+def prepare_demo(
+    plugins: Plugins, datasets: Sequence[str], say: Say = lambda message: None, *, cache: Path | None = None
+) -> DemoData:
+    """Generates demo data for ``datasets`` and turns it into annotations and features as if it were downloaded.
+
+    The result is cached in a folder whose name changes with the provider's version and with the code that made it.
+    Each part of it appears when it is finished; a killed preparation leaves nothing that looks whole, and of several
+    processes that prepare at once one works and the others wait.
+
+    Args:
+        say: is told what is being done; not called where all is there.
+        cache: folder for caches; by default that of ``VLRUN_CACHE``, ``XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises:
+        PluginError: nobody has demo data for a dataset, or what reads it is not installed.
+        DataError: the cache cannot be written.
+    """
+    preparation = _Preparation(plugins, _provider_of(plugins, datasets), cache or cache_folder(), say)
+    return preparation.run(list(dict.fromkeys(datasets)))
+
+
+def cache_folder() -> Path:
+    """Where caches belong: ``VLRUN_CACHE``, else ``XDG_CACHE_HOME``, else ``~/.cache``."""
+    named = os.environ.get(CACHE_VARIABLE) or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(named).expanduser().absolute()
+
+
+def _provider_of(plugins: Plugins, datasets: Sequence[str]) -> DemoProvider:
+    """The provider that has all of ``datasets``: one vocabulary and one kind of regions have to fit them all."""
+    providers = plugins.demo_providers()
+    if not providers:
+        raise PluginError("no demo data is installed. Install it with: pip install vlrun-demo")
+    for provider in providers:
+        if all(name in provider.datasets for name in datasets):
+            return provider
+    unknown = [name for name in datasets if not any(name in provider.datasets for provider in providers)]
+    problems = [f"there is no demo data for dataset '{name}'" for name in unknown]
+    raise PluginError(
+        [
+            *(problems or [f"no demo data has all of these datasets: {', '.join(datasets)}"]),
+            "demo data that is installed:",
+            *(f"    '{provider.name}' has {', '.join(provider.datasets) or 'nothing'}" for provider in providers),
+        ]
+    )
+
+
+class _Preparation:
+    """Makes those parts of one provider's data that are not there yet."""
+
+    def __init__(self, plugins: Plugins, provider: DemoProvider, cache: Path, say: Say) -> None:
+        self.plugins = plugins
+        self.provider = provider
+        self.say = say
+        self.root = cache / "vlrun" / f"demo-{provider.name}-{provider.version}-{self.code_fingerprint()}"
+
+    def run(self, datasets: Sequence[str]) -> DemoData:
+        try:
+            self.make([(path, make) for path, make in self.parts(datasets) if not path.exists()])
+        except OSError as error:
+            raise DataError(
+                f"{self.root}: cannot write the demo data: {error.strerror or error}. "
+                f"The environment variable {CACHE_VARIABLE} names another folder for it"
+            ) from error
+        provider = self.provider
+        return DemoData(
+            provider,
+            self.root,
+            DemoFiles(self.root / "vocabulary.txt", provider.region_feature_size, provider.num_regions),
+            {
+                name: DemoDataset(self.annotations(name), self.features(provider.datasets[name].image_set))
+                for name in datasets
+            },
+            self.root / "pictures",
+        )
+
+    def annotations(self, dataset: str) -> Path:
+        return self.root / "annotations" / dataset
+
+    def features(self, image_set: str) -> Path:
+        return self.root / "features" / image_set
+
+    def parts(self, datasets: Sequence[str]) -> Iterator[tuple[Path, Callable[[Path], object]]]:
+        """Each part's final place, and what makes it at another one; later parts read earlier ones."""
+        provider, sources = self.provider, self.root / "sources"
+        yield self.root / "vocabulary.txt", provider.write_vocabulary
+        for name in datasets:
+            yield sources / name, _in_folder(partial(provider.write_annotations, name))
+            yield self.annotations(name), _in_folder(partial(self.builder(name).build, sources / name))
+        for image_set in dict.fromkeys(provider.datasets[name].image_set for name in datasets):
+            files = sources / f"{image_set}-features"
+            yield files, _in_folder(partial(provider.write_features, image_set))
+            yield self.features(image_set), partial(self.build_store, files)
+            yield self.root / "pictures" / image_set, _in_folder(partial(provider.write_pictures, image_set))
+
+    def make(self, parts: Sequence[tuple[Path, Callable[[Path], object]]]) -> None:
+        if not parts:
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        with _only_one(self.root / "lock", self.say):
+            for path, make in parts:
+                if path.exists():  # the process that we waited for made it
+                    continue
+                self.say(f"demo data: making {path.relative_to(self.root)}")
+                _remove_leftovers(path)
+                _make_whole(path, make)
+
+    def builder(self, dataset: str) -> Builder:
+        wanted = self.provider.datasets[dataset].builder
+        builders = self.plugins.find("dataset", dataset).builders
+        for builder in builders:
+            if builder.source == wanted:
+                return builder
+        found = ", ".join(builder.source for builder in builders) or "none"
+        raise PluginError(
+            f"demo data '{self.provider.name}' needs the builder '{wanted}' of dataset '{dataset}' (found: {found})"
+        )
+
+    def build_store(self, files: Path, store: Path) -> None:
+        from vlrun.features.build import build_store
+
+        formats: Mapping[str, FeatureFormat] = self.plugins.feature_formats()
+        wanted = self.provider.feature_format
+        if wanted not in formats:
+            raise PluginError(
+                f"demo data '{self.provider.name}' needs the feature format '{wanted}' "
+                f"(found: {', '.join(formats) or 'none'})"
+            )
+        build_store([files], store, formats[wanted], extractor=f"demo data '{self.provider.name}'")
+
+    def code_fingerprint(self) -> str:
+        """Of all code that has a part in the files: the provider, the builders of its datasets, the feature store.
+
+        A version number alone would leave stale files behind wherever the code is being worked on.
+        """
+        modules = {type(self.provider).__module__, "vlrun.features", "vlrun.wordpiece", "vlrun.annotations"}
+        for dataset in self.provider.datasets:
+            try:
+                modules |= {builder.build.__module__ for builder in self.plugins.find("dataset", dataset).builders}
+            except PluginError:  # served, but not installed
+                continue
+        digest = hashlib.blake2b(digest_size=5)
+        for file in sorted({file for module in modules for file in _source_files(module)}):
+            digest.update(f"{file.name}\x1f".encode() + file.read_bytes())
+        return digest.hexdigest()
+
+
+def _source_files(module: str) -> Iterator[Path]:
+    """The Python files of the package that ``module`` belongs to; of the core, only those of the module itself."""
+    top = module if module.startswith("vlrun.") else module.partition(".")[0]
+    found = sys.modules.get(top)
+    if found is None:
+        from importlib import import_module
+
+        found = import_module(top)
+    file = Path(getattr(found, "__file__", None) or "")
+    if file.name == "__init__.py":
+        yield from file.parent.rglob("*.py")
+    elif file.is_file():
+        yield file
+
+
+def _in_folder(fill: Callable[[Path], object]) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        fill(folder)
+
+    return make
+
+
+def _make_whole(path: Path, make: Callable[[Path], object]) -> None:
+    """Makes ``path`` in a folder beside it and moves it to its place when it is finished and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        make(workplace / path.name)
+        _sync(workplace / path.name)
+        os.rename(workplace / path.name, path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Workplaces of processes that were killed."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    for inner in [*path.rglob("*"), path]:
+        handle = os.open(inner, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _only_one(lock: Path, say: Say) -> Iterator[None]:
+    """Lets one process at a time in; a killed one lets go."""
+    import fcntl
+
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"demo data: waiting for another process that prepares {lock.parent}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,120 @@
+"""Referring expressions in the three manners of the RefCOCO family.
+
+``refcoco``: short, often with a place. ``refcoco+``: appearance only. ``refcocog``: whole phrases, with more detail
+than is needed and relations to other things.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from vlrun_demo.language import as_typed, cleaned, noun_phrase
+from vlrun_demo.meaning import (
+    PLACES,
+    Description,
+    attribute_subsets,
+    is_only,
+    placed,
+    referents,
+    related,
+    true_relations,
+    unique_subsets,
+)
+from vlrun_demo.scene import Scene, Thing
+
+MANNERS = ("refcoco", "refcoco+", "refcocog")
+
+_SHARE_WITH_PLACE = 0.65  # of RefCOCO's expressions, where a place is clear
+_SHARE_THAT_NEEDS_THE_RELATION = 0.15  # of RefCOCOg's, where one singles the thing out
+_SHARE_WITH_RELATION = 0.5  # of RefCOCOg's others
+_MOST_WORDS = 16  # fits the 20 tokens of the papers
+
+_Draw = Callable[[random.Random], Description | None]
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A referring expression: as typed, as cleaned by the dataset's makers, and what it says."""
+
+    raw: str
+    sent: str
+    meaning: Description
+
+
+def refer(scene: Scene, thing: Thing, manner: str, rng: random.Random, most: int) -> list[Expression]:
+    """Up to ``most`` distinct expressions that single ``thing`` out; none where the manner has no way to do so."""
+    draw = {"refcoco": _short, "refcoco+": _by_appearance, "refcocog": _at_length}[manner](scene, thing, rng)
+    found: dict[str, Expression] = {}
+    for _ in range(3 * most):
+        meaning = draw(rng)
+        if meaning is None:
+            break
+        text = noun_phrase(rng, meaning, article=_article(meaning, manner, rng))
+        if len(text.split()) <= _MOST_WORDS and text not in found:
+            found[text] = Expression(as_typed(rng, text), cleaned(text), meaning)
+        if len(found) == most:
+            break
+    return list(found.values())
+
+
+def _by_appearance(scene: Scene, thing: Thing, _: random.Random) -> _Draw:
+    unique = unique_subsets(scene, thing)
+    return lambda rng: _preferred(unique, rng)
+
+
+def _short(scene: Scene, thing: Thing, _: random.Random) -> _Draw:
+    unique = unique_subsets(scene, thing)
+    with_place = [
+        replace(subset, place=place)
+        for subset in attribute_subsets(thing, most=2)
+        for fitting in [referents(scene, subset)]
+        for place in PLACES
+        if is_only(placed(scene, fitting, place), thing)
+    ]
+
+    def draw(rng: random.Random) -> Description | None:
+        says_place = with_place and (rng.random() < _SHARE_WITH_PLACE or not unique)
+        return _preferred(with_place if says_place else unique, rng)
+
+    return draw
+
+
+def _at_length(scene: Scene, thing: Thing, rng: random.Random) -> _Draw:
+    unique = unique_subsets(scene, thing)
+    detailed = [subset for subset in unique if subset.num_conditions >= 2]
+    relations = list(true_relations(scene, thing, rng.sample(scene.things, 3)))
+    needing = [
+        replace(subset, relation=relation)
+        for subset in attribute_subsets(thing, most=2)
+        if subset.kind and subset not in unique
+        for fitting in [referents(scene, subset)]
+        for relation in relations
+        if is_only(related(scene, fitting, relation), thing)
+    ]
+
+    def draw(rng: random.Random) -> Description | None:
+        if needing and rng.random() < _SHARE_THAT_NEEDS_THE_RELATION:
+            return _preferred(needing, rng)
+        meaning = rng.choice(detailed) if detailed else None
+        if meaning and relations and rng.random() < _SHARE_WITH_RELATION:
+            return replace(meaning, relation=rng.choice(relations))
+        return meaning
+
+    return draw
+
+
+def _preferred(meanings: Sequence[Description], rng: random.Random) -> Description | None:
+    """One of ``meanings``; people keep it short and say what kind of thing it is."""
+    if not meanings:
+        return None
+    shortest = min(meaning.num_conditions for meaning in meanings)
+    weights = [(1.0 if meaning.kind else 0.25) * 0.3 ** (meaning.num_conditions - shortest) for meaning in meanings]
+    return rng.choices(meanings, weights)[0]
+
+
+def _article(meaning: Description, manner: str, rng: random.Random) -> str:
+    if manner == "refcocog":
+        return rng.choice(("the", "the", "a"))
+    return "the" if not meaning.kind or rng.random() < 0.3 else ""

@@ -1,0 +1,50 @@
+"""A part of the demo world, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from vlrun_demo.official import Referent, referents_of
+from vlrun_demo.scene import Scene, Thing
+from vlrun_demo.world import Image, images
+
+
+@pytest.fixture(scope="session")
+def some_images() -> list[Image]:
+    """Images of all splits."""
+    return images()[::10]
+
+
+@pytest.fixture(scope="session")
+def scenes() -> list[Scene]:
+    """Scenes of all splits."""
+    return [image.scene() for image in images()[::18]]
+
+
+@pytest.fixture(scope="session")
+def referents() -> Callable[[str], list[Referent]]:
+    """``referents(dataset)``: what the dataset talks about in all test images and in some of the others."""
+    chosen = [image for image in images() if image.split.startswith("test") or image.image_id % 12 == 0]
+    return cache(lambda dataset: list(referents_of(dataset, chosen)))
+
+
+@pytest.fixture
+def make_thing() -> Callable[..., Thing]:
+    """``make_thing(x, y)``: a small plain red ball with its centre at (x, y), other attributes by name."""
+
+    def make(x: float, y: float, **attributes: str) -> Thing:
+        given = {"kind": "ball", "colour": "red", "size": "small", "pattern": "plain", **attributes}
+        return Thing(**given, box=(x - 30, y - 30, x + 30, y + 30))
+
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "made"
+    made.mkdir()
+    return made

@@ -1,0 +1,210 @@
+"""The files: the schema of the originals, the same bytes each time, and readable by the builders of real data."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlrun.annotations import load_plain_pickle
+from vlrun.plugins import create_plugins
+from vlrun.wordpiece import WordPiece
+from vlrun_demo.feature_files import write_features
+from vlrun_demo.official import SPLIT_BY, Referent, write_official
+from vlrun_demo.plugin import DemoWorld
+from vlrun_demo.world import SPLIT_SIZES, Image, images
+
+SPLITS = {
+    "refcoco": {"train", "val", "testA", "testB"},
+    "refcoco+": {"train", "val", "testA", "testB"},
+    "refcocog": {"train", "val", "test"},
+}
+
+
+@pytest.fixture(scope="module", params=sorted(SPLIT_BY))
+def archive(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, some_images: list[Image]
+) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp(request.param)
+    write_official(request.param, folder, some_images)
+    return request.param, folder
+
+
+def contents(archive: tuple[str, Path]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    dataset, folder = archive
+    references = load_plain_pickle(folder / f"refs({SPLIT_BY[dataset]}).p")
+    return references, json.loads((folder / "instances.json").read_text())
+
+
+def test_references_have_the_keys_of_the_originals(archive: tuple[str, Path], samples: Path) -> None:
+    references, _ = contents(archive)
+    (real,) = json.loads((samples / "refcoco" / "refs_unc_first_record.json").read_text())
+
+    for reference in references:
+        assert {key: type(value) for key, value in reference.items()} == {
+            key: type(value) for key, value in real.items()
+        }
+        for sentence in reference["sentences"]:
+            assert {key: type(value) for key, value in sentence.items()} == {
+                key: type(value) for key, value in real["sentences"][0].items()
+            }
+
+
+def test_the_pickle_is_of_protocol_2(archive: tuple[str, Path]) -> None:
+    dataset, folder = archive
+    content = (folder / f"refs({SPLIT_BY[dataset]}).p").read_bytes()
+
+    assert content[:2] == pickle.PROTO + bytes([2])
+
+
+def test_references_fit_the_instances(archive: tuple[str, Path]) -> None:
+    references, instances = contents(archive)
+    images = {image["id"]: image for image in instances["images"]}
+    annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
+    categories = {category["id"] for category in instances["categories"]}
+
+    assert len(images) == len(instances["images"])
+    assert len(annotations) == len(instances["annotations"])
+    assert len({reference["ann_id"] for reference in references}) == len(references)
+    for reference in references:
+        annotation, image = annotations[reference["ann_id"]], images[reference["image_id"]]
+        assert annotation["image_id"] == image["id"]
+        assert annotation["category_id"] == reference["category_id"]
+        assert reference["category_id"] in categories
+        stem = image["file_name"].removesuffix(".png")
+        assert reference["file_name"].startswith(f"{stem}_")  # the suffix that has to be ignored
+        assert reference["file_name"] != image["file_name"]
+
+
+def test_boxes_lie_inside_their_images(archive: tuple[str, Path]) -> None:
+    _, instances = contents(archive)
+    sizes = {image["id"]: (image["width"], image["height"]) for image in instances["images"]}
+
+    for annotation in instances["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        image_width, image_height = sizes[annotation["image_id"]]
+        assert x >= 0 <= y
+        assert x + width <= image_width
+        assert y + height <= image_height
+        (polygon,) = annotation["segmentation"]
+        assert min(polygon[::2]) == pytest.approx(x, abs=0.03 * width)
+        assert max(polygon[1::2]) == pytest.approx(y + height, abs=0.03 * height)
+
+
+def test_sentences_are_numbered_through_and_clean(archive: tuple[str, Path]) -> None:
+    references, _ = contents(archive)
+    sentences = [sentence for reference in references for sentence in reference["sentences"]]
+
+    assert [sentence["sent_id"] for sentence in sentences] == list(range(len(sentences)))
+    assert [reference["ref_id"] for reference in references] == list(range(len(references)))
+    assert all(sentence["tokens"] == sentence["sent"].split() for sentence in sentences)
+    assert all(sentence["sent"] == sentence["sent"].lower() for sentence in sentences)
+    assert any(sentence["raw"] != sentence["sent"] for sentence in sentences)
+    assert {len(reference["sentences"]) for reference in references} == {1, 2, 3}
+
+
+def test_splits_are_those_of_the_originals_and_share_no_image(archive: tuple[str, Path]) -> None:
+    references, _ = contents(archive)
+    images: dict[str, set[int]] = {}
+    for reference in references:
+        images.setdefault(reference["split"], set()).add(reference["image_id"])
+
+    assert set(images) == SPLITS[archive[0]]
+    assert sum(map(len, images.values())) == len(set().union(*images.values()))
+
+
+def test_testa_talks_about_figures_and_testb_about_the_rest(referents: Callable[[str], list[Referent]]) -> None:
+    kinds = {
+        split: {referent.thing.is_figure for referent in referents("refcoco+") if referent.image.split == split}
+        for split in SPLIT_SIZES
+    }
+
+    assert kinds == {"train": {True, False}, "val": {True, False}, "testA": {True}, "testB": {False}}
+
+
+def test_test_splits_are_large_enough_for_a_stable_score(referents: Callable[[str], list[Referent]]) -> None:
+    for split in ("testA", "testB"):
+        found = [len(r.expressions) for r in referents("refcoco+") if r.image.split == split]
+        assert sum(found) > 400
+
+
+def test_two_generations_are_the_same_bytes(tmp_path: Path, some_images: list[Image]) -> None:
+    """In two processes, whose strings hash differently."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    write_official("refcoco+", one, some_images)
+    write_features(one, some_images)
+    DemoWorld().write_vocabulary(one / "vocabulary.txt")
+    run_python(f"""
+from pathlib import Path
+from vlrun_demo.feature_files import write_features
+from vlrun_demo.official import write_official
+from vlrun_demo.plugin import DemoWorld
+from vlrun_demo.world import images
+folder = Path({str(two)!r})
+write_official("refcoco+", folder, images()[::10])
+write_features(folder, images()[::10])
+DemoWorld().write_vocabulary(folder / "vocabulary.txt")
+""")
+
+    assert len(list(one.iterdir())) == 4
+    assert {file.name: file.read_bytes() for file in one.iterdir()} == {
+        file.name: file.read_bytes() for file in two.iterdir()
+    }
+
+
+def test_the_provider_writes_about_all_images(folder: Path) -> None:
+    DemoWorld().write_annotations("refcoco+", folder)
+    references, instances = contents(("refcoco+", folder))
+
+    assert len(instances["images"]) > 0.98 * sum(SPLIT_SIZES.values())  # some scenes hold nothing but twins
+    assert {image["id"] for image in instances["images"]} <= {image.image_id for image in images()}
+    assert len([reference for reference in references if reference["split"] == "train"]) > 2500
+
+
+def test_the_builders_of_real_data_read_the_files(archive: tuple[str, Path], tmp_path: Path) -> None:
+    dataset, folder = archive
+    wanted = DemoWorld().datasets[dataset].builder
+    builders = {builder.source: builder for builder in create_plugins().find("dataset", dataset).builders}
+    report = builders[wanted].build(folder, tmp_path / "out")
+    references, _ = contents(archive)
+
+    assert set(report.counts) == SPLITS[dataset]
+    assert sum(report.counts.values()) == sum(len(reference["sentences"]) for reference in references)
+
+
+def test_the_vocabulary_knows_every_word(tmp_path: Path, referents: Callable[[str], list[Referent]]) -> None:
+    DemoWorld().write_vocabulary(tmp_path / "vocabulary.txt")
+    wordpiece = WordPiece(tmp_path / "vocabulary.txt")
+    sents = [found.sent for dataset in SPLIT_BY for r in referents(dataset)[::10] for found in r.expressions]
+
+    assert all(wordpiece.tokens(sent) == sent.split() for sent in sents)
+    assert "[UNK]" not in wordpiece.tokens("redstar")
+    assert wordpiece.size < 400
+
+
+def test_listing_and_writing_import_little(tmp_path: Path) -> None:
+    run_python(f"""
+import sys
+from pathlib import Path
+from vlrun_demo.plugin import vlrun_demo_data
+(provider,) = vlrun_demo_data()
+assert not {{"numpy", "PIL", "tokenizers"}} & set(sys.modules)
+from vlrun_demo.official import write_official
+from vlrun_demo.world import images
+write_official("refcoco+", Path({str(tmp_path)!r}), images()[:3])
+assert not {{"torch", "PIL"}} & set(sys.modules)
+""")
+
+
+def run_python(code: str) -> None:
+    environment = {**os.environ, "PYTHONHASHSEED": "4711", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
