@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -50,7 +50,7 @@ class Checkpoint:
             CheckpointError: names or shapes differ.
         """
         try:
-            model.load_state_dict(load_file(self.path / MODEL))
+            load_model(model, self.path / MODEL)
         except RuntimeError as error:
             raise CheckpointError(f"{self.path}: the weights do not fit this model: {error}") from error
 
@@ -81,7 +81,7 @@ class Checkpoints:
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir(parents=True)
-            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary / MODEL)
+            save_model(model, str(temporary / MODEL))  # a tensor that two names share is written once
             save_file(_optimizer_tensors(optimizer, model), temporary / OPTIMIZER)
             write_json(temporary / PROGRESS, asdict(progress))
             hashes = {name: sha256_of(temporary / name) for name in (MODEL, OPTIMIZER, PROGRESS)}

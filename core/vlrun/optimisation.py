@@ -24,7 +24,7 @@ class BertAdam(AdamW):
     ``p -= rate * (m / (sqrt(v) + eps) + weight_decay * p)``, on parameters that have a gradient.
 
     Bias correction divides by ``1 - beta ** step``, which is 1 to the last bit once ``step`` is large. So this is
-    AdamW whose step counts start late, and it runs on the same fused kernel (5 x a written-out loop at base size).
+    AdamW whose step counts start late, and it runs on the same fused kernel.
     """
 
     FIRST_STEP = 2**20

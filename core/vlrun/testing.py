@@ -58,9 +58,10 @@ def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, 
     _check_encoding(encoding, len(pairs), max_text_tokens)
 
     backbone.eval()
+    head = backbone.matching_head()  # outside inference mode: parameters made in it could not be trained
     with torch.inference_mode():
         output = backbone(encoding)
-        logits = backbone.matching_head()(output.pooled)
+        logits = head(output.pooled)
     num_pairs, length = encoding.token_ids.shape
     width = backbone.hidden_size
     assert output.text.shape == (num_pairs, length, width), "text must be (P, L, H)"

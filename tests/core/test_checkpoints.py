@@ -35,6 +35,17 @@ def test_saving_and_loading_is_bit_identical_also_with_frozen_weights(tmp_path: 
         assert (again / name).read_bytes() == (checkpoint.path / name).read_bytes()
 
 
+def test_a_tensor_with_two_names_is_saved_once_and_stays_shared(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    model["same"] = model["used"]
+    checkpoint = open_checkpoint(Checkpoints(tmp_path).save(Progress(1), model, optimizer))
+    before = model["used"].weight.detach().clone()
+    with torch.no_grad():
+        model["used"].weight.zero_()
+    checkpoint.load_model(model)
+    assert torch.equal(model["same"].weight, before)
+
+
 def test_last_and_best_point_at_checkpoints_and_old_ones_go(tmp_path: Path) -> None:
     model, optimizer = trained()
     store = Checkpoints(tmp_path)
