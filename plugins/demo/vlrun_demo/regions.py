@@ -178,8 +178,10 @@ def _detector_words(scene: Scene, seen: _Seen, rng: np.random.Generator) -> tupl
 
 
 def _sides(boxes: NDArray[Any]) -> NDArray[Any]:
-    return np.subtract(boxes[:, 2:], boxes[:, :2])
+    sides: NDArray[Any] = boxes[:, 2:] - boxes[:, :2]
+    return sides
 
 
 def _centres(boxes: NDArray[Any]) -> NDArray[Any]:
-    return np.add(boxes[:, 2:], boxes[:, :2]) / 2
+    centres: NDArray[Any] = (boxes[:, 2:] + boxes[:, :2]) / 2
+    return centres
