@@ -1,6 +1,6 @@
 """How well a training step of ROSITA base uses the machine: beside plain matrix products, beside written-out blocks.
 
-python benchmarks/training_step.py [--batch 8] [--rounds 4] [--json]
+python benchmarks/training_step.py [--batch 8] [--seconds 45] [--json]
 
 A step is forward, backward, clipping and Adam in float32, on random pairs with 36 regions. The rounds of all ways
 alternate, with plain matrix products between them, so that other work on the machine slows all alike; the shares and
@@ -70,7 +70,7 @@ WRITTEN_OUT = {Attention: WrittenOutAttention, nn.LayerNorm: WrittenOutLayerNorm
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=8, help="pairs per step")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=45, help="no round starts later, after the first two")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -91,7 +91,7 @@ def main() -> None:
         NATIVE: lambda: native_step(padded),
         TRIMMED_WAY: lambda: native_step(trimmed),
     }
-    seconds, peak = measure(ways, arguments.rounds)
+    seconds, peak = measure(ways, arguments.seconds)
 
     operations = {BASELINE: TEXT, NATIVE: TEXT, TRIMMED_WAY: TRIMMED}
     rows = [
@@ -163,18 +163,20 @@ def step_operations(num_pairs: int, num_tokens: int) -> float:
     return num_pairs * (6.0 * (sizes.num_layers * layer + hidden**2) + 4.0 * regions)
 
 
-def measure(ways: dict[str, Callable[[], None]], num_rounds: int) -> tuple[dict[str, float], float]:
+def measure(ways: dict[str, Callable[[], None]], time_limit: float) -> tuple[dict[str, float], float]:
     """Median seconds of each way, and the median operations per second of plain products between them."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     rates = []
-    for number in range(num_rounds + 1):
+    start, number = time.perf_counter(), 0
+    while number < 2 or time.perf_counter() - start < time_limit:
         for way, step in ways.items():
             begin = time.perf_counter()
             step()
             if number:  # the first round warms up
                 seconds[way].append(time.perf_counter() - begin)
             rates.append(matmul_rate())
-        print(f"round {number} of {num_rounds}", file=sys.stderr)
+        print(f"round {number}, {time.perf_counter() - start:.0f} s", file=sys.stderr)
+        number += 1
     return {way: statistics.median(taken) for way, taken in seconds.items()}, statistics.median(rates)
 
 

@@ -152,8 +152,15 @@ def choose_device(local_rank: int = 0, local_world_size: int = 1) -> torch.devic
 
 
 @contextmanager
-def join_ranks(timeout_seconds: int) -> Iterator[Ranks]:
-    """This process's place in the job that torchrun's environment describes; alone where there is none."""
+def join_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ranks]:
+    """This process's place in the job that torchrun's environment describes; alone where there is none.
+
+    Args:
+        timeout_seconds: how long to wait for a rank that does not answer.
+        threads: CPU threads of this process; None shares the cores among the processes of this machine.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
     if not is_launched():
         yield Ranks(0, 1, choose_device())
         return
@@ -161,7 +168,7 @@ def join_ranks(timeout_seconds: int) -> Iterator[Ranks]:
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
     device = choose_device(local_rank, local_world_size)
     timeout = timedelta(seconds=timeout_seconds)
-    if device.type == "cpu":
+    if device.type == "cpu" and threads is None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size))
     _leave_with_parent()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)

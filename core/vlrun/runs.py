@@ -64,7 +64,8 @@ def run_experiment(
         RunnerError: what else a user can mend, each with its exit status.
     """
     plugins = plugins or create_plugins()
-    with join_ranks(experiment.train.distributed_timeout) as ranks, stop_on_signals() as stop:
+    config = experiment.train
+    with join_ranks(config.distributed_timeout, config.threads) as ranks, stop_on_signals() as stop:
         run_folder, is_new = ranks.from_main(lambda: _choose_folder(experiment, continues, folder))
         if run_folder.read_status().get("status") == "done":
             raise ConfigError(f"{run_folder.path} is already done; see it with: runner report {run_folder.path}")

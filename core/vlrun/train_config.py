@@ -36,6 +36,9 @@ class TrainConfig(Config):
     keep_checkpoints: PositiveInt = Field(2, description="newest checkpoints to keep, beside the best one")
     log_every: PositiveInt = Field(10, description="steps between reports")
     workers: NonNegativeInt | None = Field(None, description="loader processes per rank; null chooses by cores")
+    threads: PositiveInt | None = Field(
+        None, description="CPU threads per process; null shares the cores; the last bits of a result depend on it"
+    )
     distributed_timeout: PositiveInt = Field(600, description="seconds after which a rank that hangs ends the job")
 
     @model_validator(mode="after")

@@ -168,7 +168,7 @@ def ranks_run(world: Path, plugins: Plugins, world_size: int, *overrides: str) -
     loaded = experiment(world, plugins, *overrides, runs_root=f"runs{world_size}")
 
     def body(ranks: Ranks) -> Any:
-        runs.join_ranks = lambda timeout: nullcontext(ranks)
+        runs.join_ranks = lambda timeout, threads: nullcontext(ranks)
         result = run_experiment(loaded, plugins=plugins)
         return result.folder, [(row.split, row.score) for row in result.rows]
 

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vlrun.reporting import Reporters
     from vlrun.reporting.results import result_table
 
-    with join_ranks(experiment.train.distributed_timeout) as ranks:
+    with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
         rows = evaluate_run(experiment, folder, arguments.checkpoint, plugins, ranks, Reporters([]))
         if ranks.is_main:
             if arguments.json:

@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vlrun.reevaluation import predict_run
     from vlrun.reporting import Reporters
 
-    with join_ranks(experiment.train.distributed_timeout) as ranks:
+    with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
         for path in predict_run(experiment, folder, arguments.checkpoint, plugins, ranks, Reporters([])):
             print(path)
     return 0

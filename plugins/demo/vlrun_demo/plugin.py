@@ -63,6 +63,7 @@ class DemoWorld(DemoProvider):
                 "decay_factor": 0.1,
             },
             "train.evaluate_every": 2,
+            "train.threads": 1,  # so small a model gains little from more, and loses much beside another busy process
         }
 
 
