@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def vlrun_reporters() -> list[Entry[Any]]:
-    from vlrun.reporting.entries import BUILTIN_REPORTERS
+    from vlrun.builtin_reporters import BUILTIN_REPORTERS
 
     return list(BUILTIN_REPORTERS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -31,6 +32,7 @@ HOOKS = {
     "weight format": "vlrun_weight_formats",
     "demo data": "vlrun_demo_data",
 }
+_CORE_REQUIREMENT = re.compile(rf"{CORE}\s*(\[[^\]]*\])?\s*\(?(?P<versions>([<>=!~][^;()]*?)?)\)?\s*(;.*)?")
 _ENTRY_KINDS = ("backbone", "task", "dataset", "metric", "reporter")
 
 
@@ -176,7 +178,10 @@ def _distinct(points: Iterable[EntryPoint]) -> list[EntryPoint]:
 
 
 def _record_of(point: EntryPoint) -> PluginRecord:
-    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.specifiers import (
+        InvalidSpecifier,
+        SpecifierSet,
+    )  # packaging.requirements would double what this costs at start-up
 
     from vlrun import __version__
 
@@ -184,12 +189,14 @@ def _record_of(point: EntryPoint) -> PluginRecord:
         return PluginRecord(point.name, "(no distribution)", "")
     record = PluginRecord(point.name, point.dist.name, point.dist.version)
     for line in point.dist.requires or []:
+        needed = _CORE_REQUIREMENT.fullmatch(line)
         try:
-            requirement = Requirement(line)
-        except InvalidRequirement:
-            continue
-        if requirement.name == CORE and not requirement.specifier.contains(__version__, prereleases=True):
-            record.fail("incompatible", f"it needs {CORE}{requirement.specifier}, this is {CORE} {__version__}")
+            fits = needed is None or SpecifierSet(needed["versions"]).contains(__version__, prereleases=True)
+        except InvalidSpecifier as error:
+            record.fail("broken", f"its metadata are wrong: {error}")
+        else:
+            if not fits:
+                record.fail("incompatible", f"it needs {line.partition(';')[0].strip()}, this is {CORE} {__version__}")
     return record
 
 

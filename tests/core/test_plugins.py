@@ -61,6 +61,23 @@ def test_a_plugin_for_another_core_version_is_not_loaded(install: Install) -> No
     assert "needs vlrun<0.1" in record.reasons[0]
 
 
+@pytest.mark.parametrize(
+    ("requires", "status"),
+    [
+        ("vlrun<0.4,>=0.3", "ok"),
+        ("vlrun (>=0.3)", "ok"),
+        ("vlrun[profile]~=0.3.0", "ok"),
+        ("vlrun-friend<0.1", "ok"),
+        ("vlrun>=0.3; python_version > '3'", "ok"),
+        ("vlrun[profile]>=0.4", "incompatible"),
+        ("vlrun>=0.3,<abc", "broken"),
+    ],
+)
+def test_requirements_are_read_as_pip_writes_them(install: Install, requires: str, status: str) -> None:
+    install("vlrun-some", BACKBONE.format(name="some"), requires=requires)
+    assert record_of(create_plugins(), "vlrun-some").status == status
+
+
 def test_two_plugins_with_one_name_clash_and_neither_wins(install: Install) -> None:
     install("vlrun-one", BACKBONE.format(name="same"))
     install("vlrun-two", BACKBONE.format(name="same"))

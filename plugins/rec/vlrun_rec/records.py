@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveInt, model_validator
 
-from vlrun import canonical_image_id
+from vlrun import Config, canonical_image_id
 
 NonNegativeFinite = Annotated[NonNegativeFloat, Field(allow_inf_nan=False)]
 
 
-class ReferringExpression(BaseModel):
+class ReferringExpression(Config):
     """A phrase and the box that it means. Example::
 
     {"id": "20", "text": "guy with hat", "raw": "Guy w/ hat", "image": "COCO_train2014_000000000321",
      "width": 640, "height": 480, "box": [10.5, 20.0, 100.0, 200.25], "ref_id": 9, "ann_id": 55,
      "category": "person", "split_by": "unc"}
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str = Field(min_length=1, description="sent_id of the official files, as text; unique within a dataset")
     text: str = Field(description="the expression that the model reads")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from vlrun.configs import ReporterConfig
 from vlrun.entries import Entry
-from vlrun.reporting import Reporter
+
+if TYPE_CHECKING:
+    from vlrun.reporting import Reporter
 
 
 class ConsoleConfig(ReporterConfig):
