@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vlrun.backbone import Backbone
+from vlrun.configs import DatasetConfig, TaskConfig
 from vlrun.dataset import Dataset
 from vlrun.errors import DataError
 from vlrun.experiment import Experiment
@@ -113,38 +114,53 @@ def _task_run(
     config = experiment.tasks[index]
     task: Task[Any] = plugins.find("task", config.name).build(config)
     store = stores.setdefault(str(config.dataset.features), RegionFeatureStore(config.dataset.features))
-    entry = plugins.find("dataset", config.dataset.name)
     train_splits = config.dataset.train if train and experiment.train.epochs else []
-    names = list(dict.fromkeys([*train_splits, *config.dataset.evaluate]))
-    datasets: dict[str, Dataset[Any]] = {name: entry.build(config.dataset, name) for name in names}
+    datasets, coverage = _datasets(config.dataset, train_splits, store, plugins)
+    encode = backbone.pair_encoder(config.max_text_tokens)
+
+    def maker(dataset: Dataset[Any]) -> BatchMaker:
+        return BatchMaker(task, dataset, store, encode, experiment.seed)
+
+    return TaskRun(
+        name=config.name,
+        task=task,
+        metrics=metrics_of(config, task, plugins),
+        store=store,
+        train=maker(JoinedSplits([datasets[name] for name in train_splits])) if train_splits else None,
+        splits={name: maker(datasets[name]) for name in config.dataset.evaluate},
+        coverage=coverage,
+        loss_weight=config.loss_weight,
+    )
+
+
+def metrics_of(config: TaskConfig, task: Task[Any], plugins: Plugins) -> list[Metric]:
+    """The metrics that the experiment names, or the task's own."""
+    if config.metrics is None:
+        return task.metrics()
+    return [plugins.find("metric", metric.name).build(metric) for metric in config.metrics]
+
+
+def _datasets(
+    config: DatasetConfig, train_splits: Sequence[str], store: RegionFeatureStore, plugins: Plugins
+) -> tuple[dict[str, Dataset[Any]], Coverage]:
+    """All splits in use, each example with features, and how many images of each were found.
+
+    Raises:
+        DataError: images have no features and the experiment does not allow it, or a split is empty.
+    """
+    entry = plugins.find("dataset", config.name)
+    names = list(dict.fromkeys([*train_splits, *config.evaluate]))
+    datasets: dict[str, Dataset[Any]] = {name: entry.build(config, name) for name in names}
     coverage = check_coverage({name: data.image_ids() for name, data in datasets.items()}, store)
     if not coverage.is_complete:
-        if not config.dataset.allow_missing_features:
+        if not config.allow_missing_features:
             raise coverage.error()
         datasets = {name: _with_features(data, store) for name, data in datasets.items()}
     if empty := [name for name, data in datasets.items() if not len(data)]:
-        raise DataError(f"{config.dataset.name}: no examples in: {', '.join(empty)}")
+        raise DataError(f"{config.name}: no examples in: {', '.join(empty)}")
     for data in datasets.values():
         data.protocol = {**data.protocol, "features": describe_features(store)}
-
-    encode = backbone.pair_encoder(config.max_text_tokens)
-    makers = {name: BatchMaker(task, data, store, encode, experiment.seed) for name, data in datasets.items()}
-    joined = JoinedSplits([datasets[name] for name in train_splits]) if train_splits else None
-    metrics = (
-        task.metrics()
-        if config.metrics is None
-        else [plugins.find("metric", metric.name).build(metric) for metric in config.metrics]
-    )
-    return TaskRun(
-        config.name,
-        task,
-        metrics,
-        store,
-        BatchMaker(task, joined, store, encode, experiment.seed) if joined else None,
-        {name: makers[name] for name in config.dataset.evaluate},
-        coverage,
-        config.loss_weight,
-    )
+    return datasets, coverage
 
 
 def _with_features(dataset: Dataset[Any], store: RegionFeatureStore) -> Dataset[Any]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlrun.assembly import Run, assemble, describe_features
+from vlrun.assembly import Run, assemble, describe_features, metrics_of
 from vlrun.checkpoints import Checkpoint, Checkpoints, open_checkpoint
 from vlrun.errors import CheckpointError, DataError
 from vlrun.evaluation import evaluate_split, predict_split
@@ -69,18 +69,13 @@ def score_file(experiment: Experiment, split: str, path: Path, plugins: Plugins)
     config = experiment.tasks[0]
     task = plugins.find("task", config.name).build(config)
     dataset = plugins.find("dataset", config.dataset.name).build(config.dataset, split)
-    metrics = (
-        task.metrics()
-        if config.metrics is None
-        else [plugins.find("metric", metric.name).build(metric) for metric in config.metrics]
-    )
     if config.dataset.features.exists():
         dataset.protocol = {
             **dataset.protocol,
             "features": describe_features(RegionFeatureStore(config.dataset.features)),
         }
     predictions = read_predictions(path)
-    scores = [score for metric in metrics for score in metric(predictions, dataset)]
+    scores = [score for metric in metrics_of(config, task, plugins) for score in metric(predictions, dataset)]
     return [replace(score, protocol={"split": split, **score.protocol}) for score in scores]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
-from vlrun.errors import RunnerError
+from vlrun.errors import RunnerError, StoppedOnRequest
 
 VERBS = {
     "run": "train, evaluate and report an experiment",
@@ -67,9 +67,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _message(error: RunnerError) -> str:
-    """One line with the kind of error, or the list of problems as it is."""
+    """One line with the kind of error, or the list of problems as it is; a stop on request is no error."""
     text = str(error)
-    return text if "\n" in text else f"{type(error).__name__}: {text}"
+    return text if "\n" in text or isinstance(error, StoppedOnRequest) else f"{type(error).__name__}: {text}"
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from rich import box
@@ -46,6 +47,7 @@ class LiveScreen:
         self._console = console or Console(file=stream, force_terminal=True)
         self._clock = clock
         self._live: Live | None = None
+        self._show_control_keys: Callable[[], None] = lambda: None
         self._run: RunInfo | None = None
         self._report: StepReport | None = None
         self._loss = math.nan
@@ -73,6 +75,7 @@ class LiveScreen:
             redirect_stdout=sys.stdout.isatty(),
             redirect_stderr=sys.stderr.isatty(),
         )
+        self._show_control_keys = hide_control_keys()
         self._live.start()
         self._draw(always=True)
 
@@ -110,6 +113,7 @@ class LiveScreen:
         if self._live is not None:
             live, self._live = self._live, None
             live.stop()
+            self._show_control_keys()
 
     def _draw(self, always: bool) -> None:
         if self._live is not None and (always or self._clock() - self._drawn >= _REDRAW_SECONDS):
@@ -161,6 +165,28 @@ class LiveScreen:
         for start in range(0, len(facts), columns):
             grid.add_row(*(cell for fact in facts[start : start + columns] for cell in fact))
         return grid
+
+
+def hide_control_keys() -> Callable[[], None]:
+    """Keeps the terminal from printing ``^C`` into the panel, which would be redrawn in the wrong place.
+
+    Returns:
+        What undoes it.
+    """
+    try:
+        import termios
+    except ImportError:  # not a Unix
+        return lambda: None
+    try:
+        terminal = sys.stdin.fileno()
+        before = termios.tcgetattr(terminal)
+        is_in_front = os.getpgrp() == os.tcgetpgrp(terminal)  # a job in the background would be stopped for it
+    except (AttributeError, OSError, ValueError, termios.error):
+        return lambda: None
+    if not is_in_front:
+        return lambda: None
+    termios.tcsetattr(terminal, termios.TCSADRAIN, [*before[:3], before[3] & ~termios.ECHOCTL, *before[4:]])
+    return lambda: termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def _bar(done: int, total: int) -> ProgressBar:
