@@ -24,6 +24,8 @@ from vlrun.errors import DistributedError, RunnerError
 
 T = TypeVar("T")
 
+_SIGNS_OF_LOSS = ("Connection closed by peer", "Connection reset", "Timed out", "timed out", "NCCL", "gloo")
+
 _BUCKET_BYTES = (
     25 * 2**20
 )  # DistributedDataParallel's default: large enough for bandwidth, small enough to copy cheaply
@@ -174,20 +176,30 @@ def join_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ran
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     control = dist.new_group(backend="gloo", timeout=timeout)
     try:
-        yield Ranks(dist.get_rank(), world_size, device, control)
-        dist.barrier(group=control)  # a rank that leaves early aborts the others
-    except RuntimeError as error:
-        raise _distributed_error(error) from error
+        with lost_ranks_named():
+            yield Ranks(dist.get_rank(), world_size, device, control)
+            dist.barrier(group=control)  # a rank that leaves early aborts the others
     finally:
         dist.destroy_process_group()
 
 
-def _distributed_error(error: RuntimeError) -> BaseException:
-    """A lost connection or a timeout as our own error; any other RuntimeError is a bug and stays what it is."""
-    signs = ("Connection closed by peer", "Connection reset", "Timed out waiting", "timed out", "NCCL", "gloo")
-    if not any(sign in str(error) for sign in signs):
-        return error
-    return DistributedError(f"another process is gone or does not answer: {str(error).splitlines()[0]}")
+@contextmanager
+def lost_ranks_named() -> Iterator[None]:
+    """Turns torch's words for a rank that is gone or hangs into ours.
+
+    Raises:
+        DistributedError: a connection was lost or timed out; any other RuntimeError is a bug and stays what it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].rpartition("] ")[2]
+        if not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
+            raise
+        raise DistributedError(
+            f"another process is gone or does not answer ({reason}); the others were stopped. --resume continues from "
+            "the last checkpoint, train.distributed_timeout sets how long to wait"
+        ) from error
 
 
 def _leave_with_parent() -> None:

@@ -17,7 +17,7 @@ from vlrun.files import write_text
 from vlrun.header import header_facts
 from vlrun.model import weights_sum
 from vlrun.plugins import Plugins, create_plugins
-from vlrun.ranks import Ranks, join_ranks
+from vlrun.ranks import Ranks, join_ranks, lost_ranks_named
 from vlrun.reporting import Outcome, Reporters, ResultRow, RunInfo
 from vlrun.run_folder import RunFolder, create_run_folder, latest_run_folder, now, write_records
 from vlrun.stopping import StopRequest, stop_on_signals
@@ -70,7 +70,7 @@ def run_experiment(
         if run_folder.read_status().get("status") == "done":
             raise ConfigError(f"{run_folder.path} is already done; see it with: runner report {run_folder.path}")
         reporters = build_reporters(experiment, plugins, ranks)
-        with reporters, _recorded(experiment, run_folder, ranks, reporters) as rows:
+        with reporters, _recorded(experiment, run_folder, ranks, reporters) as rows, lost_ranks_named():
             run = assemble(experiment, ranks, run_folder, reporters, plugins)
             rows.extend(_train_and_evaluate(run, plugins, stop, is_new, profile))
         return RunResult(run_folder.path, rows)

@@ -10,7 +10,7 @@ from torch import nn
 
 from vlrun import ranks as ranks_module
 from vlrun.errors import DataError, DistributedError
-from vlrun.ranks import Ranks
+from vlrun.ranks import Ranks, lost_ranks_named
 from vlrun.testing import run_ranks
 
 
@@ -66,6 +66,16 @@ def test_ranks_that_disagree_say_so(tmp_path: Path) -> None:
 
     message = "the ranks disagree on the weights: rank 0: 0, rank 1: 1"
     assert run_ranks(body, tmp_path) == [message, message]
+
+
+def test_a_lost_rank_is_named_and_a_bug_stays_a_bug() -> None:
+    with (
+        pytest.raises(DistributedError, match=r"does not answer \(Timed out waiting 10ms\).*--resume"),
+        lost_ranks_named(),
+    ):
+        raise RuntimeError("[gloo/transport.cc:78] Timed out waiting 10ms\nand more")
+    with pytest.raises(RuntimeError, match="shapes"), lost_ranks_named():
+        raise RuntimeError("shapes do not fit")
 
 
 def test_more_processes_than_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

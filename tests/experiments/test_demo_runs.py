@@ -142,25 +142,24 @@ def test_a_killed_run_continues_from_its_last_checkpoint(
     assert finals(latest(tmp_path)) == finals(unbroken)
 
 
-def test_a_rank_that_is_killed_ends_the_job_as_a_distributed_failure(
-    environment: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_a_lost_rank_ends_the_job_as_a_distributed_failure(
+    number: signal.Signals, environment: dict[str, str], tmp_path: Path
 ) -> None:
     arguments = ["run", str(MAIN), "--demo", "--nproc", "2", "--output", str(tmp_path), *SHORT]
-    process = start(environment, arguments)
+    process = start(environment, [*arguments, "train.distributed_timeout=5"])
     wait_for_steps(tmp_path, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
         process.terminate()
         pytest.skip("this system does not list the children of a process")
-    ranks = [
-        int(child)
-        for child in children.read_text().split()
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
-    os.kill(ranks[-1], signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    processes = [int(child) for child in children.read_text().split()]
+    ranks = [child for child in processes if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    os.kill(ranks[-1], number)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 9, errors
     assert "Traceback" not in errors
+    assert json.loads((latest(tmp_path) / "status.json").read_text())["status"] in ("failed", "running")
 
 
 def test_a_plugin_from_outside_appears_and_trains(environment: dict[str, str], tmp_path: Path) -> None:
