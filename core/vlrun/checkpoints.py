@@ -134,6 +134,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing or damaged; the message names it.
     """
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: there is no such checkpoint folder")
     try:
         hashes = json.loads((path / MANIFEST).read_text())
         for name, expected in hashes.items():

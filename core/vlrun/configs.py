@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -15,6 +16,7 @@ from pydantic import (
     PositiveInt,
     SerializeAsAny,
     ValidationInfo,
+    field_validator,
 )
 
 
@@ -82,9 +84,11 @@ class DatasetConfig(Config):
 
     Attributes:
         demo_dataset: name of the dataset whose demo files this one reads, where it is not its own.
+        known_splits: names that ``train`` and ``evaluate`` may use; empty allows any.
     """
 
     demo_dataset: ClassVar[str | None] = None
+    known_splits: ClassVar[tuple[str, ...]] = ()
 
     name: str
     annotations: DataPath = Field(description="folder with one JSON-lines file per split, from `runner data build`")
@@ -94,6 +98,16 @@ class DatasetConfig(Config):
     allow_missing_features: bool = Field(
         False, description="leave out examples whose images have no features; written into every score"
     )
+
+    @field_validator("train", "evaluate")
+    @classmethod
+    def _splits_are_known(cls, splits: list[str]) -> list[str]:
+        for split in splits:
+            if cls.known_splits and split not in cls.known_splits:
+                near = difflib.get_close_matches(split, cls.known_splits, n=1)
+                hint = f". Did you mean '{near[0]}'?" if near else ""
+                raise ValueError(f"there is no split '{split}' (known: {', '.join(cls.known_splits)}){hint}")
+        return splits
 
     def split_file(self, split: str) -> Path:
         return self.annotations / f"{split}.jsonl"

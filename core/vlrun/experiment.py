@@ -149,7 +149,8 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        shipped = sorted(str(found) for found in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        folders = dict.fromkeys([path.parent, Path("experiments")])
+        shipped = [str(found) for folder in folders for found in sorted(folder.glob("[!.]*.yaml"))]
         near = f" There is: {', '.join(shipped)}" if shipped else ""
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{path}: cannot read the experiment file: {reason}.{near}") from error

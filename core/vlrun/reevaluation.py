@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,14 +118,3 @@ def _chosen(folder: RunFolder, choice: str) -> Checkpoint:
     if checkpoint is None:
         raise CheckpointError(f"{folder.checkpoints}: there is no checkpoint yet")
     return checkpoint
-
-
-def with_splits(experiment: Experiment, splits: Sequence[str]) -> Experiment:
-    """The experiment with other evaluation splits, if any are named."""
-    if not splits:
-        return experiment
-    tasks = [
-        task.model_copy(update={"dataset": task.dataset.model_copy(update={"evaluate": list(splits)})})
-        for task in experiment.tasks
-    ]
-    return experiment.model_copy(update={"tasks": tasks})

@@ -38,10 +38,14 @@ _MAY_CHANGE_ON_RESUME = {
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run lies and what came out: one row per final score."""
+    """Where a run lies and what came out: one row per final score.
+
+    ``was_done`` says that the run to continue had ended before, so nothing was left to do and there are no rows.
+    """
 
     folder: Path
     rows: list[ResultRow]
+    was_done: bool = False
 
 
 def run_experiment(
@@ -68,7 +72,7 @@ def run_experiment(
     with join_ranks(config.distributed_timeout, config.threads) as ranks, stop_on_signals() as stop:
         run_folder, is_new = ranks.from_main(lambda: _choose_folder(experiment, continues, folder))
         if run_folder.read_status().get("status") == "done":
-            raise ConfigError(f"{run_folder.path} is already done; see it with: runner report {run_folder.path}")
+            return RunResult(run_folder.path, [], was_done=True)
         reporters = build_reporters(experiment, plugins, ranks)
         with reporters, _recorded(experiment, run_folder, ranks, reporters) as rows, lost_ranks_named():
             run = assemble(experiment, ranks, run_folder, reporters, plugins)

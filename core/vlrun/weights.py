@@ -288,8 +288,8 @@ def read_foreign(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise CheckpointError(f"{path}: there is no such file") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: refused, because it holds more than tensors and plain containers or is no checkpoint "
-            f"({_first_line(error)}). Reading it fully could run code; if you trust it, save its tensors alone first"
+            f"{path}: refused, because it holds more than tensors and plain containers, or is no checkpoint at all. "
+            "Reading such a file could run code; if you trust it, load it where it was made and save its tensors alone"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: cannot be read, it may be damaged: {_first_line(error)}") from error

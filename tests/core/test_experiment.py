@@ -109,6 +109,16 @@ def test_a_task_that_does_not_fit_the_dataset_names_those_that_do(experiment: Pa
     assert "task 'classify' learns 'class', dataset 'maps' has 'box'. Datasets that fit: pets" in problem
 
 
+def test_a_split_that_the_dataset_does_not_know_is_refused_with_the_nearest(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlrun.configs.DatasetConfig.known_splits", ("train", "val", "testA"))
+    assert problems(experiment, "tasks.0.dataset.evaluate=[val, testa]") == [
+        "command line: tasks.0.dataset.evaluate: there is no split 'testa' (known: train, val, testA). "
+        "Did you mean 'testA'? (got ['val', 'testa'])"
+    ]
+
+
 def test_overrides_win_and_are_checked_like_the_file(experiment: Path) -> None:
     assert load_experiment(experiment, ["train.epochs=2", "tasks.0.dataset.evaluate=[a, b]"]).train.epochs == 2
     assert problems(experiment, "train.epohs=2") == [

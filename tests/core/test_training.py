@@ -155,6 +155,14 @@ def test_another_configuration_does_not_continue_a_run(
         run_experiment(experiment(world, plugins, "train.learning_rate=0.02"), plugins=plugins, continues=True)
 
 
+def test_continuing_a_run_that_is_done_does_nothing(world: Path, plugins: Plugins) -> None:
+    first = run_experiment(experiment(world, plugins), plugins=plugins)
+    again = run_experiment(experiment(world, plugins), plugins=plugins, continues=True)
+    assert again.was_done
+    assert again.folder == first.folder
+    assert len(list((world / "runs" / "toy").glob("2*"))) == 1
+
+
 def test_workers_change_nothing(world: Path, plugins: Plugins) -> None:
     alone = run_experiment(experiment(world, plugins), plugins=plugins)
     with_workers = run_experiment(experiment(world, plugins, "train.workers=2"), plugins=plugins)

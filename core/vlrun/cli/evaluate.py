@@ -6,9 +6,10 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from vlrun.errors import DataError
-from vlrun.experiment import Experiment, load_experiment
+from vlrun.experiment import Experiment, Layer, load_experiment
 from vlrun.plugins import Plugins, create_plugins
 from vlrun.run_folder import RunFolder, open_run_folder
 
@@ -29,17 +30,22 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_run(arguments: argparse.Namespace, plugins: Plugins) -> tuple[RunFolder, Experiment]:
-    """The run folder and its experiment with the splits that were asked for.
+    """The run folder and its experiment, without what only training needs, for the splits that were asked for.
 
     Raises:
         DataError: files are missing.
     """
     from vlrun.cli.validate import missing_message
-    from vlrun.reevaluation import with_splits
 
     folder = open_run_folder(Path(arguments.run_folder))
     experiment = load_experiment(folder.config, arguments.overrides, plugins=plugins)
-    experiment = with_splits(experiment, arguments.split)
+    values: dict[str, Any] = {"backbone.weights": None}  # the checkpoint has them
+    for index in range(len(experiment.tasks)):
+        values[f"tasks.{index}.dataset.train"] = []
+        if arguments.split:
+            values[f"tasks.{index}.dataset.evaluate"] = arguments.split
+    layer = Layer(f"runner {arguments.verb}", values)
+    experiment = load_experiment(folder.config, arguments.overrides, plugins=plugins, layers=[layer])
     if missing := experiment.missing_files():
         raise DataError(missing_message(experiment, missing))
     return folder, experiment

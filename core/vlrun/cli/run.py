@@ -64,7 +64,7 @@ def _load(path: Path, overrides: list[str], plugins: Plugins, demo: bool) -> Exp
 
 
 def _start(arguments: argparse.Namespace, experiment: Experiment, plugins: Plugins, folder: Path | None) -> int:
-    from vlrun.ranks import is_launched
+    from vlrun.ranks import is_launched, launched_rank
 
     if arguments.nproc is not None and arguments.nproc < 1:
         raise UsageError(f"--nproc {arguments.nproc}: at least one process is needed")
@@ -74,5 +74,9 @@ def _start(arguments: argparse.Namespace, experiment: Experiment, plugins: Plugi
         return launch(arguments.command, arguments.nproc)
     from vlrun.runs import run_experiment
 
-    run_experiment(experiment, plugins=plugins, continues=arguments.resume, folder=folder, profile=arguments.profile)
+    result = run_experiment(
+        experiment, plugins=plugins, continues=arguments.resume, folder=folder, profile=arguments.profile
+    )
+    if result.was_done and launched_rank() == 0:
+        print(f"{result.folder} is done already; see its results with: runner report {result.folder}")
     return 0

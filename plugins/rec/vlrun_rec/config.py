@@ -39,12 +39,16 @@ class GroundingAccuracyConfig(MetricConfig):
 class RefCocoConfig(DatasetConfig):
     """RefCOCO and RefCOCO+ with the splits of UNC: train, val, testA (people), testB (other objects)."""
 
+    known_splits = ("train", "val", "testA", "testB")
+
     def required_files(self) -> list[RequiredFile]:
         return _with_remedies(self, split_by="unc")
 
 
 class RefCocogConfig(DatasetConfig):
     """RefCOCOg: train, val, test of UMD, or train, val of Google."""
+
+    known_splits = ("train", "val", "test")
 
     split_by: Literal["umd", "google"] = Field(
         "umd", description="umd: splits share no image; google: train and val do, and there is no test"
