@@ -138,7 +138,7 @@ def _provider_of(plugins: Plugins, datasets: Sequence[str]) -> DemoProvider:
     """The provider that has all of ``datasets``: one vocabulary and one kind of regions have to fit them all."""
     providers = plugins.demo_providers()
     if not providers:
-        raise PluginError("no demo data is installed. Install it with: pip install vlrun-demo")
+        raise PluginError("no installed plugin has demo data; install one that implements the hook vlrun_demo_data")
     for provider in providers:
         if all(name in provider.datasets for name in datasets):
             return provider
@@ -279,18 +279,18 @@ def _in_folder(fill: Callable[[Path], object]) -> Callable[[Path], None]:
 def _make_whole(path: Path, make: Callable[[Path], object]) -> None:
     """Makes ``path`` in a folder beside it and moves it to its place when it is finished and on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        make(workplace / path.name)
-        _sync(workplace / path.name)
-        os.rename(workplace / path.name, path)
+        make(draft / path.name)
+        _sync(draft / path.name)
+        os.rename(draft / path.name, path)
         sync_folder(path.parent)
     finally:
-        shutil.rmtree(workplace, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Workplaces of processes that were killed."""
+    """Drafts of processes that were killed."""
     for leftover in path.parent.glob(f".{path.name}.*"):
         shutil.rmtree(leftover, ignore_errors=True)
 

@@ -188,8 +188,8 @@ def test_datasets_of_two_providers_do_not_go_together(tmp_path: Path) -> None:
         prepare_demo(ToyPlugins(one, two), ["animals", "plants"], cache=tmp_path)
 
 
-def test_without_demo_data_the_plugin_to_install_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match="pip install vlrun-demo"):
+def test_without_demo_data_the_message_says_what_to_look_for(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match="the hook vlrun_demo_data"):
         prepare_demo(ToyPlugins(), ["animals"], cache=tmp_path)
 
 
