@@ -17,7 +17,9 @@ from vlrun.optimisation_config import OptimizerConfig, ScheduleConfig
 from vlrun.plugins import HOOKS, create_plugins
 from vlrun.train_config import TrainConfig
 
-TARGET = Path(__file__).parent / "reference.md"
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "docs" / "reference.md"
+OURS = {"vlrun", *(f"vlrun-{folder.name}" for folder in (ROOT / "plugins").iterdir())}
 
 
 def reference() -> str:
@@ -66,6 +68,8 @@ def components() -> Iterator[str]:
         yield from ("", f"## {kind.capitalize()}s")
         for entry in plugins.entries(kind):
             record = plugins.provider_of(kind, entry.name)
+            if record.distribution not in OURS:
+                continue
             yield from ("", f"### {entry.name}", "", f"{entry.summary}. From `{record.distribution}`.", "")
             yield from options(entry.config)
 
