@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -23,6 +24,7 @@ from vlrun.seeds import derive_seed
 from vlrun.step_window import StepWindow
 from vlrun.stopping import StopRequest
 from vlrun.tensors import Batch, in_full_precision
+from vlrun.train_config import TrainConfig
 
 
 @dataclass
@@ -116,8 +118,9 @@ def train_epoch(trainer: Trainer, epoch: int, first_step: int = 0) -> None:
         set_learning_rate(trainer.optimizer, rate)
         # dropout is addressed too: a resumed run draws what the unbroken one would have drawn
         torch.manual_seed(derive_seed(run.experiment.seed, "step", run.step, run.ranks.rank))
-        losses = _backward(trainer, micro_batches, counts)
-        norm = _update(trainer)
+        with _out_of_memory_explained(config):
+            losses = _backward(trainer, micro_batches, counts)
+            norm = _update(trainer)
         run.step += 1
         trainer.window.add(run.step, trainer.task.name, losses, rate, norm, _ids(micro_batches))
         if trainer.profiler is not None:
@@ -183,6 +186,22 @@ def _update(trainer: Trainer) -> Tensor:
     trainer.scaler.step(trainer.optimizer)
     trainer.scaler.update()
     return norm
+
+
+@contextmanager
+def _out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
+    """
+    Raises:
+        ConfigError: the step does not fit into the accelerator's memory; says what makes it fit.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise ConfigError(
+            f"train.batch_size {config.batch_size}: a step does not fit into the memory of the GPU. Raise "
+            f"train.accumulate (now {config.accumulate}; the gradient stays the same) or use train.precision=bf16. "
+            f"{str(error).splitlines()[0]}"
+        ) from error
 
 
 def _evaluation_is_due(trainer: Trainer) -> bool:

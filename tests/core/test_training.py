@@ -225,6 +225,17 @@ def test_precisions_other_than_float32_train_and_resume(
     assert losses(run_experiment(broken, plugins=plugins, continues=True)) == losses(unbroken)
 
 
+def test_a_step_that_does_not_fit_into_memory_says_what_would(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(toy.ToyHead, "forward", full)
+    with pytest.raises(ConfigError, match=r"Raise train.accumulate \(now 1; the gradient stays the same\)"):
+        run_experiment(experiment(world, plugins), plugins=plugins)
+
+
 def test_no_epochs_only_evaluates(world: Path, plugins: Plugins) -> None:
     result = run_experiment(experiment(world, plugins, "train.epochs=0"), plugins=plugins)
     assert [row.score.count for row in result.rows] == [13, 11]
