@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vlrun.configs import RequiredFile
 
 
 class RunnerError(Exception):
@@ -27,9 +31,14 @@ class _Problems(RunnerError):
 
 
 class ConfigError(_Problems):
-    """The experiment file or an override is wrong."""
+    """The experiment file or an override is wrong.
+
+    Attributes:
+        missing: files that the parts of the experiment which are right need and that are not there.
+    """
 
     exit_status = 3
+    missing: Sequence[RequiredFile] = ()
 
 
 class PluginError(_Problems):

@@ -73,10 +73,7 @@ class Experiment(Config):
 
     def missing_files(self) -> list[RequiredFile]:
         """Files that the run needs and that are not there."""
-        needed = [*self.backbone.required_files()]
-        for task in self.tasks:
-            needed.extend(task.dataset.required_files())
-        return [file for file in needed if not file.path.exists()]
+        return _missing([self.backbone, *(task.dataset for task in self.tasks)])
 
 
 @dataclass(frozen=True)
@@ -133,16 +130,25 @@ def load_experiment(
     for layer in (_environment(raw), *layers, parse_overrides(overrides)):
         problems += _lay_over(raw, layer, sources)
     raw.setdefault("name", path.stem)
-    experiment, found = _Check(raw, plugins or create_plugins()).run()
+    check = _Check(raw, plugins or create_plugins())
+    experiment, found = check.run()
     problems += found
     lines = [f"{path}:{line}: {message}" for line, message in located.problems]
     if problems or lines:
         lines += [problem.line(sources) for problem in problems]
         all_plugins = bool(problems) and all(problem.is_plugin for problem in problems)
-        raise (PluginError if all_plugins else ConfigError)(lines)
+        if all_plugins:
+            raise PluginError(lines)
+        error = ConfigError(lines)
+        error.missing = _missing(check.parts)
+        raise error
     assert experiment is not None
     experiment._sources = sources
     return experiment
+
+
+def _missing(parts: Sequence[BackboneConfig | DatasetConfig]) -> list[RequiredFile]:
+    return [file for part in parts for file in part.required_files() if not file.path.exists()]
 
 
 def _read(path: Path) -> str:
@@ -192,12 +198,16 @@ def _item(holder: Any, part: str | int) -> Any:
 
 
 class _Check:
-    """Validates the sections of a raw experiment, each with the model of the plugin that it names."""
+    """Validates the sections of a raw experiment, each with the model of the plugin that it names.
+
+    ``parts`` are the backbone and the datasets that are right, whatever else is wrong.
+    """
 
     def __init__(self, raw: dict[str, Any], plugins: Plugins) -> None:
         self.raw = dict(raw)
         self.plugins = plugins
         self.problems: list[Problem] = []
+        self.parts: list[BackboneConfig | DatasetConfig] = []
         self.context = {"data_root": Path(str(raw.get("data_root", "data"))).expanduser().absolute()}
 
     def run(self) -> tuple[Experiment | None, list[Problem]]:
@@ -238,7 +248,10 @@ class _Check:
         content = dict(raw)
         if prepare is not None:
             prepare(entry, content)  # type: ignore[arg-type]
-        return self.validated(entry.config, content, path, raw) if entry else None
+        config = self.validated(entry.config, content, path, raw) if entry else None
+        if isinstance(config, BackboneConfig | DatasetConfig):
+            self.parts.append(config)
+        return config
 
     def task(self, raw: Any, path: KeyPath) -> Any:
         def with_parts(_: Entry[Any] | None, content: dict[str, Any]) -> None:

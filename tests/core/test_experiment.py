@@ -201,6 +201,13 @@ def test_exit_statuses_follow_the_contract(
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_missing_files_are_told_beside_other_problems(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(experiment), "data_root=/nowhere", "train.epohs=1"]) == 3
+    printed = capsys.readouterr().err
+    assert "train.epohs: unknown option" in printed
+    assert f"{experiment}: missing /nowhere/features/pets (region features of pets)" in printed
+
+
 def test_missing_files_are_listed_with_the_commands_that_make_them(
     experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 
 from vlrun.configs import RequiredFile
-from vlrun.errors import DataError
+from vlrun.errors import ConfigError, DataError
 from vlrun.experiment import Experiment, load_experiment
 
 
@@ -26,7 +26,11 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    experiment = load_experiment(arguments.experiment, arguments.overrides)
+    try:
+        experiment = load_experiment(arguments.experiment, arguments.overrides)
+    except ConfigError as error:
+        files = [f"{arguments.experiment}: missing {file.path} ({file.purpose})" for file in error.missing]
+        raise ConfigError([*error.problems, *files]) from error
     if arguments.print_config:
         print(experiment.as_yaml_with_origins(), end="")
         return 0
