@@ -54,14 +54,12 @@ def dotted(path: Sequence[str | int]) -> str:
     return ".".join(str(part) for part in path)
 
 
-def validation_problems(
-    error: ValidationError, model: type[BaseModel], raw: Any, prefix: Path = (), extra_keys: Iterable[str] = ()
-) -> list[Problem]:
-    """One problem per finding. ``raw`` is what was validated; ``extra_keys`` are options handled elsewhere."""
+def validation_problems(error: ValidationError, model: type[BaseModel], raw: Any, prefix: Path = ()) -> list[Problem]:
+    """One problem per finding. ``raw`` is what was validated."""
     problems: dict[tuple[Path, str], Problem] = {}
     for finding in error.errors(include_url=False):
         path = _real_path(finding["loc"], raw, missing=finding["type"] == "missing")
-        message = _message(finding, model, path, extra_keys)
+        message = _message(finding, model, path)
         problems.setdefault((prefix + path, message), Problem(prefix + path, message))
     return list(problems.values())
 
@@ -93,12 +91,11 @@ def _has(raw: Any, part: str | int) -> bool:
     return isinstance(raw, Mapping) and part in raw
 
 
-def _message(finding: Any, model: type[BaseModel], path: Path, extra_keys: Iterable[str]) -> str:
+def _message(finding: Any, model: type[BaseModel], path: Path) -> str:
     kind = finding["type"]
     if kind == "extra_forbidden":
         owner = _model_at(model, path[:-1])
-        known = list(owner.model_fields) if owner else []
-        return unknown_option(str(path[-1]), known + (list(extra_keys) if len(path) == 1 else []))
+        return unknown_option(str(path[-1]), owner.model_fields if owner else [])
     if kind == "missing":
         owner = _model_at(model, path[:-1])
         field_info = owner.model_fields.get(str(path[-1])) if owner else None

@@ -20,6 +20,16 @@ from pydantic import (
 )
 
 
+def _inside_its_folder(name: str) -> str:
+    if not name or name.startswith(".") or set(name) & set("/\\\0"):
+        raise ValueError("it names files and folders, so it must not be empty, start with a dot, or hold a slash")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_inside_its_folder)]
+"""A name that becomes a part of paths, such as that of an experiment or a split."""
+
+
 def _under_data_root(path: Path, info: ValidationInfo) -> Path:
     root = (info.context or {}).get("data_root")
     return path if root is None else Path(root) / path.expanduser()
@@ -93,8 +103,10 @@ class DatasetConfig(Config):
     name: str
     annotations: DataPath = Field(description="folder with one JSON-lines file per split, from `runner data build`")
     features: DataPath = Field(description="region-feature store, from `runner features build`")
-    train: list[str] = Field(["train"], description="splits to train on, concatenated in this order")
-    evaluate: list[str] = Field(description="splits to evaluate after every epoch and at the end")
+    train: list[FileName] = Field(["train"], description="splits to train on, concatenated in this order")
+    evaluate: list[FileName] = Field(
+        min_length=1, description="splits to evaluate at the end; the first also between epochs, to choose the best"
+    )
     allow_missing_features: bool = Field(
         False, description="leave out examples whose images have no features; written into every score"
     )
@@ -134,7 +146,6 @@ class TaskConfig(Config):
     dataset: SerializeAsAny[DatasetConfig]
     max_text_tokens: PositiveInt = Field(20, description="longest text in tokens, special tokens included")
     loss_weight: NonNegativeFloat = Field(1.0, description="factor on this task's losses")
-    sampling_weight: NonNegativeFloat = Field(1.0, description="share of the steps, in joint training")
     metrics: list[SerializeAsAny[MetricConfig]] | None = Field(
         None, description="metrics instead of the task's own protocol; null keeps that"
     )

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, ValidationEr
 from vlrun.config_errors import Path as KeyPath
 from vlrun.config_errors import Problem, Sources, dotted, validation_problems
 from vlrun.config_origins import annotate
-from vlrun.configs import BackboneConfig, Config, DatasetConfig, ReporterConfig, RequiredFile, TaskConfig
+from vlrun.configs import BackboneConfig, Config, DatasetConfig, FileName, ReporterConfig, RequiredFile, TaskConfig
 from vlrun.entries import Entry
 from vlrun.errors import ConfigError, PluginError, UsageError
 from vlrun.train_config import TrainConfig
@@ -48,7 +48,7 @@ class Published(Config):
 class Experiment(Config):
     """A checked experiment. Every path in it is absolute, every default filled in."""
 
-    name: str
+    name: FileName
     data_root: Path
     runs_root: Path
     seed: int = 0
@@ -281,6 +281,9 @@ class _Check:
             task_entry = self.plugins.find("task", task.name)
             dataset_entry = self.plugins.find("dataset", task.dataset.name)
             path: KeyPath = ("tasks", index, "dataset", "name")
+            if experiment.train.epochs and not task.dataset.train:
+                where: KeyPath = ("tasks", index, "dataset", "train")
+                self.problems.append(Problem(where, "there is no split to train on (train.epochs=0 only evaluates)"))
             if task_entry.target != dataset_entry.target:
                 fitting = [entry.name for entry in self.plugins.entries("dataset") if entry.target == task_entry.target]
                 self.problems.append(
@@ -293,7 +296,7 @@ class _Check:
         known = {(task.name, split) for task in experiment.tasks for split in task.dataset.evaluate}
         for index, result in enumerate(experiment.published.results if experiment.published else []):
             if result.task not in {task for task, _ in known}:
-                where: KeyPath = ("published", "results", index, "task")
+                where = ("published", "results", index, "task")
                 self.problems.append(Problem(where, f"there is no task '{result.task}' in this experiment"))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 from vlrun.examples import Example, Pair, Prediction, RegionBatch, Target
@@ -71,7 +70,3 @@ class Task(ABC, Generic[Target]):
 
     def start_epoch(self, epoch: int) -> None:
         """Called on every rank before the batches of ``epoch`` (from 0) are made."""
-
-    def write_submission(self, predictions: Sequence[Prediction], path: Path) -> None:
-        """Writes the file that the official evaluation server takes; tasks without a server leave this out."""
-        raise NotImplementedError(f"{type(self).__name__} has no submission format")

@@ -16,10 +16,10 @@ from vlrun.assembly import Run, TaskRun
 from vlrun.checkpoints import Checkpoints, Progress
 from vlrun.errors import CheckpointError, ConfigError, DataError, StoppedOnRequest
 from vlrun.evaluation import evaluate_split
+from vlrun.evaluation_history import EvaluationHistory
 from vlrun.loading import TrainingPlan, batch_loader
 from vlrun.optimisation import Schedule, build_optimizer, build_schedule, clip_gradients, set_learning_rate
 from vlrun.probe import batch_problems, shared_memory_problem
-from vlrun.records import Evaluations
 from vlrun.seeds import derive_seed
 from vlrun.step_window import StepWindow
 from vlrun.stopping import StopRequest
@@ -38,7 +38,7 @@ class Trainer:
     schedule: Schedule
     scaler: torch.amp.GradScaler
     checkpoints: Checkpoints
-    evaluations: Evaluations
+    evaluations: EvaluationHistory
     window: StepWindow
     stop: StopRequest
     profiler: Any = None
@@ -81,7 +81,7 @@ def build_trainer(run: Run, stop: StopRequest) -> Trainer:
         schedule=schedule,
         scaler=torch.amp.GradScaler(run.device.type, enabled=config.precision == "fp16"),
         checkpoints=Checkpoints(run.folder.checkpoints),
-        evaluations=Evaluations(run.folder.evaluations),
+        evaluations=EvaluationHistory(run.folder.evaluations),
         window=StepWindow(
             run.reporters, ranks, plan.steps_per_epoch, total_steps, checks_norm=config.precision != "fp16"
         ),
@@ -157,7 +157,7 @@ def _agree(trainer: Trainer, micro_batches: Sequence[Batch]) -> tuple[dict[str, 
     names = sorted(per_batch[0])
     local = [sum(float(counts[name]) for counts in per_batch) for name in names]
     *totals, votes = ranks.sum_counts([*local, float(bool(trainer.stop))])
-    return {name: max(total, 1.0) for name, total in zip(names, totals, strict=True)}, votes > 0
+    return {name: total or 1.0 for name, total in zip(names, totals, strict=True)}, votes > 0
 
 
 def _backward(trainer: Trainer, micro_batches: Sequence[Batch], counts: Mapping[str, float]) -> dict[str, Tensor]:

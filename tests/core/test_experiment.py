@@ -119,6 +119,22 @@ def test_a_split_that_the_dataset_does_not_know_is_refused_with_the_nearest(
     ]
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".hidden", "''"])
+@pytest.mark.parametrize("key", ["name", "tasks.0.dataset.evaluate"])
+def test_names_cannot_leave_their_folder(experiment: Path, key: str, name: str) -> None:
+    value = f"[{name}]" if key.endswith("evaluate") else name
+    (problem,) = problems(experiment, f"{key}={value}")
+    assert "it must not be empty, start with a dot, or hold a slash" in problem
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"), [("train", "there is no split to train on"), ("evaluate", "at least 1 item")]
+)
+def test_a_dataset_without_splits_is_refused(experiment: Path, key: str, expected: str) -> None:
+    (problem,) = problems(experiment, f"tasks.0.dataset.{key}=[]")
+    assert expected in problem
+
+
 def test_overrides_win_and_are_checked_like_the_file(experiment: Path) -> None:
     assert load_experiment(experiment, ["train.epochs=2", "tasks.0.dataset.evaluate=[a, b]"]).train.epochs == 2
     assert problems(experiment, "train.epohs=2") == [

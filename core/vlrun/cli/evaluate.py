@@ -39,7 +39,7 @@ def open_run(arguments: argparse.Namespace, plugins: Plugins) -> tuple[RunFolder
 
     folder = open_run_folder(Path(arguments.run_folder))
     experiment = load_experiment(folder.config, arguments.overrides, plugins=plugins)
-    values: dict[str, Any] = {"backbone.weights": None}  # the checkpoint has them
+    values: dict[str, Any] = {"backbone.weights": None, "train.epochs": 0}  # the checkpoint has the weights
     for index in range(len(experiment.tasks)):
         values[f"tasks.{index}.dataset.train"] = []
         if arguments.split:

@@ -12,7 +12,7 @@ from vlrun.examples import Score
 from vlrun.files import write_json
 
 
-class Evaluations:
+class EvaluationHistory:
     """``evaluations.json``: step, task, split and scores of every evaluation on the way."""
 
     def __init__(self, path: Path) -> None:
