@@ -64,7 +64,7 @@ class Ranks:
 
     def sum_tensor(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks, on the CPU."""
-        tensor = tensor.detach().cpu()
+        tensor = tensor.detach().to("cpu", copy=True)  # the sum must not overwrite the caller's part
         if self.world_size > 1:
             dist.all_reduce(tensor, group=self.control)
         return tensor
@@ -114,6 +114,15 @@ class Ranks:
             raise message[1]
         result: T = message[0]
         return result
+
+    @contextmanager
+    def alike(self) -> Iterator[None]:
+        """Around what every rank does in the same way: an error in it is raised on all, and shown by the main rank."""
+        try:
+            yield
+        except RunnerError as error:
+            error.is_shown_elsewhere = not self.is_main
+            raise
 
     def check_agreement(self, value: Any, what: str) -> None:
         """Raises DistributedError if ``value`` differs between ranks."""

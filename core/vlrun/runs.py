@@ -75,7 +75,8 @@ def run_experiment(
             return RunResult(run_folder.path, [], was_done=True)
         reporters = build_reporters(experiment, plugins, ranks)
         with reporters, _recorded(experiment, run_folder, ranks, reporters) as rows, lost_ranks_named():
-            run = assemble(experiment, ranks, run_folder, reporters, plugins)
+            with ranks.alike():
+                run = assemble(experiment, ranks, run_folder, reporters, plugins)
             rows.extend(_train_and_evaluate(run, plugins, stop, is_new, profile))
         return RunResult(run_folder.path, rows)
 
@@ -91,7 +92,8 @@ def build_reporters(experiment: Experiment, plugins: Plugins, ranks: Ranks) -> R
 
 
 def _train_and_evaluate(run: Run, plugins: Plugins, stop: StopRequest, is_new: bool, profile: bool) -> list[ResultRow]:
-    trainer = build_trainer(run, stop) if run.experiment.train.epochs else None
+    with run.ranks.alike():
+        trainer = build_trainer(run, stop) if run.experiment.train.epochs else None
     continued = trainer is not None and not is_new and resume(trainer)
     run.ranks.check_agreement(weights_sum(run.model), "the weights before the first step")
     if run.ranks.is_main:
@@ -100,7 +102,8 @@ def _train_and_evaluate(run: Run, plugins: Plugins, stop: StopRequest, is_new: b
         run.reporters.note(f"continuing after step {run.step}")
     checkpoint = "as built" if run.weights is None else "imported weights"
     if trainer is not None:
-        check_first_batch(trainer)
+        with run.ranks.alike():
+            check_first_batch(trainer)
         with _profiled(run, profile, trainer.total_steps - run.step) as trainer.profiler:
             train(trainer)
         checkpoint = load_final_weights(trainer)
@@ -182,7 +185,8 @@ def _recorded(
         yield rows
     except StoppedOnRequest as stopped:
         end("stopped", str(stopped))
-        raise
+        with ranks.alike():
+            raise
     except RunnerError as error:
         end("failed", str(error))
         raise

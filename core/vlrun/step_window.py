@@ -123,8 +123,12 @@ class StepWindow:
             return
         blamed = step.ids if not all(map(math.isfinite, local)) or math.isfinite(sum(losses.values())) else []
         ids = list(dict.fromkeys(self.ranks.gather(list(blamed))))
+        with self.ranks.alike():
+            raise NonFiniteLossError(self._explanation(step, wrong, ids))
+
+    def _explanation(self, step: _Step, wrong: Sequence[str], ids: Sequence[str]) -> str:
         more = f" and {len(ids) - _MAX_LISTED_IDS} more" if len(ids) > _MAX_LISTED_IDS else ""
-        raise NonFiniteLossError(
+        return (
             f"step {step.number}, task {step.task}: {', '.join(wrong)}. Examples: "
             f"{', '.join(ids[:_MAX_LISTED_IDS])}{more}. No checkpoint holds this step. Look at these examples, lower "
             "train.learning_rate, or use train.precision=fp32"

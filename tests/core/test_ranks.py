@@ -55,6 +55,17 @@ def test_an_error_of_the_main_rank_reaches_all_and_is_shown_once(tmp_path: Path)
     assert run_ranks(body, tmp_path) == [("no features", False), ("no features", True)]
 
 
+def test_an_error_that_all_ranks_raise_is_shown_once(tmp_path: Path) -> None:
+    def body(ranks: Ranks) -> bool:
+        try:
+            with ranks.alike():
+                raise DataError("no features")
+        except DataError as error:
+            return error.is_shown_elsewhere
+
+    assert run_ranks(body, tmp_path) == [False, True]
+
+
 def test_ranks_that_disagree_say_so(tmp_path: Path) -> None:
     def body(ranks: Ranks) -> str:
         ranks.check_agreement("same", "the weights")
