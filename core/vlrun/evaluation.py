@@ -27,10 +27,10 @@ def evaluate_split(
     """
     started = time.monotonic()
     predictions = predict_split(run, task, split, stop)
+    if final and run.ranks.is_main:  # before the metrics, which may refuse them
+        run.folder.write_predictions(task.name, split, predictions)
     scores = run.ranks.from_main(lambda: score_predictions(task, split, predictions, checkpoint))
     if run.ranks.is_main:
-        if final:
-            run.folder.write_predictions(task.name, split, predictions)
         seconds = time.monotonic() - started
         run.reporters.evaluation(
             EvaluationReport(task.name, split, run.step, epoch, scores, seconds, len(predictions), final)

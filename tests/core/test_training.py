@@ -236,6 +236,19 @@ def test_a_step_that_does_not_fit_into_memory_says_what_would(
         run_experiment(experiment(world, plugins), plugins=plugins)
 
 
+def test_predictions_survive_a_metric_that_refuses_them(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise DataError("these predictions do not fit")
+
+    monkeypatch.setattr(toy.Accuracy, "__call__", refuse)
+    with pytest.raises(DataError, match="do not fit"):
+        run_experiment(experiment(world, plugins, "train.epochs=0"), plugins=plugins)
+    folder = (world / "runs" / "toy" / "latest").resolve()
+    assert len((folder / "predictions" / "match_val.jsonl").read_text().splitlines()) == toy.SIZES["val"]
+
+
 def test_no_epochs_only_evaluates(world: Path, plugins: Plugins) -> None:
     result = run_experiment(experiment(world, plugins, "train.epochs=0"), plugins=plugins)
     assert [row.score.count for row in result.rows] == [13, 11]
