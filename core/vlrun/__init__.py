@@ -5,13 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vlrun.entries import Builder, BuildReport, Entry, WeightFormat
+from vlrun.entries import Builder, BuildReport, Entry, SubmissionFormat, SubmissionRows, WeightFormat
 from vlrun.errors import CheckpointError, ConfigError, DataError, PluginError, RunnerError
 from vlrun.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from vlrun.backbone import Backbone, PairEncoder
     from vlrun.configs import (
+        AnsweringConfig,
         BackboneConfig,
         Config,
         DataPath,
@@ -39,13 +40,15 @@ if TYPE_CHECKING:
     from vlrun.metric import Metric
     from vlrun.reporting import Reporter
     from vlrun.runs import run_experiment
-    from vlrun.targets import Referent
+    from vlrun.targets import Answers, Referent
     from vlrun.task import Task
     from vlrun.tensors import BackboneOutput, Batch, Encoding
 
 __version__ = "0.3.0"
 
 _HOMES = {
+    "AnsweringConfig": "configs",
+    "Answers": "targets",
     "Backbone": "backbone",
     "BackboneConfig": "configs",
     "BackboneOutput": "tensors",
@@ -92,6 +95,8 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "AnsweringConfig",
+    "Answers",
     "Backbone",
     "BackboneConfig",
     "BackboneOutput",
@@ -127,6 +132,8 @@ __all__ = [
     "RequiredFile",
     "RunnerError",
     "Score",
+    "SubmissionFormat",
+    "SubmissionRows",
     "Task",
     "TaskConfig",
     "WeightFormat",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -13,11 +13,15 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveInt,
     SerializeAsAny,
     ValidationInfo,
     field_validator,
 )
+
+ANSWERS_FILE = "answers.json"
+"""Name of the answer vocabulary beside the split files of a dataset; its builders write it."""
 
 
 def _inside_its_folder(name: str) -> str:
@@ -110,6 +114,12 @@ class DatasetConfig(Config):
     allow_missing_features: bool = Field(
         False, description="leave out examples whose images have no features; written into every score"
     )
+    limit: PositiveInt | None = Field(
+        None, description="only the first so many examples of each split, to try something; written into every score"
+    )
+    hide_images: bool = Field(
+        False, description="show the model blank images: the baseline that reads text alone; written into every score"
+    )
 
     @field_validator("train", "evaluate")
     @classmethod
@@ -143,12 +153,69 @@ class TaskConfig(Config):
     """Options that every task has."""
 
     name: str
+    label: FileName | None = Field(
+        None, description="what this task is called in scores and files, to tell two of one name apart; null: its name"
+    )
     dataset: SerializeAsAny[DatasetConfig]
     max_text_tokens: PositiveInt = Field(20, description="longest text in tokens, special tokens included")
     loss_weight: NonNegativeFloat = Field(1.0, description="factor on this task's losses")
+    batch_size: PositiveInt | None = Field(None, description="examples per step of this task; null: train.batch_size")
+    sampling_weight: NonNegativeFloat = Field(
+        1.0, description="share of the steps, relative to the other tasks; for train.sampling.name=weights"
+    )
     metrics: list[SerializeAsAny[MetricConfig]] | None = Field(
         None, description="metrics instead of the task's own protocol; null keeps that"
     )
+
+    @property
+    def called(self) -> str:
+        return self.label or self.name
+
+    def required_files(self) -> list[RequiredFile]:
+        """What must exist before this task can be built, beside its dataset."""
+        return []
+
+    @classmethod
+    def demo_overrides(cls) -> dict[str, Any]:
+        """Option values with which this task runs on the demo data."""
+        return {"batch_size": None}
+
+
+class AnsweringConfig(TaskConfig):
+    """Options of tasks that choose an answer from a list."""
+
+    answers: DataPath | None = Field(
+        None, description="answer vocabulary, a JSON list; null: answers.json beside the annotations"
+    )
+    loss: Literal["bce", "kl", "kl-then-bce", "cross-entropy"] = Field(
+        "bce",
+        description="bce: of every answer with its soft score; kl: from the answers' shares; kl-then-bce: ROSITA's "
+        "switch; cross-entropy: with the best answer",
+    )
+    switch_epoch: NonNegativeInt = Field(
+        3, description="kl-then-bce: first epoch, counted from 0, that trains with bce"
+    )
+    scale_by_answers: bool = Field(
+        True, description="sum the loss over answers (LXMERT) instead of taking their mean (ROSITA)"
+    )
+    transfer_head: bool = Field(
+        True, description="start from the answer head of the imported weights, if they have one, answer by answer"
+    )
+
+    @property
+    def answers_path(self) -> Path:
+        return self.answers or self.dataset.annotations / ANSWERS_FILE
+
+    def required_files(self) -> list[RequiredFile]:
+        remedy = (
+            f"runner data build {self.dataset.name} --from SOURCE PATH {self.dataset.annotations}\n"
+            "writes one; or set `answers:` to a published list"
+        )
+        return [RequiredFile(self.answers_path, f"answer vocabulary of task '{self.called}'", remedy)]
+
+    @classmethod
+    def demo_overrides(cls) -> dict[str, Any]:
+        return {**super().demo_overrides(), "answers": None}
 
 
 class ReporterConfig(Config):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -71,9 +71,41 @@ class WeightFormat:
         backbone: name of the backbone that the result is for.
         summary: one line on the files it reads.
         translate: ``(content of the file) -> {our key: tensor}``; pure, raises CheckpointError.
+        partial: whether such a file fills only a part of the backbone by design, as BERT's does. Loading then demands
+            that all of the file is used, instead of that nearly all of the backbone is filled.
     """
 
     name: str
     backbone: str
     summary: str
     translate: Callable[[dict[str, Any]], dict[str, Any]]
+    partial: bool = False
+
+
+@dataclass(frozen=True)
+class SubmissionRows:
+    """What a submission file holds: example ids in its order, repeated ones too, and what is wrong with its rows."""
+
+    ids: list[str]
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SubmissionFormat:
+    """A file that an evaluation server takes; used by ``runner submit-check FILE --for NAME``.
+
+    Attributes:
+        name: dataset and phase, such as ``"vqav2-test-dev"``.
+        dataset: name of the dataset whose annotations hold the expected ids.
+        splits: the file must hold exactly the ids of one of these; the first is the usual one.
+        summary: what the file looks like, in one line.
+        read: ``(file) -> SubmissionRows``; raises DataError where it is no such file at all.
+        official_ids: ``(official list of questions, as downloaded) -> ids``; raises DataError.
+    """
+
+    name: str
+    dataset: str
+    splits: tuple[str, ...]
+    summary: str
+    read: Callable[[Path], SubmissionRows]
+    official_ids: Callable[[Path], list[str]]

@@ -115,6 +115,7 @@ class Score:
         count: number of examples behind it.
         protocol: split file, candidate pool, IoU rule and whatever else changes the number.
         primary: whether the best checkpoint is chosen by it; one score of a metric at most.
+        detail: one of many groups; reports have it, tables on the console leave it out.
     """
 
     name: str
@@ -124,3 +125,4 @@ class Score:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     primary: bool = False
     higher_is_better: bool = True
+    detail: bool = False

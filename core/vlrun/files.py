@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from vlrun.errors import DataError
 
 
 @contextmanager
@@ -28,6 +32,30 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         Path(name).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, which may be compressed (``.gz``).
+
+    Raises:
+        DataError: it is missing, damaged, or was cut off.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return json.loads(content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: not readable gzip ({error}); get the file again") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}") from error
+    except json.JSONDecodeError as error:
+        text = error.doc.rstrip()
+        ends_early = error.pos >= len(text) - 1 or not text.endswith(("]", "}"))
+        what = "it ends too early: was it cut off?" if ends_early else error.msg
+        raise DataError(f"{path}:{error.lineno}: not readable JSON: {what}") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: nested too deeply") from error
 
 
 def write_text(path: Path, text: str) -> None:

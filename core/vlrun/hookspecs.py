@@ -8,7 +8,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from vlrun.demo import DemoProvider
-    from vlrun.entries import Entry, WeightFormat
+    from vlrun.entries import Entry, SubmissionFormat, WeightFormat
     from vlrun.features.formats import FeatureFormat
 
 hookspec = pluggy.HookspecMarker("vlrun")
@@ -48,6 +48,11 @@ def vlrun_feature_formats() -> list[FeatureFormat]:  # type: ignore[empty-body]
 @hookspec
 def vlrun_weight_formats() -> list[WeightFormat]:  # type: ignore[empty-body]
     """Translators of foreign checkpoints, for ``runner weights import --from NAME``."""
+
+
+@hookspec
+def vlrun_submissions() -> list[SubmissionFormat]:  # type: ignore[empty-body]
+    """Files that evaluation servers take, for ``runner submit-check --for NAME``."""
 
 
 @hookspec

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from vlrun import hookspecs
-from vlrun.entries import Entry, WeightFormat
+from vlrun.entries import Entry, SubmissionFormat, WeightFormat
 from vlrun.errors import PluginError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ HOOKS = {
     "reporter": "vlrun_reporters",
     "feature format": "vlrun_feature_formats",
     "weight format": "vlrun_weight_formats",
+    "submission": "vlrun_submissions",
     "demo data": "vlrun_demo_data",
 }
 _CORE_REQUIREMENT = re.compile(rf"{CORE}\s*(\[[^\]]*\])?\s*\(?(?P<versions>([<>=!~][^;()]*?)?)\)?\s*(;.*)?")
@@ -124,6 +125,9 @@ class Plugins:
 
     def weight_formats(self) -> dict[str, WeightFormat]:
         return self._by_name("weight format")
+
+    def submissions(self) -> dict[str, SubmissionFormat]:
+        return self._by_name("submission")
 
     def demo_providers(self) -> list[DemoProvider]:
         return list(self._by_name("demo data").values())

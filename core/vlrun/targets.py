@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -19,3 +20,19 @@ class Referent:
     image_height: int
     image_width: int
     ref_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a question's answer is (target ``"answers"``).
+
+    Attributes:
+        answers: as given, one per annotator; empty where the source has only ``scores``.
+        scores: answer -> soft score in [0, 1], where the source has nothing else; it may be empty.
+        answer_type, question_type: groups for which accuracy is told apart; None where unknown.
+    """
+
+    answers: tuple[str, ...] = ()
+    scores: Mapping[str, float] | None = None
+    answer_type: str | None = None
+    question_type: str | None = None

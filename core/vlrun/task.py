@@ -10,6 +10,8 @@ from vlrun.examples import Example, Pair, Prediction, RegionBatch, Target
 from vlrun.metric import Metric
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from torch import Tensor, nn
 
@@ -21,11 +23,13 @@ class Task(ABC, Generic[Target]):
     """A view of text-image pairs. Everything here is per process; the core gathers, averages and repeats.
 
     Attributes:
-        imported_head: name under which imported weights hold this task's head, such as ``mm_refs_head``; None if
-            no known checkpoint has it.
+        imported_head: neutral name under which imported weights hold this task's head, such as ``answer_head``; None
+            if no known checkpoint has it, or it is not wanted.
+        submission_suffix: of the files that ``write_submission`` writes, such as ``.json``; None if there is no server.
     """
 
     imported_head: str | None = None
+    submission_suffix: str | None = None
 
     def pairs(self, example: Example[Target], rng: np.random.Generator) -> list[Pair]:
         """The pairs of one example; by default its text with each of its images.
@@ -69,4 +73,31 @@ class Task(ABC, Generic[Target]):
         """The metrics of this task's own protocol, used unless the experiment names others."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Called on every rank before the batches of ``epoch`` (from 0) are made."""
+        """Called on every rank before the batches of this task's ``epoch`` (from 0) are made, and after a resume."""
+
+    def head_meaning(self) -> Mapping[str, Any]:
+        """What the numbers of the head mean, such as its list of answers; JSON-ready.
+
+        Kept in every checkpoint; one that means something else is refused.
+        """
+        return {}
+
+    def adapt_imported_head(
+        self, tensors: Mapping[str, Tensor], meaning: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Tensor], list[str]]:
+        """Changes the tensors of an imported head to what this task's head means; by default they stay.
+
+        Args:
+            tensors: by the head's own parameter names.
+            meaning: what the importer was told about them, in the form of ``head_meaning``; may be empty.
+
+        Returns:
+            The tensors to load, and lines for the report.
+
+        Raises:
+            CheckpointError: what they mean is unknown, or cannot be changed.
+        """
+        return tensors, []
+
+    def write_submission(self, predictions: Sequence[Prediction], path: Path) -> None:
+        """Writes ``predictions`` as the evaluation server wants them; called where ``submission_suffix`` is set."""

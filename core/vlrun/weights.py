@@ -1,37 +1,39 @@
-"""Model weights: importing foreign checkpoints once, loading ours strictly, saying what a file contains.
-
-Ours are .safetensors files: tensors under the backbone's own names, facts about their origin in the header, and beside
-them a .json manifest with the same facts and the file's hash. Reading them runs no code.
-"""
+"""Loading imported weights into a backbone and its heads: strictly, and with a report of every tensor."""
 
 from __future__ import annotations
 
-import json
-import pickle
-import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from vlrun import __version__
 from vlrun.backbone import Backbone
-from vlrun.entries import WeightFormat
 from vlrun.errors import CheckpointError
-from vlrun.files import atomic_write, sha256_of, write_json
+from vlrun.weight_files import module_of, read_imported, table
 
 REQUIRED_SHARE = 0.99
 """Under this share of the backbone's tensors nothing is loaded: a wrong prefix must not train a random network."""
 
-SUFFIX = ".safetensors"
-HEADER_KEY = "vlrun"
-"""The header holds all facts as JSON under this one key: several keys would be written in a random order."""
+Adapt = Callable[[Mapping[str, Tensor], Mapping[str, Any]], tuple[Mapping[str, Tensor], list[str]]]
+"""As ``Task.adapt_imported_head``."""
+
+
+@dataclass(frozen=True)
+class HeadSlot:
+    """A head that imported weights may fill.
+
+    Attributes:
+        name: under which they hold it.
+        module: its layers.
+        adapt: changes the imported tensors to what this head means.
+    """
+
+    name: str
+    module: nn.Module
+    adapt: Adapt = lambda tensors, meaning: (tensors, [])
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class LoadReport:
         unexpected: in the file but not in the model.
         mismatched: in both with different shapes: name -> (shape in the file, shape in the model).
         metadata: where the weights come from, as ``import_weights`` wrote it.
+        remarks: what was done to heads to make them fit.
     """
 
     path: Path
@@ -53,127 +56,89 @@ class LoadReport:
     unexpected: tuple[str, ...]
     mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """A table with one row per module and a total, for the console and the log."""
         columns = {
-            "matched": Counter(map(_module_of, self.matched)),
-            "missing": Counter(map(_module_of, self.missing)),
-            "unexpected": Counter(map(_module_of, self.unexpected)),
-            "other shape": Counter(map(_module_of, self.mismatched)),
+            "matched": Counter(map(module_of, self.matched)),
+            "missing": Counter(map(module_of, self.missing)),
+            "unexpected": Counter(map(module_of, self.unexpected)),
+            "other shape": Counter(map(module_of, self.mismatched)),
         }
         modules = list(dict.fromkeys(module for column in columns.values() for module in column))
         rows = [[module, *(str(column[module]) for column in columns.values())] for module in modules]
         rows.append(["total", *(str(column.total()) for column in columns.values())])
-        return _table(["module", *columns], rows)
+        return [*table(["module", *columns], rows), *self.remarks]
 
 
-@dataclass(frozen=True)
-class ImportReport:
-    """What an import wrote, and what it did not.
-
-    Attributes:
-        out, manifest: the files written.
-        modules: tensors per module.
-        parameters: number of values.
-        left_behind: top-level entries of the source that did not come over, or not wholly, with counts of tensors.
-    """
-
-    out: Path
-    manifest: Path
-    modules: Mapping[str, int]
-    parameters: int
-    left_behind: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ModuleSummary:
-    """The tensors under one first name component."""
-
-    name: str
-    tensors: int
-    parameters: int
-    dtypes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class WeightSummary:
-    """What a file of weights contains.
-
-    Attributes:
-        path: the file; bytes: its size.
-        modules: its tensors, grouped.
-        metadata: where imported weights come from; of another .safetensors file, its header.
-        other: entries that hold no tensor, such as an epoch counter, as text.
-        formats: installed weight formats that can read it; empty for a file that is ours already.
-    """
-
-    path: str
-    bytes: int
-    modules: tuple[ModuleSummary, ...]
-    metadata: Mapping[str, Any]
-    other: Mapping[str, str]
-    formats: tuple[str, ...]
-
-    @property
-    def is_imported(self) -> bool:
-        return "backbone" in self.metadata
-
-    def lines(self) -> list[str]:
-        rows = [[m.name, str(m.tensors), f"{m.parameters:,}", ", ".join(m.dtypes)] for m in self.modules]
-        tensors, parameters = sum(m.tensors for m in self.modules), sum(m.parameters for m in self.modules)
-        rows.append(["total", str(tensors), f"{parameters:,}", ""])
-        lines = [f"{self.path}: {self.bytes:,} bytes", *_table(["module", "tensors", "parameters", "types"], rows)]
-        lines += [f"{key}: {value}" for key, value in {**self.metadata, **self.other}.items() if value]
-        if not self.is_imported:
-            lines.append(f"formats that read it: {', '.join(self.formats) or 'none of those installed'}")
-        return lines
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def load_weights(backbone: Backbone, path: Path, *, heads: Mapping[str, nn.Module] | None = None) -> LoadReport:
+def load_weights(backbone: Backbone, path: Path, *, heads: Sequence[HeadSlot] = ()) -> LoadReport:
     """Fills ``backbone``, and those ``heads`` that the file holds, from an imported file.
 
-    A tensor goes to the parameter of the same name; a head's tensors carry its name in ``heads`` as prefix. Optional
-    parts of the backbone, such as a matching head, are filled if they exist by now and the file holds them. Weights in
-    another float type are cast.
+    A tensor goes to the parameter of the same name; a head's tensors carry its name as prefix. Optional parts of the
+    backbone, such as a matching head, are filled if they exist by now and the file holds them. Weights in another float
+    type are cast.
 
     Raises:
-        CheckpointError: the file cannot be read; under 99 % of ``backbone.weight_shapes()`` are in it; a tensor has
-            another shape; or it was made for another vocabulary.
+        CheckpointError: the file cannot be read; under 99 % of ``backbone.weight_shapes()`` are in it, or, of a file
+            that fills a part by design, a tensor of its own finds no place; a tensor has another shape; it was made for
+            another vocabulary; or a head means something else.
     """
-    tensors, metadata = _read_safetensors(path)
-    trunk = backbone.state_dict()
-    own = dict(trunk)
-    for name, head in (heads or {}).items():
-        own.update({f"{name}.{key}": tensor for key, tensor in head.state_dict().items()})
+    tensors, metadata = read_imported(path)
+    remarks: list[str] = []
+    filled = [_adapted(slot, tensors, metadata, remarks) for slot in heads]
+    own: dict[str, Tensor] = dict(backbone.state_dict())
+    given = {name: tensor for name, tensor in tensors.items() if not any(_is_of(slot, name) for slot in heads)}
+    for slot, content in zip(heads, filled, strict=True):
+        own.update({f"{slot.name}.{key}": tensor for key, tensor in slot.module.state_dict().items()})
+        given.update({f"{slot.name}.{key}": tensor for key, tensor in content.items()})
 
-    shared = [name for name in own if name in tensors]
+    shared = [name for name in own if name in given]
     mismatched = {
-        name: (tuple(tensors[name].shape), tuple(own[name].shape))
+        name: (tuple(given[name].shape), tuple(own[name].shape))
         for name in shared
-        if tensors[name].shape != own[name].shape
+        if given[name].shape != own[name].shape
     }
     matched = tuple(name for name in shared if name not in mismatched)
-    missing = tuple(name for name in own if name not in tensors)
-    unexpected = tuple(name for name in tensors if name not in own)
-    report = LoadReport(path, matched, missing, unexpected, mismatched, metadata)
+    missing = tuple(name for name in own if name not in given)
+    unexpected = tuple(name for name in given if name not in own)
+    report = LoadReport(path, matched, missing, unexpected, mismatched, metadata, tuple(remarks))
     _check(report, set(backbone.weight_shapes()), backbone.vocabulary_hash)
 
-    backbone.load_state_dict({name: tensors[name] for name in matched if name in trunk}, strict=False)
-    for name, head in (heads or {}).items():
-        prefix = f"{name}."
-        found = {key.removeprefix(prefix): tensors[key] for key in matched if key.startswith(prefix)}
-        head.load_state_dict(found, strict=False)
+    trunk = backbone.state_dict()
+    backbone.load_state_dict({name: given[name] for name in matched if name in trunk}, strict=False)
+    for slot, content in zip(heads, filled, strict=True):
+        slot.module.load_state_dict(dict(content), strict=False)
     return report
+
+
+def _is_of(slot: HeadSlot, name: str) -> bool:
+    return name.startswith(f"{slot.name}.")
+
+
+def _adapted(
+    slot: HeadSlot, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], remarks: list[str]
+) -> Mapping[str, Tensor]:
+    """The file's tensors for ``slot``, as its head needs them; empty if there are none."""
+    found = {key.removeprefix(f"{slot.name}."): value for key, value in tensors.items() if _is_of(slot, key)}
+    if not found:
+        remarks.append(f"{slot.name}: not in the file; it starts from random weights")
+        return {}
+    adapted, lines = slot.adapt(found, metadata.get("heads", {}).get(slot.name, {}))
+    remarks += lines
+    return adapted
 
 
 def _check(report: LoadReport, required: set[str], vocabulary_hash: str) -> None:
     problems = []
     found = required.intersection([*report.matched, *report.mismatched])
-    if len(found) < REQUIRED_SHARE * len(required):
+    if report.metadata.get("partial"):
+        if report.unexpected:
+            problems.append(
+                f"{report.path}: fills a part of a backbone by design, but {len(report.unexpected)} of its tensors "
+                f"have no place in this one, such as '{report.unexpected[0]}'; nothing was loaded"
+            )
+    elif len(found) < REQUIRED_SHARE * len(required):
         problems.append(
             f"{report.path}: only {len(found)} of the backbone's {len(required)} tensors are in it; nothing was "
             f"loaded. The file has, for example, '{next(iter(report.unexpected), '-')}', "
@@ -189,191 +154,3 @@ def _check(report: LoadReport, required: set[str], vocabulary_hash: str) -> None
         )
     if problems:
         raise CheckpointError([*problems, *report.lines()])
-
-
-def import_weights(
-    source: Path,
-    out: Path,
-    weight_format: WeightFormat,
-    *,
-    vocabulary_hash: str | None = None,
-    pretraining_sets: Sequence[str] = (),
-) -> ImportReport:
-    """Converts a foreign checkpoint into ``out`` (.safetensors) and its manifest (.json), both written atomically.
-
-    Args:
-        source: the authors' file: what ``torch.save`` wrote, or .safetensors.
-        vocabulary_hash: of the vocabulary that the weights were trained with; compared whenever they are loaded.
-        pretraining_sets: data that the weights have seen, for the check against evaluation splits.
-
-    Raises:
-        CheckpointError: ``source`` holds more than tensors and plain containers, is damaged, or is of another layout.
-    """
-    if out.suffix != SUFFIX:
-        raise CheckpointError(f"{out}: imported weights are a {SUFFIX} file; name it so")
-    content, _ = read_foreign(source)
-    try:
-        translated = weight_format.translate(content)
-    except CheckpointError as error:
-        raise CheckpointError([f"{source}: {problem}" for problem in error.problems]) from error
-    left_behind = _left_behind(content, translated)
-    tensors = _own_memory(translated)
-    metadata = {
-        "backbone": weight_format.backbone,
-        "format": weight_format.name,
-        "source": source.name,
-        "source_sha256": sha256_of(source),
-        "vocabulary_hash": vocabulary_hash,
-        "pretraining_sets": list(pretraining_sets),
-        "imported_with": f"vlrun {__version__}",
-    }
-    with atomic_write(out, "wb") as file:
-        file.write(save(tensors, {HEADER_KEY: json.dumps(metadata)}))
-    modules = Counter(map(_module_of, tensors))
-    parameters = sum(tensor.numel() for tensor in tensors.values())
-    manifest = out.with_suffix(".json")
-    write_json(
-        manifest,
-        {
-            **metadata,
-            "file": out.name,
-            "sha256": sha256_of(out),
-            "tensors": len(tensors),
-            "parameters": parameters,
-            "modules": dict(modules),
-            "left_behind": list(left_behind),
-        },
-    )
-    return ImportReport(out, manifest, modules, parameters, left_behind)
-
-
-def inspect_weights(path: Path, formats: Mapping[str, WeightFormat]) -> WeightSummary:
-    """What ``path`` contains: one of our files, or anything that ``import_weights`` can open.
-
-    Raises:
-        CheckpointError: the file cannot be read safely.
-    """
-    content, metadata = read_foreign(path)
-    grouped: dict[str, list[Tensor]] = {}
-    other = {}
-    for name, value in _leaves(content):
-        if isinstance(value, Tensor):
-            grouped.setdefault(_module_of(name), []).append(value)
-        elif "." not in name:
-            other[name] = str(value)
-    modules = tuple(
-        ModuleSummary(
-            name,
-            len(tensors),
-            sum(tensor.numel() for tensor in tensors),
-            tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})),
-        )
-        for name, tensors in grouped.items()
-    )
-    readable = () if "backbone" in metadata else tuple(name for name, f in formats.items() if _reads(f, content))
-    return WeightSummary(str(path), path.stat().st_size, modules, metadata, other, readable)
-
-
-def read_foreign(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Content and header of a file of weights, on the CPU, without running any code in it.
-
-    Raises:
-        CheckpointError: missing, damaged, or made of more than tensors and plain containers.
-    """
-    if path.suffix == SUFFIX:
-        return _read_safetensors(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: there is no such file") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: refused, because it holds more than tensors and plain containers, or is no checkpoint at all. "
-            "Reading such a file could run code; if you trust it, load it where it was made and save its tensors alone"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: cannot be read, it may be damaged: {_first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a dict of tensors or state dicts, found {type(content).__name__}")
-    return content, {}
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if path.suffix != SUFFIX:
-        raise CheckpointError(
-            f"{path}: only imported weights ({SUFFIX}) can be loaded; convert it once: "
-            f"runner weights import --from FORMAT {path} {path.with_suffix(SUFFIX)}"
-        )
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = file.metadata() or {}
-            metadata = json.loads(header[HEADER_KEY]) if HEADER_KEY in header else header
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: there is no such file") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read, it may be damaged: {_first_line(error)}") from error
-
-
-def _reads(weight_format: WeightFormat, content: dict[str, Any]) -> bool:
-    try:
-        return bool(weight_format.translate(content))
-    except CheckpointError:
-        return False
-
-
-def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors that share no storage, as .safetensors wants them."""
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        storage = tensor.untyped_storage().data_ptr()
-        copy = tensor.clone(memory_format=torch.contiguous_format) if storage in seen else tensor.contiguous()
-        result[name] = copy
-        seen.add(storage)
-    return result
-
-
-def _left_behind(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """The top-level keys of ``content`` that hold no tensor, or tensors whose memory is in none of ``tensors``."""
-    kept = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
-    entries = []
-    for key, value in content.items():
-        inside = [leaf for _, leaf in _leaves({key: value}) if isinstance(leaf, Tensor)]
-        left = [tensor for tensor in inside if tensor.untyped_storage().data_ptr() not in kept]
-        if not inside:
-            entries.append(str(key))
-        elif left:
-            entries.append(f"{key} ({len(left)} of {len(inside)} tensors)")
-    return tuple(entries)
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no container, with its dotted path."""
-    items: Any = None
-    if isinstance(value, Mapping):
-        items = value.items()
-    elif isinstance(value, list | tuple):
-        items = enumerate(value)
-    if items is None:
-        yield name, value
-        return
-    for key, item in items:
-        yield from _leaves(item, f"{name}.{key}" if name else str(key))
-
-
-def _module_of(name: str) -> str:
-    return name.split(".", 1)[0]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = []
-    for first, *others in [head, *rows]:
-        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-        lines.append("  ".join([first.ljust(widths[0]), *numbers]).rstrip())
-    return lines

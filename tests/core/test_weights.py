@@ -19,7 +19,8 @@ from vlrun.cli import main
 from vlrun.entries import WeightFormat
 from vlrun.errors import CheckpointError
 from vlrun.tensors import BackboneOutput, Encoding
-from vlrun.weights import import_weights, inspect_weights, load_weights
+from vlrun.weight_files import import_weights, inspect_weights
+from vlrun.weights import HeadSlot, load_weights
 
 
 class ToyBackbone(Backbone):
@@ -174,16 +175,15 @@ def test_a_head_is_filled_under_its_name(save: Any) -> None:
     head = nn.Linear(1, 2)
     held = {"answers__weight": torch.ones(2, 1), "answers__bias": torch.ones(2)}
 
-    report = load_weights(ToyBackbone(), save(toy_tensors(**held)), heads={"answers": head})
+    report = load_weights(ToyBackbone(), save(toy_tensors(**held)), heads=[HeadSlot("answers", head)])
 
     assert head.bias.tolist() == [1.0, 1.0]
     assert not report.unexpected
 
 
 def test_the_report_counts_by_module(save: Any) -> None:
-    report = load_weights(
-        ToyBackbone(), save(toy_tensors(layers__1=None, answers__bias=torch.ones(2))), heads={"boxes": nn.Linear(1, 1)}
-    )
+    path = save(toy_tensors(layers__1=None, answers__bias=torch.ones(2)))
+    report = load_weights(ToyBackbone(), path, heads=[HeadSlot("boxes", nn.Linear(1, 1))])
 
     table = [line.split() for line in report.lines()]
     assert table == [
@@ -193,6 +193,7 @@ def test_the_report_counts_by_module(save: Any) -> None:
         ["boxes", "0", "2", "0", "0"],
         ["answers", "0", "0", "1", "0"],
         ["total", "200", "3", "1", "0"],
+        ["boxes:", "not", "in", "the", "file;", "it", "starts", "from", "random", "weights"],
     ]
 
 

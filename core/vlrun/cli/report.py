@@ -81,13 +81,14 @@ def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
 def comparison(runs: Sequence[RunRecord]) -> ResultTable:
     """All results of all runs; a number carries a mark where its protocol is not that of its neighbours."""
     headers = ["run", "experiment", "task", "split", "score", "result", "published", "difference"]
-    rows = [row for record in runs for row in record.rows]
+    rows_of = {record.folder: [row for row in record.rows if not row.score.detail] for record in runs}
+    rows = [row for record in runs for row in rows_of[record.folder]]
     protocols = compare_protocols(rows)
     marks = iter(protocols.marks)
     cells = []
     for record in runs:
         start = {"run": record.folder.name + (" (demo)" if record.is_demo else ""), "experiment": record.experiment}
-        for row in record.rows:
+        for row in rows_of[record.folder]:
             cells.append({**start, **result_cells(row, next(marks), record.is_demo)})
         if not record.rows:
             nothing = dict.fromkeys(headers[2:], "-")

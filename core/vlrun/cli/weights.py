@@ -20,7 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vocabulary", type=Path, metavar="FILE", help="vocabulary the weights were trained with, checked when loading"
     )
     importing.add_argument(
-        "--pretrained-on", nargs="+", default=[], metavar="SET", help="data the weights have seen, such as coco:train"
+        "--pretrained-on",
+        nargs="+",
+        default=[],
+        metavar="IDS",
+        help="image ids that the weights have seen, as patterns such as 'COCO_train2014_*', to report leaks",
+    )
+    importing.add_argument(
+        "--answers", type=Path, metavar="FILE", help="answer list that the file's answer head was trained with"
     )
 
     inspecting = actions.add_parser("inspect", help="what a file of weights contains, and which format reads it")
@@ -40,7 +47,8 @@ def _import(arguments: argparse.Namespace) -> int:
     if weight_format is None:
         raise PluginError(plugins.why_missing("weight format", arguments.format))
 
-    from vlrun.weights import import_weights
+    from vlrun.answers import read_answers
+    from vlrun.weight_files import import_weights
     from vlrun.wordpiece import WordPiece
 
     report = import_weights(
@@ -49,6 +57,7 @@ def _import(arguments: argparse.Namespace) -> int:
         weight_format,
         vocabulary_hash=WordPiece(arguments.vocabulary).hash if arguments.vocabulary else None,
         pretraining_sets=arguments.pretrained_on,
+        heads={"answer_head": {"answers": list(read_answers(arguments.answers))}} if arguments.answers else {},
     )
     for module, count in report.modules.items():
         print(f"{module}: {count} tensors")
@@ -60,7 +69,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from vlrun.plugins import create_plugins
-    from vlrun.weights import inspect_weights
+    from vlrun.weight_files import inspect_weights
 
     summary = inspect_weights(arguments.file, create_plugins().weight_formats())
     print(json.dumps(summary.as_json(), indent=2) if arguments.json else "\n".join(summary.lines()))

@@ -42,7 +42,7 @@ class StepReport:
     """One optimiser step. Steps arrive in order, in bursts of ``train.log_every``; the rates are those of the burst.
 
     Attributes:
-        step: from 1; epoch: from 1; task: name.
+        step: from 1; epoch: from 1; task: name; task_epoch: from 1, of the task's own epochs where several train.
         losses: weighted mean of each named loss over the global batch; ``loss`` is their sum.
         learning_rate, gradient_norm: of this step; the norm is the global one before clipping.
         examples_per_second: over all ranks; data_wait_share: share of time spent waiting for the loader, in [0, 1].
@@ -59,6 +59,7 @@ class StepReport:
     examples_per_second: float
     data_wait_share: float
     seconds_left: float
+    task_epoch: int = 0
 
 
 @dataclass(frozen=True)

@@ -147,29 +147,36 @@ def _heading(run_folder: Path, outcome: Outcome, info: RunInfo) -> str:
 def _results(rows: Sequence[ResultRow], is_demo: bool) -> str:
     if not rows:
         return _section("Results", "<p>There are no final results.</p>")
-    protocols = compare_protocols(rows)
+    main = [row for row in rows if not row.score.detail]
+    details = [row for row in rows if row.score.detail]
+    protocols = compare_protocols(main)
+    caption = "Final results" + (" on demo data" if is_demo else "")
+    table = _result_table(main, protocols.marks, caption, is_demo)
+    sources = list(dict.fromkeys(row.published_source for row in rows if row.published is not None))
+    published = f"<p>Published numbers: {_text('; '.join(filter(None, sources)))}</p>" if any(sources) else ""
+    groups = ""
+    if details:
+        inner = _result_table(details, [None] * len(details), "Scores of single groups", is_demo)
+        groups = f"<details><summary>Scores of single groups ({len(details)})</summary>\n{inner}</details>\n"
+    return _section("Results", table + published + groups + _protocols(protocols))
+
+
+def _result_table(rows: Sequence[ResultRow], marks: Sequence[int | None], caption: str, is_demo: bool) -> str:
     columns = ["task", "split", "score", "result", "examples", "published", "difference"]
     if len({row.task for row in rows}) == 1:
         columns.remove("task")
     columns = with_published_columns(columns, rows, is_demo)
     body = []
-    for row, mark in zip(rows, protocols.marks, strict=True):
+    for row, mark in zip(rows, marks, strict=True):
         cells = {key: _text(value) for key, value in result_cells(row, None, is_demo).items()}
         cells["examples"] = f"{row.score.count:,}" if row.score.count else "-"
         if mark:
             cells["result"] += f'<sup><a href="#protocol-{mark}" aria-label="protocol note {mark}">{mark}</a></sup>'
         kind = ' class="primary"' if row.score.primary else ""
-        body.append([f"<tr{kind}>", *(_cell(column, cells[column]) for column in columns), "</tr>\n"])
-    caption = "Final results" + (" on demo data" if is_demo else "")
+        body.append("".join([f"<tr{kind}>", *(_cell(column, cells[column]) for column in columns), "</tr>\n"]))
     head = "".join(f'<th scope="col"{_numeric(column)}>{column}</th>' for column in columns)
-    table = (
-        f"<table>\n{_caption(caption)}\n"
-        f"<thead><tr>{head}</tr></thead>\n"
-        f"<tbody>\n{''.join(part for row_parts in body for part in row_parts)}</tbody>\n</table>"
-    )
-    sources = list(dict.fromkeys(row.published_source for row in rows if row.published is not None))
-    published = f"<p>Published numbers: {_text('; '.join(filter(None, sources)))}</p>" if any(sources) else ""
-    return _section("Results", _scrolling("Final results", table) + published + _protocols(protocols))
+    table = f"<table>\n{_caption(caption)}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(body)}</tbody>\n</table>"
+    return _scrolling(caption, table)
 
 
 def _protocols(protocols: Protocols) -> str:

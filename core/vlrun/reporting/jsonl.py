@@ -40,6 +40,7 @@ class JsonLinesReporter(Reporter):
                 "step": report.step,
                 "epoch": report.epoch,
                 "task": report.task,
+                **({"task_epoch": report.task_epoch} if report.task_epoch else {}),
                 "loss": report.loss,
                 "losses": dict(report.losses),
                 "learning_rate": report.learning_rate,
@@ -89,6 +90,7 @@ def result_line(report: EvaluationReport, score: Score) -> dict[str, Any]:
         "epoch": report.epoch,
         "final": report.final,
         "primary": score.primary,
+        **({"detail": True} if score.detail else {}),
         "protocol": dict(score.protocol),
     }
 

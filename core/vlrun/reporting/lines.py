@@ -68,6 +68,7 @@ def evaluation_line(report: EvaluationReport) -> str:
         f"{score.name} {score_text(score.value, score.unit)}"
         + (f" of {score.count:,}" if score.count not in (0, report.num_examples) else "")
         for score in report.scores
+        if not score.detail
     )
     final = "final " if report.final else ""
     work = f"{report.num_examples:,} examples in {duration_text(report.seconds)}"

@@ -86,7 +86,10 @@ def protocol_of(row: ResultRow) -> dict[str, Any]:
 
 
 def result_table(rows: Sequence[ResultRow], is_demo: bool) -> ResultTable:
-    """The final table of one run. Beside a demo run, published numbers say that they are of the real data."""
+    """The final table of one run, without details. Beside a demo run, published numbers say that they are of the real
+    data."""
+    details = sum(row.score.detail for row in rows)
+    rows = [row for row in rows if not row.score.detail]
     protocols = compare_protocols(rows)
     columns = ["task", "split", "score", "result", "published", "difference"]
     if len({row.task for row in rows}) < 2:
@@ -94,6 +97,8 @@ def result_table(rows: Sequence[ResultRow], is_demo: bool) -> ResultTable:
     columns = with_published_columns(columns, rows, is_demo)
     cells = [result_cells(row, mark, is_demo) for row, mark in zip(rows, protocols.marks, strict=True)]
     footnotes = [*protocol_footnotes(protocols), *published_footnotes(rows)]
+    if details:
+        footnotes.append(f"{details} more scores, of single groups, are in the report and in metrics.jsonl")
     if is_demo:
         footnotes.append(DEMO_NOTICE)
     return ResultTable(columns, [[row[column] for column in columns] for row in cells], footnotes)

@@ -88,6 +88,7 @@ def score_of(line: Mapping[str, Any]) -> Score:
         count=_whole(line.get("count")),
         protocol=line.get("protocol") or {},
         primary=bool(line.get("primary")),
+        detail=bool(line.get("detail")),
     )
 
 

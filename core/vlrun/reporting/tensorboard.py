@@ -47,6 +47,8 @@ class TensorBoardReporter(Reporter):
 
     def evaluation(self, report: EvaluationReport) -> None:
         for score in report.scores:
+            if score.detail:
+                continue
             tag = f"eval/{report.task}/{report.split}/{score.name}"
             if report.final and tag in self._curves:  # a number of the best checkpoint is no point of the curve
                 tag = f"final/{tag.removeprefix('eval/')}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from vlrun import BuildReport, DataError, canonical_image_id
 from vlrun.annotations import field_problems, first_problems, load_plain_pickle, write_annotations
+from vlrun.files import read_json
 from vlrun_rec.records import ReferringExpression
 from vlrun_rec.sources import OfficialSource, rosita_file
 
@@ -77,7 +77,7 @@ def build_official(source: OfficialSource, folder: Path, output: Path) -> BuildR
     """
     folder = _folder_with_archive(source, folder)
     references = _read_references(folder / source.refs_file)
-    instances = _checked(_Instances, _read_json(folder / "instances.json"), folder / "instances.json")
+    instances = _checked(_Instances, read_json(folder / "instances.json"), folder / "instances.json")
     records = _joined(references, instances, source, folder)
     remarks = [
         "text is the cleaned expression ('sent' of the official files); 'raw' keeps what was typed",
@@ -94,7 +94,7 @@ def build_rosita(dataset: str, split_by: str, path: Path, output: Path) -> Build
         DataError: the file is missing or damaged, or records of it do not fit.
     """
     path = _rosita_path(dataset, path)
-    content = _read_json(path)
+    content = read_json(path)
     if not (isinstance(content, dict) and all(isinstance(rows, list) for rows in content.values())):
         raise DataError(f"{path}: expected an object of lists, one list of expressions per split")
     remarks = []
@@ -278,15 +278,6 @@ def _by_id(items: Sequence[Model], what: str, path: Path, problems: list[str]) -
         if found.setdefault(item.id, item) != item:  # type: ignore[attr-defined]
             problems.append(f"{path}: {what} {item.id} is there twice, with different content")  # type: ignore[attr-defined]
     return found
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not readable JSON ({error})") from error
 
 
 def _checked(model: type[Model], content: Any, path: Path) -> Model:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vlrun import BackboneOutput
-
-INIT_STD = 0.02  # ROSITA, section 1: every linear layer
+from vlrun.heads import init_layers
 
 
 class GroundingLogits(NamedTuple):
@@ -38,14 +37,7 @@ class RegionGroundingHead(nn.Module):
         self.layer_norm = nn.LayerNorm(hidden_size, eps=1e-12)
         self.dense_rank = nn.Linear(hidden_size, 1)
         self.dense_reg = nn.Linear(hidden_size, 4) if regress_boxes else None
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """Linear weights from N(0, 0.02), linear biases 0; the layer norm starts as the identity."""
-        for layer in (self.dense, self.dense_rank, self.dense_reg):
-            if layer is not None:
-                nn.init.normal_(layer.weight, std=INIT_STD)
-                nn.init.zeros_(layer.bias)
+        init_layers(self, hidden_size)
 
     def forward(self, output: BackboneOutput) -> GroundingLogits:
         hidden = self.layer_norm(nn.functional.gelu(self.dense(output.regions)))  # (P, R, H)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +11,8 @@ from numpy.typing import NDArray
 
 from vlrun import DataError, Dataset, Metric, Prediction, Referent, Score
 from vlrun.boxes import iou, xywh_to_xyxy
+from vlrun.predictions import mismatches
 from vlrun_rec.config import GroundingAccuracyConfig
-
-_SHOWN_IDS = 5
 
 
 class GroundingAccuracy(Metric):
@@ -35,7 +33,10 @@ class GroundingAccuracy(Metric):
 
     def __call__(self, predictions: Sequence[Prediction], dataset: Dataset[Referent]) -> list[Score]:
         examples = list(dataset)
-        fields = _by_id(predictions, [example.id for example in examples], dataset.split)
+        ids = [example.id for example in examples]
+        if problems := mismatches(predictions, ids, split=dataset.split, unit="expressions"):
+            raise DataError(problems)
+        fields = {prediction.id: prediction.fields for prediction in predictions}
         targets = [_target(example.id, example.target) for example in examples]
         boxes = np.array([_box(example.id, fields[example.id]) for example in examples])
         hits = self._is_hit(iou(boxes, xywh_to_xyxy([target.box for target in targets]), self.config.iou_rule))
@@ -79,33 +80,6 @@ class GroundingAccuracy(Metric):
         """Written by the task; of no use under another IoU rule, and absent in predictions made elsewhere."""
         value = fields.get("best_region_iou")
         return float(value) if value is not None and fields.get("iou_rule") == self.config.iou_rule else None
-
-
-def _by_id(predictions: Sequence[Prediction], ids: Sequence[str], split: str) -> dict[str, Mapping[str, Any]]:
-    """Fields of the predictions by id; every example has exactly one.
-
-    Raises:
-        DataError: predictions that are missing, unknown, or twice there.
-    """
-    counts = Counter(prediction.id for prediction in predictions)
-    expected = set(ids)
-    problems = [
-        *_listed("have no prediction", (name for name in ids if name not in counts), split),
-        *_listed("were predicted but are not there", (name for name in counts if name not in expected), split),
-        *_listed("were predicted more than once", (name for name, count in counts.items() if count > 1), split),
-        *_listed("are ids of several examples", (name for name, count in Counter(ids).items() if count > 1), split),
-    ]
-    if problems:
-        raise DataError(problems)
-    return {prediction.id: prediction.fields for prediction in predictions}
-
-
-def _listed(what: str, ids: Iterable[str], split: str) -> list[str]:
-    found = list(ids)
-    if not found:
-        return []
-    more = ", ..." if len(found) > _SHOWN_IDS else ""
-    return [f"split '{split}': {len(found)} expressions {what}: {', '.join(found[:_SHOWN_IDS])}{more}"]
 
 
 def _target(name: str, target: Referent | None) -> Referent:

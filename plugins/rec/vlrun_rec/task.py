@@ -23,7 +23,7 @@ EPSILON = 1e-8  # keeps the division of rank targets by their sum finite; ROSITA
 class RecTask(Task[Referent]):
     """One pair per expression. Regions that overlap the referent share the probability in proportion to their IoU."""
 
-    imported_head = "mm_refs_head"
+    imported_head = "grounding_head"
 
     def __init__(self, config: RecConfig) -> None:
         self.config = config

@@ -10,7 +10,15 @@ from torch import Tensor, equal
 from vlrun import CheckpointError
 
 TRUNK = ("text_embeddings", "visual_embeddings", "backbone", "pooler")
-HEADS = ("mm_itm_head", "mm_qa_head", "mm_refs_head", "text_mlm_head", "imgfeat_head")
+HEADS = {
+    "mm_itm_head": "mm_itm_head",
+    "mm_qa_head": "answer_head",
+    "mm_refs_head": "grounding_head",
+    "text_mlm_head": "text_mlm_head",
+    "imgfeat_head": "imgfeat_head",
+}
+"""Their name -> ours. The heads of tasks have neutral names, under which the tasks find them."""
+
 WORD_TABLE = "text_embeddings.word_embeddings.weight"
 TIED_TABLE = "text_mlm_head.decode.weight"
 
@@ -18,7 +26,8 @@ TIED_TABLE = "text_mlm_head.decode.weight"
 def translate(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """``content['backbone']['layers.0.mhatt.dense_v.weight']`` becomes ``backbone.layers.0.mhatt.dense_v.weight``.
 
-    That is all: our names are the authors' full names. The trunk and the known heads come over; the optimiser's state,
+    That is all: our names are the authors' full names, but for heads of tasks (``mm_qa_head`` becomes ``answer_head``).
+    The trunk and the known heads come over; the optimiser's state,
     counters and anything unknown stay behind (the caller reports what did). A head's word table stays behind too where
     it is the tied copy of the text embeddings'.
 
@@ -33,7 +42,8 @@ def translate(content: Mapping[str, Any]) -> dict[str, Tensor]:
     for module in found:
         if not _is_state_dict(content[module]):
             raise CheckpointError(f"not a ROSITA checkpoint: '{module}' holds no tensors by name")
-        tensors.update({f"{module}.{name}": tensor for name, tensor in content[module].items()})
+        ours = HEADS.get(module, module)
+        tensors.update({f"{ours}.{name}": tensor for name, tensor in content[module].items()})
     if WORD_TABLE in tensors and TIED_TABLE in tensors and equal(tensors[WORD_TABLE], tensors[TIED_TABLE]):
         del tensors[TIED_TABLE]
     return tensors

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlrun import Backbone, BackboneOutput, ConfigError, Encoding, PairEncoder
+from vlrun.heads import init_layers
 from vlrun.wordpiece import WordPiece
 from vlrun_rosita.config import RositaConfig
 from vlrun_rosita.text import RositaPairEncoder
 
 LAYER_NORM_EPS = 1e-12
-INIT_STD = 0.02
 BOX_FEATURE_SIZE = 5
 NUM_TOKEN_TYPES = 2  # only row 0 is used; the table is BERT's
 MATCHING_HEAD = "mm_itm_head"
@@ -176,7 +176,7 @@ class Rosita(Backbone):
         self.visual_embeddings = VisualEmbeddings(region_feature_size, hidden_size, dropout)
         self.backbone = Transformer(num_layers, hidden_size, num_heads, feed_forward_size, dropout)
         self.pooler = Pooler(hidden_size)
-        self.apply(_init_weights)
+        init_layers(self, hidden_size)
 
     @classmethod
     def from_config(cls, config: RositaConfig) -> Rosita:
@@ -219,7 +219,7 @@ class Rosita(Backbone):
         if head is None:
             with torch.inference_mode(False):  # parameters made in that mode could never be loaded or trained
                 head = MatchingHead(self.hidden_size).to(self.pooler.dense.weight)
-                head.apply(_init_weights)
+                init_layers(head, self.hidden_size)
             self.add_module(MATCHING_HEAD, head)
         return head
 
@@ -227,11 +227,3 @@ class Rosita(Backbone):
         """All but the matching head, which not every checkpoint of the authors has."""
         state = self.state_dict()
         return {name: tensor for name, tensor in state.items() if not name.startswith(f"{MATCHING_HEAD}.")}
-
-
-def _init_weights(module: nn.Module) -> None:
-    """Linear layers and tables ~ N(0, 0.02), linear biases 0; the norms keep 1 and 0."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INIT_STD)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)

@@ -147,7 +147,7 @@ def test_a_wrong_instance_is_named(archive: Any, tmp_path: Path) -> None:
 
 def test_damaged_json_is_a_data_error(archive: Any, tmp_path: Path) -> None:
     (archive.write() / "instances.json").write_text('{"images": [')
-    with pytest.raises(DataError, match=r"instances\.json: not readable JSON"):
+    with pytest.raises(DataError, match=r"instances\.json:1: not readable JSON"):
         build_official(UNC, archive.folder, tmp_path / "out")
 
 

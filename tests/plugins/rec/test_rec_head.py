@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vlrun import BackboneOutput
+from vlrun.heads import initial_std
 from vlrun_rec.head import RegionGroundingHead
 
 MakeOutput = Callable[..., BackboneOutput]
@@ -55,6 +56,6 @@ def test_the_head_of_the_base_size_has_the_published_number_of_parameters() -> N
 def test_initial_weights_are_small_and_biases_zero() -> None:
     torch.manual_seed(0)
     head = RegionGroundingHead(256)
-    assert head.dense.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert head.dense.weight.std().item() == pytest.approx(initial_std(256), rel=0.02)
     assert not any(layer.bias.any() for layer in (head.dense, head.dense_rank, head.dense_reg))
     assert (head.layer_norm.weight == 1).all()

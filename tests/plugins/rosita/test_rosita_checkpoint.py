@@ -15,7 +15,8 @@ from torch import Tensor
 
 from vlrun import CheckpointError
 from vlrun.cli import main
-from vlrun.weights import import_weights, load_weights
+from vlrun.weight_files import import_weights
+from vlrun.weights import load_weights
 from vlrun_rosita.checkpoint import HEADS, TRUNK, translate
 from vlrun_rosita.model import Rosita
 from vlrun_rosita.plugin import vlrun_weight_formats
@@ -59,7 +60,9 @@ def test_a_checkpoint_in_the_authors_layout_becomes_the_names_of_the_vectors(
     report = import_weights(tmp_path / "last_ckpt.pkl", tmp_path / "out.safetensors", ROSITA)
 
     imported = load_file(tmp_path / "out.safetensors")
-    theirs = {f"{module}.{name}": tensor for module in modules for name, tensor in content[module].items()}
+    theirs = {
+        f"{HEADS.get(module, module)}.{name}": tensor for module in modules for name, tensor in content[module].items()
+    }
     assert {name: tensor.tolist() for name, tensor in imported.items()} == {
         name: tensor.tolist() for name, tensor in theirs.items()
     }

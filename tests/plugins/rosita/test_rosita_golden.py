@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vlrun import BackboneOutput, Encoding
+from vlrun.heads import PooledClassifier
 from vlrun.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
 from vlrun.optimisation_config import OptimizerConfig, ScheduleConfig
-from vlrun.weights import load_weights
+from vlrun.weights import HeadSlot, load_weights
 from vlrun_rosita.model import Rosita
 
 pytestmark = pytest.mark.golden
@@ -36,17 +37,6 @@ NOISE = (".mhatt.dense_k.bias", "mm_refs_head.dense_rank.bias")
 
 dtypes = pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["double", "single"])
 tasks = pytest.mark.parametrize("task", ["vqa", "rec", "itr"])
-
-
-class AnswerHead(nn.Module):
-    def __init__(self, hidden_size: int, num_answers: int) -> None:
-        super().__init__()
-        self.dense0 = nn.Linear(hidden_size, 2 * hidden_size)
-        self.dense1 = nn.Linear(2 * hidden_size, num_answers)
-        self.layer_norm = nn.LayerNorm(2 * hidden_size, eps=1e-12)
-
-    def forward(self, output: BackboneOutput) -> Tensor:
-        return self.dense1(self.layer_norm(F.gelu(self.dense0(output.pooled))))
 
 
 class GroundingHead(nn.Module):
@@ -142,7 +132,8 @@ def prove(golden: Path, make_rosita: Callable[..., Rosita], tmp_path: Path) -> C
         proof = {"vqa": vqa_proof, "rec": rec_proof, "itr": itr_proof}[task](vectors, backbone, dtype)
         state = {name: torch.from_numpy(vectors[f"state/{name}"]) for name in names_under(vectors, "state")}
         save_file(state, tmp_path / "state.safetensors")
-        report = load_weights(backbone, tmp_path / "state.safetensors", heads=proof.heads)
+        slots = [HeadSlot(name, head) for name, head in proof.heads.items()]
+        report = load_weights(backbone, tmp_path / "state.safetensors", heads=slots)
         assert set(report.matched) == set(state)
         assert not report.missing
         for module in (backbone, *proof.heads.values()):
@@ -153,7 +144,7 @@ def prove(golden: Path, make_rosita: Callable[..., Rosita], tmp_path: Path) -> C
 
 
 def vqa_proof(vectors: Vectors, backbone: Rosita, dtype: torch.dtype) -> Proof:
-    head = AnswerHead(backbone.hidden_size, int(vectors["cfg/ans"]))
+    head = PooledClassifier(backbone.hidden_size, int(vectors["cfg/ans"]))
 
     def run() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         hidden = backbone(encoding(vectors, "in", dtype))

@@ -1,0 +1,215 @@
+"""Tasks that choose an answer from a list: targets, losses and predictions, as VQA and GQA share them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlrun.answers import AnswerVocabulary, read_answers, soft_score
+from vlrun.backbone import Backbone
+from vlrun.configs import AnsweringConfig
+from vlrun.errors import CheckpointError, DataError
+from vlrun.examples import Example, Prediction, RegionBatch
+from vlrun.heads import PooledClassifier
+from vlrun.metric import Metric
+from vlrun.targets import Answers
+from vlrun.task import Task
+from vlrun.tensors import Batch, Encoding
+
+
+class AnsweringTask(Task[Answers]):
+    """One pair per question, one class per answer of the vocabulary.
+
+    Attributes:
+        vocabulary: the answers that can be given. Others can be right, but are never predicted.
+    """
+
+    def __init__(self, config: AnsweringConfig) -> None:
+        """
+        Raises:
+            DataError: the vocabulary is missing or damaged.
+        """
+        self.config = config
+        self.vocabulary: AnswerVocabulary = read_answers(config.answers_path)
+        self.imported_head = "answer_head" if config.transfer_head else None
+        self.loss_now = _loss_in_epoch(config, 0)
+
+    @abstractmethod
+    def metrics(self) -> list[Metric]: ...
+
+    def normalised(self, answer: str) -> str:
+        """How a given answer is looked up in the vocabulary for training; as it is, unless a task says otherwise."""
+        return answer
+
+    def normalised_pretraining(self, answer: str) -> str:
+        """How an answer of this vocabulary is looked up among those of an imported head."""
+        return pretraining_spelling(answer)
+
+    def build_head(self, backbone: Backbone) -> nn.Module:
+        return PooledClassifier(backbone.hidden_size, len(self.vocabulary))
+
+    def start_epoch(self, epoch: int) -> None:
+        """ROSITA trains its first epochs with KL divergence and all later ones with binary cross entropy."""
+        self.loss_now = _loss_in_epoch(self.config, epoch)
+
+    def collate(
+        self, examples: Sequence[Example[Answers]], regions: RegionBatch, encoding: Encoding
+    ) -> Mapping[str, Tensor]:
+        """Targets for B questions with A answers in the vocabulary.
+
+        soft_scores: (B, A), what predicting each answer would score. shares: (B, A), the share of people who gave it;
+        rows sum to less than 1 where some gave an answer outside the vocabulary. known: (B,), 0 for a hidden answer.
+        """
+        soft_scores = np.zeros((len(examples), len(self.vocabulary)), np.float32)
+        shares = np.zeros_like(soft_scores)
+        for row, example in enumerate(examples):
+            if example.target is not None:
+                self._fill(soft_scores[row], shares[row], example)
+        targets = {
+            "soft_scores": torch.from_numpy(soft_scores),
+            "known": torch.tensor([float(example.target is not None) for example in examples]),
+        }
+        if self.config.loss in ("kl", "kl-then-bce"):
+            targets["shares"] = torch.from_numpy(shares)
+        return targets
+
+    def loss(self, outputs: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``answer``: one item per question; the mean over the A answers, times A where the option says so.
+
+        ROSITA (reference implementation, section 6) takes the mean, LXMERT the sum. Its cross-entropy option is scaled
+        by A like its binary one, although nothing was divided by A before: kept, for it sets the published rate.
+        """
+        num_answers = outputs.shape[1]
+        scale = num_answers if self.config.scale_by_answers else 1
+        if self.loss_now == "cross-entropy":
+            best = targets["soft_scores"].argmax(dim=1)
+            per_question = scale * F.cross_entropy(outputs, best, reduction="none")
+        elif self.loss_now == "kl":
+            shares = targets["shares"].to(outputs.dtype)
+            divergence = F.kl_div(F.log_softmax(outputs, dim=1), shares, reduction="none")
+            per_question = divergence.mean(dim=1) * scale
+        else:
+            wanted = targets["soft_scores"].to(outputs.dtype)
+            per_question = F.binary_cross_entropy_with_logits(outputs, wanted, reduction="none").mean(dim=1) * scale
+        return {"answer": (per_question * self._weights(targets)).sum()}
+
+    def loss_counts(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"answer": self._weights(targets).sum()}
+
+    def predict(self, outputs: Tensor, batch: Batch) -> list[Prediction]:
+        """The answer with the largest logit, the first of equals. Fields: ``answer``; ``score``, its probability
+        among all answers."""
+        probabilities = outputs.double().softmax(dim=1).numpy()
+        best = outputs.numpy().argmax(axis=1)
+        return [
+            Prediction(name, {"answer": self.vocabulary.answers[index], "score": float(row[index])})
+            for name, index, row in zip(batch.ids, best, probabilities, strict=True)
+        ]
+
+    def head_meaning(self) -> Mapping[str, Any]:
+        return {"answers": list(self.vocabulary)}
+
+    def adapt_imported_head(
+        self, tensors: Mapping[str, Tensor], meaning: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Tensor], list[str]]:
+        """Gives every answer its own row of another vocabulary; answers that it lacks get zeros (LXMERT, section 4)."""
+        theirs = meaning.get("answers")
+        if theirs is None:
+            raise CheckpointError(
+                f"the weights have a head for {tensors['dense1.weight'].shape[0]} answers and do not say which. Import "
+                "them again with --answers FILE (the list they were trained with), or start from a random head with "
+                "the task's option transfer_head: false"
+            )
+        if tuple(theirs) == self.vocabulary.answers:
+            return tensors, [f"answer head: the same {len(theirs):,} answers in the same order"]
+        moved, missing = transplant_rows(
+            tensors["dense1.weight"], tensors["dense1.bias"], theirs, list(self.vocabulary), self.normalised_pretraining
+        )
+        found = len(self.vocabulary) - len(missing)
+        lines = [f"answer head: {found:,} of {len(self.vocabulary):,} answers found among {len(theirs):,}; others zero"]
+        if missing:
+            lines.append(f"answer head: not found: {', '.join(map(repr, missing[:10]))}{' ...' * (len(missing) > 10)}")
+        return {**tensors, **moved}, lines
+
+    def _fill(self, soft_scores: np.ndarray, shares: np.ndarray, example: Example[Answers]) -> None:
+        target = example.target
+        assert target is not None
+        if target.scores is not None:
+            if self.config.loss in ("kl", "kl-then-bce"):
+                raise DataError(
+                    f"question '{example.id}' comes with scores and not with the answers behind them, so loss "
+                    f"'{self.config.loss}' is impossible; use loss: bce, or build the annotations from other files"
+                )
+            for answer, score in target.scores.items():
+                if (index := self.vocabulary.index_of(answer)) is not None:
+                    soft_scores[index] = score
+            return
+        for answer, count in Counter(map(self.normalised, target.answers)).items():
+            if (index := self.vocabulary.index_of(answer)) is not None:
+                soft_scores[index] = soft_score(count, len(target.answers))
+                shares[index] = count / len(target.answers)
+
+    def _weights(self, targets: Mapping[str, Tensor]) -> Tensor:
+        """Questions that count: those with a known answer; cross entropy also needs one of the vocabulary."""
+        known = targets["known"]
+        if self.loss_now == "cross-entropy":
+            known = known * (targets["soft_scores"].sum(dim=1) > 0)
+        return known
+
+
+def transplant_rows(
+    weight: Tensor, bias: Tensor, source: Sequence[str], target: Sequence[str], spelling: Any
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The last layer for ``target`` answers made from that for ``source`` answers.
+
+    Args:
+        weight, bias: (S, M), (S,), one row per source answer.
+        spelling: how a target answer is spelled among the source answers.
+
+    Returns:
+        ``dense1.weight`` (T, M) and ``dense1.bias`` (T,), and the target answers that have no source row; theirs are 0.
+    """
+    rows = {answer: index for index, answer in enumerate(source)}
+    found = [rows.get(spelling(answer)) for answer in target]
+    new_weight, new_bias = weight.new_zeros(len(target), weight.shape[1]), bias.new_zeros(len(target))
+    for index, row in enumerate(found):
+        if row is not None:
+            new_weight[index], new_bias[index] = weight[row], bias[row]
+    missing = [answer for answer, row in zip(target, found, strict=True) if row is None]
+    return {"dense1.weight": new_weight, "dense1.bias": new_bias}, missing
+
+
+_ARTICLES = ("a ", "an ", "the ")
+_SPELLINGS = {
+    word: str(number)
+    for number, word in enumerate(
+        ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"), start=1
+    )
+} | {"grey": "gray"}
+
+
+def pretraining_spelling(answer: str) -> str:
+    """How LXMERT's pre-training spells an answer: lower case, no final period, no article, digits, ``gray``.
+
+    In this order; leading spaces stay, and keep an article from being found, as in the released code.
+    """
+    answer = answer.lower()
+    if answer.endswith("."):
+        answer = answer[:-1].strip()
+    for article in _ARTICLES:
+        if answer.startswith(article):
+            answer = answer[len(article) :].strip()
+    return _SPELLINGS.get(answer, answer)
+
+
+def _loss_in_epoch(config: AnsweringConfig, epoch: int) -> str:
+    if config.loss == "kl-then-bce":
+        return "kl" if epoch < config.switch_epoch else "bce"
+    return config.loss

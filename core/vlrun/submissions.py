@@ -1,0 +1,130 @@
+"""Checking a file before an evaluation server refuses it: the ids it must hold, and which split they are of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vlrun.annotations import AnnotationFile
+from vlrun.entries import SubmissionFormat
+from vlrun.errors import DataError
+from vlrun.files import read_json
+
+SHOWN_IDS = 5
+SHOWN_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class SubmissionCheck:
+    """What became of a check.
+
+    Attributes:
+        path: the file; rows: how many it has.
+        format: name of the submission format.
+        split: whose ids the file was compared with.
+        problems: why a server would refuse it; empty if it would not.
+    """
+
+    path: Path
+    format: str
+    rows: int
+    split: str
+    problems: tuple[str, ...]
+
+    @property
+    def is_right(self) -> bool:
+        return not self.problems
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "path": str(self.path), "is_right": self.is_right}
+
+
+def check_submission(
+    path: Path, wanted: SubmissionFormat, annotations: Path | None, questions: Path | None = None
+) -> SubmissionCheck:
+    """Compares a file with the ids of its split.
+
+    Args:
+        annotations: folder with the dataset's JSON-lines files; also tells which other split the file may be of.
+        questions: an official list of questions as downloaded, to compare with instead.
+
+    Raises:
+        DataError: the file cannot be read at all, or there is nothing to compare it with.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    expected = _expected(wanted, annotations, questions)
+    rows = wanted.read(path)
+    split = min(expected, key=lambda name: len(expected[name] ^ set(rows.ids)))  # the first of equals
+    problems = [*_shortened(rows.problems), *_id_problems(rows.ids, expected[split], split)]
+    if problems and annotations is not None and (other := _other_split(rows.ids, annotations, set(expected))):
+        problems.append(f"its ids are those of split '{other}': a file of the wrong split?")
+    return SubmissionCheck(path, wanted.name, len(rows.ids), split, tuple(problems))
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """The list in a JSON file; for readers of submission files.
+
+    Raises:
+        DataError: it is no JSON, or no list; says where it ends if it was cut off.
+    """
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise DataError(f"{path}: expected a JSON list, found {type(content).__name__}")
+    return content
+
+
+def split_ids(path: Path) -> Iterator[str]:
+    """The ids of a split file, in order."""
+    return (str(record["id"]) for record in AnnotationFile(path))
+
+
+def _expected(wanted: SubmissionFormat, annotations: Path | None, questions: Path | None) -> Mapping[str, set[str]]:
+    """Split -> its ids, for the splits that the file may be of."""
+    if questions is not None:
+        return {questions.name: set(wanted.official_ids(questions))}
+    files = [annotations / f"{split}.jsonl" for split in wanted.splits] if annotations is not None else []
+    found = {file.stem: set(split_ids(file)) for file in files if file.is_file()}
+    if not found:
+        places = " or ".join(map(str, files)) or "no annotations folder"
+        raise DataError(
+            f"the ids that {wanted.name} wants are in {places}, and nothing is there. Build the annotations "
+            f"(runner data build {wanted.dataset} ...), name their folder with --annotations, or give the official "
+            "list of questions with --questions"
+        )
+    return found
+
+
+def _id_problems(ids: list[str], expected: set[str], split: str) -> Iterator[str]:
+    counts = Counter(ids)
+    missing = sorted(expected - counts.keys())
+    extra = [name for name in counts if name not in expected]
+    repeated = [name for name, count in counts.items() if count > 1]
+    for names, what in (
+        (missing, f"of the {len(expected):,} ids of '{split}' are missing"),
+        (extra, f"ids are not of '{split}'"),
+        (repeated, "ids are there more than once"),
+    ):
+        if names:
+            yield f"{len(names):,} {what}: {_listed(names)}"
+
+
+def _other_split(ids: Iterable[str], annotations: Path, compared: set[str]) -> str | None:
+    """Another split of the dataset that has exactly these ids."""
+    found = set(ids)
+    for file in sorted(annotations.glob("*.jsonl")):
+        if file.stem not in compared and found and set(split_ids(file)) == found:
+            return file.stem
+    return None
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN_IDS]) + (", ..." if len(names) > SHOWN_IDS else "")
+
+
+def _shortened(problems: list[str]) -> list[str]:
+    hidden = len(problems) - SHOWN_PROBLEMS
+    return [*problems[:SHOWN_PROBLEMS], *([f"... and {hidden:,} more rows like these"] if hidden > 0 else [])]
