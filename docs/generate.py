@@ -15,7 +15,7 @@ from vlrun.cli import VERBS, verb_module
 from vlrun.experiment import Experiment
 from vlrun.optimisation_config import OptimizerConfig, ScheduleConfig
 from vlrun.plugins import HOOKS, create_plugins
-from vlrun.train_config import TrainConfig
+from vlrun.train_config import SamplingConfig, StopAndGoConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "reference.md"
@@ -57,6 +57,8 @@ def experiment() -> Iterator[str]:
         ("train", TrainConfig),
         ("train.optimizer", OptimizerConfig),
         ("train.schedule", ScheduleConfig),
+        ("train.sampling", SamplingConfig),
+        ("train.stop_and_go", StopAndGoConfig),
     ):
         yield from ("", f"### {title}", "")
         yield from options(model)

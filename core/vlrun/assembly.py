@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from vlrun.backbone import Backbone
-from vlrun.configs import DatasetConfig, TaskConfig
+from vlrun.checkpoints import Checkpoint
+from vlrun.configs import TaskConfig
 from vlrun.dataset import Dataset
-from vlrun.errors import DataError
+from vlrun.errors import CheckpointError, DataError
 from vlrun.experiment import Experiment
-from vlrun.features.coverage import Coverage, check_coverage
+from vlrun.features.coverage import Coverage
 from vlrun.features.store import RegionFeatureStore
-from vlrun.loading import BatchMaker, JoinedSplits, Selection, default_workers
+from vlrun.leaks import Leak, evaluation_images, find_leaks
+from vlrun.loading import BatchMaker, default_workers
 from vlrun.metric import Metric
 from vlrun.model import TaskModel
 from vlrun.plugins import Plugins
@@ -25,7 +27,8 @@ from vlrun.reporting import Reporters
 from vlrun.run_folder import RunFolder
 from vlrun.seeds import derive_seed
 from vlrun.task import Task
-from vlrun.weights import LoadReport, load_weights
+from vlrun.task_data import TaskData, read_task_data
+from vlrun.weights import HeadSlot, LoadReport, load_weights
 
 _AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -35,9 +38,13 @@ class TaskRun:
     """A task of the experiment with its data, ready to make batches.
 
     Attributes:
+        name: what the experiment calls it; the task's own name unless it has a label.
         train: the training examples; None where nothing is trained.
         splits: evaluation splits, in the order of the experiment file.
         coverage: images needed and found, per split.
+        batch_size: examples per step, over all ranks.
+        marks: split -> what its scores must say beside the metric's protocol, such as a leak.
+        hidden: splits without any ground truth, as that of test splits often is; they are predicted, not scored.
     """
 
     name: str
@@ -48,11 +55,20 @@ class TaskRun:
     splits: Mapping[str, BatchMaker]
     coverage: Coverage
     loss_weight: float
+    batch_size: int
+    sampling_weight: float = 1.0
+    marks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    hidden: Collection[str] = ()
 
 
 @dataclass
 class Run:
-    """Everything that a training or an evaluation works on; ``step`` counts optimiser steps done."""
+    """Everything that a training or an evaluation works on.
+
+    Attributes:
+        data_notes: leaks, and what was left out because of them, for the header.
+        step: optimiser steps done, those of paused tasks included.
+    """
 
     experiment: Experiment
     ranks: Ranks
@@ -62,6 +78,7 @@ class Run:
     tasks: list[TaskRun]
     weights: LoadReport | None
     workers: int
+    data_notes: Sequence[str] = ()
     step: int = 0
 
     @property
@@ -73,9 +90,31 @@ class Run:
         dtype = _AUTOCAST_TYPES.get(self.experiment.train.precision)
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
+    def head_meanings(self) -> dict[str, Any]:
+        """What the numbers of each head mean, by task; kept in checkpoints."""
+        return {task.name: dict(task.task.head_meaning()) for task in self.tasks}
+
     def identity(self) -> dict[str, str]:
         """What must agree between a checkpoint and the run that continues it."""
-        return {"vocabulary": self.model.backbone.vocabulary_hash} if self.model.backbone.vocabulary_hash else {}
+        vocabulary = self.model.backbone.vocabulary_hash
+        return {"vocabulary": vocabulary} if vocabulary else {}
+
+    def check_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """
+        Raises:
+            CheckpointError: it was written with another vocabulary, or its heads mean something else.
+        """
+        problems = []
+        if checkpoint.progress.identity != self.identity():
+            problems.append(f"{checkpoint.path} was written with {checkpoint.progress.identity}, not {self.identity()}")
+        theirs = checkpoint.head_meanings()
+        for task, ours in self.head_meanings().items():
+            problems += [
+                f"{checkpoint.path}: head of task '{task}': {difference}"
+                for difference in _differences(theirs.get(task, ours), ours)
+            ]
+        if problems:
+            raise CheckpointError(problems)
 
 
 def assemble(
@@ -90,47 +129,129 @@ def assemble(
     torch.manual_seed(derive_seed(experiment.seed, "weights"))  # the same on every rank, so nothing is broadcast
     backbone: Backbone = plugins.find("backbone", experiment.backbone.name).build(experiment.backbone)
     stores: dict[str, RegionFeatureStore] = {}
-    tasks = [_task_run(experiment, index, backbone, plugins, stores, train) for index in range(len(experiment.tasks))]
-    heads = {run.name: run.task.build_head(backbone) for run in tasks}
+    data = [_task_data(experiment, config, stores, plugins, train) for config in experiment.tasks]
+    tasks: list[Task[Any]] = [plugins.find("task", config.name).build(config) for config in experiment.tasks]
+    heads = [task.build_head(backbone) for task in tasks]
     report = None
     if experiment.backbone.weights is not None:
-        imported = {run.task.imported_head: heads[run.name] for run in tasks if run.task.imported_head}
-        report = load_weights(backbone, experiment.backbone.weights, heads=imported)
-    model = TaskModel(backbone, heads).to(ranks.device)
+        slots = [
+            HeadSlot(task.imported_head, head, task.adapt_imported_head)
+            for task, head in zip(tasks, heads, strict=True)
+            if task.imported_head
+        ]
+        report = load_weights(backbone, experiment.backbone.weights, heads=slots)
+    notes = _clean(data) if experiment.train.remove_evaluation_images else []
+    leaks = _leaks(data, report)
+    runs = [
+        _task_run(experiment, of_task, task, backbone, plugins, leaks)
+        for of_task, task in zip(data, tasks, strict=True)
+    ]
+    if train and experiment.train.epochs:
+        _check_first_splits(runs)
+    model = TaskModel(backbone, {run.name: head for run, head in zip(runs, heads, strict=True)}).to(ranks.device)
     workers = experiment.train.workers
     if workers is None:
         workers = default_workers(ranks.device)
-    return Run(experiment, ranks, folder, reporters, model, tasks, report, workers)
+    notes += [f"leak: {leak.line()}" for leak in leaks]
+    return Run(experiment, ranks, folder, reporters, model, runs, report, workers, notes)
+
+
+def _task_data(
+    experiment: Experiment, config: TaskConfig, stores: dict[str, RegionFeatureStore], plugins: Plugins, train: bool
+) -> TaskData:
+    store = stores.setdefault(str(config.dataset.features), RegionFeatureStore(config.dataset.features))
+    train_splits = config.dataset.train if train and experiment.train.epochs else []
+    return read_task_data(config, train_splits, store, plugins)
+
+
+def _clean(data: Sequence[TaskData]) -> list[str]:
+    """Takes the images of all evaluation splits out of all training; says how many examples that cost."""
+    unwanted = evaluation_images(of_task.images[split] for of_task in data for split in of_task.config.dataset.evaluate)
+    notes = []
+    for of_task in data:
+        if of_task.train is not None:
+            before = len(of_task.train)
+            of_task.leave_out(unwanted)
+            left = len(of_task.train)
+            notes.append(f"cleaned: {of_task.name}: {before - left:,} of {before:,} training examples left out")
+    return notes
+
+
+def _leaks(data: Sequence[TaskData], weights: LoadReport | None) -> list[Leak]:
+    declared = weights.metadata.get("pretraining_sets", []) if weights is not None else []
+    training = {of_task.name: of_task.train_images() for of_task in data if of_task.train is not None}
+    evaluation = {
+        (of_task.name, split): of_task.images[split] for of_task in data for split in of_task.config.dataset.evaluate
+    }
+    return find_leaks(training, evaluation, declared)
 
 
 def _task_run(
-    experiment: Experiment,
-    index: int,
-    backbone: Backbone,
-    plugins: Plugins,
-    stores: dict[str, RegionFeatureStore],
-    train: bool,
+    experiment: Experiment, data: TaskData, task: Task[Any], backbone: Backbone, plugins: Plugins, leaks: Sequence[Leak]
 ) -> TaskRun:
-    config = experiment.tasks[index]
-    task: Task[Any] = plugins.find("task", config.name).build(config)
-    store = stores.setdefault(str(config.dataset.features), RegionFeatureStore(config.dataset.features))
-    train_splits = config.dataset.train if train and experiment.train.epochs else []
-    datasets, coverage = _datasets(config.dataset, train_splits, store, plugins)
+    config = data.config
     encode = backbone.pair_encoder(config.max_text_tokens)
 
     def maker(dataset: Dataset[Any]) -> BatchMaker:
-        return BatchMaker(task, dataset, store, encode, experiment.seed)
+        return BatchMaker(task, dataset, data.store, encode, experiment.seed, config.dataset.hide_images)
 
+    marks: dict[str, dict[str, str]] = {split: {} for split in config.dataset.evaluate}
+    for leak in leaks:
+        if leak.task == data.name:
+            marks[leak.split]["leak"] = leak.mark
+    if config.dataset.hide_images:
+        for mark in marks.values():
+            mark["images"] = "hidden"
     return TaskRun(
-        name=config.name,
+        name=data.name,
         task=task,
         metrics=metrics_of(config, task, plugins),
-        store=store,
-        train=maker(JoinedSplits([datasets[name] for name in train_splits])) if train_splits else None,
-        splits={name: maker(datasets[name]) for name in config.dataset.evaluate},
-        coverage=coverage,
+        store=data.store,
+        train=maker(data.train) if data.train is not None else None,
+        splits={name: maker(data.datasets[name]) for name in config.dataset.evaluate},
+        coverage=data.coverage,
         loss_weight=config.loss_weight,
+        batch_size=config.batch_size or experiment.train.batch_size,
+        sampling_weight=config.sampling_weight,
+        marks=marks,
+        hidden=[
+            name
+            for name in config.dataset.evaluate
+            if not any(example.target is not None for example in data.datasets[name])
+        ],
     )
+
+
+def _check_first_splits(runs: Sequence[TaskRun]) -> None:
+    """
+    Raises:
+        DataError: a split that is to choose the best checkpoint has no ground truth.
+    """
+    first = [(run.name, split) for run in runs if (split := next(iter(run.splits))) in run.hidden]
+    if first:
+        raise DataError(
+            [
+                f"task '{task}': the ground truth of split '{split}' is hidden, so it cannot be scored between epochs; "
+                "put a split with known answers first in dataset.evaluate"
+                for task, split in first
+            ]
+        )
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Where two meanings of a head part, in words."""
+    found = []
+    for key in dict.fromkeys([*theirs, *ours]):
+        before, after = theirs.get(key), ours.get(key)
+        if before == after:
+            continue
+        if isinstance(before, list) and isinstance(after, list):
+            place = next((i for i, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]), None)
+            at = f"; number {place} was {before[place]!r}, now {after[place]!r}" if place is not None else ""
+            found.append(f"it was trained with {len(before):,} {key}, this run has {len(after):,}{at}")
+        else:
+            found.append(f"{key} was {before!r}, now {after!r}")
+    return found
 
 
 def metrics_of(config: TaskConfig, task: Task[Any], plugins: Plugins) -> list[Metric]:
@@ -138,40 +259,3 @@ def metrics_of(config: TaskConfig, task: Task[Any], plugins: Plugins) -> list[Me
     if config.metrics is None:
         return task.metrics()
     return [plugins.find("metric", metric.name).build(metric) for metric in config.metrics]
-
-
-def _datasets(
-    config: DatasetConfig, train_splits: Sequence[str], store: RegionFeatureStore, plugins: Plugins
-) -> tuple[dict[str, Dataset[Any]], Coverage]:
-    """All splits in use, each example with features, and how many images of each were found.
-
-    Raises:
-        DataError: images have no features and the experiment does not allow it, or a split is empty.
-    """
-    entry = plugins.find("dataset", config.name)
-    names = list(dict.fromkeys([*train_splits, *config.evaluate]))
-    datasets: dict[str, Dataset[Any]] = {name: entry.build(config, name) for name in names}
-    coverage = check_coverage({name: data.image_ids() for name, data in datasets.items()}, store)
-    if not coverage.is_complete:
-        if not config.allow_missing_features:
-            raise coverage.error()
-        datasets = {name: _with_features(data, store) for name, data in datasets.items()}
-    if empty := [name for name, data in datasets.items() if not len(data)]:
-        raise DataError(f"{config.name}: no examples in: {', '.join(empty)}")
-    for data in datasets.values():
-        data.protocol = {**data.protocol, "features": describe_features(store)}
-    return datasets, coverage
-
-
-def _with_features(dataset: Dataset[Any], store: RegionFeatureStore) -> Dataset[Any]:
-    """The examples whose images all have features."""
-    missing = set(store.missing(dataset.image_ids()))
-    if not missing:
-        return dataset
-    kept = [index for index, example in enumerate(dataset) if missing.isdisjoint(example.image_ids)]
-    return Selection(dataset, kept, "their images have no features")
-
-
-def describe_features(store: RegionFeatureStore) -> str:
-    """Where candidate boxes and features come from, as protocols call it."""
-    return f"{store.manifest.extractor or 'unknown extractor'} ({store.fingerprint[:12]})"

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +20,7 @@ from vlrun.errors import CheckpointError
 from vlrun.files import point_symlink, sha256_of, sync_folder, write_json
 
 MODEL, OPTIMIZER, PROGRESS, MANIFEST = "model.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"
+HEADS = "heads.json"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,12 @@ class Checkpoint:
 
     path: Path
     progress: Progress
+
+    def head_meanings(self) -> dict[str, Any]:
+        """What the numbers of each task's head mean; empty in a checkpoint of an older version."""
+        path = self.path / HEADS
+        meanings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return meanings
 
     def load_model(self, model: nn.Module) -> None:
         """Fills ``model`` strictly.
@@ -70,8 +78,10 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, progress: Progress, model: nn.Module, optimizer: Optimizer) -> Path:
-        """Writes a checkpoint beside the others, then renames it into place.
+    def save(
+        self, progress: Progress, model: nn.Module, optimizer: Optimizer, heads: Mapping[str, Any] | None = None
+    ) -> Path:
+        """Writes a checkpoint beside the others, then renames it into place; ``heads`` is what each head means.
 
         Raises:
             CheckpointError: it cannot be written, such as when the disk is full; earlier ones stay as they are.
@@ -84,7 +94,8 @@ class Checkpoints:
             save_model(model, str(temporary / MODEL))  # a tensor that two names share is written once
             save_file(_optimizer_tensors(optimizer, model), temporary / OPTIMIZER)
             write_json(temporary / PROGRESS, asdict(progress))
-            hashes = {name: sha256_of(temporary / name) for name in (MODEL, OPTIMIZER, PROGRESS)}
+            write_json(temporary / HEADS, dict(heads or {}))
+            hashes = {name: sha256_of(temporary / name) for name in (MODEL, OPTIMIZER, PROGRESS, HEADS)}
             write_json(temporary / MANIFEST, hashes)
             sync_folder(temporary)
             shutil.rmtree(final, ignore_errors=True)
@@ -96,15 +107,14 @@ class Checkpoints:
         point_symlink(self.folder / "last", final.name)
         return final
 
-    def mark_best(self, step: int) -> None:
-        point_symlink(self.folder / "best", f"step_{step:08d}")
+    def mark_best(self, step: int, task: str | None = None) -> None:
+        """Points ``best`` at a step, or, of a task beside others, ``best-<task>``."""
+        point_symlink(self.folder / _best_name(task), f"step_{step:08d}")
 
     def prune(self, keep: int) -> None:
-        """Removes all but the newest ``keep`` and the best one."""
-        best = self.folder / "best"
+        """Removes all but the newest ``keep`` and the best ones."""
         kept = [path.name for path in self._newest_first()[:keep]]
-        if best.is_symlink():
-            kept.append(best.readlink().name)
+        kept += [path.readlink().name for path in self.folder.glob("best*") if path.is_symlink()]
         for path in self._newest_first():
             if path.name not in kept:
                 shutil.rmtree(path)
@@ -119,9 +129,11 @@ class Checkpoints:
                 refused.append(str(error))
         return None, refused
 
-    def best(self) -> Checkpoint | None:
-        """The best checkpoint, or the newest one where none was chosen."""
-        path = self.folder / "best"
+    def best(self, task: str | None = None) -> Checkpoint | None:
+        """The best checkpoint, of a task where it has its own, or the newest one where none was chosen."""
+        path = self.folder / _best_name(task)
+        if not path.exists():
+            path = self.folder / _best_name(None)
         return open_checkpoint(path.resolve()) if path.exists() else self.newest()[0]
 
     def _newest_first(self) -> list[Path]:
@@ -144,6 +156,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(path, Progress(**json.loads((path / PROGRESS).read_text())))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
+
+
+def _best_name(task: str | None) -> str:
+    return "best" if task is None else f"best-{task}"
 
 
 def _named(optimizer: Optimizer, model: nn.Module) -> dict[str, nn.Parameter]:

@@ -41,6 +41,8 @@ def _values(experiment: Experiment, data: DemoData) -> dict[str, Any]:
         files = data.datasets[_demo_dataset(task)]
         values[f"tasks.{index}.dataset.annotations"] = str(files.annotations)
         values[f"tasks.{index}.dataset.features"] = str(files.features)
+        for option, value in type(task).demo_overrides().items():
+            values[f"tasks.{index}.{option}"] = _plain(value)
     return {**values, **data.provider.overrides(tuple(data.datasets))}
 
 

@@ -23,12 +23,16 @@ def evaluate_split(
     """Predicts and scores a split; the main rank writes the predictions of a final evaluation and reports.
 
     Returns:
-        The scores, the same on every rank.
+        The scores, the same on every rank; none where the ground truth is hidden.
     """
     started = time.monotonic()
     predictions = predict_split(run, task, split, stop)
     if final and run.ranks.is_main:  # before the metrics, which may refuse them
         run.folder.write_predictions(task.name, split, predictions)
+        run.folder.write_submission(task.name, split, task.task, predictions)
+    if split in task.hidden:
+        run.reporters.note(f"{task.name} {split}: {len(predictions):,} predictions; the ground truth is hidden")
+        return []
     scores = run.ranks.from_main(lambda: score_predictions(task, split, predictions, checkpoint))
     if run.ranks.is_main:
         seconds = time.monotonic() - started
@@ -41,7 +45,7 @@ def evaluate_split(
 def score_predictions(task: TaskRun, split: str, predictions: list[Prediction], checkpoint: str = "") -> list[Score]:
     """All metrics of a task on one split; protocols say which split and which checkpoint."""
     dataset = task.splits[split].dataset
-    common = {"split": split, **({"checkpoint": checkpoint} if checkpoint else {})}
+    common = {"split": split, **({"checkpoint": checkpoint} if checkpoint else {}), **task.marks.get(split, {})}
     return [
         replace(score, protocol={**common, **score.protocol})
         for metric in task.metrics

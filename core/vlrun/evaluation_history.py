@@ -25,17 +25,16 @@ class EvaluationHistory:
     def has(self, step: int) -> bool:
         return any(row["step"] == step for row in self.rows)
 
-    def best_step(self, task: str) -> int:
-        """The step with the best primary score of a task; the earliest of equals."""
+    def merits(self, task: str, up_to: int | None = None) -> dict[int, float]:
+        """Step -> primary score of a task, turned so that larger is better; of steps up to ``up_to``."""
+        rows = [row for row in self.rows if row["task"] == task and (up_to is None or row["step"] <= up_to)]
+        return {row["step"]: _merit(row["scores"]) for row in rows}
 
-        def merit(row: dict[str, Any]) -> float:
-            score = next((score for score in row["scores"] if score["primary"]), row["scores"][0])
-            value = float(score["value"])
-            return value if score["higher_is_better"] else -value
-
-        rows = [row for row in self.rows if row["task"] == task]
-        best: int = max(rows, key=lambda row: (merit(row), -row["step"]))["step"]
-        return best
+    def best_step(self, tasks: Sequence[str]) -> int:
+        """The step with the best mean of the tasks' primary scores; the earliest of equals."""
+        of_tasks = [self.merits(task) for task in tasks]
+        means = {step: sum(merits[step] for merits in of_tasks) for step in of_tasks[0]}
+        return max(means, key=lambda step: (means[step], -step))
 
     def read(self, up_to: int) -> None:
         """Reads what an interrupted run has written, as far as the checkpoint that is continued."""
@@ -44,3 +43,8 @@ class EvaluationHistory:
 
     def write(self) -> None:
         write_json(self.path, self.rows)
+
+
+def _merit(scores: Sequence[dict[str, Any]]) -> float:
+    score = next((score for score in scores if score["primary"]), scores[0])
+    return float(score["value"]) * (1 if score["higher_is_better"] else -1)

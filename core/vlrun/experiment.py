@@ -73,7 +73,7 @@ class Experiment(Config):
 
     def missing_files(self) -> list[RequiredFile]:
         """Files that the run needs and that are not there."""
-        return _missing([self.backbone, *(task.dataset for task in self.tasks)])
+        return _missing([self.backbone, *(part for task in self.tasks for part in (task.dataset, task))])
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,12 @@ def load_experiment(
     return experiment
 
 
-def _missing(parts: Sequence[BackboneConfig | DatasetConfig]) -> list[RequiredFile]:
-    return [file for part in parts for file in part.required_files() if not file.path.exists()]
+def _missing(parts: Sequence[BackboneConfig | DatasetConfig | TaskConfig]) -> list[RequiredFile]:
+    """Each path once, as the first part that needs it describes it."""
+    files: dict[Path, RequiredFile] = {}
+    for file in (file for part in parts for file in part.required_files() if not file.path.exists()):
+        files.setdefault(file.path, file)
+    return list(files.values())
 
 
 def _read(path: Path) -> str:
@@ -275,8 +279,7 @@ class _Check:
 
     def across(self, experiment: Experiment) -> None:
         """What no single section can know."""
-        if len(experiment.tasks) > 1:
-            self.problems.append(Problem(("tasks", 1), "joint training of several tasks is not available yet"))
+        self.joint(experiment)
         for index, task in enumerate(experiment.tasks):
             task_entry = self.plugins.find("task", task.name)
             dataset_entry = self.plugins.find("dataset", task.dataset.name)
@@ -293,11 +296,27 @@ class _Check:
                         f"'{dataset_entry.target}'. Datasets that fit: {', '.join(fitting) or 'none installed'}",
                     )
                 )
-        known = {(task.name, split) for task in experiment.tasks for split in task.dataset.evaluate}
+        known = {task.called for task in experiment.tasks}
         for index, result in enumerate(experiment.published.results if experiment.published else []):
-            if result.task not in {task for task, _ in known}:
+            if result.task not in known:
                 where = ("published", "results", index, "task")
                 self.problems.append(Problem(where, f"there is no task '{result.task}' in this experiment"))
+
+    def joint(self, experiment: Experiment) -> None:
+        """What several tasks on one backbone must agree in."""
+        labels = [task.called for task in experiment.tasks]
+        for index, label in enumerate(labels):
+            if label in labels[:index]:
+                where: KeyPath = ("tasks", index, "label")
+                message = f"two tasks are called '{label}'; give one of them a label of its own"
+                self.problems.append(Problem(where, message))
+        accumulate = experiment.train.accumulate
+        for index, task in enumerate(experiment.tasks):
+            if task.batch_size is not None and task.batch_size % accumulate:
+                message = f"train.accumulate {accumulate} does not divide batch_size {task.batch_size}"
+                self.problems.append(Problem(("tasks", index, "batch_size"), message))
+        if not any(task.sampling_weight for task in experiment.tasks):
+            self.problems.append(Problem(("tasks", 0, "sampling_weight"), "the sampling_weight of every task is 0"))
 
 
 def _unchecked(model: type[BaseModel]) -> Any:

@@ -10,7 +10,7 @@ import torch
 from vlrun.assembly import Run, TaskRun
 
 if TYPE_CHECKING:
-    from vlrun.training import Trainer
+    from vlrun.trainer import Trainer
 
 
 def header_facts(run: Run, trainer: Trainer | None) -> list[tuple[str, str]]:
@@ -22,6 +22,7 @@ def header_facts(run: Run, trainer: Trainer | None) -> list[tuple[str, str]]:
         facts += [("weights", line) for line in run.weights.lines()]
     for task in run.tasks:
         facts += _task_facts(task)
+    facts += [("data", note) for note in run.data_notes]
     facts.append(("devices", _devices(run)))
     if trainer is not None:
         facts += _recipe(run, trainer)
@@ -37,6 +38,9 @@ def _task_facts(task: TaskRun) -> list[tuple[str, str]]:
     if task.train is not None:
         sizes.insert(0, f"training on {task.train.dataset.split} {len(task.train):,}")
     facts = [("task", f"{task.name}: {'; '.join(sizes)} examples")]
+    if task.hidden:
+        hidden = ", ".join(task.hidden)
+        facts.append(("task", f"{task.name}: the ground truth of {hidden} is hidden: predicted, not scored"))
     return facts + [("images", line) for line in task.coverage.table()]
 
 
@@ -54,18 +58,14 @@ def _workers(count: int) -> str:
 
 def _recipe(run: Run, trainer: Trainer) -> list[tuple[str, str]]:
     """The effective recipe: what the numbers in the file come to on this data."""
-    config, plan, rate = run.experiment.train, trainer.plan, trainer.schedule
-    total = trainer.total_steps
+    config, rate = run.experiment.train, trainer.schedule
+    total, per_epoch = trainer.total_steps, trainer.mix.steps_per_epoch
     rates = [rate(step) for step in range(total)]
-    share = config.batch_size // (run.ranks.world_size * config.accumulate)
-    spread = f"{run.ranks.world_size} x {config.accumulate} x {share}" if share != config.batch_size else "one pass"
     optimizer = config.optimizer
     return [
-        ("batch", f"{config.batch_size} examples a step ({spread}), {config.precision}, {_workers(run.workers)}"),
-        (
-            "steps",
-            f"{total:,}: {plan.steps_per_epoch:,} an epoch for {config.epochs} epoch{'s' if config.epochs > 1 else ''}",
-        ),
+        *(("batch", _batch(run, task)) for task in run.tasks),
+        ("steps", f"{total:,}: {per_epoch:,} an epoch for {config.epochs} epoch{'s' if config.epochs > 1 else ''}"),
+        *_mix(trainer),
         (
             "learning rate",
             f"{rates[0]:.3g} first, {max(rates):.3g} peak, {rates[-1]:.3g} last ({config.schedule.name})",
@@ -77,3 +77,29 @@ def _recipe(run: Run, trainer: Trainer) -> list[tuple[str, str]]:
         ),
         ("seed", f"{run.experiment.seed}"),
     ]
+
+
+def _batch(run: Run, task: TaskRun) -> str:
+    config = run.experiment.train
+    share = task.batch_size // (run.ranks.world_size * config.accumulate)
+    spread = f"{run.ranks.world_size} x {config.accumulate} x {share}" if share != task.batch_size else "one pass"
+    of_task = f"{task.name}: " if len(run.tasks) > 1 else ""
+    return f"{of_task}{task.batch_size} examples a step ({spread}), {config.precision}, {_workers(run.workers)}"
+
+
+def _mix(trainer: Trainer) -> list[tuple[str, str]]:
+    """How several tasks share the steps of a joint epoch."""
+    if len(trainer.tasks) < 2:
+        return []
+    config, mix = trainer.run.experiment.train, trainer.mix
+    facts = [
+        (
+            "joint training",
+            f"{task.run.name}: {count:,} steps an epoch, {count / own:.3g} of its own epochs, "
+            f"loss weight {task.run.loss_weight:g}",
+        )
+        for task, count, own in zip(trainer.tasks, mix.counts, mix.own_steps, strict=True)
+    ]
+    pauses = config.stop_and_go
+    rule = f"; a task pauses after {pauses.patience} evaluations without a gain of {pauses.min_gain}" if pauses else ""
+    return [*facts, ("joint training", f"sampling {config.sampling.name}{rule}")]

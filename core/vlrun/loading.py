@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -22,6 +24,9 @@ from vlrun.tensors import Batch
 
 Address = tuple[int, int]
 """(epoch, position in the dataset)"""
+
+TaskAddress = tuple[int, Address]
+"""(index of the task, address in its data)"""
 
 
 class RegionReader(Protocol):
@@ -62,16 +67,16 @@ class Selection(Dataset[Any]):
         return self.dataset[self.positions[index]]
 
 
-def epoch_order(size: int, seed: int, epoch: int, order_seed: int | None = None) -> list[int]:
-    """The order of an epoch's examples.
+@lru_cache(maxsize=8)
+def epoch_order(size: int, seed: int, epoch: int, order_seed: int | None = None) -> Sequence[int]:
+    """The order of an epoch's examples. Cached, so not to be changed.
 
     With ``order_seed`` n it is the permutation seeded with n + epoch, which is what torch's DistributedSampler, and
     with n = 0 ROSITA's sampler, use before they deal examples out to ranks.
     """
     generator = torch.Generator()
     generator.manual_seed(derive_seed(seed, "order", epoch) if order_seed is None else order_seed + epoch)
-    order: list[int] = torch.randperm(size, generator=generator).tolist()
-    return order
+    return tuple(torch.randperm(size, generator=generator).tolist())
 
 
 @dataclass(frozen=True)
@@ -97,18 +102,16 @@ class TrainingPlan:
         keeps_rest = rest >= self.world_size * self.accumulate and (not self.drop_last or full == 0)
         return full + int(keeps_rest)
 
-    def global_batch(self, order: Sequence[int], step: int) -> Sequence[int]:
-        """Positions of the examples of a step of the epoch that has this order."""
+    def global_batch(self, epoch: int, step: int) -> Sequence[int]:
+        """Positions of the examples of a step."""
+        order = epoch_order(self.num_examples, self.seed, epoch, self.order_seed)
         return order[step * self.batch_size : (step + 1) * self.batch_size]
 
-    def micro_batches(self, epoch: int, first_step: int = 0) -> Iterator[list[Address]]:
-        """This rank's micro-batches from ``first_step`` of the epoch on, ``accumulate`` per step."""
-        order = epoch_order(self.num_examples, self.seed, epoch, self.order_seed)
-        for step in range(first_step, self.steps_per_epoch):
-            share = self.global_batch(order, step)[self.rank :: self.world_size]
-            for part in range(self.accumulate):
-                low, high = (len(share) * edge // self.accumulate for edge in (part, part + 1))
-                yield [(epoch, position) for position in share[low:high]]
+    def micro_batches(self, epoch: int, step: int) -> list[list[Address]]:
+        """This rank's micro-batches of a step, ``accumulate`` of them."""
+        share = self.global_batch(epoch, step)[self.rank :: self.world_size]
+        edges = [len(share) * part // self.accumulate for part in range(self.accumulate + 1)]
+        return [[(epoch, position) for position in share[low:high]] for low, high in pairwise(edges)]
 
 
 def evaluation_batches(size: int, batch_size: int, rank: int, world_size: int) -> list[list[Address]]:
@@ -123,9 +126,17 @@ class BatchMaker:
     """Makes whole batches; lives in loader workers, so it is picklable and holds no open handles."""
 
     def __init__(
-        self, task: Task[Any], dataset: Dataset[Any], store: RegionReader, encode: PairEncoder, seed: int
+        self,
+        task: Task[Any],
+        dataset: Dataset[Any],
+        store: RegionReader,
+        encode: PairEncoder,
+        seed: int,
+        hides_images: bool = False,
     ) -> None:
+        """``hides_images`` shows the model blank images."""
         self.task, self.dataset, self.store, self.encode, self.seed = task, dataset, store, encode, seed
+        self.hides_images = hides_images
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -152,14 +163,27 @@ class BatchMaker:
         return self.store.read([pair.image_id for of_example in pairs for pair in of_example])
 
     def batch(self, examples: Sequence[Example[Any]], pairs: Sequence[Sequence[Pair]], regions: RegionBatch) -> Batch:
+        if self.hides_images:
+            regions = _blank(regions)
         encoding = self.encode([pair for of_example in pairs for pair in of_example], regions)
         targets = self.task.collate(examples, regions, encoding)
         return Batch(tuple(example.id for example in examples), encoding, targets)
 
 
+class JointBatchMaker:
+    """The batches of several tasks, each of one of them; all share the loader's workers."""
+
+    def __init__(self, makers: Sequence[BatchMaker]) -> None:
+        self.makers = list(makers)
+
+    def __getitems__(self, addresses: Sequence[TaskAddress]) -> Batch | RunnerError:
+        task = addresses[0][0]
+        return self.makers[task].__getitems__([address for _, address in addresses])
+
+
 def batch_loader(
-    maker: BatchMaker,
-    batches: Iterable[list[Address]],
+    maker: BatchMaker | JointBatchMaker,
+    batches: Iterable[list[Any]],
     *,
     workers: int,
     pin_memory: bool = False,
@@ -188,6 +212,17 @@ def batch_loader(
 def default_workers(device: torch.device) -> int:
     """Loader processes per rank: none on the CPU, where they would take cores from the model."""
     return 0 if device.type == "cpu" else min(4, max(1, (os.cpu_count() or 1) // max(1, torch.cuda.device_count())))
+
+
+def _blank(regions: RegionBatch) -> RegionBatch:
+    """The same number of regions, each without content and as large as the image."""
+    height, width = regions.sizes[:, None, 0], regions.sizes[:, None, 1]
+    whole = np.stack(np.broadcast_arrays(0 * width, 0 * height, width, height), axis=-1)  # (P, 1, 4)
+    return replace(
+        regions,
+        features=np.zeros_like(regions.features),
+        boxes=np.where(regions.mask[..., None], whole, 0).astype(np.float32),
+    )
 
 
 def _as_is(batch: Any) -> Any:

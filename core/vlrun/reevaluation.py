@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlrun.assembly import Run, assemble, describe_features, metrics_of
+from vlrun.assembly import Run, TaskRun, assemble, metrics_of
 from vlrun.checkpoints import Checkpoint, Checkpoints, open_checkpoint
-from vlrun.errors import CheckpointError, DataError
+from vlrun.errors import CheckpointError, DataError, UsageError
 from vlrun.evaluation import evaluate_split, predict_split
 from vlrun.examples import Prediction, Score
 from vlrun.experiment import Experiment
@@ -20,22 +21,31 @@ from vlrun.reporting import Reporters, ResultRow
 from vlrun.run_folder import RunFolder
 from vlrun.runs import published
 from vlrun.stopping import StopRequest
+from vlrun.task_data import describe_features
 
 
 def evaluate_run(
-    experiment: Experiment, folder: RunFolder, checkpoint: str, plugins: Plugins, ranks: Ranks, reporters: Reporters
+    experiment: Experiment,
+    folder: RunFolder,
+    checkpoint: str,
+    plugins: Plugins,
+    ranks: Ranks,
+    reporters: Reporters,
+    tasks: Sequence[str] = (),
 ) -> list[ResultRow]:
-    """Scores every evaluation split of ``experiment`` with a checkpoint of the run; predictions are written again.
+    """Scores the evaluation splits of ``experiment`` with a checkpoint of the run; predictions are written again.
 
     Args:
-        checkpoint: ``best``, ``last``, or the path of a checkpoint folder.
+        checkpoint: ``best`` (each task's own best), ``last``, or the path of a checkpoint folder.
+        tasks: labels of the tasks to score; empty for all.
 
     Raises:
-        CheckpointError: there is no such checkpoint.
+        CheckpointError: there is no such checkpoint, or it does not fit.
     """
-    run, name = _with_checkpoint(experiment, folder, checkpoint, plugins, ranks, reporters)
+    run = _assembled(experiment, folder, plugins, ranks, reporters)
     rows = []
-    for task in run.tasks:
+    for task in _chosen_tasks(run, tasks):
+        name = _load_checkpoint(run, folder, checkpoint, task)
         for split in task.splits:
             scores = evaluate_split(run, task, split, epoch=0, stop=StopRequest(), final=True, checkpoint=name)
             rows += [
@@ -46,26 +56,41 @@ def evaluate_run(
 
 
 def predict_run(
-    experiment: Experiment, folder: RunFolder, checkpoint: str, plugins: Plugins, ranks: Ranks, reporters: Reporters
+    experiment: Experiment,
+    folder: RunFolder,
+    checkpoint: str,
+    plugins: Plugins,
+    ranks: Ranks,
+    reporters: Reporters,
+    tasks: Sequence[str] = (),
 ) -> list[Path]:
-    """Writes the predictions of every evaluation split, without scoring: targets need not be known."""
-    run, _ = _with_checkpoint(experiment, folder, checkpoint, plugins, ranks, reporters)
-    written = []
-    for task in run.tasks:
+    """Writes predictions and submission files of every evaluation split, without scoring: targets may be hidden."""
+    run = _assembled(experiment, folder, plugins, ranks, reporters)
+    written: list[Path] = []
+    for task in _chosen_tasks(run, tasks):
+        _load_checkpoint(run, folder, checkpoint, task)
         for split in task.splits:
             predictions = predict_split(run, task, split, StopRequest())
             if ranks.is_main:
                 written.append(folder.write_predictions(task.name, split, predictions))
+                submission = folder.write_submission(task.name, split, task.task, predictions)
+                written += [submission] if submission else []
     return written
 
 
-def score_file(experiment: Experiment, split: str, path: Path, plugins: Plugins) -> list[Score]:
-    """The scores of a file of predictions, without model or features.
+def score_file(
+    experiment: Experiment, split: str, path: Path, plugins: Plugins, label: str | None = None
+) -> tuple[str, list[Score]]:
+    """The scores of a file of predictions, without model or features, and the label of the task.
 
     Raises:
+        UsageError: the experiment has several tasks and ``label`` names none of them.
         DataError: the file is damaged, or its predictions do not fit the split.
     """
-    config = experiment.tasks[0]
+    labels = [config.called for config in experiment.tasks]
+    if (label or labels[0]) not in labels or (label is None and len(labels) > 1):
+        raise UsageError(f"say which task the predictions are of: --task {' or '.join(labels)}")
+    config = experiment.tasks[labels.index(label) if label else 0]
     task = plugins.find("task", config.name).build(config)
     dataset = plugins.find("dataset", config.dataset.name).build(config.dataset, split)
     if config.dataset.features.exists():
@@ -75,7 +100,7 @@ def score_file(experiment: Experiment, split: str, path: Path, plugins: Plugins)
         }
     predictions = read_predictions(path)
     scores = [score for metric in metrics_of(config, task, plugins) for score in metric(predictions, dataset)]
-    return [replace(score, protocol={"split": split, **score.protocol}) for score in scores]
+    return config.called, [replace(score, protocol={"split": split, **score.protocol}) for score in scores]
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -100,21 +125,36 @@ def read_predictions(path: Path) -> list[Prediction]:
     return predictions
 
 
-def _with_checkpoint(
-    experiment: Experiment, folder: RunFolder, choice: str, plugins: Plugins, ranks: Ranks, reporters: Reporters
-) -> tuple[Run, str]:
+def _assembled(experiment: Experiment, folder: RunFolder, plugins: Plugins, ranks: Ranks, reporters: Reporters) -> Run:
+    """The run without its training data; what training has marked about a split stays known."""
     run = assemble(experiment, ranks, folder, reporters, plugins, train=False)
-    checkpoint = _chosen(folder, choice)
+    known = folder.read_data()
+    for task in run.tasks:
+        marks = known.get(task.name, {}).get("marks", {})
+        task.marks = {split: {**marks.get(split, {}), **task.marks.get(split, {})} for split in task.splits}
+    return run
+
+
+def _chosen_tasks(run: Run, labels: Sequence[str]) -> list[TaskRun]:
+    known = [task.name for task in run.tasks]
+    if unknown := [label for label in labels if label not in known]:
+        raise UsageError(f"there is no task '{unknown[0]}' in this run (there is: {', '.join(known)})")
+    return [task for task in run.tasks if not labels or task.name in labels]
+
+
+def _load_checkpoint(run: Run, folder: RunFolder, choice: str, task: TaskRun) -> str:
+    checkpoint = _chosen(folder, choice, task.name)
+    run.check_checkpoint(checkpoint)
     checkpoint.load_model(run.model)
     run.step = checkpoint.progress.step
-    return run, f"{choice if choice in ('best', 'last') else checkpoint.path.name} (step {run.step})"
+    return f"{choice if choice in ('best', 'last') else checkpoint.path.name} (step {run.step})"
 
 
-def _chosen(folder: RunFolder, choice: str) -> Checkpoint:
+def _chosen(folder: RunFolder, choice: str, task: str) -> Checkpoint:
     checkpoints = Checkpoints(folder.checkpoints)
     if choice not in ("best", "last"):
         return open_checkpoint(Path(choice))
-    checkpoint = checkpoints.best() if choice == "best" else checkpoints.newest()[0]
+    checkpoint = checkpoints.best(task) if choice == "best" else checkpoints.newest()[0]
     if checkpoint is None:
         raise CheckpointError(f"{folder.checkpoints}: there is no checkpoint yet")
     return checkpoint

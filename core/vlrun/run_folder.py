@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import ConfigError
 from vlrun.examples import Prediction
 from vlrun.files import atomic_write, point_symlink, write_json, write_text
+
+if TYPE_CHECKING:
+    from vlrun.task import Task
 
 _RECORDED = ("vlrun", "torch", "numpy", "lmdb", "tokenizers", "safetensors", "pydantic")
 
@@ -41,6 +44,14 @@ class RunFolder:
     def evaluations(self) -> Path:
         return self.path / "evaluations.json"
 
+    def read_data(self) -> dict[str, Any]:
+        """What ``data.json`` says about the data of each task; empty if there is none."""
+        try:
+            data: dict[str, Any] = json.loads((self.path / "data.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return data
+
     def read_status(self) -> dict[str, Any]:
         try:
             status: dict[str, Any] = json.loads((self.path / "status.json").read_text())
@@ -53,10 +64,24 @@ class RunFolder:
         write_json(self.path / "status.json", {**self.read_status(), **changes})
 
     def write_predictions(self, task: str, split: str, predictions: Sequence[Prediction]) -> Path:
+        """``predictions/<task>_<split>.jsonl``: everything the task says about each example."""
         path = self.path / "predictions" / f"{task}_{split}.jsonl"
         with atomic_write(path) as file:
             for prediction in predictions:
                 file.write(json.dumps(prediction.as_json(), ensure_ascii=False) + "\n")
+        return path
+
+    def write_submission(
+        self, label: str, split: str, task: Task[Any], predictions: Sequence[Prediction]
+    ) -> Path | None:
+        """``submission/<task>_<split>...``: what the evaluation server takes; None where there is no server."""
+        if task.submission_suffix is None:
+            return None
+        path = self.path / "submission" / f"{label}_{split}{task.submission_suffix}"
+        path.parent.mkdir(exist_ok=True)
+        draft = path.with_name(f".{path.name}.partial")
+        task.write_submission(predictions, draft)
+        os.replace(draft, path)
         return path
 
 

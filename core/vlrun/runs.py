@@ -21,7 +21,8 @@ from vlrun.ranks import Ranks, join_ranks, lost_ranks_named
 from vlrun.reporting import Outcome, Reporters, ResultRow, RunInfo
 from vlrun.run_folder import RunFolder, create_run_folder, latest_run_folder, now, write_records
 from vlrun.stopping import StopRequest, stop_on_signals
-from vlrun.training import Trainer, build_trainer, check_first_batch, load_final_weights, resume, train
+from vlrun.trainer import Trainer, build_trainer
+from vlrun.training import check_first_batch, load_final_weights, resume, train
 from vlrun.yaml_source import parse_yaml
 
 _MAY_CHANGE_ON_RESUME = {
@@ -100,19 +101,17 @@ def _train_and_evaluate(run: Run, plugins: Plugins, stop: StopRequest, is_new: b
         _start(run, trainer, plugins, is_new)
     if continued:
         run.reporters.note(f"continuing after step {run.step}")
-    checkpoint = "as built" if run.weights is None else "imported weights"
     if trainer is not None:
         with run.ranks.alike():
             check_first_batch(trainer)
         with _profiled(run, profile, trainer.total_steps - run.step) as trainer.profiler:
             train(trainer)
-        checkpoint = load_final_weights(trainer)
-    return _final_results(run, stop, checkpoint)
+    return _final_results(run, trainer, stop)
 
 
 def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) -> None:
     """Writes the records of the run and greets the reader."""
-    total, per_epoch = (trainer.total_steps, trainer.plan.steps_per_epoch) if trainer else (0, 1)
+    total, per_epoch = (trainer.total_steps, trainer.mix.steps_per_epoch) if trainer else (0, 1)
     labels = {record.distribution: record.version for record in plugins.records if record.status == "ok"}
     data: dict[str, Any] = {
         task.name: {
@@ -120,6 +119,7 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
             "train": dict(task.train.dataset.protocol) if task.train else None,
             "features": {"path": str(task.store.path), "fingerprint": task.store.fingerprint},
             "images": task.coverage.table(),
+            "marks": {split: dict(mark) for split, mark in task.marks.items()},
         }
         for task in run.tasks
     }
@@ -142,10 +142,13 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
     )
 
 
-def _final_results(run: Run, stop: StopRequest, checkpoint: str) -> list[ResultRow]:
-    """Every split of every task, with the chosen weights."""
+def _final_results(run: Run, trainer: Trainer | None, stop: StopRequest) -> list[ResultRow]:
+    """Every split of every task, with the weights chosen for it."""
     rows = []
+    checkpoint = "as built" if run.weights is None else "imported weights"
     for task in run.tasks:
+        if trainer is not None:
+            checkpoint = load_final_weights(trainer, task)
         for split in task.splits:
             epochs = run.experiment.train.epochs
             scores = evaluate_split(run, task, split, epoch=epochs, stop=stop, final=True, checkpoint=checkpoint)
@@ -256,6 +259,7 @@ def _locations(folder: RunFolder) -> list[tuple[str, str]]:
         "report": folder.path / "report.html",
         "metrics": folder.path / "metrics.jsonl",
         "predictions": folder.path / "predictions",
+        "submission files": folder.path / "submission",
         "best checkpoint": folder.checkpoints / "best",
         "last checkpoint": folder.checkpoints / "last",
         "profiler traces": folder.path / "traces",

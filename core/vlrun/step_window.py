@@ -24,6 +24,7 @@ _MAX_LISTED_IDS = 20
 class _Step:
     number: int
     task: str
+    task_epoch: int
     losses: Mapping[str, Tensor]
     rate: float
     norm: Tensor
@@ -60,10 +61,17 @@ class StepWindow:
             yield batch
 
     def add(
-        self, number: int, task: str, losses: Mapping[str, Tensor], rate: float, norm: Tensor, ids: Sequence[str]
+        self,
+        number: int,
+        task: str,
+        task_epoch: int,
+        losses: Mapping[str, Tensor],
+        rate: float,
+        norm: Tensor,
+        ids: Sequence[str],
     ) -> None:
         """Remembers a step; ``losses`` are this rank's part, nothing is read from the device yet."""
-        self.steps.append(_Step(number, task, losses, rate, norm, ids))
+        self.steps.append(_Step(number, task, task_epoch, losses, rate, norm, ids))
 
     def report(self) -> None:
         """Sums the losses over ranks and reports each remembered step.
@@ -100,6 +108,7 @@ class StepWindow:
             step=step.number,
             epoch=(step.number - 1) // self.steps_per_epoch + 1,
             task=step.task,
+            task_epoch=step.task_epoch,
             losses=losses,
             loss=sum(losses.values()),
             learning_rate=step.rate,

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from vlrun.configs import Config
 from vlrun.optimisation_config import OptimizerConfig, ScheduleConfig
+
+
+class SamplingConfig(Config):
+    """Which task a step trains, where there are several."""
+
+    name: Literal["proportional", "temperature", "weights", "round-robin"] = Field(
+        "proportional",
+        description="share of steps: proportional to the size of each task's data; by that size to the power "
+        "1/temperature; by the tasks' sampling_weight; equal and in turns",
+    )
+    temperature: PositiveFloat = Field(2.0, description="for temperature: 1 is proportional, large is equal")
+
+
+class StopAndGoConfig(Config):
+    """When a task pauses and when it goes on, by the primary score of its first evaluation split."""
+
+    patience: PositiveInt = Field(2, description="evaluations in a row without gain after which a task pauses")
+    min_gain: NonNegativeFloat = Field(0.1, description="what counts as gain, in units of the score")
+    fall_back: PositiveFloat = Field(0.5, description="how far below its best a paused task's score brings it back")
 
 
 class TrainConfig(Config):
@@ -30,8 +49,17 @@ class TrainConfig(Config):
     evaluate_batch_size: PositiveInt = Field(64, description="examples per evaluation batch")
     evaluate_every: PositiveInt = Field(1, description="epochs between evaluations; the last epoch is always evaluated")
     checkpoint_every: PositiveInt | None = Field(None, description="steps between checkpoints; null: once an epoch")
-    final_checkpoint: Literal["best", "last"] = Field(
-        "best", description="what is evaluated at the end: the best by the first evaluation split, or the last"
+    final_checkpoint: Literal["best", "best-mean", "last"] = Field(
+        "best",
+        description="what is evaluated at the end: for each task the best by its first evaluation split; one for all "
+        "tasks, the best by the mean of these scores; or the last",
+    )
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    stop_and_go: StopAndGoConfig | None = Field(
+        None, description="pause a task whose score has stopped improving; null: all train to the end"
+    )
+    remove_evaluation_images: bool = Field(
+        False, description="leave out of every task's training the images of any task's evaluation splits"
     )
     keep_checkpoints: PositiveInt = Field(2, description="newest checkpoints to keep, beside the best one")
     log_every: PositiveInt = Field(10, description="steps between reports")

@@ -1,14 +1,18 @@
-"""Makes throw-away distributions with entry points, as pip would leave them."""
+"""Throw-away distributions with entry points, as pip would leave them, and the toy world on disk."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+import toy_world as toy
+
+from vlrun.plugins import Plugins, create_plugins
 
 
 @pytest.fixture
@@ -35,3 +39,18 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     yield install_plugin
     for module in installed:
         sys.modules.pop(module, None)
+
+
+@pytest.fixture(scope="session")
+def plugins() -> Plugins:
+    core = [point for point in entry_points(group="vlrun") if point.name == "core"]
+    return create_plugins([*core, EntryPoint("toy", "toy_world", "vlrun")])
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    toy.write_toy_store(tmp_path / "data" / "toys.lmdb")
+    for split in toy.SIZES:
+        (tmp_path / "data" / f"{split}.jsonl").touch()
+    (tmp_path / "toy.yaml").write_text(toy.EXPERIMENT)
+    return tmp_path

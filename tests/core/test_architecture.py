@@ -73,8 +73,12 @@ def test_no_file_is_longer_than_400_lines() -> None:
 
 
 def test_the_experiments_that_ship_are_complete() -> None:
-    names = sorted(path.name for path in (ROOT / "experiments").rglob("*.yaml"))
-    assert names == ["rosita_refcoco+.yaml", "rosita_refcoco.yaml", "rosita_refcocog.yaml"]
+    names = {path.stem for path in (ROOT / "experiments").rglob("*.yaml")}
+    answering = {
+        f"{backbone}_{task}" for backbone in ("rosita", "lxmert_s", "lxmert") for task in ("vqa", "gqa", "nlvr2")
+    }
+    grounding = {"rosita_refcoco", "rosita_refcoco+", "rosita_refcocog", "lxmert_s_refcoco+"}
+    assert names == answering | grounding | {"lxmert_s_vqa+gqa+nlvr2", "rosita_vqa+refcoco+"}
 
 
 @pytest.mark.parametrize(

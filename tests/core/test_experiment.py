@@ -182,12 +182,16 @@ def test_a_broken_plugin_as_the_only_cause_is_a_plugin_error(experiment: Path, i
         load_experiment(experiment, ["backbone={name: marvel}"])
 
 
-def test_joint_training_is_refused_with_a_plain_word(experiment: Path) -> None:
-    text = EXPERIMENT.replace(
-        "train:\n", EXPERIMENT[EXPERIMENT.index("  - name") : EXPERIMENT.index("train:")] + "train:\n"
-    )
-    experiment.write_text(text)
-    assert "joint training of several tasks is not available yet" in problems(experiment)[0]
+TASK_TEXT = EXPERIMENT[EXPERIMENT.index("  - name") : EXPERIMENT.index("train:")]
+
+
+def test_two_tasks_of_one_name_need_a_label(experiment: Path) -> None:
+    experiment.write_text(EXPERIMENT.replace("train:\n", TASK_TEXT + "train:\n"))
+    assert "give one of them a label" in problems(experiment)[0]
+
+    labelled = TASK_TEXT.replace("  - name", "  - label: second\n    name", 1)
+    experiment.write_text(EXPERIMENT.replace("train:\n", labelled + "train:\n"))
+    assert [task.called for task in load_experiment(experiment).tasks] == ["classify", "second"]
 
 
 @pytest.mark.parametrize(

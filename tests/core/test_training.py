@@ -3,81 +3,20 @@
 from __future__ import annotations
 
 import json
-import signal
-from importlib.metadata import EntryPoint, entry_points
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import toy_world as toy
+from toy_runs import experiment, lines, losses, ranks_run, stop_after, weights
 
-from vlrun import runs
 from vlrun.checkpoints import open_checkpoint
 from vlrun.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, StoppedOnRequest
-from vlrun.experiment import Experiment, load_experiment
-from vlrun.plugins import Plugins, create_plugins
-from vlrun.ranks import Ranks
-from vlrun.runs import RunResult, run_experiment
-from vlrun.stopping import StopRequest
-from vlrun.testing import run_ranks
-
-
-@pytest.fixture(scope="session")
-def plugins() -> Plugins:
-    core = [point for point in entry_points(group="vlrun") if point.name == "core"]
-    return create_plugins([*core, EntryPoint("toy", "toy_world", "vlrun")])
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Path:
-    toy.write_toy_store(tmp_path / "data" / "toys.lmdb")
-    for split in toy.SIZES:
-        (tmp_path / "data" / f"{split}.jsonl").touch()
-    (tmp_path / "toy.yaml").write_text(toy.EXPERIMENT)
-    return tmp_path
-
-
-def experiment(world: Path, plugins: Plugins, *overrides: str, runs_root: str = "runs") -> Experiment:
-    roots = [f"data_root={world / 'data'}", f"runs_root={world / runs_root}"]
-    return load_experiment(world / "toy.yaml", [*roots, *overrides], plugins=plugins)
-
-
-def lines(result: RunResult | Path, kind: str) -> list[dict[str, Any]]:
-    folder = result if isinstance(result, Path) else result.folder
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["kind"] == kind]
-
-
-def losses(result: RunResult | Path) -> list[float]:
-    return [row["loss"] for row in lines(result, "step")]
-
-
-def weights(result: RunResult | Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    folder = result if isinstance(result, Path) else result.folder
-    return load_file(folder / "checkpoints" / "last" / "model.safetensors")
-
-
-class StopAfter(StopRequest):
-    """Asks for a stop when it has been looked at a number of times, as a signal at that moment would."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self.looks = looks
-
-    def __bool__(self) -> bool:
-        self.looks -= 1
-        if self.looks < 0:
-            self.signal = signal.SIGTERM
-        return self.signal is not None
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
-    from contextlib import nullcontext
-
-    monkeypatch.setattr(runs, "stop_on_signals", lambda: nullcontext(StopAfter(looks)))
+from vlrun.experiment import load_experiment
+from vlrun.plugins import Plugins
+from vlrun.runs import run_experiment
 
 
 def test_a_run_leaves_everything_that_is_promised(world: Path, plugins: Plugins) -> None:
@@ -167,20 +106,6 @@ def test_workers_change_nothing(world: Path, plugins: Plugins) -> None:
     alone = run_experiment(experiment(world, plugins), plugins=plugins)
     with_workers = run_experiment(experiment(world, plugins, "train.workers=2"), plugins=plugins)
     assert losses(with_workers) == losses(alone)
-
-
-def ranks_run(world: Path, plugins: Plugins, world_size: int, *overrides: str) -> list[Any]:
-    """Runs the experiment on forked ranks; gives each rank's result rows."""
-    from contextlib import nullcontext
-
-    loaded = experiment(world, plugins, *overrides, runs_root=f"runs{world_size}")
-
-    def body(ranks: Ranks) -> Any:
-        runs.join_ranks = lambda timeout, threads: nullcontext(ranks)
-        result = run_experiment(loaded, plugins=plugins)
-        return result.folder, [(row.split, row.score) for row in result.rows]
-
-    return run_ranks(body, world, world_size)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -282,3 +207,51 @@ def test_images_without_features_can_be_left_out_and_the_score_says_so(
 def test_more_processes_than_examples_in_a_batch_is_a_clear_error(world: Path, plugins: Plugins) -> None:
     with pytest.raises(ConfigError, match="leave nothing to train on"):
         run_experiment(experiment(world, plugins, "train.batch_size=24", "train.accumulate=24"), plugins=plugins)
+
+
+def write_answers(self: toy.ToyTask, predictions: Any, path: Path) -> None:
+    path.write_text(json.dumps([{"id": prediction.id, **prediction.fields} for prediction in predictions]))
+
+
+def test_a_hidden_split_is_predicted_and_submitted_but_not_scored(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = toy.ToyDataset.__getitem__
+
+    def hidden(self: toy.ToyDataset, index: int) -> Any:
+        example = inner(self, index)
+        return replace(example, target=None) if self.split == "test" else example
+
+    monkeypatch.setattr(toy.ToyDataset, "__getitem__", hidden)
+    monkeypatch.setattr(toy.ToyTask, "submission_suffix", ".json")
+    monkeypatch.setattr(toy.ToyTask, "write_submission", write_answers)
+    result = run_experiment(experiment(world, plugins, "train.epochs=1"), plugins=plugins)
+    assert [row.split for row in result.rows] == ["val"]
+    submitted = json.loads((result.folder / "submission" / "match_test.json").read_text())
+    assert [row["id"] for row in submitted] == [f"test-{index}" for index in range(11)]
+    assert {path.name for path in (result.folder / "submission").iterdir()} == {"match_val.json", "match_test.json"}
+
+    with pytest.raises(DataError, match="put a split with known answers first"):
+        run_experiment(experiment(world, plugins, "tasks.0.dataset.evaluate=[test, val]"), plugins=plugins)
+
+
+def test_hidden_images_change_what_the_model_sees_and_mark_the_scores(world: Path, plugins: Plugins) -> None:
+    seen = run_experiment(experiment(world, plugins), plugins=plugins)
+    blank = run_experiment(experiment(world, plugins, "tasks.0.dataset.hide_images=true"), plugins=plugins)
+    assert losses(blank) != losses(seen)
+    assert blank.rows[0].score.protocol["images"] == "hidden"
+    assert "images" not in seen.rows[0].score.protocol
+
+
+def test_a_head_that_means_something_else_is_refused(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meaning = {"answers": ["yes", "no"]}
+    monkeypatch.setattr(toy.ToyTask, "head_meaning", lambda self: meaning)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(StoppedOnRequest):
+            run_experiment(experiment(world, plugins), plugins=plugins)
+    meaning["answers"] = ["no", "yes"]
+    with pytest.raises(CheckpointError, match="trained with 2 answers, this run has 2; number 0 was 'yes', now 'no'"):
+        run_experiment(experiment(world, plugins), plugins=plugins, continues=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vlrun.errors import DataError
+from vlrun.errors import DataError, UsageError
 from vlrun.experiment import Experiment, Layer, load_experiment
 from vlrun.plugins import Plugins, create_plugins
 from vlrun.run_folder import RunFolder, open_run_folder
@@ -20,11 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, --split, --checkpoint, --nproc and overrides, as `evaluate` and `predict` share them."""
+    """RUN, --split, --task, --checkpoint, --nproc and overrides, as `evaluate` and `predict` share them."""
     parser.add_argument("run_folder", metavar="RUN", help="a run folder, or runs/<experiment> for its newest run")
     parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="values laid over the run's config.yaml")
     parser.add_argument(
         "--split", action="append", default=[], help="a split; may be repeated (default: as in the run)"
+    )
+    parser.add_argument(
+        "--task", action="append", default=[], help="a task of a joint run, by its label; may be repeated"
     )
     parser.add_argument("--checkpoint", default="best", help="best, last, or a checkpoint folder (default: best)")
 
@@ -39,10 +42,13 @@ def open_run(arguments: argparse.Namespace, plugins: Plugins) -> tuple[RunFolder
 
     folder = open_run_folder(Path(arguments.run_folder))
     experiment = load_experiment(folder.config, arguments.overrides, plugins=plugins)
+    if arguments.split and len(experiment.tasks) > 1 and not arguments.task:
+        labels = " or ".join(task.called for task in experiment.tasks)
+        raise UsageError(f"say of which task the split is: --task {labels}")
     values: dict[str, Any] = {"backbone.weights": None, "train.epochs": 0}  # the checkpoint has the weights
     for index in range(len(experiment.tasks)):
         values[f"tasks.{index}.dataset.train"] = []
-        if arguments.split:
+        if arguments.split and experiment.tasks[index].called in (arguments.task or [experiment.tasks[0].called]):
             values[f"tasks.{index}.dataset.evaluate"] = arguments.split
     layer = Layer(f"runner {arguments.verb}", values)
     experiment = load_experiment(folder.config, arguments.overrides, plugins=plugins, layers=[layer])
@@ -61,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vlrun.reporting.results import result_table
 
     with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
-        rows = evaluate_run(experiment, folder, arguments.checkpoint, plugins, ranks, Reporters([]))
+        rows = evaluate_run(experiment, folder, arguments.checkpoint, plugins, ranks, Reporters([]), arguments.task)
         if ranks.is_main:
             if arguments.json:
                 print(json.dumps([asdict(row) for row in rows], indent=2))

@@ -21,6 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vlrun.reporting import Reporters
 
     with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
-        for path in predict_run(experiment, folder, arguments.checkpoint, plugins, ranks, Reporters([])):
+        written = predict_run(experiment, folder, arguments.checkpoint, plugins, ranks, Reporters([]), arguments.task)
+        for path in written:
             print(path)
     return 0

@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("predictions", metavar="PREDICTIONS", help="JSON lines, as in a run's predictions folder")
     parser.add_argument("--experiment", required=True, metavar="FILE", help="an experiment file, or a run folder")
     parser.add_argument("--split", required=True, help="the split that the predictions are for")
+    parser.add_argument("--task", help="the task of a joint experiment, by its label")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
@@ -28,11 +29,10 @@ def run(arguments: argparse.Namespace) -> int:
     plugins = create_plugins()
     path, _ = experiment_path(arguments.experiment)
     experiment = load_experiment(path, plugins=plugins)
-    scores = score_file(experiment, arguments.split, Path(arguments.predictions), plugins)
+    task, scores = score_file(experiment, arguments.split, Path(arguments.predictions), plugins, arguments.task)
     if arguments.json:
         print(json.dumps([asdict(score) for score in scores], indent=2))
         return 0
-    task = experiment.tasks[0].name
     rows = [
         ResultRow(task, arguments.split, score, *published(experiment, task, arguments.split, score.name))
         for score in scores

@@ -1,0 +1,105 @@
+"""The data of a task: its splits, which images they need, and which examples are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vlrun.configs import TaskConfig
+from vlrun.dataset import Dataset
+from vlrun.errors import DataError
+from vlrun.features.coverage import Coverage, check_coverage
+from vlrun.features.store import RegionFeatureStore
+from vlrun.leaks import image_key
+from vlrun.loading import JoinedSplits, Selection
+from vlrun.plugins import Plugins
+
+
+@dataclass
+class TaskData:
+    """The splits that a run uses of one task.
+
+    Attributes:
+        datasets: by name of the split; every example has features.
+        images: distinct canonical ids that each split needs.
+        train: the training splits, one after another; None where nothing is trained.
+    """
+
+    config: TaskConfig
+    store: RegionFeatureStore
+    datasets: Mapping[str, Dataset[Any]]
+    images: Mapping[str, Collection[str]]
+    coverage: Coverage
+    train: Dataset[Any] | None
+
+    @property
+    def name(self) -> str:
+        return self.config.called
+
+    def train_images(self) -> Collection[str]:
+        if isinstance(self.train, JoinedSplits):
+            return {image for part in self.train.parts for image in self.images[part.split]}
+        return set(self.train.image_ids()) if self.train is not None else set()
+
+    def leave_out(self, keys: Collection[str]) -> None:
+        """Removes training examples with any image whose key is in ``keys``.
+
+        Raises:
+            DataError: nothing is left.
+        """
+        assert self.train is not None
+        kept = [
+            index
+            for index, example in enumerate(self.train)
+            if not any(image_key(image) in keys for image in example.image_ids)
+        ]
+        if not kept:
+            raise DataError(
+                f"task '{self.name}': every training image is also an image of an evaluation split, so "
+                "train.remove_evaluation_images leaves nothing to train on"
+            )
+        self.train = Selection(self.train, kept, "their images are in an evaluation split")
+
+
+def read_task_data(
+    config: TaskConfig, train_splits: Sequence[str], store: RegionFeatureStore, plugins: Plugins
+) -> TaskData:
+    """Opens all splits in use and compares their images with the store.
+
+    Raises:
+        DataError: images have no features and the experiment does not allow it, or a split is empty.
+    """
+    own = config.dataset
+    entry = plugins.find("dataset", own.name)
+    names = list(dict.fromkeys([*train_splits, *own.evaluate]))
+    datasets: dict[str, Dataset[Any]] = {name: entry.build(own, name) for name in names}
+    if own.limit is not None:
+        datasets = {name: _first(data, own.limit) for name, data in datasets.items()}
+    images = {name: dict.fromkeys(data.image_ids()) for name, data in datasets.items()}
+    coverage = check_coverage(images, store)
+    if not coverage.is_complete:
+        if not own.allow_missing_features:
+            raise coverage.error()
+        datasets = {name: _with_features(data, coverage.missing) for name, data in datasets.items()}
+    if empty := [name for name, data in datasets.items() if not len(data)]:
+        raise DataError(f"{own.name}: no examples in: {', '.join(empty)}")
+    for data in datasets.values():
+        data.protocol = {**data.protocol, "features": describe_features(store)}
+    train = JoinedSplits([datasets[name] for name in train_splits]) if train_splits else None
+    return TaskData(config, store, datasets, images, coverage, train)
+
+
+def describe_features(store: RegionFeatureStore) -> str:
+    """Where candidate boxes and features come from, as protocols call it."""
+    return f"{store.manifest.extractor or 'unknown extractor'} ({store.fingerprint[:12]})"
+
+
+def _first(dataset: Dataset[Any], limit: int) -> Dataset[Any]:
+    return dataset if len(dataset) <= limit else Selection(dataset, range(limit), f"only the first {limit:,} are used")
+
+
+def _with_features(dataset: Dataset[Any], missing: Collection[str]) -> Dataset[Any]:
+    """The examples whose images all have features."""
+    kept = [index for index, example in enumerate(dataset) if not any(image in missing for image in example.image_ids)]
+    return dataset if len(kept) == len(dataset) else Selection(dataset, kept, "their images have no features")
