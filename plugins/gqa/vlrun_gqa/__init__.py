@@ -1,0 +1,1 @@
+"""GQA: compositional questions about real images, each with one answer. ``plugin.py`` lists the parts."""

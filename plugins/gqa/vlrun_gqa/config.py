@@ -1,0 +1,38 @@
+"""The options that an experiment file may set for the GQA task, its dataset and its metric (no torch here)."""
+
+from __future__ import annotations
+
+from vlrun import AnsweringConfig, DatasetConfig, MetricConfig, RequiredFile
+from vlrun_gqa.sources import LXMERT_OBTAIN, OFFICIAL_OBTAIN, SPLITS
+
+
+class GqaConfig(AnsweringConfig):
+    """Question answering on GQA: one class per answer; by default LXMERT's loss, binary cross entropy over answers."""
+
+
+class GqaAccuracyConfig(MetricConfig):
+    """The scores of the official evaluator: accuracy, consistency, validity, plausibility, distribution."""
+
+
+class GqaDatasetConfig(DatasetConfig):
+    """GQA: train, valid, testdev, test, challenge (balanced), the same with _all, and submission (the server's)."""
+
+    known_splits = SPLITS
+
+    def required_files(self) -> list[RequiredFile]:
+        """The files that every dataset needs, with what to download and the commands that make ours from it."""
+        annotations = [
+            f"{OFFICIAL_OBTAIN}, then:",
+            f"runner data build {self.name} --from official FOLDER {self.annotations}",
+            f"Or {LXMERT_OBTAIN[0].lower()}{LXMERT_OBTAIN[1:]}, then:",
+            f"runner data build {self.name} --from lxmert FOLDER {self.annotations}",
+        ]
+        features = [
+            "Get LXMERT's features of all GQA images, 36 boxes each (vg_gqa_obj36.tsv), then:",
+            f"runner features build --from lxmert-tsv vg_gqa_obj36.tsv {self.features}",
+            "(other formats: `runner features build --help`)",
+        ]
+        return [
+            RequiredFile(file.path, file.purpose, "\n".join(features if file.path == self.features else annotations))
+            for file in super().required_files()
+        ]

@@ -1,0 +1,96 @@
+"""The evaluation server's file: a JSON list of ``{"questionId": text, "prediction": text}``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlrun import DataError, Prediction, SubmissionFormat, SubmissionRows
+from vlrun.files import atomic_write
+from vlrun_gqa.json_stream import list_items, object_items
+
+_EXPECTED = 'a JSON list of {"questionId": "...", "prediction": "..."}'
+_ENOUGH_PROBLEMS = 1000  # a file that is wrong on every row is wrong in the same way
+
+
+def write_submission(predictions: Sequence[Prediction], path: Path) -> None:
+    """Writes one row a line; the official file of 4 million questions then still opens in a pager."""
+    with atomic_write(path) as file:
+        for number, prediction in enumerate(predictions):
+            row = {"questionId": prediction.id, "prediction": prediction.fields["answer"]}
+            file.write(f"{',' if number else '['}\n{json.dumps(row, ensure_ascii=False)}")
+        file.write("\n]\n" if predictions else "[]\n")
+
+
+def read_submission(path: Path) -> SubmissionRows:
+    """The ids of a file in its order, and what the server would not understand.
+
+    Raises:
+        DataError: it is no JSON list, or ends early.
+    """
+    ids: list[str] = []
+    problems: list[str] = []
+    num_problems = 0
+    for number, row in enumerate(list_items(path, _EXPECTED)):
+        found = _row_problems(row)
+        num_problems += len(found)
+        if len(problems) < _ENOUGH_PROBLEMS:
+            problems += [f"row {number}: {problem}" for problem in found]
+        if isinstance(row, dict) and isinstance(row.get("questionId"), str | int):
+            ids.append(str(row["questionId"]))
+    if num_problems > len(problems):
+        problems.append(f"... and {num_problems - len(problems):,} more problems")
+    return SubmissionRows(ids, problems)
+
+
+def official_ids(path: Path) -> list[str]:
+    """The ids in an official file of questions.
+
+    Raises:
+        DataError: it is no such file.
+    """
+    ids = []
+    for name, question in object_items(path, "an object from question ids to questions, as GQA publishes them"):
+        if not (isinstance(question, dict) and "question" in question):
+            raise DataError(
+                f"{path}: '{name}' is no question; give an official file such as testdev_balanced_questions.json"
+            )
+        ids.append(name)
+    return ids
+
+
+def _row_problems(row: Any) -> list[str]:
+    if not isinstance(row, dict):
+        return [f"expected an object with questionId and prediction, found {row!r:.60}"]
+    problems = []
+    name, answer = row.get("questionId"), row.get("prediction")
+    if isinstance(name, int) and not isinstance(name, bool):
+        problems.append(
+            f"questionId is the number {name}; it must be text: 01827492 and 1827492 are different questions"
+        )
+    elif not isinstance(name, str):
+        problems.append(
+            f"questionId should be text, it is {name!r:.60}" if "questionId" in row else "has no questionId"
+        )
+    if not isinstance(answer, str):
+        problems.append(
+            f"prediction should be text, it is {answer!r:.60}" if "prediction" in row else "has no prediction"
+        )
+    return problems
+
+
+def _format(name: str, splits: tuple[str, ...], summary: str) -> SubmissionFormat:
+    return SubmissionFormat(name, "gqa", splits, summary, read_submission, official_ids)
+
+
+FORMATS = (
+    _format(
+        "gqa-submission",
+        ("submission",),
+        f"{_EXPECTED} for all of submission_all_questions.json: what the evaluation server takes, for every phase",
+    ),
+    _format("gqa-testdev", ("testdev", "testdev_all"), f"{_EXPECTED} for testdev, which the official evaluator scores"),
+    _format("gqa-valid", ("valid", "valid_all"), f"{_EXPECTED} for valid, which the official evaluator scores"),
+)

@@ -1,0 +1,23 @@
+"""GQA: one class per answer, on the pooled output of a question with its image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vlrun import Metric, Prediction
+from vlrun.answering import AnsweringTask
+from vlrun_gqa.metric import GqaAccuracy
+from vlrun_gqa.submission import write_submission
+
+
+class GqaTask(AnsweringTask):
+    """LXMERT's way with GQA. Answers are looked up as they are: the data and the evaluator spell them alike."""
+
+    submission_suffix = ".json"
+
+    def metrics(self) -> list[Metric]:
+        return [GqaAccuracy(self.vocabulary)]
+
+    def write_submission(self, predictions: Sequence[Prediction], path: Path) -> None:
+        write_submission(predictions, path)

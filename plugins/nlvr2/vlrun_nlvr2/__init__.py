@@ -1,0 +1,1 @@
+"""NLVR2: is a statement about two photographs true? ``plugin.py`` lists the parts."""

@@ -1,0 +1,1 @@
+"""Visual question answering on VQA v2. ``plugin.py`` lists the parts."""

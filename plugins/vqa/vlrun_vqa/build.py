@@ -1,0 +1,160 @@
+"""What all builders of VQA v2 share: checked records, the parts of val, the answer vocabulary, and the report."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vlrun import BuildReport, DataError
+from vlrun.annotations import field_problems, first_problems, write_annotations
+from vlrun.answers import ANSWERS_FILE, frequent_answers, read_answers, write_answers
+from vlrun_vqa.records import VqaQuestion
+from vlrun_vqa.sources import HIDDEN_SPLITS, SPLIT_SIZES
+
+MIN_QUESTIONS = 9  # an answer needs as many to be in the published vocabularies
+_COMPLETE = 0.9  # a split with this share of its published questions is probably meant to be the whole one
+
+Questions = dict[str, VqaQuestion]
+"""The records of a split by id, in order."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The answers to write, and where they are from; no answers: there is nothing to make a vocabulary from."""
+
+    answers: Sequence[str]
+    remark: str
+
+
+def write_questions(
+    splits: dict[str, Questions], vocabulary: Vocabulary, output: Path, remarks: Iterable[str] = ()
+) -> BuildReport:
+    """Writes a file per split and ``answers.json``. A missing ``nominival`` is made from val and minival.
+
+    Raises:
+        DataError: there is nothing to write, or it cannot be written.
+    """
+    report = [*remarks, *_with_nominival(splits)]
+    splits = {split: questions for split, questions in splits.items() if questions}
+    if not splits:
+        raise DataError("the source holds no questions")
+    counts = {
+        split: write_annotations(output / f"{split}.jsonl", questions.values(), VqaQuestion)
+        for split, questions in splits.items()
+    }
+    if vocabulary.answers:
+        write_answers(output / ANSWERS_FILE, vocabulary.answers)
+    report += [vocabulary.remark, *_hidden_remarks(splits), *_size_remarks(counts)]
+    return BuildReport(counts, tuple(report))
+
+
+def add_question(
+    questions: Questions, content: Mapping[str, Any], place: str, problems: list[str], names: Mapping[str, str]
+) -> None:
+    """Adds a checked record, or notes what is wrong.
+
+    Args:
+        names: our field -> what the source calls it, for the messages.
+    """
+    try:
+        record = VqaQuestion.model_validate(content)
+    except ValidationError as error:
+        for problem in field_problems(error):
+            field = re.match(r"\w*", problem)[0]  # type: ignore[index]
+            problems.append(f"{place}: {names.get(field, field)}{problem[len(field) :]}")
+        return
+    if record.id in questions:
+        problems.append(f"{place}: question {record.id} is there twice")
+    questions[record.id] = record
+
+
+def published_vocabulary(folders: Iterable[Path], names: Sequence[str]) -> Vocabulary | None:
+    """The first of the files ``names`` that is in one of ``folders``, in its own order."""
+    for path in (folder / name for folder in folders for name in names):
+        if path.is_file():
+            answers = read_answers(path).answers
+            return Vocabulary(answers, f"{ANSWERS_FILE}: the {len(answers):,} answers of {path}, in their order")
+    return None
+
+
+def counted_vocabulary(counts: Mapping[str, Counter[str]]) -> Vocabulary:
+    """Answers that are the most common one of enough questions of train and val, the most frequent first.
+
+    That is how the published vocabularies were made; their order differs from ours, and from one another's.
+
+    Args:
+        counts: split -> for how many questions an answer, as ``vocabulary_spelling`` has it, is the most common one.
+    """
+    if "train" not in counts:
+        remark = f"no {ANSWERS_FILE} was written: it is made from the answers of train, which is not there"
+        return Vocabulary((), remark)
+    used = [split for split in ("train", "val") if split in counts]
+    total = sum((counts[split] for split in used), Counter())
+    answers = frequent_answers(total, MIN_QUESTIONS)
+    covered = sum(total[answer] for answer in answers)
+    rule = f"of at least {MIN_QUESTIONS} of the {total.total():,} questions of {' and '.join(used)}"
+    if not answers:
+        return Vocabulary((), f"no {ANSWERS_FILE} was written: no answer is the most common one {rule}")
+    remark = (
+        f"{ANSWERS_FILE}: {len(answers):,} answers that are, normalised, the most common one {rule}; that is the case "
+        f"for {covered:,} of the questions. Heads of published checkpoints want the vocabulary they were trained with"
+    )
+    return Vocabulary(answers, remark)
+
+
+def raise_any(problems: Sequence[str]) -> None:
+    if problems:
+        raise DataError(first_problems(problems))
+
+
+def _with_nominival(splits: dict[str, Questions]) -> list[str]:
+    """Adds ``nominival``, if it can be made, and says what val and minival have in common."""
+    if "val" not in splits or "minival" not in splits:
+        return []
+    shared = splits["val"].keys() & splits["minival"].keys()
+    if not shared:
+        return []
+    remark = (
+        f"split 'val' holds {len(shared):,} of the {len(splits['minival']):,} questions of 'minival': a score on "
+        "minival is not held out where val was trained on"
+    )
+    if "nominival" in splits:
+        return [remark]
+    splits["nominival"] = {name: record for name, record in splits["val"].items() if name not in shared}
+    return [f"{remark}; 'nominival' is val without them"]
+
+
+def _hidden_remarks(splits: Mapping[str, Questions]) -> list[str]:
+    hidden = {
+        split: sum(record.answers is None and record.scores is None for record in questions.values())
+        for split, questions in splits.items()
+        if split not in HIDDEN_SPLITS
+    }
+    return [
+        f"split '{split}': {count:,} questions have no answer: they teach nothing and are not scored"
+        for split, count in hidden.items()
+        if count
+    ]
+
+
+def _size_remarks(counts: Mapping[str, int]) -> list[str]:
+    """Differences to the published sizes, if this looks like the whole dataset and not like a sample of it."""
+    sizes = {split: (count, SPLIT_SIZES[split]) for split, count in counts.items() if split in SPLIT_SIZES}
+    unknown = [
+        f"split '{split}' is not one of the published ones ({', '.join(SPLIT_SIZES)})"
+        for split in counts
+        if split not in SPLIT_SIZES
+    ]
+    if not any(count >= _COMPLETE * published for count, published in sizes.values()):
+        return unknown
+    return unknown + [
+        f"split '{split}' has {count:,} questions; published are {published:,}"
+        for split, (count, published) in sizes.items()
+        if count != published
+    ]

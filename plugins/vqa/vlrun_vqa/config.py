@@ -1,0 +1,54 @@
+"""The options that an experiment file may set for the VQA task, its dataset and its metric (no torch here)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from vlrun import AnsweringConfig, DatasetConfig, MetricConfig, RequiredFile
+from vlrun_vqa.accuracy import Evaluator
+from vlrun_vqa.sources import OBTAIN, SPLIT_SIZES
+
+
+class VqaConfig(AnsweringConfig):
+    """Visual question answering: choose one of the answers of a vocabulary."""
+
+    normalise_answers: bool = Field(
+        False,
+        description="spell people's answers as the vocabulary does before looking them up for training (ROSITA); "
+        "false: look them up as they were typed (LXMERT)",
+    )
+
+
+class VqaAccuracyConfig(MetricConfig):
+    """The official accuracy: an answer is right as far as other people gave it."""
+
+    evaluator: Evaluator = Field(
+        "current", description="version of the official evaluator: current, or pre-2021, which many repositories copied"
+    )
+
+
+class VqaV2Config(DatasetConfig):
+    """VQA v2: train, val, test, test-dev of the official files; minival and nominival are LXMERT's parts of val."""
+
+    known_splits = tuple(SPLIT_SIZES)
+
+    def required_files(self) -> list[RequiredFile]:
+        """The files that every dataset needs, with what to download and the commands that make ours from it."""
+        annotations = [
+            f"{OBTAIN}, then:",
+            f"runner data build {self.name} --from official FOLDER {self.annotations}",
+            "(LXMERT's minival.json beside them makes minival and nominival, trainval_label2ans.json the vocabulary)",
+            "Or, from the files that LXMERT or ROSITA publishes:",
+            f"runner data build {self.name} --from lxmert FOLDER {self.annotations}",
+            f"runner data build {self.name} --from rosita FOLDER {self.annotations}",
+        ]
+        features = [
+            "Get bottom-up-attention features of COCO train2014 and val2014 (and test2015), 36 boxes per image, then:",
+            f"runner features build --from rosita-tsv mscoco_bua_r101_fix36 {self.features}",
+            f"runner features build --from lxmert-tsv train2014_obj36.tsv val2014_obj36.tsv {self.features}",
+            "(a checkpoint wants the features that it was trained on; other formats: `runner features build --help`)",
+        ]
+        return [
+            RequiredFile(file.path, file.purpose, "\n".join(features if file.path == self.features else annotations))
+            for file in super().required_files()
+        ]

@@ -1,0 +1,109 @@
+"""The result file that the evaluation server of VQA v2 takes: written, read and checked (no torch, no numpy)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlrun import DataError, Prediction, SubmissionFormat, SubmissionRows
+from vlrun.annotations import first_problems
+from vlrun.files import read_json, write_json
+from vlrun.submissions import read_json_list
+
+_KEYS = {"question_id", "answer"}
+_SHAPE = 'a JSON list of {"question_id": int, "answer": str}, one entry for each question'
+_PHASES = (
+    ("vqav2-test-dev", ("test-dev", "test"), "the phase Test-Dev; it takes all of test2015 too"),
+    ("vqav2-test", ("test",), "the phases Test-Standard and Test-Challenge"),
+    ("vqav2-val", ("val",), "the official evaluator on val2014"),
+    ("vqav2-minival", ("minival",), "the official evaluator on minival"),
+)
+
+
+def write_results(predictions: Sequence[Prediction], path: Path) -> None:
+    """Writes the result file, in the order of ``predictions``. Only here ids become numbers.
+
+    Raises:
+        DataError: an id is no number, or an answer is no text.
+    """
+    problems = [
+        *(f"prediction '{item.id}': the id is no question_id" for item in predictions if not _is_number(item.id)),
+        *(
+            f"prediction '{item.id}': answer should be text, it is {item.fields.get('answer')!r}"
+            for item in predictions
+            if not isinstance(item.fields.get("answer"), str)
+        ),
+    ]
+    if problems:
+        raise DataError(first_problems(problems))
+    write_json(path, [{"question_id": int(item.id), "answer": item.fields["answer"]} for item in predictions])
+
+
+def read_results(path: Path) -> SubmissionRows:
+    """The question ids of a result file, as text, and what is wrong with its entries; entries count from 0.
+
+    Raises:
+        DataError: it is no JSON list.
+    """
+    rows = SubmissionRows([])
+    for index, entry in enumerate(read_json_list(path)):
+        name, problems = _checked(entry)
+        place = f"entry {index}" + (f" (question {name})" if name is not None else "")
+        rows.problems.extend(f"{place}: {problem}" for problem in problems)
+        if name is not None:
+            rows.ids.append(name)
+    return rows
+
+
+def official_ids(path: Path) -> list[str]:
+    """The ids of an official questions file, such as ``v2_OpenEnded_mscoco_test2015_questions.json``, also ``.gz``.
+
+    Raises:
+        DataError: it is no such file.
+    """
+    content = read_json(path)
+    questions = content.get("questions") if isinstance(content, Mapping) else None
+    if not isinstance(questions, list):
+        raise DataError(f"{path}: expected an official questions file, an object with a list of questions")
+    wrong = [
+        f"{path}: question {index}: question_id should be a whole number"
+        for index, question in enumerate(questions)
+        if not isinstance(question, Mapping) or not _is_integer(question.get("question_id"))
+    ]
+    if wrong:
+        raise DataError(first_problems(wrong))
+    return [str(question["question_id"]) for question in questions]
+
+
+def submission_formats() -> list[SubmissionFormat]:
+    return [
+        SubmissionFormat(name, "vqav2", splits, f"VQA v2, {use}: {_SHAPE}", read_results, official_ids)
+        for name, splits, use in _PHASES
+    ]
+
+
+def _checked(entry: Any) -> tuple[str | None, list[str]]:
+    """The id, if there is one, and all that is wrong."""
+    if not isinstance(entry, Mapping):
+        return None, [f"expected an object with question_id and answer, found {entry!r:.60}"]
+    problems = [f"there is no {key}" for key in sorted(_KEYS - entry.keys(), reverse=True)]
+    problems += [f"there is a key {key!r}, which the server does not know" for key in sorted(entry.keys() - _KEYS)]
+    name = None
+    if "question_id" in entry:
+        given = entry["question_id"]
+        if _is_integer(given) or (isinstance(given, str) and _is_number(given)):
+            name = str(given)
+        if not _is_integer(given):
+            problems.append(f"question_id should be a whole number without quotes, it is {given!r:.60}")
+    if "answer" in entry and not isinstance(entry["answer"], str):
+        problems.append(f"answer should be text, it is {entry['answer']!r:.60}")
+    return name, problems
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
