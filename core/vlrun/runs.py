@@ -138,6 +138,7 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
             run.experiment.train.epochs,
             run.step,
             run.experiment.demo,
+            len(run.tasks),
         )
     )
 

@@ -149,6 +149,17 @@ def test_a_training_line_says_everything_that_the_panel_says() -> None:
     )
 
 
+def test_a_joint_line_names_the_task_and_smooths_its_own_loss() -> None:
+    stream, clock = io.StringIO(), iter(range(0, 1000, 10))
+    reporter = ConsoleReporter(stream, clock=lambda: float(next(clock)))
+    reporter.start(run_info(num_tasks=2))
+    for step, (task, loss) in enumerate((("vqa", 300.0), ("nlvr2", 0.7)), 1):
+        reporter.step(step_report(step, task=task, task_epoch=3, losses={"loss": loss}, loss=loss))
+        reporter.flush()
+    assert "vqa, its epoch 3  loss 300.0" in lines_of(stream)[-2]
+    assert "nlvr2, its epoch 3  loss 0.7" in lines_of(stream)[-1]
+
+
 def test_the_smoothed_loss_starts_at_the_first_loss_and_follows_slowly() -> None:
     reporter, stream, _clock = plain_reporter()
     reporter.start(run_info())

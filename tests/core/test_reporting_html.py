@@ -244,3 +244,18 @@ def test_thinning_keeps_the_ends_and_the_jumps_of_a_schedule() -> None:
     assert thin_steps(steps) == [(0.0, 1.0), (4999.0, 1.0), (5000.0, 0.1), (9999.0, 0.1)]
     assert len(thin(steps)) < 300
     assert thin(steps)[-1] == steps[-1]
+
+
+def test_every_task_has_its_own_loss_and_details_lie_folded_up(tmp_path: Path) -> None:
+    run = run_info(tmp_path, num_tasks=2)
+    reporter = JsonLinesReporter()
+    reporter.start(run)
+    for step in range(1, 41):
+        task, loss = ("vqa", 300.0) if step % 2 else ("nlvr2", 0.7)
+        reporter.step(StepReport(step, 1, task, {"loss": loss}, loss, 5e-5, 1.0, 800.0, 0.03, 1.0, 1))
+    reporter.close()
+    group = ResultRow("vqa", "val", Score("accuracy-question-how-many", 40.0, count=7, detail=True))
+    page = write_report(tmp_path, outcome(tmp_path, rows=[*rows(), group]), run).read_text(encoding="utf-8")
+    assert "Training loss of vqa" in page
+    assert "Training loss of nlvr2" in page
+    assert "<summary>Scores of single groups (1)</summary>" in page

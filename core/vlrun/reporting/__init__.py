@@ -25,6 +25,7 @@ class RunInfo:
         total_steps, steps_per_epoch, epochs: optimiser steps of the whole run and of an epoch.
         start_step: 0, or the step of the checkpoint that is continued.
         is_demo: whether data and sizes are those of ``--demo``; reports say so plainly.
+        num_tasks: tasks that are trained together.
     """
 
     experiment: str
@@ -35,6 +36,7 @@ class RunInfo:
     epochs: int
     start_step: int = 0
     is_demo: bool = False
+    num_tasks: int = 1
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Activity:
 
 
 class Loss:
-    """The mean of a loss over about the last twenty steps, from the first step on."""
+    """The mean of a task's loss over about the last twenty steps, from the first step on."""
 
     def __init__(self) -> None:
         self._mean = 0.0
@@ -108,7 +108,7 @@ class ConsoleReporter(Reporter):
         else:
             self._screen = PlainScreen(stream, every_seconds, clock)
         self._run: RunInfo | None = None
-        self._loss = Loss()
+        self._losses: dict[str, Loss] = {}
         self._last: StepReport | None = None
         self._activity: Activity | None = None
         self._started = clock()
@@ -121,14 +121,14 @@ class ConsoleReporter(Reporter):
     def step(self, report: StepReport) -> None:
         assert self._run is not None
         self._activity = None
-        self._loss.add(report.loss)
+        self._losses.setdefault(report.task, Loss()).add(report.loss)
         self._last = report
         if ends_epoch(report, self._run):
             self.flush()
 
     def flush(self) -> None:
         if self._last is not None:
-            self._screen.training(self._last, self._loss)
+            self._screen.training(self._last, self._losses[self._last.task])
             self._last = None
 
     def progress(self, what: str, done: int, total: int) -> None:

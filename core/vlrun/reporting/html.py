@@ -95,10 +95,10 @@ def render_report(run_folder: Path, outcome: Outcome, info: RunInfo) -> str:
 
 @dataclass
 class _Curves:
-    """What ``metrics.jsonl`` says over time. ``scores`` are those of evaluations during training."""
+    """What ``metrics.jsonl`` says over time, losses by task. ``scores`` are those of evaluations during training."""
 
-    loss: list[Point] = field(default_factory=list)
-    losses: dict[str, list[Point]] = field(default_factory=dict)
+    loss: dict[str, list[Point]] = field(default_factory=dict)
+    losses: dict[str, dict[str, list[Point]]] = field(default_factory=dict)
     learning_rate: list[Point] = field(default_factory=list)
     examples_per_second: list[float] = field(default_factory=list)
     data_wait_share: list[float] = field(default_factory=list)
@@ -107,28 +107,23 @@ class _Curves:
 
 def _read_curves(path: Path) -> _Curves:
     curves = _Curves()
-    tasks: set[str] = set()
-    named: dict[tuple[str, str], list[Point]] = {}
     scores: dict[tuple[str, str, str], list[tuple[int, int, str, float]]] = {}
     primary: set[tuple[str, str, str]] = set()
     for line in read_metrics(path):
         if line["kind"] == "step":
             task, step = str(line.get("task", "")), float(line["step"])
-            tasks.add(task)
-            curves.loss.append((step, _number(line.get("loss"))))
+            curves.loss.setdefault(task, []).append((step, _number(line.get("loss"))))
             curves.learning_rate.append((step, _number(line.get("learning_rate"))))
             curves.examples_per_second.append(_number(line.get("examples_per_second")))
             curves.data_wait_share.append(_number(line.get("data_wait_share")))
             for name, value in (line.get("losses") or {}).items():
-                named.setdefault((task, str(name)), []).append((step, _number(value)))
+                curves.losses.setdefault(task, {}).setdefault(str(name), []).append((step, _number(value)))
         elif line["kind"] == "result" and not line.get("final"):
             score = score_of(line)
             key = (str(line.get("task", "")), str(line.get("split", "")), score.name)
             if score.primary:
                 primary.add(key)
             scores.setdefault(key, []).append((line["step"], int(line.get("epoch") or 0), score.unit, score.value))
-    if len(named) > 1:
-        curves.losses = {f"{task} {name}" if len(tasks) > 1 else name: line for (task, name), line in named.items()}
     curves.scores = {key: points for key, points in scores.items() if key in primary or not primary}
     return curves
 
@@ -204,14 +199,15 @@ def _items(values: Mapping[str, Any]) -> str:
 
 
 def _charts(curves: _Curves) -> str:
-    figures = [_loss_figure(curves), _score_figure(curves), _rate_figure(curves)]
+    losses = [_loss_figure(curves, task) for task in curves.loss]
+    figures = [*losses, _score_figure(curves), _rate_figure(curves)]
     if not any(figures):
         return ""
     return _section("Curves", f'<div class="charts">{"".join(figures)}</div>{_score_table(curves)}')
 
 
-def _loss_figure(curves: _Curves) -> str:
-    loss = [point for point in curves.loss if math.isfinite(point[1])]
+def _loss_figure(curves: _Curves, task: str) -> str:
+    loss = [point for point in curves.loss[task] if math.isfinite(point[1])]
     if not loss:
         return ""
     window = max(1, min(50, len(loss) // 20))
@@ -219,12 +215,15 @@ def _loss_figure(curves: _Curves) -> str:
     if window > 1:
         lines.insert(0, Series("each step", thin(loss), 0, is_faint=True))
         lines[1] = Series("loss, smoothed", lines[1].points, 0)
-    lines += [
-        Series(name, thin(smooth(points, window)), style)
-        for style, (name, points) in enumerate(curves.losses.items(), 1)
-    ]
+    named = curves.losses.get(task, {})
+    if len(named) > 1:
+        lines += [
+            Series(name, thin(smooth(points, window)), style) for style, (name, points) in enumerate(named.items(), 1)
+        ]
     text = f"from {loss[0][1]:.4g} at step {loss[0][0]:,.0f} to {loss[-1][1]:.4g} at step {loss[-1][0]:,.0f}"
-    return _figure("loss", "Training loss", f"Training loss over steps, {text}.", lines, "step")
+    place = list(curves.loss).index(task)
+    name, title = (f"loss-{place}", f"Training loss of {task}") if len(curves.loss) > 1 else ("loss", "Training loss")
+    return _figure(name, title, f"{title} over steps, {text}.", lines, "step")
 
 
 def _rate_figure(curves: _Curves) -> str:

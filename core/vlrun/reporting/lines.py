@@ -53,6 +53,7 @@ def step_line(report: StepReport, run: RunInfo, smoothed_loss: float | None = No
     parts = [
         f"step {report.step}/{run.total_steps}",
         f"epoch {report.epoch}/{run.epochs}" + (" done" if ends_epoch(report, run) else ""),
+        *([f"{report.task}, its epoch {report.task_epoch}"] if run.num_tasks > 1 else []),
         f"loss {loss_text(loss)}" + (f" ({details})" if details else ""),
         f"lr {report.learning_rate:.3g}",
         f"{rate_text(report.examples_per_second)} examples/s",

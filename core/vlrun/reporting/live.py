@@ -115,6 +115,10 @@ class LiveScreen:
             live.stop()
             self._show_control_keys()
 
+    @property
+    def _is_joint(self) -> bool:
+        return self._run is not None and self._run.num_tasks > 1
+
     def _draw(self, always: bool) -> None:
         if self._live is not None and (always or self._clock() - self._drawn >= _REDRAW_SECONDS):
             self._drawn = self._clock()
@@ -147,6 +151,7 @@ class LiveScreen:
         waits = report.data_wait_share >= _WAITING_IS_MUCH
         loss = f"{loss_text(self._loss)}  (last {loss_text(report.loss)})"
         facts = [
+            *([("task", Text(f"{plain(report.task)}, its epoch {report.task_epoch}"))] if self._is_joint else []),
             ("loss", Text(loss)),
             ("learning rate", Text(f"{report.learning_rate:.3g}")),
             ("examples/s", Text(rate_text(report.examples_per_second))),

@@ -22,10 +22,12 @@ class TensorBoardReporter(Reporter):
     def __init__(self) -> None:
         self._writer: SummaryWriter | None = None
         self._curves: set[str] = set()
+        self._is_joint = False
 
     def start(self, run: RunInfo) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._is_joint = run.num_tasks > 1
         purge = run.start_step + 1 if run.start_step else None
         self._writer = SummaryWriter(str(run.folder / FOLDER_NAME), purge_step=purge)
         facts = [("experiment", run.experiment), *grouped_facts(run.facts)]
@@ -34,9 +36,10 @@ class TensorBoardReporter(Reporter):
         self._call("add_text", "run", "\n".join([*notice, *table]), run.start_step)
 
     def step(self, report: StepReport) -> None:
+        train = f"train/{report.task}" if self._is_joint else "train"
         scalars = {
-            "train/loss": report.loss,
-            **{f"train/{name}": value for name, value in report.losses.items() if name != "loss"},
+            f"{train}/loss": report.loss,
+            **{f"{train}/{name}": value for name, value in report.losses.items() if name != "loss"},
             "train/learning_rate": report.learning_rate,
             "train/gradient_norm": report.gradient_norm,
             "speed/examples_per_second": report.examples_per_second,
