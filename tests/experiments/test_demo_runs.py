@@ -59,19 +59,6 @@ def unbroken(environment: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     return latest(output)
 
 
-def test_all_shipped_experiments_are_tested() -> None:
-    assert len(EXPERIMENTS) == 3
-
-
-@pytest.mark.parametrize("file", [path for path in EXPERIMENTS if path != MAIN], ids=lambda path: path.stem)
-def test_a_shipped_experiment_runs_on_the_demo_data(file: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    done = runner(environment, "run", file, "--demo", "--output", tmp_path, *SHORT)
-    assert done.returncode == 0, done.stderr
-    values = finals(latest(tmp_path))
-    assert {split for split, _ in values} >= {"val"}
-    assert losses(latest(tmp_path))[-1] < losses(latest(tmp_path))[0]
-
-
 def test_the_run_folder_says_that_it_is_a_demo_and_can_be_read_again(
     unbroken: Path, environment: dict[str, str]
 ) -> None:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlrun import DataError, Pair, RegionBatch
+from vlrun import Pair, RegionBatch
+from vlrun.pair_encoding import LENGTH_STEP, check_feature_size, fit_regions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vlrun import Encoding
     from vlrun.wordpiece import WordPiece
-
-LENGTH_STEP = 4
-"""Text lengths are multiples of this, so that few shapes occur."""
 
 _DELETED = re.compile(r"(?:_|[^\w\s])+")
 
@@ -74,12 +72,7 @@ class RositaPairEncoder:
 
         from vlrun import Encoding
 
-        width = regions.features.shape[-1]
-        if width != self.region_feature_size:
-            raise DataError(
-                f"region features of image '{regions.image_ids[0]}' are {width} wide, backbone 'rosita' expects "
-                f"{self.region_feature_size}; backbone.region_feature_size sets that"
-            )
+        check_feature_size(regions, self.region_feature_size, "rosita")
         token_ids, text_mask = self.wordpiece.encode_batch(
             [clean(pair.text) for pair in pairs], self.max_text_tokens, round_to=LENGTH_STEP
         )
@@ -87,15 +80,7 @@ class RositaPairEncoder:
         return Encoding(
             token_ids=torch.from_numpy(token_ids),
             text_mask=torch.from_numpy(text_mask),
-            region_features=torch.from_numpy(self._fit(regions.features)),
-            boxes=torch.from_numpy(self._fit(boxes)),
-            region_mask=torch.from_numpy(self._fit(regions.mask)),
+            region_features=torch.from_numpy(fit_regions(regions.features, self.num_regions)),
+            boxes=torch.from_numpy(fit_regions(boxes, self.num_regions)),
+            region_mask=torch.from_numpy(fit_regions(regions.mask, self.num_regions)),
         )
-
-    def _fit(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Cuts or pads axis 1 to ``num_regions``; no copy where it fits."""
-        missing = self.num_regions - array.shape[1]
-        if missing <= 0:
-            return array[:, : self.num_regions]
-        padding = np.zeros((array.shape[0], missing, *array.shape[2:]), dtype=array.dtype)
-        return np.concatenate([array, padding], axis=1)

@@ -1,0 +1,38 @@
+"""What the pair encoders of several backbones share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vlrun.errors import DataError
+from vlrun.examples import RegionBatch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LENGTH_STEP = 4
+"""Text lengths are multiples of this, so that few shapes occur."""
+
+
+def check_feature_size(regions: RegionBatch, expected: int, backbone: str) -> None:
+    """
+    Raises:
+        DataError: the region features have another width than the network.
+    """
+    width = regions.features.shape[-1]
+    if width != expected:
+        raise DataError(
+            f"region features of image '{regions.image_ids[0]}' are {width} wide, backbone '{backbone}' expects "
+            f"{expected}; backbone.region_feature_size sets that"
+        )
+
+
+def fit_regions(values: NDArray[Any], num_regions: int) -> NDArray[Any]:
+    """``values`` (P, any number, ...) cut, or padded with zeros, to ``num_regions``; no copy where it fits."""
+    import numpy as np
+
+    missing = num_regions - values.shape[1]
+    if missing <= 0:
+        return values[:, :num_regions]
+    padding = np.zeros((values.shape[0], missing, *values.shape[2:]), dtype=values.dtype)
+    return np.concatenate([values, padding], axis=1)

@@ -1,0 +1,185 @@
+"""LXMERT and LXMERT-S: two streams, text and regions, that look at each other in cross-modal layers.
+
+Shapes: P pairs, T tokens, R regions, D width of the region features, H hidden size. Parameters have the authors' names
+without their leading ``bert.``, which are also those of Hugging Face's ``LxmertModel``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from vlrun import Backbone, BackboneOutput, ConfigError, Encoding, PairEncoder
+from vlrun.heads import init_layers
+from vlrun.wordpiece import WordPiece
+from vlrun_lxmert_s.checkpoint import MATCHING_HEAD
+from vlrun_lxmert_s.config import Sizes, TwoStreamConfig
+from vlrun_lxmert_s.layers import CrossLayer, Pooler, SingleLayer, TextEmbeddings, VisualEmbeddings
+from vlrun_lxmert_s.text import LxmertPairEncoder
+
+Network = TypeVar("Network", bound="Lxmert")
+
+
+class Encoder(nn.Module):
+    """Each stream through its own layers, then both through the cross-modal ones."""
+
+    def __init__(self, sizes: Sizes, region_feature_size: int, dropout: float) -> None:
+        super().__init__()
+        shape = (sizes.hidden_size, sizes.num_heads, sizes.feed_forward_size, dropout)
+        self.visn_fc = VisualEmbeddings(region_feature_size, sizes.hidden_size, dropout)
+        self.layer = nn.ModuleList(SingleLayer(*shape) for _ in range(sizes.num_language_layers))
+        self.x_layers = nn.ModuleList(CrossLayer(*shape) for _ in range(sizes.num_cross_layers))
+        self.r_layers = nn.ModuleList(SingleLayer(*shape) for _ in range(sizes.num_object_layers))
+
+    def forward(
+        self, text: Tensor, features: Tensor, boxes: Tensor, text_mask: Tensor, region_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Embedded text (P, T, H), region features (P, R, D) and boxes (P, R, 4) -> states (P, T, H), (P, R, H)."""
+        text_mask, region_mask = text_mask[:, None, None], region_mask[:, None, None]  # (P, 1, 1, T or R)
+        regions = self.visn_fc(features, boxes)
+        for layer in self.layer:
+            text = layer(text, text_mask)
+        for layer in self.r_layers:
+            regions = layer(regions, region_mask)
+        for layer in self.x_layers:
+            text, regions = layer(text, regions, text_mask, region_mask)
+        return text, regions
+
+
+class Lxmert(Backbone):
+    """The network of Tan and Bansal 2019, "LXMERT: Learning Cross-Modality Encoder Representations from Transformers".
+
+    Its matching head exists once somebody asks for it. Where a head uses the pooled output alone, what the last
+    cross-modal layer does to the regions after looking at the text has no effect, and its parameters no gradient.
+    """
+
+    name: ClassVar[str] = "lxmert"
+    numbers_words: ClassVar[bool] = False
+    """Whether a token's position is the number of its word; else tokens are counted from 0."""
+
+    def __init__(
+        self, wordpiece: WordPiece, sizes: Sizes, *, region_feature_size: int, num_regions: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.wordpiece = wordpiece
+        self.vocabulary_hash = wordpiece.hash
+        self.hidden_size = sizes.hidden_size
+        self.max_positions = sizes.max_positions
+        self.region_feature_size = region_feature_size
+        self.num_regions = num_regions
+        self.embeddings = TextEmbeddings(wordpiece.size, sizes.max_positions, sizes.hidden_size, dropout)
+        self.encoder = Encoder(sizes, region_feature_size, dropout)
+        self.pooler = Pooler(sizes.hidden_size)
+        init_layers(self, sizes.hidden_size)
+
+    @classmethod
+    def from_config(cls: type[Network], config: TwoStreamConfig) -> Network:
+        return cls(
+            WordPiece(config.vocabulary),
+            config.sizes,
+            region_feature_size=config.region_feature_size,
+            num_regions=config.num_regions,
+            dropout=config.dropout,
+        )
+
+    def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
+        """
+        Raises:
+            ConfigError: ``max_text_tokens`` leaves no room for a word, or is more than the position table has rows.
+        """
+        if not 3 <= max_text_tokens <= self.max_positions:
+            raise ConfigError(
+                f"max_text_tokens is {max_text_tokens}, backbone '{self.name}' takes 3 ([CLS], a word piece, [SEP]) to "
+                f"{self.max_positions} (rows of its position table)"
+            )
+        return LxmertPairEncoder(
+            backbone=self.name,
+            wordpiece=self.wordpiece,
+            max_text_tokens=max_text_tokens,
+            max_positions=self.max_positions,
+            numbers_words=self.numbers_words,
+            num_regions=self.num_regions,
+            region_feature_size=self.region_feature_size,
+        )
+
+    def forward(self, encoding: Encoding) -> BackboneOutput:
+        features, boxes = self._in_own_type(encoding)
+        text, regions = self.encoder(
+            self._embedded_text(encoding), features, boxes, encoding.text_mask, encoding.region_mask
+        )
+        return BackboneOutput(text, regions, self.pooler(text), encoding.text_mask, encoding.region_mask)
+
+    def matching_head(self) -> nn.Linear:
+        """The authors' ``seq_relationship``, made at the first call; weights that hold it fill it when loaded later.
+
+        Without such weights it starts as PyTorch starts a linear layer, like the authors' retrieval head, and unlike
+        all other parameters.
+        """
+        head: nn.Linear | None = getattr(self, MATCHING_HEAD, None)
+        if head is None:
+            with torch.inference_mode(False):  # parameters made in that mode could never be loaded or trained
+                head = nn.Linear(self.hidden_size, 2).to(self.pooler.dense.weight)
+            self.add_module(MATCHING_HEAD, head)
+        return head
+
+    def weight_shapes(self) -> Mapping[str, Tensor]:
+        """All but the matching head, which not every checkpoint of the authors has."""
+        state = self.state_dict()
+        return {name: tensor for name, tensor in state.items() if not name.startswith(f"{MATCHING_HEAD}.")}
+
+    def _embedded_text(self, encoding: Encoding) -> Tensor:
+        token_ids = encoding.token_ids
+        positions = encoding.position_ids
+        if positions is None:
+            positions = torch.arange(token_ids.shape[1], device=token_ids.device)[None]  # (1, T)
+        return self.embeddings(token_ids, positions, token_types=torch.zeros_like(token_ids[:1, :1]))
+
+    def _in_own_type(self, encoding: Encoding) -> tuple[Tensor, Tensor]:
+        """Features and boxes; features arrive in the type of the store, often float16."""
+        dtype = self.encoder.visn_fc.visn_fc.weight.dtype
+        return encoding.region_features.to(dtype), encoding.boxes.to(dtype)
+
+
+class LxmertS(Lxmert):
+    """The network of Liu et al. 2021, "Multi-stage Pre-training over Simplified Multimodal Pre-training Models".
+
+    It differs from LXMERT in its sizes, in positions that count words, and in a visual [CLS] before the regions, which
+    is pooled too. Its feature is one learned vector. The authors look it up with the first token id in a table of
+    30,522 rows; that token is always [CLS], so we keep that row alone.
+    """
+
+    name = "lxmert-s"
+    numbers_words = True
+    cls_box: Tensor
+
+    def __init__(
+        self, wordpiece: WordPiece, sizes: Sizes, *, region_feature_size: int, num_regions: int, dropout: float
+    ) -> None:
+        super().__init__(
+            wordpiece, sizes, region_feature_size=region_feature_size, num_regions=num_regions, dropout=dropout
+        )
+        self.pooler_f = Pooler(sizes.hidden_size)
+        self.word_embeddings = nn.Embedding(1, region_feature_size)
+        self.register_buffer("cls_box", torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]), persistent=False)  # the whole image
+        for added in (self.pooler_f, self.word_embeddings):
+            init_layers(added, self.hidden_size)
+
+    def forward(self, encoding: Encoding) -> BackboneOutput:
+        features, boxes = self._in_own_type(encoding)
+        text, visual = self.encoder(
+            self._embedded_text(encoding),
+            _put_first(self.word_embeddings.weight[None], features),
+            _put_first(self.cls_box, boxes),
+            encoding.text_mask,
+            nn.functional.pad(encoding.region_mask, (1, 0), value=True),
+        )
+        pooled = self.pooler(text) * self.pooler_f(visual)
+        return BackboneOutput(text, visual[:, 1:], pooled, encoding.text_mask, encoding.region_mask)
+
+
+def _put_first(row: Tensor, rows: Tensor) -> Tensor:
+    """(1, 1, D) before each of (P, R, D)."""
+    return torch.cat([row.expand(len(rows), -1, -1), rows], dim=1)
