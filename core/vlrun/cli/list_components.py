@@ -1,4 +1,4 @@
-"""``runner list KIND``: the components that an experiment can name, with their options."""
+"""``runner list KIND``: the components that an experiment can name, with their options, and files for servers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from vlrun.entries import Entry
 from vlrun.plugins import Plugins, create_plugins
 
-KINDS = ("backbones", "tasks", "datasets", "metrics", "reporters")
+SUBMISSIONS = "submissions"
+KINDS = ("backbones", "tasks", "datasets", "metrics", "reporters", SUBMISSIONS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     plugins = create_plugins()
+    if arguments.kind == SUBMISSIONS:
+        return _submissions(plugins, arguments.json)
     kind = arguments.kind.removesuffix("s")
     entries = plugins.entries(kind)
     if arguments.json:
@@ -32,6 +35,22 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{entry.name:<{width}}  {entry.summary}  [{plugins.provider_of(kind, entry.name).label}]")
         if arguments.options:
             print("\n".join(_options(entry)))
+    return 0
+
+
+def _submissions(plugins: Plugins, as_json: bool) -> int:
+    """The files that ``runner submit-check`` knows; they have no options."""
+    formats = plugins.submissions()
+    if as_json:
+        rows = [
+            {"name": name, "dataset": of.dataset, "splits": of.splits, "summary": of.summary}
+            for name, of in formats.items()
+        ]
+        print(json.dumps(rows, indent=2))
+        return 0
+    width = max(map(len, formats), default=0)
+    for name, submission in formats.items():
+        print(f"{name:<{width}}  {submission.summary}")
     return 0
 
 

@@ -14,7 +14,13 @@ from vlrun.plugins import create_plugins
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="such as a file of a run's submission folder")
-    parser.add_argument("--for", dest="phase", metavar="PHASE", required=True, help="such as vqav2-test-dev")
+    parser.add_argument(
+        "--for",
+        dest="phase",
+        metavar="PHASE",
+        required=True,
+        help="such as vqav2-test-dev; `runner list submissions` has all",
+    )
     parser.add_argument(
         "--annotations",
         type=Path,
