@@ -91,3 +91,8 @@ def test_without_annotations_it_says_where_they_were_looked_for(tmp_path: Path) 
 def test_an_unknown_phase_names_the_installed_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["submit-check", str(tmp_path / "file.json"), "--for", "no-such-phase"]) == 4
     assert "no submission 'no-such-phase' is installed" in capsys.readouterr().err
+
+
+def test_the_formats_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "submissions", "--json"]) == 0
+    assert isinstance(json.loads(capsys.readouterr().out), list)
