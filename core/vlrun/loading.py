@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from vlrun.backbone import PairEncoder
@@ -68,15 +69,16 @@ class Selection(Dataset[Any]):
 
 
 @lru_cache(maxsize=8)
-def epoch_order(size: int, seed: int, epoch: int, order_seed: int | None = None) -> Sequence[int]:
-    """The order of an epoch's examples. Cached, so not to be changed.
+def epoch_order(size: int, seed: int, epoch: int, order_seed: int | None = None) -> NDArray[np.int64]:
+    """The order of an epoch's examples, (size,). Cached, so not to be changed.
 
     With ``order_seed`` n it is the permutation seeded with n + epoch, which is what torch's DistributedSampler, and
     with n = 0 ROSITA's sampler, use before they deal examples out to ranks.
     """
     generator = torch.Generator()
     generator.manual_seed(derive_seed(seed, "order", epoch) if order_seed is None else order_seed + epoch)
-    return tuple(torch.randperm(size, generator=generator).tolist())
+    order: NDArray[np.int64] = torch.randperm(size, generator=generator).numpy()
+    return order
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class TrainingPlan:
     def global_batch(self, epoch: int, step: int) -> Sequence[int]:
         """Positions of the examples of a step."""
         order = epoch_order(self.num_examples, self.seed, epoch, self.order_seed)
-        return order[step * self.batch_size : (step + 1) * self.batch_size]
+        positions: list[int] = order[step * self.batch_size : (step + 1) * self.batch_size].tolist()
+        return positions
 
     def micro_batches(self, epoch: int, step: int) -> list[list[Address]]:
         """This rank's micro-batches of a step, ``accumulate`` of them."""
