@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping
 
 from vlrun_demo.meaning import Description, Relation
 
@@ -78,6 +79,13 @@ RELATION_WORDS = {
     "below": ("below", "under"),
     "next to": ("next to", "near", "beside", "close to"),
 }
+ANSWER_WORDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "kind": NOUNS,
+    "colour": COLOUR_WORDS,
+    "size": SIZE_WORDS,
+    "pattern": PATTERN_WORDS,
+}
+"""What an attribute can be called in an answer: the most usual word first."""
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 LOCATION_WORDS = frozenset(
@@ -92,6 +100,8 @@ LOCATION_WORDS = frozenset(
 _OTHER_WORDS = (
     *("a", "an", "the", "is", "are", "there", "in", "on", "of", "to", "this", "and", "or", "with", "any", "yes"),
     *("what", "how", "many", "color", "pattern", "picture", "image", "background", "gray", "white", "sandy", "light"),
+    *("side", "which", "kind", "figure", "shape", "either", "both", "do", "you", "see", "has", "have", "it"),
+    *("images", "each", "at", "least", "contains", "contain", "shows", "show", "something", "exactly"),
 )
 _NOT_A_WORD = re.compile(r"[^\w\s]|_")
 
@@ -122,6 +132,23 @@ def noun_phrase(rng: random.Random, description: Description, *, article: str = 
         after.append(relation_phrase(rng, description.relation))
     words = " ".join([*before, plural_of(noun) if plural else noun, *after])
     return with_article(article, words)
+
+
+def plain_phrase(description: Description, *, plural: bool = False) -> str:
+    """Words for stated attributes, the most usual ones only: 'striped red ball', 'thing'."""
+    kind = NOUNS[description.kind][0] if description.kind else "thing"
+    words = [*_usual_adjectives(description), plural_of(kind) if plural else kind]
+    return " ".join(words)
+
+
+def _usual_adjectives(description: Description) -> list[str]:
+    stated = description.attributes
+    return [usual_word(name, stated[name]) for name in ("size", "pattern", "colour") if name in stated]
+
+
+def usual_word(attribute: str, value: str) -> str:
+    """What a value of an attribute is called most often."""
+    return ANSWER_WORDS[attribute][value][0]
 
 
 def relation_phrase(rng: random.Random, relation: Relation) -> str:

@@ -1,149 +1,24 @@
-"""The demo world as the official archives of RefCOCO, RefCOCO+ and RefCOCOg.
-
-Each folder holds ``instances.json`` in COCO's format and ``refs(unc).p`` or ``refs(umd).p``, a pickle of plain lists
-and dictionaries, with the habits of the originals: the ``file_name`` of a referent carries a suffix that no image has,
-ids of referents and sentences count from 0 in each dataset, and ``raw`` is what somebody typed.
-"""
+"""The official files of every dataset of the demo world."""
 
 from __future__ import annotations
 
-import json
-import pickle
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from vlrun_demo.expressions import Expression, refer
-from vlrun_demo.outlines import outline
-from vlrun_demo.scene import FIGURES, KINDS, Scene, Thing, area, image_random
-from vlrun_demo.world import Image
-
-SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
-
-MOST_REFERENTS = 3  # of one image
-MOST_SENTENCES = 3  # of one referent
-_FIRST_CATEGORY = 1
-_THINGS_PER_IMAGE = 100  # annotation id = image id * 100 + position of the thing
+from vlrun_demo.official_gqa import write_gqa
+from vlrun_demo.official_nlvr2 import write_nlvr2
+from vlrun_demo.official_refcoco import write_refcoco
+from vlrun_demo.official_vqa import write_vqa
+from vlrun_demo.pairs import pair_sets
+from vlrun_demo.world import COCO, GQA, VQA, images
 
 
-@dataclass(frozen=True)
-class Referent:
-    """A thing that a dataset talks about, with its expressions."""
-
-    image: Image
-    scene: Scene
-    index: int
-    expressions: tuple[Expression, ...]
-
-    @property
-    def thing(self) -> Thing:
-        return self.scene.things[self.index]
-
-
-def referents_of(dataset: str, chosen: Iterable[Image]) -> Iterator[Referent]:
-    """The referents of a dataset, image by image."""
-    for image in chosen:
-        yield from _referents(dataset, image)
-
-
-def write_official(dataset: str, folder: Path, chosen: Iterable[Image]) -> None:
-    """Writes ``instances.json`` and ``refs(...).p`` of ``dataset`` about some images into ``folder``."""
-    references: list[dict[str, Any]] = []
-    scenes: dict[int, tuple[Image, Scene]] = {}
-    num_sentences = 0
-    for referent in referents_of(dataset, chosen):
-        scenes[referent.image.image_id] = (referent.image, referent.scene)
-        references.append(_reference(dataset, referent, len(references), num_sentences))
-        num_sentences += len(referent.expressions)
-    with (folder / f"refs({SPLIT_BY[dataset]}).p").open("wb") as file:
-        pickle.dump(references, file, protocol=2)
-    with (folder / "instances.json").open("w", encoding="utf-8") as file:
-        json.dump(_instances(dataset, list(scenes.values())), file)
-
-
-def _referents(dataset: str, image: Image) -> Iterator[Referent]:
-    scene = image.scene()
-    rng = image_random(image.image_id, dataset)
-    # testA and testB differ in what they talk about, as the originals do: people there, robots, ghosts and cats here
-    wanted = {"testA": (True,), "testB": (False,)}.get(image.split, (True, False))
-    candidates = [index for index, thing in enumerate(scene.things) if thing.is_figure in wanted]
-    found = 0
-    for index in rng.sample(candidates, len(candidates)):
-        if found == MOST_REFERENTS:
-            break
-        expressions = refer(scene, scene.things[index], dataset, rng, rng.randint(1, MOST_SENTENCES))
-        if expressions:
-            found += 1
-            yield Referent(image, scene, index, tuple(expressions))
-
-
-def _reference(dataset: str, referent: Referent, ref_id: int, first_sentence: int) -> dict[str, Any]:
-    image = referent.image
-    split = "test" if dataset == "refcocog" and image.split.startswith("test") else image.split
-    sentences = [
-        {"tokens": expression.sent.split(), "raw": expression.raw, "sent_id": sent_id, "sent": expression.sent}
-        for sent_id, expression in enumerate(referent.expressions, first_sentence)
-    ]
-    return {
-        "sent_ids": [sentence["sent_id"] for sentence in sentences],
-        "file_name": f"{image.stem}_{referent.index}.png",
-        "ann_id": _annotation_id(image, referent.index),
-        "ref_id": ref_id,
-        "image_id": image.image_id,
-        "split": split,
-        "sentences": sentences,
-        "category_id": _category_id(referent.thing.kind),
-    }
-
-
-def _instances(dataset: str, scenes: list[tuple[Image, Scene]]) -> dict[str, Any]:
-    return {
-        "info": {
-            "description": f"Generated data in the format of {dataset}; no part of the real dataset",
-            "version": "1.0",
-            "year": 2016,
-            "contributor": "vlrun-demo",
-            "date_created": "2016-01-01 00:00:00",
-        },
-        "licenses": [{"id": 1, "name": "Apache License 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}],
-        "images": [
-            {
-                "license": 1,
-                "file_name": image.name,
-                "height": scene.height,
-                "width": scene.width,
-                "date_captured": "2016-01-01 00:00:00",
-                "id": image.image_id,
-            }
-            for image, scene in scenes
-        ],
-        "annotations": [
-            _annotation(image, index, thing) for image, scene in scenes for index, thing in enumerate(scene.things)
-        ],
-        "categories": [
-            {"supercategory": "figure" if kind in FIGURES else "shape", "id": _category_id(kind), "name": kind}
-            for kind in KINDS
-        ],
-    }
-
-
-def _annotation(image: Image, index: int, thing: Thing) -> dict[str, Any]:
-    x1, y1, x2, y2 = thing.box
-    return {
-        "segmentation": [[round(number, 2) for point in outline(thing) for number in point]],
-        "area": round(area(thing.box), 2),
-        "iscrowd": 0,
-        "image_id": image.image_id,
-        "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
-        "category_id": _category_id(thing.kind),
-        "id": _annotation_id(image, index),
-    }
-
-
-def _category_id(kind: str) -> int:
-    return _FIRST_CATEGORY + KINDS.index(kind)
-
-
-def _annotation_id(image: Image, index: int) -> int:
-    return image.image_id * _THINGS_PER_IMAGE + index
+def write_dataset(dataset: str, folder: Path) -> None:
+    """Writes the files of ``dataset``, about all of its images, into ``folder``."""
+    if dataset == "vqav2":
+        write_vqa(folder, images(VQA))
+    elif dataset == "gqa":
+        write_gqa(folder, images(GQA))
+    elif dataset == "nlvr2":
+        write_nlvr2(folder, pair_sets())
+    else:
+        write_refcoco(dataset, folder, images(COCO))

@@ -1,179 +1,201 @@
-"""Questions with answers: counting, existence, attributes, places and choices."""
+"""What is asked about a scene, apart from words: questions of a few kinds, and their answers.
+
+The datasets put them into words of their own. An answer needs picture and question: yes and no are about as frequent,
+and a question never names what it asks.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
-from vlrun_demo.language import COLOUR_WORDS, NOUNS, PATTERN_WORDS, SIZE_WORDS, noun_phrase
-from vlrun_demo.meaning import PLACES, Description, referents, unique_subsets, with_attributes
-from vlrun_demo.scene import ATTRIBUTES, Scene, Thing, image_random
+from vlrun_demo.meaning import Description, referents, unique_subsets
+from vlrun_demo.scene import COLOURS, FIGURES, KINDS, Scene, Thing, image_random
 
-ANSWER_WORDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "kind": NOUNS,
-    "colour": COLOUR_WORDS,
-    "size": SIZE_WORDS,
-    "pattern": PATTERN_WORDS,
-}
-"""What an attribute can be called in an answer: the most usual word first."""
+SIDES = ("left", "right")
+VERIFIED_COLOURS = ("red", "green", "blue")
+"""Colours that are asked for by name. Yes-or-no questions about few words are learned in a minute, others are not."""
+
+_CLEARLY = 0.05  # of the width: a thing nearer to the middle is on neither side
+_COUNTED = {1: 0.12, 2: 0.35}  # how often we ask for so many, to those who ask; for more: always
+_SILENT = frozenset({"size"})  # no question singles a thing out by it: sizes are hard to compare
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its answer and what it is about.
+    """A question about the things that fit ``about``.
 
     Attributes:
-        text: the question.
-        answer: the most usual answer; ``accepted`` holds it and its synonyms.
-        answer_type: ``yes/no``, ``number`` or ``other``, as VQA v2 has it.
-        question_type: the words it starts with, one of VQA v2's question types.
-        asks: ``count``, ``exist``, ``verify``, ``choose`` or ``query``.
-        about: the things in question.
-        attribute, options: what is verified, chosen or asked of them, and the values that the text offers.
+        asks: ``query`` (which value an attribute has), ``side`` (left or right), ``choose`` (which of two values),
+            ``verify`` (whether it is this value), ``exist`` (whether there is any), ``count``, ``either`` and ``both``
+            (whether there is this or that, or this and that).
+        about: the things in question; a single one for the first four.
+        attribute: what is asked of it.
+        options: the values that the question names; kinds for ``either`` and ``both``.
     """
 
-    text: str
-    answer: str
-    accepted: tuple[str, ...]
-    answer_type: str
-    question_type: str
     asks: str
     about: Description
     attribute: str | None = None
     options: tuple[str, ...] = ()
 
 
-def questions(scene: Scene, count: int = 5) -> list[Question]:
-    """``count`` distinct questions about ``scene``, always the same ones."""
+def answer(scene: Scene, question: Question) -> str:
+    """The right answer: ``yes`` or ``no``, a number, a side, or the value of an attribute."""
+    found = referents(scene, question.about)
+    if question.asks == "count":
+        return str(len(found))
+    if question.asks == "exist":
+        return _yes_or_no(bool(found))
+    if question.asks in ("either", "both"):
+        there = [bool(referents(scene, Description(kind=kind))) for kind in question.options]
+        return _yes_or_no(any(there) if question.asks == "either" else all(there))
+    (thing,) = found
+    if question.asks == "side":
+        return _side(scene, thing) or "middle"
+    assert question.attribute is not None
+    value: str = getattr(thing, question.attribute)
+    return _yes_or_no(value == question.options[0]) if question.asks == "verify" else value
+
+
+def questions(scene: Scene, shares: Mapping[str, float], count: int) -> list[Question]:
+    """Up to ``count`` distinct questions about ``scene``, always the same ones.
+
+    Args:
+        shares: how often each kind of question is tried; ``query colour`` and ``query kind`` are kinds of their own.
+    """
     rng = image_random(scene.image_id, "questions")
-    found: dict[str, Question] = {}
-    while len(found) < count:
-        make = rng.choice((_counting, _existence, _verifying, _choosing, _querying, _querying, _placing))
-        question = make(scene, rng)
+    found: dict[Question, None] = {}
+    for _ in range(6 * count):
+        question = _MAKERS[rng.choices(list(shares), list(shares.values()))[0]](scene, rng)
         if question is not None:
-            found.setdefault(question.text, question)
-    return list(found.values())
+            found.setdefault(question)
+        if len(found) == count:
+            break
+    return list(found)
 
 
-def _counting(scene: Scene, rng: random.Random) -> Question:
-    about = _present(scene, rng) if rng.random() < 0.85 else _absent(scene, rng)
-    answer = str(len(referents(scene, about)))
-    text = f"how many {noun_phrase(rng, about, plural=True)} are there"
-    return Question(_asked(rng, text), answer, (answer,), "number", "how many", "count", about)
+def _query_colour(scene: Scene, rng: random.Random) -> Question | None:
+    single = _single(scene, rng, "colour")
+    return single and Question("query", single[1], "colour")
 
 
-def _existence(scene: Scene, rng: random.Random) -> Question:
-    about = _present(scene, rng) if rng.random() < 0.5 else _absent(scene, rng)
-    if rng.random() < 0.5:
-        text, kind = f"is there {noun_phrase(rng, about, article='a')}", "is there a"
-    else:
-        text, kind = f"are there any {noun_phrase(rng, about, plural=True)}", "are there any"
-    if not text.startswith(f"{kind} "):  # 'is there an ...'
-        kind = "is there"
-    return _yes_or_no(_asked(rng, text), bool(referents(scene, about)), kind, "exist", about)
+def _query_kind(scene: Scene, rng: random.Random) -> Question | None:
+    single = _single(scene, rng, "kind")
+    return single and Question("query", single[1], "kind")
 
 
-def _verifying(scene: Scene, rng: random.Random) -> Question | None:
-    """'is the striped ball red?'"""
-    single = _single(scene, rng, ("colour", "pattern", "size"))
+def _side_of(scene: Scene, rng: random.Random) -> Question | None:
+    single = _single(scene, rng, "side")
+    return Question("side", single[1]) if single and _side(scene, single[0]) else None
+
+
+def _choose(scene: Scene, rng: random.Random) -> Question | None:
+    single = _single(scene, rng, "colour")
     if single is None:
         return None
-    thing, attribute, about = single
-    truth: str = getattr(thing, attribute)
-    value = truth if rng.random() < 0.5 else rng.choice([v for v in ATTRIBUTES[attribute] if v != truth])
-    text = f"is {noun_phrase(rng, about, article='the')} {rng.choice(ANSWER_WORDS[attribute][value])}"
-    return _yes_or_no(_asked(rng, text), value == truth, "is the", "verify", about, attribute, (value,))
-
-
-def _choosing(scene: Scene, rng: random.Random) -> Question | None:
-    """'is the ball red or blue?'"""
-    single = _single(scene, rng, ("colour", "pattern", "size"))
-    if single is None:
-        return None
-    thing, attribute, about = single
-    truth: str = getattr(thing, attribute)
-    options = [truth, rng.choice([value for value in ATTRIBUTES[attribute] if value != truth])]
+    thing, about = single
+    options = [thing.colour, rng.choice([colour for colour in COLOURS if colour != thing.colour])]
     rng.shuffle(options)
-    first, second = (ANSWER_WORDS[attribute][option][0] for option in options)
-    text = f"is {noun_phrase(rng, about, article='the')} {first} or {second}"
-    accepted = ANSWER_WORDS[attribute][truth]
-    return Question(
-        _asked(rng, text), accepted[0], accepted, "other", "is the", "choose", about, attribute, tuple(options)
-    )
+    return Question("choose", about, "colour", tuple(options))
 
 
-def _querying(scene: Scene, rng: random.Random) -> Question | None:
-    """'what color is the small robot?'"""
-    single = _single(scene, rng, ("colour", "kind", "pattern"))
+def _verify(scene: Scene, rng: random.Random) -> Question | None:
+    """About one of few colours. Things of other colours are asked about less, so that half of the answers are yes."""
+    single = _single(scene, rng, "colour")
     if single is None:
         return None
-    thing, attribute, about = single
-    phrase = noun_phrase(rng, about, article="the")
-    text, kind = {
-        "colour": (f"what color is {phrase}", "what color is the"),
-        "kind": (f"what is {phrase}", "what is the"),
-        "pattern": (f"what is the pattern of {phrase}", "what is the"),
-    }[attribute]
-    accepted = ANSWER_WORDS[attribute][getattr(thing, attribute)]
-    return Question(_asked(rng, text), accepted[0], accepted, "other", kind, "query", about, attribute)
+    thing, about = single
+    others = [colour for colour in VERIFIED_COLOURS if colour != thing.colour]
+    if thing.colour in VERIFIED_COLOURS:
+        return Question("verify", about, "colour", (thing.colour if rng.random() < 0.65 else rng.choice(others),))
+    return Question("verify", about, "colour", (rng.choice(others),)) if rng.random() < 0.1 else None
 
 
-def _placing(scene: Scene, rng: random.Random) -> Question | None:
-    """'what is on the left?'"""
-    about = Description(place=rng.choice(PLACES))
-    found = referents(scene, about)
-    if len(found) != 1:
-        return None
-    accepted = NOUNS[found[0].kind]
-    text = f"what is {noun_phrase(rng, about, article='the')}"
-    return Question(_asked(rng, text), accepted[0], accepted, "other", "what is the", "query", about, "kind")
+def _exist(scene: Scene, rng: random.Random) -> Question | None:
+    """About a figure. Scenes without any are asked about less, so that half of the answers are yes."""
+    there = sorted({thing.kind for thing in scene.things if thing.is_figure})
+    others = [kind for kind in FIGURES if kind not in there]
+    if there:
+        return Question("exist", Description(kind=rng.choice(there if rng.random() < 0.7 or not others else others)))
+    return Question("exist", Description(kind=rng.choice(others))) if rng.random() < 0.25 else None
 
 
-def _single(scene: Scene, rng: random.Random, attributes: tuple[str, ...]) -> tuple[Thing, str, Description] | None:
-    """A thing, one of its attributes, and a description that singles it out without giving that attribute away."""
-    attribute = rng.choice(attributes)
-    for thing in rng.sample(scene.things, len(scene.things)):
-        silent = [subset for subset in unique_subsets(scene, thing) if attribute not in subset.attributes]
+def _count(scene: Scene, rng: random.Random) -> Question | None:
+    """Larger numbers are asked for more often than they occur: otherwise 1 would be a good guess."""
+    tally = Counter(thing.kind for thing in scene.things)
+    kind = rng.choice(list(tally))
+    return Question("count", Description(kind=kind)) if rng.random() < _COUNTED.get(tally[kind], 1.0) else None
+
+
+def _either(scene: Scene, rng: random.Random) -> Question:
+    return Question("either", Description(), options=_two_kinds(scene, rng, 0.3))
+
+
+def _both(scene: Scene, rng: random.Random) -> Question:
+    return Question("both", Description(), options=_two_kinds(scene, rng, 0.7))
+
+
+def _two_kinds(scene: Scene, rng: random.Random, share_there: float) -> tuple[str, ...]:
+    there = sorted({thing.kind for thing in scene.things})
+    others = [kind for kind in KINDS if kind not in there]
+    chosen: list[str] = []
+    while len(chosen) < 2:
+        kind = rng.choice(there if rng.random() < share_there else others)
+        if kind not in chosen:
+            chosen.append(kind)
+        elif len(there) == 1:
+            chosen.append(rng.choice(others))
+    return tuple(chosen)
+
+
+def _single(scene: Scene, rng: random.Random, asked: str) -> tuple[Thing, Description] | None:
+    """A thing, and the shortest description that singles it out without giving away what is asked."""
+    described = _described(scene)
+    for thing, subsets in rng.sample(described, len(described)):
+        silent = [subset for subset in subsets if asked not in subset.attributes]
         if silent:
-            return thing, attribute, silent[0]
+            shortest = silent[0].num_conditions
+            return thing, rng.choice([subset for subset in silent if subset.num_conditions == shortest])
     return None
 
 
-def _present(scene: Scene, rng: random.Random) -> Description:
-    thing = rng.choice(scene.things)
-    names = rng.choice((("kind",), ("kind", "colour"), ("colour",), ("kind", "pattern"), ("kind", "size")))
-    return with_attributes({name: getattr(thing, name) for name in names})
+@lru_cache(maxsize=1)
+def _described(scene: Scene) -> list[tuple[Thing, list[Description]]]:
+    """Each thing with what singles it out, shortest first; this is asked for again and again."""
+    return [
+        (
+            thing,
+            [
+                subset
+                for subset in unique_subsets(scene, thing)
+                if subset.num_conditions and _SILENT.isdisjoint(subset.attributes)
+            ],
+        )
+        for thing in scene.things
+    ]
 
 
-def _absent(scene: Scene, rng: random.Random) -> Description:
-    """A description of nothing in ``scene``, made of what there is as far as possible."""
-    while True:
-        described = _present(scene, rng).attributes
-        name = rng.choice(sorted(described))
-        described[name] = rng.choice(ATTRIBUTES[name])
-        description = with_attributes(described)
-        if not referents(scene, description):
-            return description
+def _side(scene: Scene, thing: Thing) -> str | None:
+    offset = thing.centre[0] / scene.width - 0.5
+    return None if abs(offset) < _CLEARLY else SIDES[offset > 0]
 
 
-def _yes_or_no(
-    text: str,
-    truth: bool,
-    question_type: str,
-    asks: str,
-    about: Description,
-    attribute: str | None = None,
-    options: tuple[str, ...] = (),
-) -> Question:
-    answer = "yes" if truth else "no"
-    return Question(text, answer, (answer,), "yes/no", question_type, asks, about, attribute, options)
+def _yes_or_no(truth: bool) -> str:
+    return "yes" if truth else "no"
 
 
-def _asked(rng: random.Random, text: str) -> str:
-    ending = (
-        rng.choice(("?", "?", "?", " in the picture?"))
-        if text.startswith(("how many", "are there", "is there"))
-        else "?"
-    )
-    return f"{text[0].upper()}{text[1:]}{ending}"
+_MAKERS: Mapping[str, Callable[[Scene, random.Random], Question | None]] = {
+    "query colour": _query_colour,
+    "query kind": _query_kind,
+    "side": _side_of,
+    "choose": _choose,
+    "verify": _verify,
+    "exist": _exist,
+    "count": _count,
+    "either": _either,
+    "both": _both,
+}

@@ -7,6 +7,7 @@ and texts are written about it. All of its choices derive from its image id, so 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlrun.seeds import derive_seed
@@ -27,6 +28,7 @@ _ASPECTS = {"robot": 0.75, "ghost": 0.85}  # width / height; 1 for all others
 _LARGE_THINGS = 2  # more would leave no room for the rest
 _OVERLAP = 0.1  # share of the smaller of two things that the other may cover
 _FEWEST, _MOST = 5, 9
+_FEW = (4, 4, 3, 2)  # weights of one to four things in a sparse scene
 
 Box = tuple[float, float, float, float]
 
@@ -95,6 +97,38 @@ def make_scene(image_id: int, *, cast: str = "shapes") -> Scene:
         else:  # unlucky: the few things there are block all places
             things.clear()
     return Scene(image_id, width, height, rng.choice(BACKGROUNDS), tuple(things))
+
+
+def make_sparse_scene(image_id: int) -> Scene:
+    """A scene of one to four things, of two kinds, two colours and two patterns: easy to take in at a glance."""
+    rng = image_random(image_id, "scene")
+    kinds, colours, patterns = rng.sample(KINDS, 2), rng.sample(COLOURS, 2), rng.sample(PATTERNS, 2)
+    count = rng.choices((1, 2, 3, 4), _FEW)[0]
+    return arrange(
+        image_id,
+        [
+            (rng.choices(kinds, (3, 2))[0], rng.choices(colours, (3, 2))[0], rng.choice(SIZES), rng.choice(patterns))
+            for _ in range(count)
+        ],
+    )
+
+
+def arrange(image_id: int, wanted: Sequence[tuple[str, str, str, str]], background: str | None = None) -> Scene:
+    """A scene of exactly the things with the ``wanted`` kinds, colours, sizes and patterns, at random places.
+
+    ``background`` is drawn too where it is None.
+    """
+    rng = image_random(image_id, "places")
+    width, height = rng.choice(_SHAPES_OF_PICTURES)
+    things: list[Thing] = []
+    while len(things) < len(wanted):
+        attributes = wanted[len(things)]
+        box = _free_place(rng, attributes[0], attributes[2], width, height, things)
+        if box is None:  # the things there are block all places
+            things.clear()
+        else:
+            things.append(Thing(*attributes, box))
+    return Scene(image_id, width, height, background or rng.choice(BACKGROUNDS), tuple(things))
 
 
 class _Palette:

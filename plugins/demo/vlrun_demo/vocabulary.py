@@ -9,11 +9,13 @@ from vlrun.wordpiece import train_wordpiece
 from vlrun_demo.captions import captions
 from vlrun_demo.expressions import MANNERS
 from vlrun_demo.language import all_words, cleaned
-from vlrun_demo.official import referents_of
-from vlrun_demo.questions import questions
-from vlrun_demo.world import COCO, images
+from vlrun_demo.official_gqa import asked_about as asked_in_gqa
+from vlrun_demo.official_refcoco import referents_of
+from vlrun_demo.official_vqa import asked_about as asked_in_vqa
+from vlrun_demo.pairs import pair_sets
+from vlrun_demo.world import COCO, GQA, VQA, images
 
-SIZE = 400  # an upper limit: enough for every word of this world to be one token
+SIZE = 500  # an upper limit: enough for every word of this world to be one token
 _SAMPLED_IMAGES = 60
 _WEIGHT_OF_A_WORD = 3  # each word counts this often beside the texts, so that rare ones get a token too
 
@@ -30,6 +32,9 @@ def _texts() -> Iterator[str]:
         for referent in referents_of(manner, sample):
             yield from (expression.sent for expression in referent.expressions)
     for image in sample:
-        scene = image.scene()
-        yield from (caption.text for caption in captions(scene))
-        yield from (cleaned(question.text) for question in questions(scene))
+        yield from (caption.text for caption in captions(image.scene()))
+    yield from (cleaned(asked.text) for asked in asked_in_vqa(images(VQA)[:_SAMPLED_IMAGES]))
+    for image in images(GQA)[:_SAMPLED_IMAGES]:
+        yield from (cleaned(asked.wording.text) for asked in asked_in_gqa(image))
+    for found in pair_sets()[:_SAMPLED_IMAGES]:
+        yield from (cleaned(statement.text) for statement in found.statements)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vlrun_demo.official import Referent, referents_of
+from vlrun_demo.official_refcoco import Referent, referents_of
 from vlrun_demo.scene import Scene, Thing
 from vlrun_demo.world import Image, images
 

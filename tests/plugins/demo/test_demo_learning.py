@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vlrun.boxes import iou
 from vlrun_demo.language import all_words
-from vlrun_demo.official import referents_of
+from vlrun_demo.official_refcoco import referents_of
 from vlrun_demo.regions import FEATURE_SIZE, region_features
 from vlrun_demo.world import Image, images
 

@@ -17,9 +17,9 @@ from vlrun.annotations import load_plain_pickle
 from vlrun.plugins import create_plugins
 from vlrun.wordpiece import WordPiece
 from vlrun_demo.feature_files import write_features
-from vlrun_demo.official import SPLIT_BY, Referent, write_official
+from vlrun_demo.official_refcoco import SPLIT_BY, Referent, write_refcoco
 from vlrun_demo.plugin import DemoWorld
-from vlrun_demo.world import SPLIT_SIZES, Image, images
+from vlrun_demo.world import IMAGE_SETS, SPLIT_SIZES, Image, images
 
 SPLITS = {
     "refcoco": {"train", "val", "testA", "testB"},
@@ -33,7 +33,7 @@ def archive(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, some_images: list[Image]
 ) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp(request.param)
-    write_official(request.param, folder, some_images)
+    write_refcoco(request.param, folder, some_images)
     return request.param, folder
 
 
@@ -140,17 +140,17 @@ def test_two_generations_are_the_same_bytes(tmp_path: Path, some_images: list[Im
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    write_official("refcoco+", one, some_images)
+    write_refcoco("refcoco+", one, some_images)
     write_features(one, some_images)
     DemoWorld().write_vocabulary(one / "vocabulary.txt")
     run_python(f"""
 from pathlib import Path
 from vlrun_demo.feature_files import write_features
-from vlrun_demo.official import write_official
+from vlrun_demo.official_refcoco import write_refcoco
 from vlrun_demo.plugin import DemoWorld
 from vlrun_demo.world import images
 folder = Path({str(two)!r})
-write_official("refcoco+", folder, images()[::10])
+write_refcoco("refcoco+", folder, images()[::10])
 write_features(folder, images()[::10])
 DemoWorld().write_vocabulary(folder / "vocabulary.txt")
 """)
@@ -159,6 +159,48 @@ DemoWorld().write_vocabulary(folder / "vocabulary.txt")
     assert {file.name: file.read_bytes() for file in one.iterdir()} == {
         file.name: file.read_bytes() for file in two.iterdir()
     }
+
+
+@pytest.mark.parametrize("dataset", ["vqav2", "gqa", "nlvr2"])
+def test_two_processes_write_the_same_about_all_images(dataset: str, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    DemoWorld().write_annotations(dataset, one)
+    run_python(f"""
+from pathlib import Path
+from vlrun_demo.plugin import DemoWorld
+DemoWorld().write_annotations({dataset!r}, Path({str(two)!r}))
+""")
+    names = sorted(file.relative_to(one) for file in one.rglob("*.json"))
+
+    assert names
+    assert names == sorted(file.relative_to(two) for file in two.rglob("*.json"))
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("image_set", IMAGE_SETS)
+def test_images_of_all_sets_have_ids_of_their_own(image_set: str) -> None:
+    mine = images(image_set)
+    others = [image for other in IMAGE_SETS if other != image_set for image in images(other)]
+
+    assert len({image.image_id for image in mine}) == len(mine) == len({image.stem for image in mine})
+    assert not {image.image_id for image in mine} & {image.image_id for image in others}
+
+
+@pytest.mark.parametrize("dataset", ["vqav2", "gqa", "nlvr2"])
+def test_every_image_of_a_dataset_has_features(dataset: str, tmp_path: Path) -> None:
+    """Their names, as the annotations spell them; rows are made for the images of the set."""
+    pytest.importorskip({"vqav2": "vlrun_vqa"}.get(dataset, f"vlrun_{dataset}"))
+    builders = create_plugins().find("dataset", dataset).builders
+    sources, out = tmp_path / "sources", tmp_path / "out"
+    sources.mkdir()
+    DemoWorld().write_annotations(dataset, sources)
+    next(builder for builder in builders if builder.source == "official").build(sources, out)
+    rows = [json.loads(line) for path in out.glob("*.jsonl") for line in path.read_text().splitlines()]
+    named = {name for row in rows for name in row.get("images", [row.get("image")])}
+
+    assert named <= {image.stem for image in images(DemoWorld().datasets[dataset].image_set)}
 
 
 def test_the_provider_writes_about_all_images(folder: Path) -> None:
@@ -188,7 +230,7 @@ def test_the_vocabulary_knows_every_word(tmp_path: Path, referents: Callable[[st
 
     assert all(wordpiece.tokens(sent) == sent.split() for sent in sents)
     assert "[UNK]" not in wordpiece.tokens("redstar")
-    assert wordpiece.size < 400
+    assert wordpiece.size < 500
 
 
 def test_listing_and_writing_import_little(tmp_path: Path) -> None:
@@ -198,9 +240,9 @@ from pathlib import Path
 from vlrun_demo.plugin import vlrun_demo_data
 (provider,) = vlrun_demo_data()
 assert not {{"numpy", "PIL", "tokenizers"}} & set(sys.modules)
-from vlrun_demo.official import write_official
+from vlrun_demo.official_refcoco import write_refcoco
 from vlrun_demo.world import images
-write_official("refcoco+", Path({str(tmp_path)!r}), images()[:3])
+write_refcoco("refcoco+", Path({str(tmp_path)!r}), images()[:3])
 assert not {{"torch", "PIL"}} & set(sys.modules)
 """)
 

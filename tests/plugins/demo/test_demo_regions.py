@@ -17,7 +17,7 @@ from vlrun.features.formats import BUILTIN_FORMATS
 from vlrun.features.store import RegionFeatureStore
 from vlrun_demo import regions
 from vlrun_demo.feature_files import write_features
-from vlrun_demo.official import Referent
+from vlrun_demo.official_refcoco import Referent
 from vlrun_demo.plugin import DemoWorld
 from vlrun_demo.regions import region_features
 from vlrun_demo.scene import Scene, Thing

@@ -1,0 +1,264 @@
+"""A question in GQA's manner: its words, its program, its full answer, and which objects they point at.
+
+GQA makes its questions from programs. ``select: ball (3)->filter pattern: striped [0]->query: color [1]`` asks for the
+color of the striped ball; 3 is the object that it finds, and 0 and 1 are the steps that a step builds on.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from vlrun_demo.language import NOUNS, plain_phrase, plural_of, usual_word, with_article
+from vlrun_demo.meaning import Description, referents
+from vlrun_demo.questions import Question, answer
+from vlrun_demo.scene import FIGURES, Scene, Thing
+
+NAMES = {"colour": "color", "kind": "name", "size": "size", "pattern": "pattern"}
+"""Our attributes as GQA, which is American, calls them."""
+
+
+@dataclass(frozen=True)
+class Step:
+    operation: str
+    argument: str
+    dependencies: tuple[int, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "operation": self.operation,
+            "dependencies": list(self.dependencies),
+            "argument": self.argument,
+        }
+
+    def __str__(self) -> str:
+        """As ``semanticStr`` has it; a step that builds on others lists them."""
+        return f"{self.operation}: {self.argument}" + (f" {list(self.dependencies)}" if self.dependencies else "")
+
+
+@dataclass(frozen=True)
+class Wording:
+    """One question of GQA without its ids.
+
+    Attributes:
+        pointers: for ``question``, ``answer`` and ``fullAnswer``: words ("3" or "2:4") -> object.
+    """
+
+    text: str
+    answer: str
+    full_answer: str
+    program: tuple[Step, ...]
+    types: dict[str, str]
+    groups: dict[str, str | None]
+    pointers: dict[str, dict[str, str]]
+
+
+def worded(scene: Scene, question: Question, rng: random.Random) -> Wording:
+    """The question in words; ``rng`` chooses among ways to say it."""
+    if question.asks == "exist":
+        return _exist(scene, question, rng)
+    if question.asks in ("either", "both"):
+        return _two_kinds(scene, question, rng)
+    return _about_one(scene, question, rng)
+
+
+def object_of(scene: Scene, thing: Thing) -> str:
+    """Objects are called by number, different ones in each image."""
+    return str(next(index for index, other in enumerate(scene.things) if other is thing))
+
+
+def category(kind: str) -> str:
+    return "figure" if kind in FIGURES else "shape"
+
+
+def _about_one(scene: Scene, question: Question, rng: random.Random) -> Wording:
+    (thing,) = referents(scene, question.about)
+    found = object_of(scene, thing)
+    selecting = _selecting(question.about, found)
+    asking, words = _ASKING[question.asks](scene, question, thing, rng)
+    last = Step(asking.operation, asking.argument, (len(selecting) - 1,))
+    return Wording(
+        words.text,
+        words.answer,
+        words.full_answer,
+        (*selecting, last),
+        words.types,
+        words.groups,
+        {
+            "question": _pointing(words.text, plain_phrase(question.about), found),
+            "answer": {"0": found} if question.attribute == "kind" else {},
+            "fullAnswer": _pointing(words.full_answer, _named(question, thing), found),
+        },
+    )
+
+
+def _selecting(about: Description, found: str) -> list[Step]:
+    steps = [Step("select", f"{about.kind or 'thing'} ({found})")]
+    for name, value in about.attributes.items():
+        if name != "kind":
+            steps.append(Step(f"filter {NAMES[name]}", usual_word(name, value), (len(steps) - 1,)))
+    return steps
+
+
+def _named(question: Question, thing: Thing) -> str:
+    """What the full answer calls the thing: what was asked is told, so its kind is known by then."""
+    return plain_phrase(question.about) if question.attribute == "kind" else thing.kind
+
+
+def _query(scene: Scene, question: Question, thing: Thing, rng: random.Random) -> tuple[Step, Wording]:
+    assert question.attribute is not None
+    phrase, value = plain_phrase(question.about), answer(scene, question)
+    name = NAMES[question.attribute]
+    if question.attribute == "kind":
+        adjectives = phrase.removesuffix(" thing")
+        text = rng.choice((f"What is the {phrase}?", f"Which kind of thing is {adjectives}?"))
+        full_answer = f"The {phrase} is {with_article('a', value)}."
+        kinds = ("categoryThat", "cat", "query")
+        groups = _groups(f"12q-thing_{adjectives}", category(value))
+    else:
+        text = rng.choice((f"What color is the {phrase}?", f"What is the color of the {phrase}?"))
+        full_answer = f"The {thing.kind} is {value}."
+        kinds = ("directOf" if " of " in text else "directWhich", "attr", "query")
+        groups = _groups(f"10q-{thing.kind}_{name}", name)
+    return Step("query", name), _words(text, value, full_answer, kinds, groups)
+
+
+def _side(scene: Scene, question: Question, thing: Thing, rng: random.Random) -> tuple[Step, Wording]:
+    phrase, value = plain_phrase(question.about), answer(scene, question)
+    text = rng.choice(
+        (f"Which side of the picture is the {phrase} on?", f"On which side of the picture is the {phrase}?")
+    )
+    full_answer = f"The {thing.kind} is on the {value} of the image."
+    words = _words(text, value, full_answer, ("positionQuery", "attr", "query"), _groups(f"10q-{thing.kind}_hposition"))
+    return Step("query", "hposition"), words
+
+
+def _choose(scene: Scene, question: Question, thing: Thing, _: random.Random) -> tuple[Step, Wording]:
+    value = answer(scene, question)
+    first, second = question.options
+    argument = "|".join([value, *(option for option in question.options if option != value)])
+    words = _words(
+        f"Is the {plain_phrase(question.about)} {first} or {second}?",
+        value,
+        f"The {thing.kind} is {value}.",
+        ("chooseAttr", "attr", "choose"),
+        _groups(f"10c-{thing.kind}_color", "color"),
+    )
+    return Step("choose color", argument), words
+
+
+def _verify(scene: Scene, question: Question, thing: Thing, _: random.Random) -> tuple[Step, Wording]:
+    (value,) = question.options
+    truth = answer(scene, question)
+    words = _words(
+        f"Is the {plain_phrase(question.about)} {value}?",
+        truth,
+        f"{truth.capitalize()}, the {thing.kind} is {thing.colour}.",
+        ("verifyAttr" if truth == "yes" else "verifyAttrC", "attr", "verify"),
+        _groups(f"06-{thing.kind}_{value}"),
+    )
+    return Step("verify color", value), words
+
+
+_ASKING = {"query": _query, "side": _side, "choose": _choose, "verify": _verify}
+
+
+def _exist(scene: Scene, question: Question, rng: random.Random) -> Wording:
+    kind = question.about.kind
+    assert kind is not None
+    found, plural = _first(scene, kind), plural_of(NOUNS[kind][0])
+    text = rng.choice((f"Are there any {plural}?", f"Do you see any {plural}?"))
+    full_answer = f"Yes, there is {with_article('a', kind)}." if found else f"No, there are no {plural}."
+    words = _words(
+        text,
+        "yes" if found else "no",
+        full_answer,
+        ("exist" if found else "existC", "obj", "verify"),
+        _groups(f"03-{kind}"),
+    )
+    steps = (Step("select", _selected(kind, found)), Step("exist", "?", (0,)))
+    pointers = {
+        "question": _pointing(text, plural, found) if found else {},
+        "answer": {},
+        "fullAnswer": _pointing(full_answer, kind, found) if found else {},
+    }
+    return Wording(words.text, words.answer, full_answer, steps, words.types, words.groups, pointers)
+
+
+def _two_kinds(scene: Scene, question: Question, rng: random.Random) -> Wording:
+    first, second = question.options
+    found = {kind: _first(scene, kind) for kind in question.options}
+    there = [kind for kind in question.options if found[kind]]
+    truth = answer(scene, question)
+    plurals = {kind: plural_of(NOUNS[kind][0]) for kind in question.options}
+    is_either = question.asks == "either"
+    if is_either:
+        text = f"{rng.choice(('Are there any', 'Do you see any'))} {plurals[first]} or {plurals[second]}?"
+    else:
+        text = f"{rng.choice(('Are there both', 'Do you see both'))} {plurals[first]} and {plurals[second]}?"
+    if truth == "yes" and not is_either:
+        full_answer = f"Yes, there are both {with_article('a', first)} and {with_article('a', second)}."
+    elif truth == "yes":
+        full_answer = f"Yes, there is {with_article('a', there[0])}."
+    elif there:
+        (missing,) = (kind for kind in question.options if not found[kind])
+        full_answer = f"No, there is {with_article('a', there[0])} but no {plurals[missing]}."
+    else:
+        full_answer = f"No, there are no {plurals[first]} or {plurals[second]}."
+    name = "Or" if is_either else "And"
+    ending = "" if truth == "yes" else "C"
+    words = _words(
+        text,
+        truth,
+        full_answer,
+        (f"exist{name}{ending}", "obj", "logical"),
+        _groups(f"09exist{name}-{'_'.join(sorted(question.options))}"),
+    )
+    steps = (
+        Step("select", _selected(first, found[first])),
+        Step("exist", "?", (0,)),
+        Step("select", _selected(second, found[second])),
+        Step("exist", "?", (2,)),
+        Step(name.lower(), "", (1, 3)),
+    )
+    pointers: dict[str, dict[str, str]] = {"question": {}, "answer": {}, "fullAnswer": {}}
+    for kind in there:
+        pointers["question"] |= _pointing(text, plurals[kind], found[kind])
+        pointers["fullAnswer"] |= _pointing(full_answer, kind, found[kind])
+    return Wording(words.text, words.answer, full_answer, steps, words.types, words.groups, pointers)
+
+
+def _words(
+    text: str, value: str, full_answer: str, kinds: tuple[str, str, str], groups: dict[str, str | None]
+) -> Wording:
+    """A wording whose program and pointers come later."""
+    detailed, semantic, structural = kinds
+    types = {"detailed": detailed, "semantic": semantic, "structural": structural}
+    return Wording(text, value, full_answer, (), types, groups, {})
+
+
+def _groups(local: str, everywhere: str | None = None) -> dict[str, str | None]:
+    return {"global": everywhere, "local": local}
+
+
+def _first(scene: Scene, kind: str) -> str:
+    """The first object of a kind; empty if there is none."""
+    found = referents(scene, Description(kind=kind))
+    return object_of(scene, found[0]) if found else ""
+
+
+def _selected(kind: str, found: str) -> str:
+    """GQA leaves a blank behind what was not found."""
+    return f"{kind} ({found})" if found else f"{kind} (-) "
+
+
+def _pointing(sentence: str, phrase: str, found: str) -> dict[str, str]:
+    """Which words of ``sentence`` name the object: a word's number, or first and end as in a slice."""
+    words = [word.strip(",.?") for word in sentence.split()]
+    wanted = phrase.split()
+    for first in range(len(words) - len(wanted) + 1):
+        end = first + len(wanted)
+        if words[first:end] == wanted:
+            return {str(first) if len(wanted) == 1 else f"{first}:{end}": found}
+    return {}

@@ -1,0 +1,86 @@
+"""The demo world as the official files of NLVR2: one JSON object a line, although they are called .json."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlrun.seeds import derive_seed
+from vlrun_demo.images import Image
+from vlrun_demo.language import plural_of
+from vlrun_demo.pairs import PairSet, Statement
+
+SPLITS_WITH_SUBSETS = ("dev", "test1")
+
+_LEFT_OUT = 0.1  # share of the lines that the makers' checks removed: groups of a sentence are often incomplete
+_EXTRA_WORKERS = 4  # who checked each line of dev and test
+_DIRECTORIES = 100  # train's sets are divided into so many, for splits that share no image
+
+Row = dict[str, Any]
+
+
+def write_nlvr2(folder: Path, chosen: Iterable[PairSet]) -> None:
+    """Writes a file per split, and the balanced and the unbalanced part of those that have them."""
+    rows: dict[str, list[Row]] = {}
+    for found in chosen:
+        rows.setdefault(found.split, []).extend(_rows(found))
+    for split, of_split in rows.items():
+        _write(folder / f"{split}.json", of_split)
+    for split in SPLITS_WITH_SUBSETS:
+        for name, subset in subsets(rows.get(split, [])).items():
+            (folder / name).mkdir(exist_ok=True)
+            _write(folder / name / f"{name}_{split}.json", subset)
+
+
+def subsets(rows: list[Row]) -> Mapping[str, list[Row]]:
+    """Lines about pairs that occur more than once: with both labels (balanced), or always with the same."""
+    labels: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        labels.setdefault(_pair(row), []).append(row["label"])
+    repeated = [row for row in rows if len(labels[_pair(row)]) > 1]
+    return {
+        "balanced": [row for row in repeated if len(set(labels[_pair(row)])) == 2],
+        "unbalanced": [row for row in repeated if len(set(labels[_pair(row)])) == 1],
+    }
+
+
+def _pair(row: Row) -> tuple[str, str]:
+    return row["left_url"], row["right_url"]
+
+
+def _rows(found: PairSet) -> Iterator[Row]:
+    rng = random.Random(derive_seed("demo", "lines", found.split, found.number))  # noqa: S311
+    for sentence_id in rng.sample((0, 1), 2):
+        statement = found.statements[sentence_id]
+        for pair_id in rng.sample(range(len(found.images)), len(found.images)):
+            if rng.random() >= _LEFT_OUT:
+                left, right = found.images[pair_id]
+                identifier = f"{found.split}-{found.number}-{pair_id}-{sentence_id}"
+                yield _row(identifier, found, statement, left, right, rng)
+
+
+def _row(identifier: str, found: PairSet, statement: Statement, left: Image, right: Image, rng: random.Random) -> Row:
+    label = str(statement.is_true(left.scene(), right.scene()))
+    writer, *checkers = rng.sample(range(200), 2 + _EXTRA_WORKERS)
+    synset = statement.about.kind or "shape"
+    row: Row = {
+        "validation": {str(checkers[0]): label},
+        "sentence": statement.text,
+        "left_url": f"https://demo.example/{left.name}",
+        "writer": str(writer),
+        "label": label,
+        "right_url": f"https://demo.example/{right.name}",
+        "synset": synset,
+        "query": f"{plural_of(synset)}{found.number}",
+        "identifier": identifier,
+    }
+    if found.split == "train":
+        return {**row, "directory": found.number % _DIRECTORIES}
+    return {**row, "extra_validations": {str(worker): label for worker in checkers[1:]}}
+
+
+def _write(path: Path, rows: Iterable[Row]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
