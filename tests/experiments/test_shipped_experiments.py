@@ -1,0 +1,72 @@
+"""Every experiment file that ships runs on the demo data, for a few steps and an evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vlrun.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
+LIMIT = 96  # examples of each split: three steps of each task
+
+pytestmark = pytest.mark.slow
+
+
+def test_all_shipped_experiments_are_tested() -> None:
+    assert len(EXPERIMENTS) == 15
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all: the demo data are generated once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_runs_on_the_demo_data(
+    file: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not os.environ.get("VLRUN_CACHE"):
+        monkeypatch.setenv("VLRUN_CACHE", str(cache))
+    tasks = yaml.safe_load(file.read_text())["tasks"]
+    limits = [f"tasks.{index}.dataset.limit={LIMIT}" for index in range(len(tasks))]
+    # an image of a joint run's evaluation may be in each of so few training examples
+    overrides = [
+        *limits,
+        "train.epochs=1",
+        "train.workers=0",
+        "train.log_every=1",
+        "train.remove_evaluation_images=false",
+    ]
+    status = main(["run", str(file), "--demo", "--output", str(tmp_path), *overrides])
+    assert status == 0, capsys.readouterr().err
+
+    (folder,) = (path.resolve() for path in tmp_path.glob("*/latest"))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if row["kind"] == "step"]
+    assert {row["task"] for row in steps} == {task["name"] for task in tasks}
+    assert all(row["loss"] > 0 for row in steps)
+    for task in tasks:
+        for split in task["dataset"]["evaluate"]:
+            check_split(folder, rows, task["name"], split)
+    assert "DEMO RUN" in (folder / "report.html").read_text()
+
+
+def check_split(folder: Path, rows: list[dict[str, Any]], task: str, split: str) -> None:
+    """A final score with a count, a prediction for each example, and, where there is a server, its file."""
+    final = [
+        row for row in rows if row["kind"] == "result" and row["final"] and (row["task"], row["split"]) == (task, split)
+    ]
+    (primary,) = [row for row in final if row["primary"]]
+    assert 0 <= primary["value"] <= 100
+    predictions = (folder / "predictions" / f"{task}_{split}.jsonl").read_text().splitlines()
+    assert 0 < primary["count"] <= len(predictions) <= LIMIT
+    submissions = list((folder / "submission").glob(f"{task}_{split}.*")) if task != "rec" else [folder]
+    assert len(submissions) == 1
