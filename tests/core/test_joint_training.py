@@ -112,3 +112,19 @@ def test_leaks_are_marked_on_the_scores(joint: Path, plugins: Plugins) -> None:
     assert "7 of 7 images seen in training of match" in result.rows[0].score.protocol["leak"]
     header = json.loads((result.folder / "data.json").read_text())
     assert "leak" in header["match"]["marks"]["val"]
+
+
+def test_ranks_that_would_train_different_tasks_stop(
+    joint: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlrun import mixing
+
+    order = mixing.TaskMix.order
+
+    def order_of_this_rank(self: mixing.TaskMix, epoch: int) -> list[int]:
+        rank, steps = torch.distributed.get_rank(), list(order(self, epoch))
+        return steps[rank:] + steps[:rank]
+
+    monkeypatch.setattr(mixing.TaskMix, "order", order_of_this_rank)
+    with pytest.raises(AssertionError, match="the ranks disagree on the task of step 1"):
+        ranks_run(joint, plugins, 2, "train.sampling.name=round-robin")
