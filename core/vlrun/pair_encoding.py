@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vlrun.errors import DataError
+from vlrun.errors import ConfigError, DataError
 from vlrun.examples import RegionBatch
 
 if TYPE_CHECKING:
@@ -12,6 +12,18 @@ if TYPE_CHECKING:
 
 LENGTH_STEP = 4
 """Text lengths are multiples of this, so that few shapes occur."""
+
+
+def check_text_length(max_text_tokens: int, max_positions: int, backbone: str) -> None:
+    """
+    Raises:
+        ConfigError: ``max_text_tokens`` leaves no room for a word, or is more than the position table has rows.
+    """
+    if not 3 <= max_text_tokens <= max_positions:
+        raise ConfigError(
+            f"max_text_tokens is {max_text_tokens}, backbone '{backbone}' takes 3 ([CLS], a word piece, [SEP]) to "
+            f"{max_positions} (rows of its position table)"
+        )
 
 
 def check_feature_size(regions: RegionBatch, expected: int, backbone: str) -> None:

@@ -12,8 +12,9 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vlrun import Backbone, BackboneOutput, ConfigError, Encoding, PairEncoder
+from vlrun import Backbone, BackboneOutput, Encoding, PairEncoder
 from vlrun.heads import init_layers
+from vlrun.pair_encoding import check_text_length
 from vlrun.wordpiece import WordPiece
 from vlrun_lxmert_s.checkpoint import MATCHING_HEAD
 from vlrun_lxmert_s.config import Sizes, TwoStreamConfig
@@ -86,15 +87,7 @@ class Lxmert(Backbone):
         )
 
     def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
-        """
-        Raises:
-            ConfigError: ``max_text_tokens`` leaves no room for a word, or is more than the position table has rows.
-        """
-        if not 3 <= max_text_tokens <= self.max_positions:
-            raise ConfigError(
-                f"max_text_tokens is {max_text_tokens}, backbone '{self.name}' takes 3 ([CLS], a word piece, [SEP]) to "
-                f"{self.max_positions} (rows of its position table)"
-            )
+        check_text_length(max_text_tokens, self.max_positions, self.name)
         return LxmertPairEncoder(
             backbone=self.name,
             wordpiece=self.wordpiece,

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlrun import Backbone, BackboneOutput, ConfigError, Encoding, PairEncoder
+from vlrun import Backbone, BackboneOutput, Encoding, PairEncoder
 from vlrun.heads import init_layers
+from vlrun.pair_encoding import check_text_length
 from vlrun.wordpiece import WordPiece
 from vlrun_rosita.config import RositaConfig
 from vlrun_rosita.text import RositaPairEncoder
@@ -194,15 +195,7 @@ class Rosita(Backbone):
         )
 
     def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
-        """
-        Raises:
-            ConfigError: ``max_text_tokens`` leaves no room for a word, or is more than the position table has rows.
-        """
-        if not 3 <= max_text_tokens <= self.max_positions:
-            raise ConfigError(
-                f"max_text_tokens is {max_text_tokens}, backbone 'rosita' takes 3 ([CLS], a word piece, [SEP]) to "
-                f"{self.max_positions} (rows of its position table)"
-            )
+        check_text_length(max_text_tokens, self.max_positions, "rosita")
         return RositaPairEncoder(self.wordpiece, max_text_tokens, self.num_regions, self.region_feature_size)
 
     def forward(self, encoding: Encoding) -> BackboneOutput:
