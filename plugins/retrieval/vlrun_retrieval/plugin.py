@@ -1,0 +1,89 @@
+"""What this plugin registers: the datasets ``coco-retrieval`` and ``flickr30k``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlrun import Builder, BuildReport, DatasetConfig, Entry, hookimpl
+from vlrun_retrieval.config import CocoRetrievalConfig, Flickr30kConfig
+from vlrun_retrieval.records import ImageCaption
+from vlrun_retrieval.sources import COCO, FLICKR30K, LXMERT_S_FILES, OBTAIN, VOLTA_FILES, Collection
+
+if TYPE_CHECKING:
+    from vlrun_retrieval.dataset import Captions
+
+TARGET = "caption"
+
+Translation = Callable[[Collection, Path, Path], BuildReport]
+
+
+def build_dataset(config: DatasetConfig, split: str) -> Captions:
+    from vlrun_retrieval.dataset import Captions
+
+    return Captions(config, split)
+
+
+def build_karpathy(collection: Collection, source: Path, output: Path) -> BuildReport:
+    from vlrun_retrieval import build
+
+    return build.build_karpathy(collection, source, output)
+
+
+def build_rosita(collection: Collection, source: Path, output: Path) -> BuildReport:
+    from vlrun_retrieval import build
+
+    return build.build_rosita(collection, source, output)
+
+
+def build_lxmert_s(collection: Collection, folder: Path, output: Path) -> BuildReport:
+    from vlrun_retrieval import build
+
+    return build.build_lxmert_s(collection, folder, output)
+
+
+def build_volta(collection: Collection, folder: Path, output: Path) -> BuildReport:
+    from vlrun_retrieval import build
+
+    return build.build_volta(collection, folder, output)
+
+
+def builders(collection: Collection) -> tuple[Builder, ...]:
+    """One for each source that has the dataset."""
+    known: dict[str, tuple[str, Translation]] = {
+        "karpathy": (f"{collection.karpathy_file} of Karpathy's archive, or a folder with it", build_karpathy),
+        "rosita": (f"{collection.rosita_file}, published with ROSITA, or a folder with it", build_rosita),
+        "lxmert-s": (f"folder with {', '.join(LXMERT_S_FILES.values())}, as LXMERT-S reads them", build_lxmert_s),
+        "volta": (f"folder with {', '.join(VOLTA_FILES.values())} of VOLTA or ViLBERT", build_volta),
+    }
+    return tuple(
+        Builder(source, known[source][0], partial(known[source][1], collection)) for source in collection.publishes
+    )
+
+
+@hookimpl
+def vlrun_datasets() -> list[Entry[Captions]]:
+    return [
+        Entry(
+            "coco-retrieval",
+            "COCO captions (Chen et al. 2015) with Karpathy's splits: 123,287 images, five captions each",
+            CocoRetrievalConfig,
+            build_dataset,
+            TARGET,
+            ImageCaption,
+            builders(COCO),
+            OBTAIN,
+        ),
+        Entry(
+            "flickr30k",
+            "Flickr30k (Young et al. 2014) with Karpathy's splits: 31,014 images, five captions each",
+            Flickr30kConfig,
+            build_dataset,
+            TARGET,
+            ImageCaption,
+            builders(FLICKR30K),
+            OBTAIN,
+        ),
+    ]
