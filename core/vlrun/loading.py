@@ -200,7 +200,7 @@ def batch_loader(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of a worker
     loader: DataLoader[Any] = DataLoader(
         maker,  # type: ignore[arg-type]
-        batch_sampler=list(batches),
+        batch_sampler=batches,
         collate_fn=_as_is,
         num_workers=workers,
         pin_memory=pin_memory,

@@ -90,11 +90,11 @@ def _steps(trainer: Trainer, planned: Sequence[PlannedStep]) -> Iterator[tuple[P
             trainer.start_epoch(task, epoch)
         loader = batch_loader(
             JointBatchMaker([task.maker for task in trainer.tasks]),
-            [
+            (  # made while they are asked for: the addresses of a million examples take hundreds of megabytes
                 [(step.task, address) for address in micro_batch]
                 for step in segment
                 for micro_batch in trainer.tasks[step.task].plan.micro_batches(step.epoch, step.step)
-            ],
+            ),
             workers=run.workers,
             pin_memory=run.device.type == "cuda",
             timeout_seconds=run.experiment.train.distributed_timeout,
