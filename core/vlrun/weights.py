@@ -99,6 +99,12 @@ def load_weights(backbone: Backbone, path: Path, *, heads: Sequence[HeadSlot] = 
         for name in shared
         if given[name].shape != own[name].shape
     }
+    for slot, content in zip(
+        heads, filled, strict=True
+    ):  # several tasks may ask for one head, each with its own shapes
+        for key, tensor in slot.module.state_dict().items():
+            if key in content and content[key].shape != tensor.shape:
+                mismatched[f"{slot.name}.{key}"] = (tuple(content[key].shape), tuple(tensor.shape))
     matched = tuple(name for name in shared if name not in mismatched)
     missing = tuple(name for name in own if name not in given)
     unexpected = tuple(name for name in given if name not in own)

@@ -366,3 +366,22 @@ def test_the_command_refuses_code_with_the_checkpoint_status(
 
     assert status == 6
     assert "refused" in capsys.readouterr().err
+
+
+def test_two_tasks_may_start_from_the_same_head(save: Any) -> None:
+    """As VQA and GQA do in a joint run: each gets its own answers of it."""
+    held = {"answers__weight": torch.ones(2, 1), "answers__bias": torch.tensor([1.0, 2.0])}
+
+    def first_only(tensors: Any, meaning: Any) -> Any:
+        return {name: tensor[:1] for name, tensor in tensors.items()}, []
+
+    whole, part = nn.Linear(1, 2), nn.Linear(1, 1)
+    slots = [HeadSlot("answers", whole), HeadSlot("answers", part, first_only)]
+    report = load_weights(ToyBackbone(), save(toy_tensors(**held)), heads=slots)
+
+    assert (whole.bias.tolist(), part.bias.tolist()) == ([1.0, 2.0], [1.0])
+    assert not report.mismatched
+
+    wrong = [HeadSlot("answers", nn.Linear(1, 3)), HeadSlot("answers", part, first_only)]
+    with pytest.raises(CheckpointError, match=r"'answers.weight' has shape \(2, 1\), the model needs \(3, 1\)"):
+        load_weights(ToyBackbone(), save(toy_tensors(**held)), heads=wrong)
