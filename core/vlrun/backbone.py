@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from vlrun.examples import Pair, RegionBatch
 from vlrun.tensors import BackboneOutput, Encoding
+from vlrun.wordpiece import WordPiece
 
 
 class PairEncoder(Protocol):
@@ -26,10 +28,12 @@ class Backbone(nn.Module, ABC):
     Attributes:
         hidden_size: H, the width of all hidden states.
         vocabulary_hash: identifies the tokeniser's vocabulary; stored in checkpoints, compared when they are loaded.
+        wordpiece: the WordPiece tokeniser that made the token ids, or None; masked language modelling needs one.
     """
 
     hidden_size: int
     vocabulary_hash: str = ""
+    wordpiece: WordPiece | None = None
 
     @abstractmethod
     def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
@@ -42,6 +46,64 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def matching_head(self) -> nn.Module:
         """The image-text matching head: pooled (P, H) -> logits (P, 2); class 1 means that text and image match."""
+
+    def text_part(self, encoding: Encoding) -> dict[str, Tensor]:
+        """What depends on the texts alone, computed once for a text that is scored with many images.
+
+        Args:
+            encoding: of N texts. Its regions are placeholders: only ``token_ids``, ``position_ids`` and ``text_mask``
+                may be read.
+
+        Returns:
+            Tensors with one row per text, (N, ...). ``text_mask`` is among them where there are masks at all: True for
+            what is real. By default nothing is computed: the fields of the encoding.
+        """
+        part = {"token_ids": encoding.token_ids, "text_mask": encoding.text_mask}
+        return part if encoding.position_ids is None else {**part, "position_ids": encoding.position_ids}
+
+    def region_part(self, encoding: Encoding) -> dict[str, Tensor]:
+        """What depends on the images alone, computed once for an image that is scored with many texts.
+
+        Args:
+            encoding: of N images. Its texts are placeholders: only ``region_features``, ``boxes`` and ``region_mask``
+                may be read.
+
+        Returns:
+            Tensors with one row per image, (N, ...). ``region_mask`` is among them where there are masks at all: True
+            for what is real, as wide as what it is about (LXMERT-S counts a visual [CLS] among the regions). By
+            default nothing is computed: the fields of the encoding.
+        """
+        return {
+            "region_features": encoding.region_features,
+            "boxes": encoding.boxes,
+            "region_mask": encoding.region_mask,
+        }
+
+    def pooled_output(self, text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor:
+        """The pooled output of P pairs: row i of ``text`` with row i of ``regions``.
+
+        In evaluation mode it is what ``forward`` calls ``pooled``, up to rounding. A backbone that overrides it can
+        start from parts that are computed already and leave out what the pooled output does not need.
+
+        Args:
+            text: rows of what ``text_part`` gave, P of them. They may repeat and be expanded (stride 0) views, so
+                nothing may be written into them. ``text_mask`` is absent where no text is padded.
+            regions: likewise of ``region_part``, with ``region_mask``.
+
+        Returns:
+            (P, H).
+        """
+        token_ids, boxes = text["token_ids"], regions["boxes"]
+        encoding = Encoding(
+            token_ids=token_ids,
+            text_mask=text.get("text_mask", torch.ones_like(token_ids, dtype=torch.bool)),
+            region_features=regions["region_features"],
+            boxes=boxes,
+            region_mask=regions.get("region_mask", torch.ones_like(boxes[..., 0], dtype=torch.bool)),
+            position_ids=text.get("position_ids"),
+        )
+        output: BackboneOutput = self(encoding)
+        return output.pooled
 
     def weight_shapes(self) -> Mapping[str, Tensor]:
         """The tensors that imported weights must fill, by name; by default all of ``state_dict()``."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from vlrun.backbone import Backbone
+from vlrun.backbone import Backbone, PairEncoder
 from vlrun.examples import Example, Pair, RegionBatch
 from vlrun.ranks import Ranks
 from vlrun.seeds import example_rng
@@ -23,6 +24,8 @@ from vlrun.task import Task
 from vlrun.tensors import Batch, Encoding, in_full_precision, on_cpu
 
 _TOLERANCE = 1e-5
+_TEXT_FIELDS = ("text_mask", "token_ids", "position_ids")  # the mask comes first
+_REGION_FIELDS = ("region_mask", "region_features", "boxes")
 
 
 def make_regions(image_ids: Sequence[str], feature_size: int, num_regions: int = 5, seed: int = 0) -> RegionBatch:
@@ -48,13 +51,17 @@ def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, 
     """Asserts what the core relies on.
 
     The pair encoder is picklable and draws nothing; shapes and masks are as stated; padding does not change the hidden
-    states of real tokens and regions; weights survive saving and loading; the matching head has two classes.
+    states of real tokens and regions; what is computed once per text and once per image gives the same pooled output;
+    weights survive saving and loading; the matching head has two classes.
     """
     pairs = [Pair(text, f"image_{index}") for index, text in enumerate(texts)]
     regions = make_regions([pair.image_id for pair in pairs], feature_size)
     encode = backbone.pair_encoder(max_text_tokens)
     encoding = encode(pairs, regions)
-    _assert_same(encoding, pickle.loads(pickle.dumps(encode))(pairs, regions))  # noqa: S301 - our own object
+    again = pickle.loads(pickle.dumps(encode))(pairs, regions)  # noqa: S301 - our own object
+    _assert_equal_fields(
+        encoding, again, _TEXT_FIELDS + _REGION_FIELDS, "the pair encoder changes {} from call to call"
+    )
     _check_encoding(encoding, len(pairs), max_text_tokens)
 
     backbone.eval()
@@ -69,6 +76,7 @@ def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, 
     assert output.pooled.shape == (num_pairs, width), "pooled must be (P, H)"
     assert logits.shape == (num_pairs, 2), "the matching head must give (P, 2) logits"
     _check_padding(backbone, encode, pairs, regions, output.pooled)
+    _check_parts(backbone, encode, pairs, regions, encoding)
     _check_weights_round_trip(backbone)
 
 
@@ -105,14 +113,7 @@ def make_batch(task: Task[Any], backbone: Backbone, examples: Sequence[Example[A
     """A batch as the loader would make it; ``regions`` must hold every image of the examples."""
     task = pickle.loads(pickle.dumps(task))  # noqa: S301 - workers get a copy of the task like this
     pairs = [pair for index, example in enumerate(examples) for pair in task.pairs(example, example_rng(0, 0, index))]
-    rows = [regions.image_ids.index(pair.image_id) for pair in pairs]
-    chosen = RegionBatch(
-        tuple(pair.image_id for pair in pairs),
-        regions.features[rows],
-        regions.boxes[rows],
-        regions.mask[rows],
-        regions.sizes[rows],
-    )
+    chosen = _rows(regions, [regions.image_ids.index(pair.image_id) for pair in pairs])
     encoding = backbone.pair_encoder(20)(pairs, chosen)
     return Batch(tuple(example.id for example in examples), encoding, task.collate(examples, chosen, encoding))
 
@@ -174,13 +175,66 @@ def _check_encoding(encoding: Encoding, num_pairs: int, max_text_tokens: int) ->
 def _check_padding(backbone: Backbone, encode: Any, pairs: list[Pair], regions: RegionBatch, pooled: Tensor) -> None:
     """A pair alone, without the padding that its neighbours cause, must give the same pooled output."""
     for row, pair in enumerate(pairs):
-        alone = slice(row, row + 1)
-        own = RegionBatch(
-            (pair.image_id,), regions.features[alone], regions.boxes[alone], regions.mask[alone], regions.sizes[alone]
-        )
         with torch.inference_mode():
-            output = backbone(encode([pair], own))
+            output = backbone(encode([pair], _rows(regions, [row])))
         assert torch.allclose(output.pooled[0], pooled[row], atol=_TOLERANCE), f"padding changes the output of {pair}"
+
+
+@torch.inference_mode()
+def _check_parts(
+    backbone: Backbone, encode: PairEncoder, pairs: list[Pair], regions: RegionBatch, encoding: Encoding
+) -> None:
+    """``pooled_output`` of both parts must be ``forward``'s, whatever stands where the other part belongs."""
+    count = len(pairs)
+    other_regions = make_regions(["placeholder"] * count, regions.features.shape[-1], num_regions=2, seed=1)
+    texts = encode(pairs, other_regions)
+    images = encode([Pair(pairs[0].text, pair.image_id) for pair in pairs], regions)
+    _assert_equal_fields(texts, encoding, _TEXT_FIELDS, "the {} of an encoding must not depend on the regions")
+    _assert_equal_fields(images, encoding, _REGION_FIELDS, "the {} of an encoding must not depend on the texts")
+
+    def assert_pooled(text: Mapping[str, Tensor], region: Mapping[str, Tensor], pooled: Tensor, which: str) -> None:
+        found = backbone.pooled_output(text, region)
+        assert found.shape == pooled.shape, f"pooled_output must give (P, H), for {which}"
+        assert torch.allclose(found, pooled, atol=_TOLERANCE), f"pooled_output is not forward's pooled, for {which}"
+
+    text_part, region_part = backbone.text_part(texts), backbone.region_part(images)
+    for name, tensor in {**text_part, **region_part}.items():
+        assert len(tensor) == count, f"'{name}' of a part must have one row per text or image"
+    assert_pooled(text_part, region_part, backbone(encoding).pooled, "padded texts and regions")
+    for row, pair in enumerate(pairs):
+        text = _part_without_padding(backbone.text_part, texts, row, _TEXT_FIELDS)
+        pooled = backbone(encode([pair] * count, regions)).pooled
+        assert_pooled(_expanded(text, count), region_part, pooled, f"{pair} without padding, expanded")
+
+        region = _part_without_padding(backbone.region_part, images, row, _REGION_FIELDS)
+        pooled = backbone(encode(pairs, _rows(regions, [row] * count))).pooled
+        assert_pooled(text_part, _expanded(region, count), pooled, f"the regions of {pair} without padding, expanded")
+        assert_pooled(text, region, pooled[row : row + 1], f"{pair} and its regions without padding")
+
+
+def _part_without_padding(
+    make_part: Callable[[Encoding], dict[str, Tensor]], encoding: Encoding, row: int, fields: Sequence[str]
+) -> dict[str, Tensor]:
+    """The part of one text or of one image, without a mask, as where nothing is padded."""
+    mask_name = fields[0]
+    real = getattr(encoding, mask_name)[row]
+    values = {name: getattr(encoding, name) for name in fields}
+    own: dict[str, Any] = {name: value[row : row + 1, real] for name, value in values.items() if value is not None}
+    return {name: tensor for name, tensor in make_part(replace(encoding, **own)).items() if name != mask_name}
+
+
+def _expanded(part: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    return {name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in part.items()}
+
+
+def _rows(regions: RegionBatch, rows: Sequence[int]) -> RegionBatch:
+    return RegionBatch(
+        tuple(regions.image_ids[row] for row in rows),
+        regions.features[rows],
+        regions.boxes[rows],
+        regions.mask[rows],
+        regions.sizes[rows],
+    )
 
 
 def _check_weights_round_trip(backbone: Backbone) -> None:
@@ -191,8 +245,8 @@ def _check_weights_round_trip(backbone: Backbone) -> None:
     assert not any(tensor.isnan().any() for tensor in before.values()), "the initial weights have NaN"
 
 
-def _assert_same(first: Encoding, second: Encoding) -> None:
-    for name in ("token_ids", "text_mask", "region_features", "boxes", "region_mask"):
-        assert torch.equal(getattr(first, name), getattr(second, name)), (
-            f"the pair encoder changes {name} from call to call"
-        )
+def _assert_equal_fields(first: Encoding, second: Encoding, names: Sequence[str], message: str) -> None:
+    for name in names:
+        one, other = getattr(first, name), getattr(second, name)
+        same = one is other if one is None or other is None else torch.equal(one, other)
+        assert same, message.format(name)

@@ -1,7 +1,7 @@
 """The building blocks of LXMERT, with the authors' names for all parameters.
 
 Shapes: P pairs, T tokens, R regions, S positions that ask (T or R), K positions that are seen, H hidden size,
-A attention heads, D = H / A. A key mask is (P, 1, 1, K), True for what may be seen.
+A attention heads, D = H / A. A key mask is (P, 1, 1, K), True for what may be seen, or None where nothing is padded.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(hidden_size, hidden_size)
         self.value = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden: Tensor, context: Tensor, key_mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, context: Tensor, key_mask: Tensor | None) -> Tensor:
         query, key, value = (
             dense(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (P, A, S or K, D)
             for dense, states in ((self.query, hidden), (self.key, context), (self.value, context))
@@ -100,8 +100,13 @@ class SelfAttention(nn.Module):
         self.self = Attention(hidden_size, num_heads, dropout)
         self.output = ResidualOutput(hidden_size, hidden_size, dropout)
 
-    def forward(self, hidden: Tensor, key_mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
         return self.output(self.self(hidden, hidden, key_mask), hidden)
+
+    def first(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
+        """What ``forward`` gives for position 0 alone, which looks at all positions: (P, 1, H)."""
+        first = hidden[:, :1]
+        return self.output(self.self(first, hidden, key_mask), first)
 
 
 class CrossAttention(nn.Module):
@@ -112,7 +117,7 @@ class CrossAttention(nn.Module):
         self.att = Attention(hidden_size, num_heads, dropout)
         self.output = ResidualOutput(hidden_size, hidden_size, dropout)
 
-    def forward(self, hidden: Tensor, context: Tensor, key_mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, context: Tensor, key_mask: Tensor | None) -> Tensor:
         return self.output(self.att(hidden, context, key_mask), hidden)
 
 
@@ -136,7 +141,7 @@ class SingleLayer(nn.Module):
         self.intermediate = Intermediate(hidden_size, feed_forward_size)
         self.output = ResidualOutput(feed_forward_size, hidden_size, dropout)
 
-    def forward(self, hidden: Tensor, key_mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
         hidden = self.attention(hidden, key_mask)
         return self.output(self.intermediate(hidden), hidden)
 
@@ -154,7 +159,9 @@ class CrossLayer(nn.Module):
         self.visn_inter = Intermediate(hidden_size, feed_forward_size)
         self.visn_output = ResidualOutput(feed_forward_size, hidden_size, dropout)
 
-    def forward(self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, text: Tensor, regions: Tensor, text_mask: Tensor | None, region_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         text, regions = (
             self.visual_attention(text, regions, region_mask),
             self.visual_attention(regions, text, text_mask),
@@ -162,6 +169,23 @@ class CrossLayer(nn.Module):
         text = self.lang_self_att(text, text_mask)
         regions = self.visn_self_att(regions, region_mask)
         return self.lang_output(self.lang_inter(text), text), self.visn_output(self.visn_inter(regions), regions)
+
+    def first_of_text(
+        self, text: Tensor, regions: Tensor, text_mask: Tensor | None, region_mask: Tensor | None
+    ) -> Tensor:
+        """What ``forward`` gives for the first token, (P, 1, H), without the regions' stream.
+
+        All tokens look at the regions, for the first one looks at all tokens after that.
+        """
+        text = self.lang_self_att.first(self.visual_attention(text, regions, region_mask), text_mask)
+        return self.lang_output(self.lang_inter(text), text)
+
+    def first_of_regions(
+        self, text: Tensor, regions: Tensor, text_mask: Tensor | None, region_mask: Tensor | None
+    ) -> Tensor:
+        """Likewise for the first region, (P, 1, H)."""
+        regions = self.visn_self_att.first(self.visual_attention(regions, text, text_mask), region_mask)
+        return self.visn_output(self.visn_inter(regions), regions)
 
 
 class Pooler(nn.Module):

@@ -7,7 +7,7 @@ without their leading ``bert.``, which are also those of Hugging Face's ``Lxmert
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from vlrun_lxmert_s.layers import CrossLayer, Pooler, SingleLayer, TextEmbedding
 from vlrun_lxmert_s.text import LxmertPairEncoder
 
 Network = TypeVar("Network", bound="Lxmert")
+LayerInputs: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""Of a cross-modal layer: states of text and regions, then their key masks."""
 
 
 class Encoder(nn.Module):
@@ -39,15 +41,23 @@ class Encoder(nn.Module):
         self, text: Tensor, features: Tensor, boxes: Tensor, text_mask: Tensor, region_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Embedded text (P, T, H), region features (P, R, D) and boxes (P, R, 4) -> states (P, T, H), (P, R, H)."""
-        text_mask, region_mask = text_mask[:, None, None], region_mask[:, None, None]  # (P, 1, 1, T or R)
         regions = self.visn_fc(features, boxes)
-        for layer in self.layer:
-            text = layer(text, text_mask)
-        for layer in self.r_layers:
-            regions = layer(regions, region_mask)
+        text, regions = self.language(text, text_mask), self.objects(regions, region_mask)
         for layer in self.x_layers:
-            text, regions = layer(text, regions, text_mask, region_mask)
+            text, regions = layer(text, regions, _key_mask(text_mask), _key_mask(region_mask))
         return text, regions
+
+    def language(self, text: Tensor, text_mask: Tensor) -> Tensor:
+        """The layers that see the text alone: (P, T, H) of embedded text."""
+        for layer in self.layer:
+            text = layer(text, _key_mask(text_mask))
+        return text
+
+    def objects(self, regions: Tensor, region_mask: Tensor) -> Tensor:
+        """The layers that see the regions alone: (P, R, H) of embedded regions."""
+        for layer in self.r_layers:
+            regions = layer(regions, _key_mask(region_mask))
+        return regions
 
 
 class Lxmert(Backbone):
@@ -57,6 +67,7 @@ class Lxmert(Backbone):
     cross-modal layer does to the regions after looking at the text has no effect, and its parameters no gradient.
     """
 
+    wordpiece: WordPiece
     name: ClassVar[str] = "lxmert"
     numbers_words: ClassVar[bool] = False
     """Whether a token's position is the number of its word; else tokens are counted from 0."""
@@ -99,11 +110,29 @@ class Lxmert(Backbone):
         )
 
     def forward(self, encoding: Encoding) -> BackboneOutput:
-        features, boxes = self._in_own_type(encoding)
-        text, regions = self.encoder(
-            self._embedded_text(encoding), features, boxes, encoding.text_mask, encoding.region_mask
-        )
-        return BackboneOutput(text, regions, self.pooler(text), encoding.text_mask, encoding.region_mask)
+        features, boxes, region_mask = self._visual_input(encoding)
+        text, regions = self.encoder(self._embedded_text(encoding), features, boxes, encoding.text_mask, region_mask)
+        return BackboneOutput(text, regions, self.pooler(text), encoding.text_mask, region_mask)
+
+    def text_part(self, encoding: Encoding) -> dict[str, Tensor]:
+        """The text after the layers that see it alone, (N, T, H)."""
+        states = self.encoder.language(self._embedded_text(encoding), encoding.text_mask)
+        return {"states": states, "text_mask": encoding.text_mask}
+
+    def region_part(self, encoding: Encoding) -> dict[str, Tensor]:
+        """The regions after the layers that see them alone, (N, R, H); LXMERT-S: with its visual [CLS], R + 1."""
+        features, boxes, region_mask = self._visual_input(encoding)
+        states = self.encoder.objects(self.encoder.visn_fc(features, boxes), region_mask)
+        return {"states": states, "region_mask": region_mask}
+
+    def pooled_output(self, text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor:
+        """The cross-modal layers, of which the last computes what is pooled and no more."""
+        states = text["states"], regions["states"]
+        masks = _key_mask(text.get("text_mask")), _key_mask(regions.get("region_mask"))
+        *layers, last = self.encoder.x_layers
+        for layer in layers:
+            states = layer(*states, *masks)
+        return self._pooled_after(last, (*states, *masks))
 
     def matching_head(self) -> nn.Linear:
         """The authors' ``seq_relationship``, made at the first call; weights that hold it fill it when loaded later.
@@ -130,10 +159,14 @@ class Lxmert(Backbone):
             positions = torch.arange(token_ids.shape[1], device=token_ids.device)[None]  # (1, T)
         return self.embeddings(token_ids, positions, token_types=torch.zeros_like(token_ids[:1, :1]))
 
-    def _in_own_type(self, encoding: Encoding) -> tuple[Tensor, Tensor]:
-        """Features and boxes; features arrive in the type of the store, often float16."""
+    def _visual_input(self, encoding: Encoding) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, boxes and mask; features arrive in the type of the store, often float16."""
         dtype = self.encoder.visn_fc.visn_fc.weight.dtype
-        return encoding.region_features.to(dtype), encoding.boxes.to(dtype)
+        return encoding.region_features.to(dtype), encoding.boxes.to(dtype), encoding.region_mask
+
+    def _pooled_after(self, last: CrossLayer, inputs: LayerInputs) -> Tensor:
+        """The pooled output, from what goes into the last cross-modal layer."""
+        return self.pooler(last.first_of_text(*inputs))
 
 
 class LxmertS(Lxmert):
@@ -161,16 +194,26 @@ class LxmertS(Lxmert):
             init_layers(added, self.hidden_size)
 
     def forward(self, encoding: Encoding) -> BackboneOutput:
-        features, boxes = self._in_own_type(encoding)
-        text, visual = self.encoder(
-            self._embedded_text(encoding),
-            _put_first(self.word_embeddings.weight[None], features),
-            _put_first(self.cls_box, boxes),
-            encoding.text_mask,
-            nn.functional.pad(encoding.region_mask, (1, 0), value=True),
-        )
+        features, boxes, visual_mask = self._visual_input(encoding)
+        text, visual = self.encoder(self._embedded_text(encoding), features, boxes, encoding.text_mask, visual_mask)
         pooled = self.pooler(text) * self.pooler_f(visual)
         return BackboneOutput(text, visual[:, 1:], pooled, encoding.text_mask, encoding.region_mask)
+
+    def _visual_input(self, encoding: Encoding) -> tuple[Tensor, Tensor, Tensor]:
+        """The visual [CLS], then the regions."""
+        features, boxes, region_mask = super()._visual_input(encoding)
+        return (
+            _put_first(self.word_embeddings.weight[None], features),
+            _put_first(self.cls_box, boxes),
+            nn.functional.pad(region_mask, (1, 0), value=True),
+        )
+
+    def _pooled_after(self, last: CrossLayer, inputs: LayerInputs) -> Tensor:
+        return self.pooler(last.first_of_text(*inputs)) * self.pooler_f(last.first_of_regions(*inputs))
+
+
+def _key_mask(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else mask[:, None, None]  # (P, 1, 1, T or R)
 
 
 def _put_first(row: Tensor, rows: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """ROSITA: a post-norm BERT encoder over [text tokens ; image regions], with the authors' names for all parameters.
 
-Shapes: P pairs, T tokens, R regions, S = T + R positions, H hidden size, A attention heads, D = H / A.
+Shapes: P pairs, T tokens, R regions, S = T + R positions, H hidden size, A attention heads, D = H / A. A key mask is
+(P, 1, 1, S), True for what may be seen, or None where nothing is padded.
 """
 
 from __future__ import annotations
@@ -69,16 +70,20 @@ class Attention(nn.Module):
         self.dense_q = nn.Linear(hidden_size, hidden_size)
         self.dense_merge = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden: Tensor, key_mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
+        return self.of(hidden, hidden, key_mask)
+
+    def of(self, asking: Tensor, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Attention of some positions, ``asking`` (P, Q, H), over all of them."""
         query, key, value = (
-            dense(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (P, A, S, D)
-            for dense in (self.dense_q, self.dense_k, self.dense_v)
+            dense(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (P, A, Q or S, D)
+            for dense, states in ((self.dense_q, asking), (self.dense_k, hidden), (self.dense_v, hidden))
         )
         dropout = self.dropout if self.training else 0.0
         # The original adds -10000 to the scores of padding. [CLS] is never padding, so in every float type the softmax
         # of such a score is exactly 0, as with a boolean mask.
         merged = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, dropout_p=dropout)
-        return self.dense_merge(merged.transpose(1, 2).flatten(-2))  # (P, S, H)
+        return self.dense_merge(merged.transpose(1, 2).flatten(-2))  # (P, Q, H)
 
 
 class FeedForward(nn.Module):
@@ -104,8 +109,16 @@ class Layer(nn.Module):
         self.layer_norm1 = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: Tensor, key_mask: Tensor) -> Tensor:
-        hidden = self.layer_norm0(hidden + self.dropout(self.mhatt(hidden, key_mask)))
+    def forward(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
+        return self._after_attention(hidden, self.mhatt(hidden, key_mask))
+
+    def first(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
+        """What ``forward`` gives for position 0 alone, which looks at all positions: (P, 1, H)."""
+        first = hidden[:, :1]
+        return self._after_attention(first, self.mhatt.of(first, hidden, key_mask))
+
+    def _after_attention(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        hidden = self.layer_norm0(hidden + self.dropout(attended))
         return self.layer_norm1(hidden + self.dropout(self.ffn(hidden)))
 
 
@@ -120,10 +133,17 @@ class Transformer(nn.Module):
             Layer(hidden_size, num_heads, feed_forward_size, dropout) for _ in range(num_layers)
         )
 
-    def forward(self, hidden: Tensor, key_mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
         for layer in self.layers:
             hidden = layer(hidden, key_mask)
         return hidden
+
+    def first(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
+        """What ``forward`` gives for position 0, (P, 1, H): the last layer computes no other."""
+        *layers, last = self.layers
+        for layer in layers:
+            hidden = layer(hidden, key_mask)
+        return last.first(hidden, key_mask)
 
 
 class Pooler(nn.Module):
@@ -152,6 +172,8 @@ class Rosita(Backbone):
     """The network of Cui et al. 2021, "ROSITA: Enhancing Vision-and-Language Semantic Alignments via Cross- and
     Intra-modal Knowledge Integration"; its matching head exists once somebody asks for it.
     """
+
+    wordpiece: WordPiece
 
     def __init__(
         self,
@@ -206,6 +228,20 @@ class Rosita(Backbone):
         text, regions = hidden.split([text.shape[1], regions.shape[1]], dim=1)
         return BackboneOutput(text, regions, self.pooler(hidden), encoding.text_mask, encoding.region_mask)
 
+    def text_part(self, encoding: Encoding) -> dict[str, Tensor]:
+        """The embedded tokens, (N, T, H)."""
+        return {"states": self.text_embeddings(encoding.token_ids), "text_mask": encoding.text_mask}
+
+    def region_part(self, encoding: Encoding) -> dict[str, Tensor]:
+        """The embedded regions, (N, R, H)."""
+        states = self.visual_embeddings(encoding.region_features, encoding.boxes)
+        return {"states": states, "region_mask": encoding.region_mask}
+
+    def pooled_output(self, text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor:
+        """All layers, for text and regions see each other from the first on; the last one for [CLS] alone."""
+        hidden = torch.cat([text["states"], regions["states"]], dim=1)
+        return self.pooler(self.backbone.first(hidden, _key_mask(text, regions)))
+
     def matching_head(self) -> MatchingHead:
         """The head ``mm_itm_head``, made at the first call; weights that hold it fill it when loaded after that."""
         head = getattr(self, MATCHING_HEAD, None)
@@ -220,3 +256,14 @@ class Rosita(Backbone):
         """All but the matching head, which not every checkpoint of the authors has."""
         state = self.state_dict()
         return {name: tensor for name, tensor in state.items() if not name.startswith(f"{MATCHING_HEAD}.")}
+
+
+def _key_mask(text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor | None:
+    """(P, 1, 1, S), or None where neither text nor regions are padded: attention is faster without."""
+    if "text_mask" not in text and "region_mask" not in regions:
+        return None
+    masks = [
+        part[name] if name in part else part["states"].new_ones(part["states"].shape[:2], dtype=torch.bool)
+        for part, name in ((text, "text_mask"), (regions, "region_mask"))
+    ]
+    return torch.cat(masks, dim=1)[:, None, None]
