@@ -17,6 +17,7 @@ from vlrun.backbone import Backbone
 from vlrun.configs import AnsweringConfig
 from vlrun.errors import CheckpointError, DataError
 from vlrun.examples import Example, Prediction, RegionBatch
+from vlrun.hard_negatives import NegativeMiner
 from vlrun.heads import PooledClassifier
 from vlrun.metric import Metric
 from vlrun.targets import Answers
@@ -55,7 +56,7 @@ class AnsweringTask(Task[Answers]):
     def build_head(self, backbone: Backbone) -> nn.Module:
         return PooledClassifier(backbone.hidden_size, len(self.vocabulary))
 
-    def start_epoch(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int, miner: NegativeMiner) -> None:
         """ROSITA trains its first epochs with KL divergence and all later ones with binary cross entropy."""
         self.loss_now = _loss_in_epoch(self.config, epoch)
 

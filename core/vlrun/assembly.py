@@ -19,9 +19,11 @@ from vlrun.features.coverage import Coverage
 from vlrun.features.store import RegionFeatureStore
 from vlrun.leaks import Leak, evaluation_images, find_leaks
 from vlrun.loading import BatchMaker, default_workers
+from vlrun.matching import MatchingTask
 from vlrun.metric import Metric
 from vlrun.model import TaskModel
 from vlrun.plugins import Plugins
+from vlrun.ranking import PROTOCOLS
 from vlrun.ranks import Ranks
 from vlrun.reporting import Reporters
 from vlrun.run_folder import RunFolder
@@ -140,6 +142,8 @@ def assemble(
             if task.imported_head
         ]
         report = load_weights(backbone, experiment.backbone.weights, heads=slots)
+    if experiment.backbone.weights is not None or train:
+        _check_matching_heads(experiment, tasks, backbone, report)
     notes = _clean(data) if experiment.train.remove_evaluation_images else []
     leaks = _leaks(data, report)
     runs = [
@@ -148,12 +152,37 @@ def assemble(
     ]
     if train and experiment.train.epochs:
         _check_first_splits(runs)
+    _check_protocols(runs)
     model = TaskModel(backbone, {run.name: head for run, head in zip(runs, heads, strict=True)}).to(ranks.device)
     workers = experiment.train.workers
     if workers is None:
         workers = default_workers(ranks.device)
     notes += [f"leak: {leak.line()}" for leak in leaks]
     return Run(experiment, ranks, folder, reporters, model, runs, report, workers, notes)
+
+
+def _check_matching_heads(
+    experiment: Experiment, tasks: Sequence[Task[Any]], backbone: Backbone, report: LoadReport | None
+) -> None:
+    """
+    Raises:
+        CheckpointError: a task needs the pre-trained matching head, and the weights did not fill it.
+    """
+    wanted = [
+        config.called for config, task in zip(experiment.tasks, tasks, strict=True) if task.requires_matching_head
+    ]
+    if not wanted:
+        return
+    parameters = {id(parameter) for parameter in backbone.matching_head().parameters()}
+    names = [name for name, parameter in backbone.named_parameters() if id(parameter) in parameters]
+    missing = [name for name in names if report is None or name not in report.matched]
+    if missing:
+        source = "no weights are loaded (backbone.weights)" if report is None else f"{report.path} does not have it"
+        raise CheckpointError(
+            f"task '{wanted[0]}' needs the pre-trained image-text matching head of backbone "
+            f"'{experiment.backbone.name}' ({', '.join(missing)}): {source}. Import a checkpoint that has it, "
+            "such as the pre-trained one of the authors"
+        )
 
 
 def _task_data(
@@ -236,6 +265,27 @@ def _check_first_splits(runs: Sequence[TaskRun]) -> None:
                 for task, split in first
             ]
         )
+
+
+def _check_protocols(runs: Sequence[TaskRun]) -> None:
+    """
+    Raises:
+        DataError: a retrieval protocol is defined for another number of images than a split has.
+    """
+    problems = []
+    for run in runs:
+        if not isinstance(run.task, MatchingTask):
+            continue
+        for split, maker in run.splits.items():
+            num_images = len(set(maker.dataset.image_ids()))
+            problems += [
+                f"task '{run.name}': retrieval protocol '{name}' is not defined for the {num_images:,} images of split "
+                f"'{split}': {PROTOCOLS[name].summary}. Leave it out of `protocols`, or the split out of `evaluate`"
+                for name in run.task.config.protocols
+                if not PROTOCOLS[name].fits(num_images)
+            ]
+    if problems:
+        raise DataError(problems)
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,8 @@ from vlrun.assembly import Run, TaskRun
 from vlrun.errors import DataError
 from vlrun.examples import Prediction, Score
 from vlrun.loading import batch_loader, evaluation_batches
+from vlrun.matching import MatchingTask
+from vlrun.pool_scoring import pool_dataset, rerank_mark, score_pool
 from vlrun.reporting import EvaluationReport
 from vlrun.stopping import StopRequest, leave_if_asked
 from vlrun.tensors import on_cpu
@@ -26,14 +28,14 @@ def evaluate_split(
         The scores, the same on every rank; none where the ground truth is hidden.
     """
     started = time.monotonic()
-    predictions = predict_split(run, task, split, stop)
+    predictions = predict_split(run, task, split, stop, final=final)
     if final and run.ranks.is_main:  # before the metrics, which may refuse them
         run.folder.write_predictions(task.name, split, predictions)
         run.folder.write_submission(task.name, split, task.task, predictions)
     if split in task.hidden:
         run.reporters.note(f"{task.name} {split}: {len(predictions):,} predictions; the ground truth is hidden")
         return []
-    scores = run.ranks.from_main(lambda: score_predictions(task, split, predictions, checkpoint))
+    scores = run.ranks.from_main(lambda: score_predictions(task, split, predictions, checkpoint, final=final))
     if run.ranks.is_main:
         seconds = time.monotonic() - started
         run.reporters.evaluation(
@@ -42,10 +44,15 @@ def evaluate_split(
     return scores
 
 
-def score_predictions(task: TaskRun, split: str, predictions: list[Prediction], checkpoint: str = "") -> list[Score]:
+def score_predictions(
+    task: TaskRun, split: str, predictions: list[Prediction], checkpoint: str = "", *, final: bool = True
+) -> list[Score]:
     """All metrics of a task on one split; protocols say which split and which checkpoint."""
     dataset = task.splits[split].dataset
     common = {"split": split, **({"checkpoint": checkpoint} if checkpoint else {}), **task.marks.get(split, {})}
+    if isinstance(task.task, MatchingTask):
+        dataset = pool_dataset(task, split, final)
+        common |= rerank_mark(task, final)
     return [
         replace(score, protocol={**common, **score.protocol})
         for metric in task.metrics
@@ -53,13 +60,15 @@ def score_predictions(task: TaskRun, split: str, predictions: list[Prediction], 
     ]
 
 
-def predict_split(run: Run, task: TaskRun, split: str, stop: StopRequest) -> list[Prediction]:
-    """The predictions of a split in the order of the dataset, on every rank.
+def predict_split(run: Run, task: TaskRun, split: str, stop: StopRequest, *, final: bool = True) -> list[Prediction]:
+    """The predictions of a split, at least on the main rank: of each example in order, or of each query of a pool.
 
     Raises:
         StoppedOnRequest: a signal asked for it.
         DataError: a task did not predict each example once.
     """
+    if isinstance(task.task, MatchingTask):
+        return score_pool(run, task, split, stop, final=final)
     maker = task.splits[split]
     batch_size = run.experiment.train.evaluate_batch_size
     mine = evaluation_batches(len(maker), batch_size, run.ranks.rank, run.ranks.world_size)

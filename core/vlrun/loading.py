@@ -81,6 +81,12 @@ def epoch_order(size: int, seed: int, epoch: int, order_seed: int | None = None)
     return order
 
 
+@lru_cache(maxsize=2)
+def _places(size: int, seed: int, epoch: int, order_seed: int | None) -> NDArray[np.int64]:
+    """Where in the epoch's order each example stands, (size,)."""
+    return np.argsort(epoch_order(size, seed, epoch, order_seed))
+
+
 @dataclass(frozen=True)
 class TrainingPlan:
     """Which examples every step of every epoch trains on, whatever the number of ranks.
@@ -110,6 +116,11 @@ class TrainingPlan:
         positions: list[int] = order[step * self.batch_size : (step + 1) * self.batch_size].tolist()
         return positions
 
+    def batch_of(self, epoch: int, position: int) -> Sequence[int]:
+        """Positions of the global batch in which an example is trained on."""
+        place = int(_places(self.num_examples, self.seed, epoch, self.order_seed)[position])
+        return self.global_batch(epoch, place // self.batch_size)
+
     def micro_batches(self, epoch: int, step: int) -> list[list[Address]]:
         """This rank's micro-batches of a step, ``accumulate`` of them."""
         share = self.global_batch(epoch, step)[self.rank :: self.world_size]
@@ -126,7 +137,11 @@ def evaluation_batches(size: int, batch_size: int, rank: int, world_size: int) -
 
 
 class BatchMaker:
-    """Makes whole batches; lives in loader workers, so it is picklable and holds no open handles."""
+    """Makes whole batches; lives in loader workers, so it is picklable and holds no open handles.
+
+    Attributes:
+        plan: of the training, for tasks whose pairs depend on the global batch; None in evaluation.
+    """
 
     def __init__(
         self,
@@ -140,6 +155,7 @@ class BatchMaker:
         """``hides_images`` shows the model blank images."""
         self.task, self.dataset, self.store, self.encode, self.seed = task, dataset, store, encode, seed
         self.hides_images = hides_images
+        self.plan: TrainingPlan | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -148,29 +164,46 @@ class BatchMaker:
         """The batch; an error of the data is returned, because a worker would wrap a traceback around it."""
         try:
             examples, pairs = self.pairs(addresses)
-            return self.batch(examples, pairs, self.regions(pairs))
+            return self.batch(addresses, examples, pairs, self.regions(pairs))
         except RunnerError as error:
             return error
 
     def pairs(self, addresses: Sequence[Address]) -> tuple[list[Example[Any]], list[list[Pair]]]:
         """The examples at these addresses, and the pairs of each."""
         examples = [self.dataset[position] for _, position in addresses]
-        pairs = [
-            self.task.pairs(example, example_rng(self.seed, epoch, position))
-            for example, (epoch, position) in zip(examples, addresses, strict=True)
+        rngs = [example_rng(self.seed, epoch, position) for epoch, position in addresses]
+        if self.plan is None or not self.task.in_batch:
+            return examples, [self.task.pairs(example, rng) for example, rng in zip(examples, rngs, strict=True)]
+        whole = [self.dataset[position] for position in self.plan.batch_of(*addresses[0])]
+        return examples, [
+            self.task.pairs_in_batch(example, whole, rng) for example, rng in zip(examples, rngs, strict=True)
         ]
-        return examples, pairs
 
     def regions(self, pairs: Sequence[Sequence[Pair]]) -> RegionBatch:
         """The uncut regions of all pairs, in order."""
         return self.store.read([pair.image_id for of_example in pairs for pair in of_example])
 
-    def batch(self, examples: Sequence[Example[Any]], pairs: Sequence[Sequence[Pair]], regions: RegionBatch) -> Batch:
-        if self.hides_images:
-            regions = _blank(regions)
+    def shown(self, regions: RegionBatch) -> RegionBatch:
+        """What the model may see of them."""
+        return _blank(regions) if self.hides_images else regions
+
+    def batch(
+        self,
+        addresses: Sequence[Address],
+        examples: Sequence[Example[Any]],
+        pairs: Sequence[Sequence[Pair]],
+        regions: RegionBatch,
+    ) -> Batch:
+        regions = self.shown(regions)
         encoding = self.encode([pair for of_example in pairs for pair in of_example], regions)
         targets = self.task.collate(examples, regions, encoding)
-        return Batch(tuple(example.id for example in examples), encoding, targets)
+        rngs = [
+            example_rng(derive_seed(self.seed, "mask", number), epoch, position)
+            for (epoch, position), of_example in zip(addresses, pairs, strict=True)
+            for number in range(len(of_example))
+        ]
+        encoding, of_masks = self.task.mask(encoding, rngs)
+        return Batch(tuple(example.id for example in examples), encoding, {**targets, **of_masks})
 
 
 class JointBatchMaker:

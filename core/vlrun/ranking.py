@@ -57,6 +57,10 @@ class Protocol:
     folds: int = 1
     images_per_fold: int | None = None
 
+    def fits(self, num_images: int) -> bool:
+        """Whether it is defined for so many images."""
+        return self.images_per_fold is None or self.images_per_fold * self.folds == num_images
+
     def pools(self, caption_to_image: ArrayLike, num_images: int) -> list[Pool]:
         """
         Raises:
@@ -64,7 +68,7 @@ class Protocol:
         """
         owner = _owners(caption_to_image, num_images)
         size = num_images if self.images_per_fold is None else self.images_per_fold
-        if size * self.folds != num_images:
+        if not self.fits(num_images):
             raise DataError(
                 f"retrieval protocol '{self.name}' is defined for {size * self.folds:,} images ({self.folds} folds of "
                 f"{size:,}); there are {num_images:,}. Use another one, such as 'all'"
@@ -147,7 +151,13 @@ def evaluate_retrieval(
 ) -> RetrievalScores:
     """Ranks every pool of ``protocol`` and averages over the pools; arguments and errors as of ``rank_pool``."""
     pools = protocol.pools(caption_to_image, len(scores))
-    ranks = [rank_pool(scores, caption_to_image, pool) for pool in pools]
+    return mean_over_pools([rank_pool(scores, caption_to_image, pool) for pool in pools], pools, protocol, ties)
+
+
+def mean_over_pools(
+    ranks: Sequence[PoolRanks], pools: Sequence[Pool], protocol: Protocol, ties: TiePolicy = "stable_low_index_first"
+) -> RetrievalScores:
+    """The scores of every pool of ``protocol``, averaged."""
     return RetrievalScores(
         _mean_scores([_scores(of_pool.text_retrieval, ties) for of_pool in ranks]),
         _mean_scores([_scores(of_pool.image_retrieval, ties) for of_pool in ranks]),

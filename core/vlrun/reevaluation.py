@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from vlrun.assembly import Run, TaskRun, assemble, metrics_of
+from vlrun.candidates import CandidatePool
 from vlrun.checkpoints import Checkpoint, Checkpoints, open_checkpoint
 from vlrun.errors import CheckpointError, DataError, UsageError
 from vlrun.evaluation import evaluate_split, predict_split
 from vlrun.examples import Prediction, Score
 from vlrun.experiment import Experiment
 from vlrun.features.store import RegionFeatureStore
+from vlrun.hard_negatives import write_negatives
+from vlrun.matching import MatchingTask
+from vlrun.mining import MiningPlan, mine_negatives
 from vlrun.plugins import Plugins
 from vlrun.ranks import Ranks
 from vlrun.reporting import Reporters, ResultRow
@@ -42,10 +46,10 @@ def evaluate_run(
     Raises:
         CheckpointError: there is no such checkpoint, or it does not fit.
     """
-    run = _assembled(experiment, folder, plugins, ranks, reporters)
+    run = assembled(experiment, folder, plugins, ranks, reporters)
     rows = []
-    for task in _chosen_tasks(run, tasks):
-        name = _load_checkpoint(run, folder, checkpoint, task)
+    for task in chosen_tasks(run, tasks):
+        name = load_checkpoint(run, folder, checkpoint, task)
         for split in task.splits:
             scores = evaluate_split(run, task, split, epoch=0, stop=StopRequest(), final=True, checkpoint=name)
             rows += [
@@ -65,10 +69,10 @@ def predict_run(
     tasks: Sequence[str] = (),
 ) -> list[Path]:
     """Writes predictions and submission files of every evaluation split, without scoring: targets may be hidden."""
-    run = _assembled(experiment, folder, plugins, ranks, reporters)
+    run = assembled(experiment, folder, plugins, ranks, reporters)
     written: list[Path] = []
-    for task in _chosen_tasks(run, tasks):
-        _load_checkpoint(run, folder, checkpoint, task)
+    for task in chosen_tasks(run, tasks):
+        load_checkpoint(run, folder, checkpoint, task)
         for split in task.splits:
             predictions = predict_split(run, task, split, StopRequest())
             if ranks.is_main:
@@ -76,6 +80,46 @@ def predict_run(
                 submission = folder.write_submission(task.name, split, task.task, predictions)
                 written += [submission] if submission else []
     return written
+
+
+def mine_run(
+    experiment: Experiment,
+    folder: RunFolder,
+    checkpoint: str,
+    plugins: Plugins,
+    ranks: Ranks,
+    reporters: Reporters,
+    out: Path,
+    *,
+    task: str | None = None,
+    candidates: int,
+    keep: int,
+) -> Path:
+    """Mines hard negatives of the one evaluation split of ``experiment`` with a checkpoint of the run, into ``out``.
+
+    Raises:
+        UsageError: the task does not rank images and texts.
+    """
+    run = assembled(experiment, folder, plugins, ranks, reporters)
+    chosen = chosen_tasks(run, [task] if task else [])[0]
+    if not isinstance(chosen.task, MatchingTask):
+        raise UsageError(f"task '{chosen.name}' of this run does not match images and texts, so it has no negatives")
+    name = load_checkpoint(run, folder, checkpoint, chosen)
+    split, maker = next(iter(chosen.splits.items()))
+    pool = CandidatePool.of(maker.dataset)
+    found = mine_negatives(run, chosen, maker, pool, MiningPlan(0, candidates, keep), StopRequest())
+    facts = {
+        "run": folder.path.name,
+        "experiment": experiment.name,
+        "checkpoint": name,
+        "split": split,
+        "annotations": dict(maker.dataset.protocol),
+        "seed": experiment.seed,
+        "candidates": candidates,
+        "keep": keep,
+    }
+    ranks.from_main(lambda: write_negatives(out, pool, found, facts))
+    return out
 
 
 def score_file(
@@ -125,7 +169,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     return predictions
 
 
-def _assembled(experiment: Experiment, folder: RunFolder, plugins: Plugins, ranks: Ranks, reporters: Reporters) -> Run:
+def assembled(experiment: Experiment, folder: RunFolder, plugins: Plugins, ranks: Ranks, reporters: Reporters) -> Run:
     """The run without its training data; what training has marked about a split stays known."""
     run = assemble(experiment, ranks, folder, reporters, plugins, train=False)
     known = folder.read_data()
@@ -135,14 +179,24 @@ def _assembled(experiment: Experiment, folder: RunFolder, plugins: Plugins, rank
     return run
 
 
-def _chosen_tasks(run: Run, labels: Sequence[str]) -> list[TaskRun]:
+def chosen_tasks(run: Run, labels: Sequence[str]) -> list[TaskRun]:
+    """
+    Raises:
+        UsageError: a label is unknown.
+    """
     known = [task.name for task in run.tasks]
     if unknown := [label for label in labels if label not in known]:
         raise UsageError(f"there is no task '{unknown[0]}' in this run (there is: {', '.join(known)})")
     return [task for task in run.tasks if not labels or task.name in labels]
 
 
-def _load_checkpoint(run: Run, folder: RunFolder, choice: str, task: TaskRun) -> str:
+def load_checkpoint(run: Run, folder: RunFolder, choice: str, task: TaskRun) -> str:
+    """Puts the checkpoint of this choice into the model; returns how results call it.
+
+    A run that trains nothing has no checkpoints: its weights are those that it imports.
+    """
+    if run.weights is not None and choice in ("best", "last") and not folder.checkpoints.is_dir():
+        return "imported weights"
     checkpoint = _chosen(folder, choice, task.name)
     run.check_checkpoint(checkpoint)
     checkpoint.load_model(run.model)

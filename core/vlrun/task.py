@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vlrun.backbone import Backbone
+    from vlrun.dataset import Dataset
+    from vlrun.hard_negatives import NegativeMiner
     from vlrun.tensors import Batch, Encoding
 
 
@@ -26,10 +28,14 @@ class Task(ABC, Generic[Target]):
         imported_head: neutral name under which imported weights hold this task's head, such as ``answer_head``; None
             if no known checkpoint has it, or it is not wanted.
         submission_suffix: of the files that ``write_submission`` writes, such as ``.json``; None if there is no server.
+        requires_matching_head: whether a run stops unless imported weights filled the backbone's matching head.
+        in_batch: whether training asks ``pairs_in_batch`` instead of ``pairs``.
     """
 
     imported_head: str | None = None
     submission_suffix: str | None = None
+    requires_matching_head: bool = False
+    in_batch: bool = False
 
     def pairs(self, example: Example[Target], rng: np.random.Generator) -> list[Pair]:
         """The pairs of one example; by default its text with each of its images.
@@ -37,6 +43,12 @@ class Task(ABC, Generic[Target]):
         ``rng`` is derived from (seed, epoch, position of the example) and is the only source of randomness.
         """
         return [Pair(example.text, image_id) for image_id in example.image_ids]
+
+    def pairs_in_batch(
+        self, example: Example[Target], batch: Sequence[Example[Target]], rng: np.random.Generator
+    ) -> list[Pair]:
+        """As ``pairs``, knowing the examples of the whole global batch, whichever ranks they went to."""
+        return self.pairs(example, rng)
 
     @abstractmethod
     def collate(
@@ -47,6 +59,14 @@ class Task(ABC, Generic[Target]):
         ``regions`` has one row per pair, uncut and with boxes in pixels; ``encoding`` is what the backbone will see
         and may hold fewer or more (padded) regions. Runs in loader workers.
         """
+
+    def mask(self, encoding: Encoding, rngs: Sequence[np.random.Generator]) -> tuple[Encoding, Mapping[str, Tensor]]:
+        """What the model is shown instead of ``encoding``, and the targets that follow from it; by default no change.
+
+        Runs in loader workers after ``collate``. There is a generator for each pair, addressed by seed, epoch, position
+        of the example and number of the pair.
+        """
+        return encoding, {}
 
     @abstractmethod
     def build_head(self, backbone: Backbone) -> nn.Module:
@@ -72,8 +92,14 @@ class Task(ABC, Generic[Target]):
     def metrics(self) -> list[Metric]:
         """The metrics of this task's own protocol, used unless the experiment names others."""
 
-    def start_epoch(self, epoch: int) -> None:
-        """Called on every rank before the batches of this task's ``epoch`` (from 0) are made, and after a resume."""
+    def start_training(self, dataset: Dataset[Target], seed: int) -> None:
+        """Called once, with all training examples and the run's seed, before any batch of them is made."""
+
+    def start_epoch(self, epoch: int, miner: NegativeMiner) -> None:
+        """Called on every rank before the batches of this task's ``epoch`` (from 0) are made, and after a resume.
+
+        ``miner`` finds hard negatives with the model as it is now.
+        """
 
     def head_meaning(self) -> Mapping[str, Any]:
         """What the numbers of the head mean, such as its list of answers; JSON-ready.

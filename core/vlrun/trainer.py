@@ -14,6 +14,7 @@ from vlrun.checkpoints import Checkpoints
 from vlrun.errors import ConfigError
 from vlrun.evaluation_history import EvaluationHistory
 from vlrun.loading import BatchMaker, TrainingPlan
+from vlrun.mining import ModelMiner
 from vlrun.mixing import TaskMix, build_mix, is_active
 from vlrun.optimisation import Schedule, build_optimizer, build_schedule
 from vlrun.step_window import StepWindow
@@ -58,7 +59,8 @@ class Trainer:
         """Tells a task, once in this process, which of its own epochs comes."""
         if self.epochs_started.get(task) != epoch:
             self.epochs_started[task] = epoch
-            self.tasks[task].run.task.start_epoch(epoch)
+            of_task = self.tasks[task].run
+            of_task.task.start_epoch(epoch, ModelMiner(self.run, of_task, self.stop))
 
     def active(self, epoch: int) -> list[list[bool]]:
         """For each joint epoch up to ``epoch``, which tasks it trains: a pure function of past evaluations."""
@@ -80,6 +82,9 @@ def build_trainer(run: Run, stop: StopRequest) -> Trainer:
     """
     config = run.experiment.train
     tasks = [TaskTraining(task, _plan(run, task)) for task in run.tasks]
+    for task in tasks:
+        task.maker.plan = task.plan
+        task.run.task.start_training(task.maker.dataset, run.experiment.seed)
     own_steps = [task.plan.steps_per_epoch for task in tasks]
     mix = build_mix(own_steps, [task.sampling_weight for task in run.tasks], config.sampling, run.experiment.seed)
     schedule = build_schedule(config.schedule, config.learning_rate, mix.steps_per_epoch, config.epochs)

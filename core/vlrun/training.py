@@ -266,9 +266,10 @@ def check_first_batch(trainer: Trainer) -> None:
     problems, shortages = [], []
     for task in trainer.tasks:
         maker = task.maker
-        examples, pairs = maker.pairs(task.plan.micro_batches(0, 0)[0])
+        addresses = task.plan.micro_batches(0, 0)[0]
+        examples, pairs = maker.pairs(addresses)
         regions = maker.regions(pairs)
-        batch = maker.batch(examples, pairs, regions)
+        batch = maker.batch(addresses, examples, pairs, regions)
         pair_ids = [example.id for example, own in zip(examples, pairs, strict=True) for _ in own]
         texts = [pair.text for own in pairs for pair in own]
         problems += batch_problems(pair_ids, texts, regions, batch)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+import toy_world as toy
 
-from vlrun.loading import TrainingPlan, epoch_order, evaluation_batches
+from vlrun import Batch, DatasetConfig, Encoding, Example, Pair
+from vlrun.features.store import RegionFeatureStore
+from vlrun.loading import BatchMaker, TrainingPlan, epoch_order, evaluation_batches
 from vlrun.seeds import derive_seed, example_rng
 
 
@@ -81,3 +89,61 @@ def test_the_generator_of_an_example_depends_on_its_address_alone() -> None:
     assert len(draws) == 4
     assert example_rng(1, 2, 3).integers(1 << 60) == example_rng(1, 2, 3).integers(1 << 60)
     assert derive_seed(1, "order", 23) != derive_seed(1, "order", 2, 3)
+
+
+class Neighbours(toy.ToyTask):
+    """Pairs a text with the image of another example of its batch, and adds noise to what the model is shown."""
+
+    in_batch = True
+
+    def pairs_in_batch(
+        self, example: Example[int], batch: Sequence[Example[int]], rng: np.random.Generator
+    ) -> list[Pair]:
+        other = batch[int(rng.integers(len(batch)))]
+        return [Pair(example.text, example.image_ids[0]), Pair(example.text, other.image_ids[0])]
+
+    def mask(self, encoding: Encoding, rngs: Sequence[np.random.Generator]) -> Any:
+        noise = torch.tensor([rng.normal() for rng in rngs])
+        return replace(encoding, boxes=encoding.boxes + noise[:, None, None]), {"noise": noise}
+
+
+@pytest.fixture
+def neighbours(world: Path) -> BatchMaker:
+    config = DatasetConfig(name="toys", annotations=world, features=world, evaluate=["val"])
+    dataset, store = toy.ToyDataset(config, "train"), RegionFeatureStore(world / "data" / "toys.lmdb")
+    return BatchMaker(Neighbours(), dataset, store, toy.ToyEncoder(None), seed=3)
+
+
+def made(maker: BatchMaker, plan: TrainingPlan, epoch: int) -> dict[str, Any]:
+    """What the model is shown of each example."""
+    maker.plan = plan
+    shown = {}
+    for step in range(plan.steps_per_epoch):
+        for addresses in plan.micro_batches(epoch, step):
+            batch = maker.__getitems__(addresses)
+            assert isinstance(batch, Batch)
+            for row, name in enumerate(batch.ids):
+                own = slice(2 * row, 2 * row + 2)
+                shown[name] = torch.cat([batch.encoding.boxes[own].flatten(), batch.targets["noise"][own]])
+    return shown
+
+
+def test_pairs_from_the_batch_and_masks_are_the_same_for_any_spread(neighbours: BatchMaker) -> None:
+    alone = made(neighbours, TrainingPlan(23, 6, 3, drop_last=False), epoch=1)
+    assert len(alone) == 23
+    spread: dict[str, Any] = {}
+    for rank in range(2):
+        plan = TrainingPlan(23, 6, 3, drop_last=False, rank=rank, world_size=2, accumulate=2)
+        spread |= made(neighbours, plan, epoch=1)
+    assert spread.keys() == alone.keys()
+    assert all(torch.equal(spread[name], alone[name]) for name in alone)
+    other = made(neighbours, TrainingPlan(23, 6, 3, drop_last=False), epoch=2)
+    assert not all(torch.equal(other[name], alone[name]) for name in alone)
+
+
+def test_an_evaluation_has_no_batch_to_draw_from(neighbours: BatchMaker) -> None:
+    examples, pairs = neighbours.pairs([(0, 0), (0, 1)])
+    assert [own[0].text for own in pairs] == [example.text for example in examples]
+    whole = [neighbours.dataset[place] for place in TrainingPlan(23, 6, 3).batch_of(0, 5)]
+    assert neighbours.dataset[5] in whole
+    assert len(whole) <= 6

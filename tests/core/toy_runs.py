@@ -16,6 +16,7 @@ from vlrun.experiment import Experiment, load_experiment
 from vlrun.plugins import Plugins
 from vlrun.ranks import Ranks
 from vlrun.runs import RunResult, run_experiment
+from vlrun.step_window import StepWindow
 from vlrun.stopping import StopRequest
 from vlrun.testing import run_ranks
 
@@ -58,6 +59,19 @@ class StopAfter(StopRequest):
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
     monkeypatch.setattr(runs, "stop_on_signals", lambda: nullcontext(StopAfter(looks)))
+
+
+def stop_after_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """A signal comes right after this step; it is noticed during the next, or by what comes before that."""
+    request, add = StopRequest(), StepWindow.add
+
+    def add_and_stop(window: StepWindow, number: int, *others: Any) -> None:
+        add(window, number, *others)
+        if number == step:
+            request.signal = signal.SIGTERM
+
+    monkeypatch.setattr(StepWindow, "add", add_and_stop)
+    monkeypatch.setattr(runs, "stop_on_signals", lambda: nullcontext(request))
 
 
 def ranks_run(world: Path, plugins: Plugins, world_size: int, *overrides: str) -> list[Any]:

@@ -30,6 +30,20 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--task", action="append", default=[], help="a task of a joint run, by its label; may be repeated"
     )
     parser.add_argument("--checkpoint", default="best", help="best, last, or a checkpoint folder (default: best)")
+    parser.add_argument("--nproc", type=int, default=None, metavar="N", help="processes on this machine (default: 1)")
+
+
+def launched_elsewhere(arguments: argparse.Namespace) -> int | None:
+    """Starts the processes that were asked for and gives their exit status; None: go on in this one."""
+    from vlrun.ranks import is_launched
+
+    if arguments.nproc is not None and arguments.nproc < 1:
+        raise UsageError(f"--nproc {arguments.nproc}: at least one process is needed")
+    if (arguments.nproc or 1) == 1 or is_launched():
+        return None
+    from vlrun.launch import launch
+
+    return launch(arguments.command, arguments.nproc)
 
 
 def open_run(arguments: argparse.Namespace, plugins: Plugins) -> tuple[RunFolder, Experiment]:
@@ -45,7 +59,9 @@ def open_run(arguments: argparse.Namespace, plugins: Plugins) -> tuple[RunFolder
     if arguments.split and len(experiment.tasks) > 1 and not arguments.task:
         labels = " or ".join(task.called for task in experiment.tasks)
         raise UsageError(f"say of which task the split is: --task {labels}")
-    values: dict[str, Any] = {"backbone.weights": None, "train.epochs": 0}  # the checkpoint has the weights
+    values: dict[str, Any] = {"train.epochs": 0}
+    if experiment.train.epochs:
+        values["backbone.weights"] = None  # the checkpoint has the weights
     for index in range(len(experiment.tasks)):
         values[f"tasks.{index}.dataset.train"] = []
         if arguments.split and experiment.tasks[index].called in (arguments.task or [experiment.tasks[0].called]):
@@ -60,14 +76,17 @@ def open_run(arguments: argparse.Namespace, plugins: Plugins) -> tuple[RunFolder
 def run(arguments: argparse.Namespace) -> int:
     plugins = create_plugins()
     folder, experiment = open_run(arguments, plugins)
+    if (status := launched_elsewhere(arguments)) is not None:
+        return status
 
     from vlrun.ranks import join_ranks
     from vlrun.reevaluation import evaluate_run
-    from vlrun.reporting import Reporters
+    from vlrun.reporting.notes import notes_on_stderr
     from vlrun.reporting.results import result_table
 
     with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
-        rows = evaluate_run(experiment, folder, arguments.checkpoint, plugins, ranks, Reporters([]), arguments.task)
+        reporters = notes_on_stderr(ranks)
+        rows = evaluate_run(experiment, folder, arguments.checkpoint, plugins, ranks, reporters, arguments.task)
         if ranks.is_main:
             if arguments.json:
                 print(json.dumps([asdict(row) for row in rows], indent=2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vlrun.cli.evaluate import add_run_arguments, open_run
+from vlrun.cli.evaluate import add_run_arguments, launched_elsewhere, open_run
 from vlrun.plugins import create_plugins
 
 
@@ -15,13 +15,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     plugins = create_plugins()
     folder, experiment = open_run(arguments, plugins)
+    if (status := launched_elsewhere(arguments)) is not None:
+        return status
 
     from vlrun.ranks import join_ranks
     from vlrun.reevaluation import predict_run
-    from vlrun.reporting import Reporters
+    from vlrun.reporting.notes import notes_on_stderr
 
     with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
-        written = predict_run(experiment, folder, arguments.checkpoint, plugins, ranks, Reporters([]), arguments.task)
+        reporters = notes_on_stderr(ranks)
+        written = predict_run(experiment, folder, arguments.checkpoint, plugins, ranks, reporters, arguments.task)
         for path in written:
             print(path)
     return 0

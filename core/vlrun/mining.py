@@ -1,0 +1,239 @@
+"""Mining hard negatives with the model of a run: drawn candidates are scored, the best are kept.
+
+The work is cut into blocks of anchors, which go to processes in turns. What is drawn depends on (seed, epoch, anchor),
+and a score on its block alone, so the result is the same for any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vlrun.candidates import CandidatePool
+from vlrun.hard_negatives import (
+    NEGATIVES_SUFFIX,
+    AnchorKind,
+    HardNegatives,
+    draw_candidates,
+    hardest,
+    read_facts,
+    read_negatives,
+    write_negatives,
+)
+from vlrun.pair_scoring import EncodedTexts, PairScorer, Part, Rows, bytes_of, take
+from vlrun.pool_scoring import IMAGE_BLOCK_BYTES, matching_task, pair_scorer
+from vlrun.stopping import StopRequest, leave_if_asked
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vlrun.assembly import Run, TaskRun
+    from vlrun.loading import BatchMaker
+
+_ANCHORS_PER_BLOCK = 4096
+_PASSING_AT_ONCE = 512
+_KEPT_FILES = 3
+
+
+@dataclass(frozen=True)
+class ModelMiner:
+    """Mines for one task of a run with the model as it is; see ``NegativeMiner``."""
+
+    run: Run
+    task: TaskRun
+    stop: StopRequest
+
+    def mine(
+        self, pool: CandidatePool, epoch: int, candidates: int, keep: int, images_of_texts: bool = True
+    ) -> HardNegatives:
+        assert self.task.train is not None
+        ranks = self.run.ranks
+        path = self.run.folder.path / "negatives" / f"{self.task.name}_epoch{epoch}{NEGATIVES_SUFFIX}"
+        facts = {
+            "pool": pool.fingerprint,
+            "seed": self.run.experiment.seed,
+            "epoch": epoch,
+            "candidates": candidates,
+            "keep": keep,
+            "images_of_texts": images_of_texts,
+        }
+        if ranks.from_main(lambda: path.is_file() and read_facts(path) == facts):
+            return read_negatives(path, pool)
+        plan = MiningPlan(epoch, candidates, keep, images_of_texts)
+        found = mine_negatives(self.run, self.task, self.task.train, pool, plan, self.stop)
+
+        def write() -> None:
+            path.parent.mkdir(exist_ok=True)
+            write_negatives(path, pool, found, facts)
+            _prune(path.parent, self.task.name)
+
+        ranks.from_main(write)
+        return found
+
+
+@dataclass(frozen=True)
+class MiningPlan:
+    """For which epoch is mined, how many candidates each anchor draws and keeps, and whether texts are anchors too."""
+
+    epoch: int
+    candidates: int
+    keep: int
+    images_of_texts: bool = True
+
+
+def mine_negatives(
+    run: Run, task: TaskRun, maker: BatchMaker, pool: CandidatePool, plan: MiningPlan, stop: StopRequest
+) -> HardNegatives:
+    """The hardest texts for every image of ``pool``, and the hardest images for every text.
+
+    Args:
+        maker: reads the split that the pool is of.
+
+    Raises:
+        StoppedOnRequest: a signal asked for it.
+    """
+    scorer = pair_scorer(run, task, maker)
+    anchors: dict[AnchorKind, int] = {"image": len(pool.image_ids), "text": len(pool.texts)}
+    if not plan.images_of_texts:
+        del anchors["text"]
+    total, done = plan.candidates * sum(anchors.values()), 0
+    tables: dict[AnchorKind, NDArray[np.int32]] = {"text": np.empty((len(pool.texts), 0), np.int32)}
+    with scorer.at_work():
+        mining = Mining(
+            scorer,
+            pool,
+            scorer.encoded(pool.texts, pool.image_ids[0]),
+            lambda kind, anchor: draw_candidates(pool, run.experiment.seed, plan.epoch, kind, anchor, plan.candidates),
+            plan.keep,
+            matching_task(task).config.pairs_per_batch,
+        )
+        for kind, count in anchors.items():
+            tables[kind] = _mine_kind(run, mining, kind, count, stop, done, total)
+            done += plan.candidates * count
+    return HardNegatives(tables["image"], tables["text"])
+
+
+def _mine_kind(
+    run: Run, mining: Mining, kind: AnchorKind, count: int, stop: StopRequest, done: int, total: int
+) -> NDArray[np.int32]:
+    """The table of all anchors of a kind, on every rank; blocks of them go to the ranks in turns."""
+    ranks, height = run.ranks, mining.anchors_per_block(kind)
+    blocks = [np.arange(start, min(start + height, count)) for start in range(0, count, height)]
+    tables: list[tuple[int, NDArray[np.int32]]] = []
+
+    def work() -> Iterator[int]:
+        for number in range(ranks.rank, len(blocks), ranks.world_size):
+            table = np.empty((len(blocks[number]), mining.keep), np.int32)
+            yield from mining.fill(table, kind, blocks[number])
+            tables.append((number, table))
+
+    share = work()
+    while True:  # ranks have more or fewer batches; all look around after each of them
+        leave_if_asked(ranks, stop)
+        scored = next(share, 0)
+        (scored_by_all,) = ranks.sum_counts([float(scored)])
+        if not scored_by_all:
+            break
+        done += int(scored_by_all)
+        run.reporters.progress("mining hard negatives", done, total)
+    return np.concatenate([table for _, table in sorted(ranks.gather(tables), key=lambda item: item[0])])
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Anchors whose parts stay on the device while their candidates pass by: rows of the pool, ascending."""
+
+    rows: Rows
+    part: Part
+
+
+@dataclass(frozen=True)
+class Mining:
+    """Scores drawn candidates, a block of anchors at a time.
+
+    Attributes:
+        encoded: all texts of ``pool``.
+        draw: (kind, anchor) -> rows of texts; one that is drawn for a text stands for its image.
+    """
+
+    scorer: PairScorer
+    pool: CandidatePool
+    encoded: EncodedTexts
+    draw: Callable[[AnchorKind, int], Rows]
+    keep: int
+    pairs_per_batch: int
+
+    def anchors_per_block(self, kind: AnchorKind) -> int:
+        """So many that their parts take no more than a block of images in an evaluation."""
+        longest = np.array([int(self.encoded.lengths.argmax())])
+        one = (
+            self.scorer.region_part(self.pool.image_ids[:1])
+            if kind == "image"
+            else self.scorer.text_part(self.encoded, longest)
+        )
+        return min(_ANCHORS_PER_BLOCK, max(1, IMAGE_BLOCK_BYTES // bytes_of(one)))
+
+    def fill(self, table: NDArray[np.int32], kind: AnchorKind, anchors: Rows) -> Iterator[int]:
+        """Writes the hardest of each anchor into ``table`` (n, keep); yields numbers of pairs as they are scored."""
+        drawn = np.stack([self.draw(kind, anchor) for anchor in anchors.tolist()])
+        candidates = drawn if kind == "image" else self.pool.owner[drawn]
+        scores = np.empty(drawn.shape, np.float32)
+        yield from self._score(kind, np.repeat(anchors, drawn.shape[1]), candidates.ravel(), scores.ravel())
+        table[:] = np.take_along_axis(candidates, hardest(scores, self.keep), axis=1)
+
+    def _score(self, kind: AnchorKind, anchors: Rows, candidates: Rows, scores: NDArray[np.float32]) -> Iterator[int]:
+        """Scores anchor i with candidate i into ``scores``.
+
+        Candidates pass by in the order of their rows, so that each is read and computed once a block, however often it
+        was drawn.
+        """
+        held = self._held_images(anchors) if kind == "image" else self._held_texts(anchors)
+        for rows, part in self._passing_texts(candidates) if kind == "image" else self._passing_images(candidates):
+            here = np.flatnonzero(np.isin(candidates, rows))
+            for group in held:
+                pairs = here[np.isin(anchors[here], group.rows)]
+                for start in range(0, len(pairs), self.pairs_per_batch):
+                    some = pairs[start : start + self.pairs_per_batch]
+                    own = take(group.part, np.searchsorted(group.rows, anchors[some]))
+                    other = take(part, np.searchsorted(rows, candidates[some]))
+                    texts, images = (other, own) if kind == "image" else (own, other)
+                    scores[some] = self.scorer.scores(texts, images).cpu().numpy()
+                    yield len(some)
+
+    def _held_images(self, anchors: Rows) -> list[_Held]:
+        rows = np.unique(anchors)
+        return [_Held(rows, self.scorer.region_part([self.pool.image_ids[row] for row in rows]))]
+
+    def _held_texts(self, anchors: Rows) -> list[_Held]:
+        return [_Held(rows, self.scorer.text_part(self.encoded, rows)) for rows in self._by_length(np.unique(anchors))]
+
+    def _passing_images(self, candidates: Rows) -> Iterator[tuple[Rows, Part]]:
+        rows = np.unique(candidates)
+        for start in range(0, len(rows), _PASSING_AT_ONCE):
+            some = rows[start : start + _PASSING_AT_ONCE]
+            yield some, self.scorer.region_part([self.pool.image_ids[row] for row in some])
+
+    def _passing_texts(self, candidates: Rows) -> Iterator[tuple[Rows, Part]]:
+        for rows in self._by_length(np.unique(candidates)):
+            for start in range(0, len(rows), _PASSING_AT_ONCE):
+                some = rows[start : start + _PASSING_AT_ONCE]
+                yield some, self.scorer.text_part(self.encoded, some)
+
+    def _by_length(self, rows: Rows) -> Iterator[Rows]:
+        lengths = self.encoded.lengths[rows]
+        return (rows[lengths == length] for length in np.unique(lengths))
+
+
+def _prune(folder: Path, task: str) -> None:
+    """Removes what no checkpoint that is kept can still ask for."""
+    mined = [path for path in folder.glob(f"{task}_epoch*{NEGATIVES_SUFFIX}") if _epoch_of(path).isdigit()]
+    for path in sorted(mined, key=lambda path: int(_epoch_of(path)))[:-_KEPT_FILES]:
+        path.unlink(missing_ok=True)
+
+
+def _epoch_of(path: Path) -> str:
+    return path.stem.rpartition("epoch")[2]

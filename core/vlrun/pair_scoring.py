@@ -1,0 +1,210 @@
+"""Scoring text-image pairs with what depends on one side alone computed once for each text and each image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vlrun.backbone import Backbone, PairEncoder
+from vlrun.errors import CheckpointError
+from vlrun.examples import Pair, RegionBatch
+from vlrun.heads import PairMatcher
+from vlrun.tensors import Encoding, full_precision
+
+_ENCODED_AT_ONCE = 128
+_MASKS = ("text_mask", "region_mask")
+_SOME_TEXT = "a"
+
+Part = Mapping[str, Tensor]
+"""What a backbone computed of texts or of images alone: tensors with a row for each; see ``Backbone.text_part``."""
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Tokens of N texts, on the CPU.
+
+    Attributes:
+        encoding: all padded to the longest, in int32 to save memory; its regions are those of no image, in one row.
+        lengths: (N,) how many tokens are real.
+    """
+
+    encoding: Encoding
+    lengths: Rows
+
+    def cut(self, rows: Rows) -> Encoding:
+        """Some of the texts, as long as the longest of them, with placeholders for regions."""
+        whole, length = self.encoding, int(self.lengths[rows].max())
+        positions = whole.position_ids
+        return Encoding(
+            token_ids=whole.token_ids[rows, :length].long(),
+            text_mask=whole.text_mask[rows, :length],
+            region_features=_expanded(whole.region_features, len(rows)),
+            boxes=_expanded(whole.boxes, len(rows)),
+            region_mask=_expanded(whole.region_mask, len(rows)),
+            position_ids=None if positions is None else positions[rows, :length].long(),
+        )
+
+
+class PairScorer:
+    """Scores pairs with one backbone and its matching head."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        matcher: PairMatcher,
+        to_scores: Callable[[Tensor], Tensor],
+        encode: PairEncoder,
+        read_regions: Callable[[Sequence[str]], RegionBatch],
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        """
+        Args:
+            to_scores: logits (P, 2), in full precision -> scores (P,).
+            read_regions: image ids -> their regions, as the model may see them.
+        """
+        self.backbone, self.matcher, self.to_scores = backbone, matcher, to_scores
+        self.encode, self.read_regions = encode, read_regions
+        self.device, self.autocast = device, autocast
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Evaluation mode and no gradients; afterwards the model is as it was."""
+        was_training = self.backbone.training
+        self.backbone.eval()
+        self.matcher.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.backbone.train(was_training)
+            self.matcher.train(was_training)
+
+    def encoded(self, texts: Sequence[str], any_image: str) -> EncodedTexts:
+        """Tokens of ``texts``; ``any_image`` is one with features, from which their shape is known."""
+        blank = _blank(self.read_regions([any_image]))
+        parts = []
+        for start in range(0, len(texts), _ENCODED_AT_ONCE):
+            pairs = [Pair(text, any_image) for text in texts[start : start + _ENCODED_AT_ONCE]]
+            parts.append(self.encode(pairs, _repeated(blank, len(pairs))))
+        mask = _stacked([part.text_mask for part in parts])
+        positions = [part.position_ids.int() for part in parts if part.position_ids is not None]
+        encoding = replace(
+            parts[0],
+            token_ids=_stacked([part.token_ids.int() for part in parts]),
+            text_mask=mask,
+            position_ids=_stacked(positions) if positions else None,
+            region_features=parts[0].region_features[:1],
+            boxes=parts[0].boxes[:1],
+            region_mask=parts[0].region_mask[:1],
+        )
+        lengths = mask.shape[1] - mask.flip(1).int().argmax(dim=1)  # up to the last real token
+        return EncodedTexts(encoding, lengths.numpy().astype(np.int64))
+
+    def text_part(self, texts: EncodedTexts, rows: Rows) -> Part:
+        """What depends on these texts alone, on the device. Texts of one length need no mask, which is fastest."""
+        with self.autocast():
+            part = self.backbone.text_part(texts.cut(rows).to(self.device))
+        return _without_idle_masks(part)
+
+    def region_part(self, image_ids: Sequence[str]) -> Part:
+        """What depends on these images alone, on the device."""
+        chunks = []
+        for start in range(0, len(image_ids), _ENCODED_AT_ONCE):
+            ids = image_ids[start : start + _ENCODED_AT_ONCE]
+            encoding = self.encode([Pair(_SOME_TEXT, image_id) for image_id in ids], self.read_regions(ids))
+            with self.autocast():
+                chunks.append(self.backbone.region_part(encoding.to(self.device)))
+        # a backbone may pad to the most regions of what it is given
+        return _without_idle_masks({name: _stacked([chunk[name] for chunk in chunks]) for name in chunks[0]})
+
+    def scores(self, texts: Part, images: Part) -> Tensor:
+        """Row i of ``texts`` with row i of ``images`` -> (P,) float32.
+
+        Raises:
+            CheckpointError: a score is not finite.
+        """
+        with self.autocast():
+            pooled = self.backbone.pooled_output(texts, images)
+        # the head in full precision: half-precision logits would tie
+        scores = self.to_scores(self.matcher.of_pooled(full_precision(pooled))).float()
+        if not torch.isfinite(scores).all():
+            raise CheckpointError(
+                "a matching score is not finite, so nothing can be ranked. Are the weights damaged, or does "
+                "train.precision=fp16 overflow (bf16 does not)?"
+            )
+        return scores
+
+    def all_pairs(self, texts: Part, images: Part) -> Tensor:
+        """Every text with every image: (N, ...) and (M, ...) -> (M, N)."""
+        num_texts, num_images = _size(texts), _size(images)
+        text_rows = {name: _expanded(value[None], num_images).flatten(0, 1) for name, value in texts.items()}
+        image_rows = {name: value.repeat_interleave(num_texts, dim=0) for name, value in images.items()}
+        return self.scores(text_rows, image_rows).view(num_images, num_texts)
+
+
+def take(part: Part, rows: slice | Rows | Tensor) -> dict[str, Tensor]:
+    """Some rows of a part; a slice copies nothing."""
+    if isinstance(rows, slice):
+        return {name: value[rows] for name, value in part.items()}
+    index = torch.as_tensor(rows)
+    return {name: value[index.to(value.device)] for name, value in part.items()}
+
+
+def _size(part: Part) -> int:
+    return len(next(iter(part.values())))
+
+
+def _without_idle_masks(part: Part) -> Part:
+    """The part without a mask that hides nothing."""
+    return {name: value for name, value in part.items() if name not in _MASKS or not bool(value.all())}
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """(n, L, ...) each -> (sum of n, longest L, ...), padded with zeros; (n,) each -> (sum of n,)."""
+    if parts[0].dim() < 2:
+        return torch.cat(list(parts))
+    longest = max(part.shape[1] for part in parts)
+    after = (0, 0) * (parts[0].dim() - 2)
+    return torch.cat([torch.nn.functional.pad(part, (*after, 0, longest - part.shape[1])) for part in parts])
+
+
+def _expanded(rows: Tensor, count: int) -> Tensor:
+    """(1, ...) -> (count, ...) without a copy."""
+    return rows.expand(count, *rows.shape[1:])
+
+
+def _blank(regions: RegionBatch) -> RegionBatch:
+    """One region without content, in the size and type of the store."""
+    mask = np.ones_like(regions.mask[:1, :1])
+    return replace(regions, features=np.zeros_like(regions.features[:1, :1]), boxes=regions.boxes[:1, :1], mask=mask)
+
+
+def _repeated(regions: RegionBatch, count: int) -> RegionBatch:
+    """The first image ``count`` times."""
+
+    def rows(array: NDArray[Any]) -> NDArray[Any]:
+        return np.repeat(array[:1], count, axis=0)
+
+    return RegionBatch(
+        regions.image_ids[:1] * count,
+        rows(regions.features),
+        rows(regions.boxes),
+        rows(regions.mask),
+        rows(regions.sizes),
+    )
+
+
+def bytes_of(part: Part) -> int:
+    """What a part takes on the device."""
+    return sum(value.numel() * value.element_size() for value in part.values())

@@ -1,0 +1,288 @@
+"""Scores the candidate pool of a split, on all processes, and turns the matrix into one prediction per query.
+
+Memory: the parts of as many images as fit into ``IMAGE_BLOCK_BYTES`` stay on the device, beside them one group of texts
+and the activations of ``pairs_per_batch`` pairs. The matrix itself is a file; its pages belong to the system's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from vlrun.assembly import Run, TaskRun
+from vlrun.candidates import CandidatePool
+from vlrun.dataset import Dataset
+from vlrun.examples import Prediction
+from vlrun.heads import PairMatcher
+from vlrun.loading import BatchMaker, Selection
+from vlrun.matching import MatchingTask
+from vlrun.pair_scoring import EncodedTexts, PairScorer, Part, Rows, bytes_of, take
+from vlrun.reporting.lines import duration_text
+from vlrun.retrieval_metric import needed_texts, pool_predictions, usable_protocols
+from vlrun.score_matrix import (
+    ScoreMatrix,
+    Scores,
+    TilePlan,
+    leave_out_all_but,
+    read_first_stage,
+    unfinished,
+)
+from vlrun.stopping import StopRequest, leave_if_asked
+
+IMAGE_BLOCK_BYTES = 512 * 2**20
+_FLUSH_SECONDS = 30.0
+_MEASURED_SECONDS = 2.0
+
+
+def matching_task(task: TaskRun) -> MatchingTask:
+    assert isinstance(task.task, MatchingTask)
+    return task.task
+
+
+def pair_scorer(run: Run, task: TaskRun, maker: BatchMaker) -> PairScorer:
+    """Scores pairs of this task with the model as it is now."""
+    matching, head = matching_task(task), run.model.heads[task.name]
+    assert isinstance(head, PairMatcher)
+    return PairScorer(
+        run.model.backbone,
+        head,
+        matching.pair_scores,
+        maker.encode,
+        lambda image_ids: maker.shown(maker.store.read(image_ids)),
+        device=run.device,
+        autocast=run.autocast,
+    )
+
+
+def pool_dataset(task: TaskRun, split: str, final: bool) -> Dataset[Any]:
+    """The examples whose images and texts compete: all at the end, between epochs perhaps the first images only."""
+    dataset, limit = task.splits[split].dataset, matching_task(task).config.validation_images
+    if final or limit is None:
+        return dataset
+    rows: dict[str, int] = {}
+    images = [rows.setdefault(example.image_ids[0], len(rows)) for example in dataset]
+    kept = [position for position, row in enumerate(images) if row < limit]
+    if len(kept) == len(dataset):
+        return dataset
+    return Selection(dataset, kept, f"between epochs only the first {limit:,} images compete")
+
+
+def rerank_mark(task: TaskRun, final: bool) -> dict[str, str]:
+    """What scores must say where a first stage chose the candidates."""
+    rerank = matching_task(task).config.rerank
+    if rerank is None or (final and not rerank.final):
+        return {}
+    chosen = f"the best {rerank.candidates:,} per query by {rerank.scores.name}; a right one outside them ranks last"
+    return {"first stage": chosen}
+
+
+def score_pool(run: Run, task: TaskRun, split: str, stop: StopRequest, *, final: bool) -> list[Prediction]:
+    """Scores every pair of the split once and ranks them; the predictions are on the main rank only.
+
+    What an evaluation before this one has scored with the same model is not scored again.
+
+    Raises:
+        StoppedOnRequest: a signal asked for it; what is scored is kept.
+        CheckpointError: a score is not finite, or the task does not trust the head.
+    """
+    matching, ranks = matching_task(task), run.ranks
+    maker, pool = task.splits[split], CandidatePool.of(pool_dataset(task, split, final))
+    protocols = usable_protocols(matching.config.protocols, len(pool.image_ids))
+    scorer = pair_scorer(run, task, maker)
+    with scorer.at_work():
+        texts = scorer.encoded(pool.texts, pool.image_ids[0])
+        _check_sample(matching, scorer, pool, texts)
+        needed = needed_texts(pool, protocols)
+        block = max(1, IMAGE_BLOCK_BYTES // bytes_of(scorer.region_part(pool.image_ids[:1])))
+        tiles = TilePlan(
+            len(pool.image_ids),
+            texts.lengths,
+            needed,
+            pairs_per_batch=matching.config.pairs_per_batch,
+            images_per_block=block,
+        )
+        suffix = "" if final else ".between-epochs"
+        matrix = ScoreMatrix(run.folder.path / "scores" / f"{task.name}_{split}{suffix}.npy")
+        pending = ranks.from_main(lambda: _prepare(run, task, pool, matrix, tiles, needed, final))
+        _fill(_PoolWork(scorer, pool, texts, tiles, matrix.open()), run, split, pending, stop)
+    ranks.barrier()
+    if not ranks.is_main:
+        return []
+    predictions = pool_predictions(matrix.open(), pool, protocols)
+    if not final:
+        matrix.delete()
+    return predictions
+
+
+def _check_sample(task: MatchingTask, scorer: PairScorer, pool: CandidatePool, texts: EncodedTexts) -> None:
+    """Lets the task compare some right pairs with wrong ones."""
+    num_images = len(pool.image_ids)
+    if not task.sample_size or num_images < 2:
+        return
+    rows = np.unique(np.linspace(0, len(pool.texts) - 1, min(task.sample_size, len(pool.texts))).astype(np.int64))
+    own = pool.owner[rows]
+    other = (own + max(1, num_images // 2)) % num_images
+    found = []
+    for images in (own, other):
+        part = scorer.region_part([pool.image_ids[row] for row in images])
+        found.append(scorer.scores(scorer.text_part(texts, rows), part).cpu().numpy())
+    task.check_sample(found[0], found[1])
+
+
+def _prepare(
+    run: Run, task: TaskRun, pool: CandidatePool, matrix: ScoreMatrix, tiles: TilePlan, needed: Rows, final: bool
+) -> Rows:
+    """Makes or opens the file; returns the numbers of the tiles to score."""
+    shape = (len(pool.image_ids), len(pool.texts))
+    identity = {
+        **_identity(run, task, pool, final),
+        "images_per_block": len(tiles.blocks[0]),
+        "texts": hashlib.blake2b(needed.tobytes(), digest_size=8).hexdigest(),
+    }
+    was_there = matrix.prepare(shape, identity, {"image_ids": pool.image_ids, "text_ids": pool.text_ids})
+    if not was_there and len(needed) < len(pool.texts):
+        matrix.leave_out(np.setdiff1d(np.arange(len(pool.texts)), needed))
+    if not was_there and (rerank := matching_task(task).config.rerank) is not None and rerank_mark(task, final):
+        first_stage = read_first_stage(rerank.scores, pool.image_ids, pool.text_ids)
+        leave_out_all_but(matrix.open(), first_stage, rerank.candidates)
+        was_there = True  # some tiles may have nothing to score
+    return unfinished(matrix.open(), tiles) if was_there else np.arange(len(tiles))
+
+
+def _identity(run: Run, task: TaskRun, pool: CandidatePool, final: bool) -> dict[str, Any]:
+    """Everything that decides about a score, to the last digit."""
+    config = matching_task(task).config
+    rerank = config.rerank.model_dump(mode="json") if rerank_mark(task, final) else None
+    backbone = run.experiment.backbone.model_dump(mode="json", exclude={"weights"})
+    return {
+        "weights": _fingerprint([run.model.backbone, run.model.heads[task.name]]),
+        "backbone": hashlib.sha256(json.dumps(backbone, sort_keys=True).encode()).hexdigest()[:16],
+        "pool": pool.fingerprint,
+        "features": task.store.fingerprint,
+        "images": "hidden" if config.dataset.hide_images else "shown",
+        "score": config.score,
+        "max_text_tokens": config.max_text_tokens,
+        "precision": run.experiment.train.precision,
+        "device": run.device.type,
+        "pairs_per_batch": config.pairs_per_batch,
+        "rerank": rerank,
+    }
+
+
+def _fingerprint(modules: Sequence[nn.Module]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _PoolWork:
+    """What scoring a pool works on."""
+
+    scorer: PairScorer
+    pool: CandidatePool
+    texts: EncodedTexts
+    tiles: TilePlan
+    scores: Scores
+
+    def tile_by_tile(self, numbers: Rows) -> Iterator[None]:
+        """Scores one tile each time it is asked; parts of images stay for a block, those of texts for a group."""
+        block = group = -1
+        images: Part = {}
+        texts: Part = {}
+        for number in numbers:
+            tile = self.tiles[number]
+            first = self.tiles.blocks[tile.block].start
+            if tile.block != block:
+                block, group = tile.block, -1
+                images = {}  # the old block has to go before the new one comes
+                images = self.scorer.region_part(self.pool.image_ids[first : self.tiles.blocks[block].stop])
+            if tile.group != group:
+                group, texts = tile.group, self.scorer.text_part(self.texts, tile.texts)
+            of_tile = take(images, slice(tile.images.start - first, tile.images.stop - first))
+            place = (tile.images, tile.texts)
+            self.scores[place] = self.scored(texts, of_tile, ~np.isneginf(self.scores[place]))
+            yield
+
+    def scored(self, texts: Part, images: Part, wanted: NDArray[np.bool_]) -> Scores:
+        """Scores (M, N) of the ``wanted`` pairs; -inf for the others."""
+        if wanted.all():
+            return self.scorer.all_pairs(texts, images).cpu().numpy()
+        rows, columns = np.nonzero(wanted)
+        found = np.full(wanted.shape, -np.inf, np.float32)
+        if len(rows):
+            found[rows, columns] = self.scorer.scores(take(texts, columns), take(images, rows)).cpu().numpy()
+        return found
+
+
+def _fill(work: _PoolWork, run: Run, split: str, pending: Rows, stop: StopRequest) -> None:
+    """Scores the pending tiles; rank r takes every world-size-th of them, so nothing is padded to even out."""
+    ranks = run.ranks
+    left = sum(work.tiles[number].pairs for number in pending)
+    progress = _Progress(run, split, work.pool, work.tiles.pairs, left)
+    mine = work.tile_by_tile(pending[ranks.rank :: ranks.world_size])
+    flushed = time.monotonic()
+    for start in range(0, len(pending), ranks.world_size):
+        leave_if_asked(ranks, stop)
+        if start + ranks.rank < len(pending):
+            next(mine)
+        if time.monotonic() - flushed > _FLUSH_SECONDS:
+            work.scores.flush()  # type: ignore[attr-defined]  # it is a memmap
+            flushed = time.monotonic()
+        progress.add(sum(work.tiles[number].pairs for number in pending[start : start + ranks.world_size]))
+    work.scores.flush()  # type: ignore[attr-defined]
+    progress.end()
+
+
+class _Progress:
+    """Tells the reader how much there is, how fast it goes and how long it will take."""
+
+    def __init__(self, run: Run, split: str, pool: CandidatePool, total: int, pending: int) -> None:
+        self.run, self.split, self.pending = run, split, pending
+        self.done, self.measured = 0, 0
+        self.started: float | None = None  # after the first tile, which warms everything up
+        self.is_told = False
+        texts = total // len(pool.image_ids)
+        self.what = f"{split}: {total:,} pairs ({len(pool.image_ids):,} images x {texts:,} texts)"
+        if pending < total:
+            self.what += f", {total - pending:,} of them scored before or left out"
+
+    def add(self, pairs: int) -> None:
+        self.done += pairs
+        if self.started is None:
+            self.started = time.monotonic()
+            return
+        self.measured += pairs
+        if not self.is_told and time.monotonic() - self.started > _MEASURED_SECONDS:
+            self.tell()
+        if self.run.ranks.is_main:
+            self.run.reporters.progress(f"scoring {self.split}", self.done, self.pending)
+
+    def tell(self) -> None:
+        self.is_told = True
+        rate = self.rate()
+        left = duration_text((self.pending - self.done) / rate)
+        self.run.reporters.note(f"{self.what}: {rate:,.0f} pairs/s, about {left} left")
+
+    def end(self) -> None:
+        if not self.pending:
+            self.run.reporters.note(f"{self.what}: nothing left to score")
+        elif not self.is_told:
+            rate = f", {self.rate():,.0f} pairs/s" if self.measured else ""
+            self.run.reporters.note(f"{self.what}{rate}")
+
+    def rate(self) -> float:
+        assert self.started is not None
+        return self.measured / max(1e-9, time.monotonic() - self.started)

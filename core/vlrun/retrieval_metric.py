@@ -1,0 +1,208 @@
+"""Predictions of retrieval, one for each query, and the scores that follow from them without the matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlrun.candidates import CandidatePool
+from vlrun.dataset import Dataset
+from vlrun.errors import DataError
+from vlrun.examples import Prediction, Score
+from vlrun.metric import Metric
+from vlrun.predictions import mismatches
+from vlrun.ranking import (
+    PROTOCOLS,
+    DirectionScores,
+    Pool,
+    PoolRanks,
+    Protocol,
+    QueryRanks,
+    RetrievalScores,
+    TiePolicy,
+    mean_over_pools,
+    rank_pool,
+)
+
+SHOWN_CANDIDATES = 10
+_BLOCK_ELEMENTS = 1 << 22
+
+_RECALLS = (("R@1", "r1"), ("R@5", "r5"), ("R@10", "r10"))
+_RANKS = (("median rank", "median_rank"), ("mean rank", "mean_rank"))
+
+
+def image_query(image_id: str) -> str:
+    """The id of the prediction of text retrieval for an image; that of image retrieval has the id of its text."""
+    return f"image:{image_id}"
+
+
+def pool_predictions(scores: NDArray[Any], pool: CandidatePool, protocols: Sequence[Protocol]) -> list[Prediction]:
+    """What a score matrix says about each query: first the texts, then the images.
+
+    Args:
+        scores: (images, texts); -inf where a pair was left out: by a first stage, or as no protocol needs it.
+
+    Returns:
+        Fields ``ranks``: protocol -> [wrong candidates with a better score, with the same score, those of them with a
+        lower index]; ``best``: ids of the ten best candidates of all, and ``scores``: theirs.
+
+    Raises:
+        DataError: a protocol does not fit the pool, or a score is not a number.
+    """
+    text_ranks: list[dict[str, list[int]]] = [{} for _ in pool.texts]
+    image_ranks: list[dict[str, list[int]]] = [{} for _ in pool.image_ids]
+    for protocol in protocols:
+        for part in protocol.pools(pool.owner, len(pool.image_ids)):
+            ranks = rank_pool(scores, pool.owner, part)
+            for row, values in zip(part.captions.tolist(), _rows(ranks.image_retrieval), strict=True):
+                text_ranks[row][protocol.name] = values
+            for row, values in zip(part.images, _rows(ranks.text_retrieval), strict=True):
+                image_ranks[row][protocol.name] = values
+    best_images, best_texts = best_candidates(scores, SHOWN_CANDIDATES)
+    of_texts = zip(pool.text_ids, text_ranks, best_images, strict=True)
+    of_images = zip(pool.image_ids, image_ranks, best_texts, strict=True)
+    return [
+        *(Prediction(name, _fields(ranks, best, pool.image_ids)) for name, ranks, best in of_texts),
+        *(Prediction(image_query(name), _fields(ranks, best, pool.text_ids)) for name, ranks, best in of_images),
+    ]
+
+
+def best_candidates(
+    scores: NDArray[Any], count: int, block_elements: int = _BLOCK_ELEMENTS
+) -> tuple[list[list[tuple[int, float]]], list[list[tuple[int, float]]]]:
+    """The ``count`` best rows of each column and the best columns of each row, best first, with their scores.
+
+    Entries of -inf are no candidates. The matrix may be memory-mapped; it is read once, in blocks of rows.
+    """
+    num_images, num_texts = scores.shape
+    height = max(1, block_elements // max(1, num_texts))
+    rows = np.empty((0, num_texts), np.int64)
+    values = np.empty((0, num_texts), scores.dtype)
+    of_rows: list[list[tuple[int, float]]] = []
+    for start in range(0, num_images, height):
+        block = np.asarray(scores[start : start + height])
+        of_rows += [_listed(np.arange(num_texts), line, count) for line in block]
+        numbers = np.broadcast_to(np.arange(start, start + len(block))[:, None], block.shape)
+        rows, values = np.concatenate([rows, numbers]), np.concatenate([values, block])
+        if len(rows) > count:
+            kept = np.argpartition(-values, count - 1, axis=0)[:count]
+            rows, values = np.take_along_axis(rows, kept, 0), np.take_along_axis(values, kept, 0)
+    return [_listed(rows[:, column], values[:, column], count) for column in range(num_texts)], of_rows
+
+
+def _listed(numbers: NDArray[np.int64], values: NDArray[Any], count: int) -> list[tuple[int, float]]:
+    if len(values) > count:
+        kept = np.argpartition(-values, count - 1)[:count]
+        numbers, values = numbers[kept], values[kept]
+    order = np.lexsort((numbers, -values))
+    return [(int(numbers[at]), float(values[at])) for at in order if values[at] > -np.inf]
+
+
+def _rows(ranks: QueryRanks) -> Iterator[list[int]]:
+    return iter(np.stack([ranks.better, ranks.tied, ranks.tied_before], axis=1).tolist())
+
+
+def _fields(ranks: Mapping[str, list[int]], best: Sequence[tuple[int, float]], ids: Sequence[str]) -> dict[str, Any]:
+    return {"ranks": dict(ranks), "best": [ids[row] for row, _ in best], "scores": [score for _, score in best]}
+
+
+def usable_protocols(names: Sequence[str], num_images: int) -> list[Protocol]:
+    """Those that are defined for so many images; ``all`` where none is.
+
+    A run refuses splits that a protocol does not fit, but between epochs a part of a split may be enough.
+    """
+    return [PROTOCOLS[name] for name in names if PROTOCOLS[name].fits(num_images)] or [PROTOCOLS["all"]]
+
+
+def needed_texts(pool: CandidatePool, protocols: Sequence[Protocol]) -> NDArray[np.int64]:
+    """Rows of the texts that take part in any of ``protocols``, ascending."""
+    parts = [part for protocol in protocols for part in protocol.pools(pool.owner, len(pool.image_ids))]
+    return np.unique(np.concatenate([part.captions for part in parts]))
+
+
+class RetrievalMetric(Metric):
+    """Recall at 1, 5 and 10, median and mean rank of both directions, under each protocol that fits.
+
+    IR is image retrieval, text -> image; TR text retrieval, image -> its best text. ``rsum`` adds all six recalls,
+    ``mean recall`` is their mean. Scores of all protocols but the first have its name in brackets.
+    """
+
+    def __init__(self, protocols: Sequence[str], ties: TiePolicy, facts: Mapping[str, str]) -> None:
+        """``facts`` are copied into the protocol of every score."""
+        self.protocols = protocols
+        self.ties, self.facts = ties, facts
+
+    def __call__(self, predictions: Sequence[Prediction], dataset: Dataset[Any]) -> list[Score]:
+        pool = CandidatePool.of(dataset)
+        queries = [*pool.text_ids, *map(image_query, pool.image_ids)]
+        if problems := mismatches(predictions, queries, split=dataset.split, unit="queries"):
+            raise DataError(problems)
+        given = {prediction.id: prediction.fields.get("ranks") for prediction in predictions}
+        scores: list[Score] = []
+        protocols = usable_protocols(self.protocols, len(pool.image_ids))
+        for protocol in protocols:
+            pools = protocol.pools(pool.owner, len(pool.image_ids))
+            ranks = [_ranks(pool, part, protocol, given) for part in pools]
+            found = mean_over_pools(ranks, pools, protocol, self.ties)
+            facts = {**dataset.protocol, **self.facts, **_facts(found)}
+            suffix = "" if protocol is protocols[0] else f" [{protocol.name}]"
+            scores += _scores(found, suffix, facts, primary=not suffix)
+        return scores
+
+
+def _ranks(pool: CandidatePool, part: Pool, protocol: Protocol, given: Mapping[str, Any]) -> PoolRanks:
+    texts = [pool.text_ids[row] for row in part.captions.tolist()]
+    images = [image_query(pool.image_ids[row]) for row in part.images]
+    return PoolRanks(
+        text_retrieval=_query_ranks(images, protocol.name, given),
+        image_retrieval=_query_ranks(texts, protocol.name, given),
+    )
+
+
+def _query_ranks(queries: Sequence[str], protocol: str, given: Mapping[str, Any]) -> QueryRanks:
+    try:
+        rows = np.array([given[query][protocol] for query in queries], np.int64)
+        better, tied, tied_before = rows.T
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"predictions have no ranks under protocol '{protocol}' (each needs three whole numbers); score the split "
+            "again with this protocol: runner evaluate RUN"
+        ) from error
+    return QueryRanks(better, tied, tied_before)
+
+
+def _facts(found: RetrievalScores) -> dict[str, str]:
+    images, texts = found.pools[0]
+    several = f"{len(found.pools)} x " if len(found.pools) > 1 else ""
+    return {
+        "retrieval protocol": f"{found.protocol.name}: {found.protocol.summary}",
+        "candidate pool": f"{several}{images:,} images, {texts:,} texts",
+        "ties": found.ties,
+    }
+
+
+def _scores(found: RetrievalScores, suffix: str, facts: Mapping[str, str], primary: bool) -> list[Score]:
+    directions = (("IR", found.image_retrieval), ("TR", found.text_retrieval))
+    queries = sum(direction.queries for _, direction in directions)
+
+    def score(name: str, value: float, of: DirectionScores | None = None, **options: Any) -> Score:
+        count = of.queries if of is not None else queries
+        return Score(name + suffix, value, count=count, protocol=facts, **options)
+
+    return [
+        *(score(f"{name} {shown}", getattr(of, field), of) for name, of in directions for shown, field in _RECALLS),
+        score("rsum", found.rsum, unit=""),
+        score("mean recall", found.rsum / 6, primary=primary),
+        *(
+            score(f"{name} {shown}", getattr(of, field), of, unit="", higher_is_better=False, detail=True)
+            for name, of in directions
+            for shown, field in _RANKS
+        ),
+        *(
+            score(f"{name} tied queries", of.tied_queries, of, higher_is_better=False, detail=True)
+            for name, of in directions
+        ),
+    ]

@@ -1,0 +1,119 @@
+"""The file of a score matrix: tiles, what is kept, what is left out, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vlrun import DataError
+from vlrun.score_matrix import (
+    FirstStage,
+    ScoreMatrix,
+    TilePlan,
+    leave_out_all_but,
+    read_first_stage,
+    unfinished,
+)
+
+LENGTHS = np.array([5, 3, 5, 9, 3, 3, 5, 5, 7, 3, 5])
+IDS = {"image_ids": [f"i{row}" for row in range(6)], "text_ids": [f"t{row}" for row in range(11)]}
+
+
+@pytest.fixture
+def matrix(tmp_path: Path) -> ScoreMatrix:
+    return ScoreMatrix(tmp_path / "scores" / "task_test.npy")
+
+
+@pytest.mark.parametrize("pairs", [1, 4, 7, 1000])
+@pytest.mark.parametrize("block", [1, 4, 100])
+def test_tiles_hold_every_pair_once(pairs: int, block: int) -> None:
+    plan = TilePlan(6, LENGTHS, pairs_per_batch=pairs, images_per_block=block, texts_per_group=3)
+    seen = np.zeros((6, 11), int)
+    for tile in plan:
+        seen[tile.images, tile.texts] += 1
+        assert tile.pairs <= max(pairs, 1)
+        assert len(set(LENGTHS[tile.texts])) == 1, "texts of one length need no padding"
+        assert plan.blocks[tile.block][0] <= tile.images.start
+        assert tile.images.stop <= plan.blocks[tile.block][-1] + 1
+    assert (seen == 1).all()
+    assert plan.pairs == 66
+    assert [tile.block for tile in plan] == sorted(tile.block for tile in plan)
+
+
+def test_a_million_tiles_take_no_memory_before_they_are_asked_for() -> None:
+    plan = TilePlan(5000, np.repeat(np.arange(5, 25), 1250), pairs_per_batch=16, images_per_block=1000)
+    assert len(plan) == 20 * (78 * 5000 + 5000 // 8)  # of each length 78 groups of 16 texts and one of 2
+    last = plan[len(plan) - 1]
+    assert last.images == slice(4992, 5000)
+
+
+def test_a_new_matrix_is_not_scored_and_an_old_one_is_kept(matrix: ScoreMatrix) -> None:
+    plan = TilePlan(6, LENGTHS, pairs_per_batch=4, images_per_block=100)
+    assert not matrix.prepare((6, 11), {"model": "a"}, IDS)
+    assert len(unfinished(matrix.open(), plan)) == len(plan)
+    scores = matrix.open()
+    tile = plan[2]
+    scores[tile.images, tile.texts] = 1.5
+    scores.flush()  # type: ignore[attr-defined]
+    assert matrix.prepare((6, 11), {"model": "a"}, IDS)
+    assert 2 not in unfinished(matrix.open(), plan)
+    assert len(unfinished(matrix.open(), plan)) == len(plan) - 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "identity"), [((6, 11), {"model": "b"}), ((6, 11), {"model": "a", "more": 1}), ((11, 6), {"model": "a"})]
+)
+def test_scores_of_another_model_or_pool_are_not_continued(
+    matrix: ScoreMatrix, shape: tuple[int, int], identity: dict[str, Any]
+) -> None:
+    matrix.prepare((6, 11), {"model": "a"}, IDS)
+    matrix.open()[:] = 1
+    assert not matrix.prepare(shape, identity, IDS)
+    assert np.isnan(matrix.open()).all()
+
+
+@pytest.mark.parametrize("damage", ["cut", "no manifest", "broken manifest"])
+def test_a_damaged_matrix_starts_anew(matrix: ScoreMatrix, damage: str) -> None:
+    matrix.prepare((6, 11), {"model": "a"}, IDS)
+    if damage == "cut":
+        matrix.path.write_bytes(matrix.path.read_bytes()[:200])
+    elif damage == "no manifest":
+        matrix.manifest.unlink()
+    else:
+        matrix.manifest.write_text("{")
+    assert not matrix.prepare((6, 11), {"model": "a"}, IDS)
+    assert matrix.open().shape == (6, 11)
+
+
+def test_a_disk_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "scores").touch()
+    with pytest.raises(DataError, match=r"scores/x.npy: cannot write a score matrix"):
+        ScoreMatrix(tmp_path / "scores" / "x.npy").prepare((2, 2), {}, {})
+
+
+def test_a_first_stage_leaves_the_best_of_each_row_and_column() -> None:
+    first = np.random.default_rng(0).normal(size=(9, 20)).astype(np.float32)
+    rows, columns = np.array([8, 1, 2, 3]), np.arange(19, 4, -1)
+    scores = np.full((4, 15), np.nan, np.float32)
+    leave_out_all_but(scores, FirstStage(first, rows, columns), 2)
+    part = first[np.ix_(rows, columns)]
+    best = (np.argsort(np.argsort(-part, axis=1), axis=1) < 2) | (np.argsort(np.argsort(-part, axis=0), axis=0) < 2)
+    assert (np.isneginf(scores) == ~best).all()
+    assert np.isnan(scores[best]).all()
+
+
+def test_a_first_stage_has_to_be_finished_and_to_know_everything(matrix: ScoreMatrix) -> None:
+    matrix.prepare((6, 11), {"model": "a"}, IDS)
+    with pytest.raises(DataError, match="is not finished"):
+        read_first_stage(matrix.path, IDS["image_ids"], IDS["text_ids"])
+    matrix.open()[:] = np.arange(66).reshape(6, 11)
+    found = read_first_stage(matrix.path, ["i3", "i0"], ["t10"])
+    assert found.scores[found.rows][:, found.columns].tolist() == [[43], [10]]
+    with pytest.raises(DataError, match="no scores of 1 images and texts of this split, such as 'new'"):
+        read_first_stage(matrix.path, ["i3"], ["t10", "new"])
+    matrix.manifest.unlink()
+    with pytest.raises(DataError, match="not a score matrix"):
+        read_first_stage(matrix.path, ["i3"], ["t10"])
