@@ -1,74 +1,127 @@
-"""Captions: sentences that are true of a scene and tell it from most others."""
+"""Captions: sentences that are true of a scene and tell it from most others.
+
+Most list what there is, in few and usual words, so that a tiny model learns to match them with images: every word says
+something about the image, and a model that understands only some of them is right more often than one that understands
+none. Counting and relating, which take longer to learn, are left to a few.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import permutations
 
-from vlrun_demo.language import counted, noun_phrase, relation_phrase
-from vlrun_demo.meaning import Description, referents, true_relations, unique_subsets, with_attributes
+from vlrun_demo.language import NUMBERS, RELATION_WORDS, cleaned, counted, plain_phrase, with_article
+from vlrun_demo.meaning import Description, Relation, referents, refers_to, true_relations, with_attributes
 from vlrun_demo.scene import Scene, Thing, image_random
 
+MOST_WORDS = 13  # so that with a comma and a full stop, no caption has more than 15 word pieces
+
+_SHARES = (80, 8, 12)  # weights of captions that list, count and relate
+_LISTED = (1, 3, 2)  # weights of one to three things in a list
+_MORE = 0.2  # chance that a listed thing's size is told, and its pattern
+_GROUND = 0.35  # chance that the background is told
+_SYNONYM = 0.2  # chance that a thing is named in other than the most usual words
 _GROUND_WORDS = {"white": "white", "grey": "gray", "sand": "sandy", "sky": "light blue"}
+
+Claim = tuple[Description, int]
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption and what it claims: so many things of the scene fit each description."""
+    """A caption and what it claims.
+
+    Attributes:
+        claims: descriptions, and exactly how many things of the scene fit each of them.
+        background: that of the scene, where the caption tells it.
+    """
 
     text: str
-    claims: tuple[tuple[Description, int], ...]
+    claims: tuple[Claim, ...]
+    background: str | None = None
+
+    def fits(self, scene: Scene) -> bool:
+        """Whether all that it claims is true of ``scene``."""
+        return self.background in (None, scene.background) and all(
+            len(referents(scene, description)) == count for description, count in self.claims
+        )
 
 
 def captions(scene: Scene, count: int = 5) -> list[Caption]:
-    """``count`` distinct captions of ``scene``, always the same ones."""
+    """``count`` captions of ``scene``, always the same ones; no two of them claim the same.
+
+    About a scene of one thing there are seven things to say, so ``count`` may be no larger.
+    """
     rng = image_random(scene.image_id, "captions")
-    found: dict[str, Caption] = {}
+    found: dict[tuple[frozenset[Claim], str | None], Caption] = {}
     while len(found) < count:
-        caption = rng.choice((_listing, _listing, _counting, _relating))(scene, rng)
-        found.setdefault(caption.text, caption)
+        caption = rng.choices((_listing, _counting, _relating), _SHARES)[0](scene, rng)
+        if len(cleaned(caption.text).split()) <= MOST_WORDS:
+            found.setdefault((frozenset(caption.claims), caption.background), caption)
     return list(found.values())
 
 
 def _listing(scene: Scene, rng: random.Random) -> Caption:
-    """'a small red ball, two stars and a striped robot'"""
-    claims = [_count(scene, _some_attributes(thing, rng)) for thing in rng.sample(scene.things, rng.randint(2, 3))]
-    claims = list(dict.fromkeys(claims))
-    phrases = [counted(rng, *claim) for claim in claims]
+    """'a small red ball, two blue stars and a striped green robot'"""
+    claims: list[Claim] = []
+    mentioned: list[Thing] = []
+    wanted = rng.choices((1, 2, 3), _LISTED)[0]
+    for thing in rng.sample(scene.things, min(wanted, len(scene.things))):
+        description = _described(thing, *(name for name in ("size", "pattern") if rng.random() < _MORE))
+        fitting = referents(scene, description)
+        if not any(thing in mentioned for thing in fitting):  # else a reader would count some twice
+            claims.append((description, len(fitting)))
+            mentioned += fitting
+    phrases = [_counted(rng, *claim) for claim in claims]
     text = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
-    if rng.random() < 0.4:
-        text += f" on a {_GROUND_WORDS[scene.background]} background"
-    return Caption(text, tuple(claims))
+    (description, count), *others = claims
+    tells_little = not others and count == 1 and description.num_conditions == 2
+    return _on_background(Caption(text, tuple(claims)), scene, tells_little or rng.random() < _GROUND)
 
 
 def _counting(scene: Scene, rng: random.Random) -> Caption:
-    """'there are three cats in the picture'"""
-    attribute = rng.choice(("kind", "kind", "colour"))
-    tally = Counter(getattr(thing, attribute) for thing in scene.things)
-    value, count = rng.choice(sorted(tally.items()))
-    description = with_attributes({attribute: value})
-    verb = "is" if count == 1 else "are"
-    ending = rng.choice(("", " in the picture", " in this image"))
-    return Caption(f"there {verb} {counted(rng, description, count)}{ending}", ((description, count),))
+    """'there are three cats and one ball on a white background'"""
+    tally = sorted(Counter(thing.kind for thing in scene.things).items())
+    if len(scene.things) == 1:
+        return _listing(scene, rng)
+    claims = [(Description(kind=kind), count) for kind, count in rng.sample(tally, min(2, len(tally)))]
+    phrases = [f"{NUMBERS[count]} {plain_phrase(about, plural=count > 1)}" for about, count in claims]
+    verb = "is" if claims[0][1] == 1 else "are"
+    caption = Caption(f"there {verb} {' and '.join(phrases)}", tuple(claims))
+    return _on_background(caption, scene, len(claims) == 1 or rng.random() < _GROUND)
 
 
 def _relating(scene: Scene, rng: random.Random) -> Caption:
-    """'a large pink box next to a blue star'"""
-    for thing in rng.sample(scene.things, len(scene.things)):
-        relations = list(true_relations(scene, thing, scene.things))
-        subsets = [subset for subset in unique_subsets(scene, thing) if subset.kind]
-        if relations and subsets:
-            relation, subset = rng.choice(relations), subsets[0]
-            text = f"{noun_phrase(rng, subset, article='a')} {rng.choice(('', 'is '))}{relation_phrase(rng, relation)}"
-            return Caption(text, ((subset, 1), (relation.other, 1)))
-    return _counting(scene, rng)
+    """'a pink box next to a blue star'"""
+    named = [(thing, about) for thing in scene.things if refers_to(scene, about := _described(thing), thing)]
+    pairs = list(permutations(named, 2))
+    for (thing, about), (other, about_other) in rng.sample(pairs, len(pairs)):
+        relations = [relation.name for relation in true_relations(scene, thing, [other])]
+        if relations:
+            name = rng.choice(relations)
+            words = rng.choice(RELATION_WORDS[name][:2])
+            text = f"{_counted(rng, about, 1)} {rng.choice(('', 'is '))}{words} {_counted(rng, about_other, 1)}"
+            related = replace(about, relation=Relation(name, about_other))
+            return Caption(text, ((about, 1), (about_other, 1), (related, 1)))
+    return _listing(scene, rng)
 
 
-def _some_attributes(thing: Thing, rng: random.Random) -> Description:
-    chosen = ["kind", *(name for name in ("colour", "size", "pattern") if rng.random() < 0.5)]
-    return with_attributes({name: getattr(thing, name) for name in chosen})
+def _described(thing: Thing, *more: str) -> Description:
+    """Kind and colour of ``thing``, and ``more`` of its attributes."""
+    return with_attributes({name: getattr(thing, name) for name in ("kind", "colour", *more)})
 
 
-def _count(scene: Scene, description: Description) -> tuple[Description, int]:
-    return description, len(referents(scene, description))
+def _counted(rng: random.Random, about: Description, count: int) -> str:
+    """'a red ball', 'two red balls'; now and then in other words."""
+    if rng.random() < _SYNONYM:
+        return counted(rng, about, count)
+    things = plain_phrase(about, plural=count > 1)
+    return with_article("a", things) if count == 1 else f"{NUMBERS[count]} {things}"
+
+
+def _on_background(caption: Caption, scene: Scene, told: bool) -> Caption:
+    if not told:
+        return caption
+    text = f"{caption.text} on a {_GROUND_WORDS[scene.background]} background"
+    return Caption(text, caption.claims, scene.background)

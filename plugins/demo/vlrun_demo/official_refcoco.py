@@ -16,6 +16,7 @@ from typing import Any
 
 from vlrun_demo.expressions import Expression, refer
 from vlrun_demo.images import Image
+from vlrun_demo.official_coco import coco_header, coco_image
 from vlrun_demo.outlines import outline
 from vlrun_demo.scene import FIGURES, KINDS, Scene, Thing, area, image_random
 
@@ -99,25 +100,8 @@ def _reference(dataset: str, referent: Referent, ref_id: int, first_sentence: in
 
 def _instances(dataset: str, scenes: list[tuple[Image, Scene]]) -> dict[str, Any]:
     return {
-        "info": {
-            "description": f"Generated data in the format of {dataset}; no part of the real dataset",
-            "version": "1.0",
-            "year": 2016,
-            "contributor": "vlrun-demo",
-            "date_created": "2016-01-01 00:00:00",
-        },
-        "licenses": [{"id": 1, "name": "Apache License 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}],
-        "images": [
-            {
-                "license": 1,
-                "file_name": image.name,
-                "height": scene.height,
-                "width": scene.width,
-                "date_captured": "2016-01-01 00:00:00",
-                "id": image.image_id,
-            }
-            for image, scene in scenes
-        ],
+        **coco_header(dataset, 2016),
+        "images": [coco_image(image, scene) for image, scene in scenes],
         "annotations": [
             _annotation(image, index, thing) for image, scene in scenes for index, thing in enumerate(scene.things)
         ],

@@ -10,7 +10,17 @@ from typing import Any
 from vlrun import DemoProvider, hookimpl
 from vlrun.demo import DemoSource
 
-_EPOCHS = {"refcoco": 12, "refcocog": 12, "vqav2": 11, "gqa": 10, "nlvr2": 15}  # until most is learned; others: 8
+_EPOCHS = {  # until most is learned; others: 8
+    "refcoco": 12,
+    "refcocog": 12,
+    "vqav2": 11,
+    "gqa": 10,
+    "nlvr2": 15,
+    "coco-retrieval": 5,
+    "flickr30k": 5,
+    "coco-captions": 10,
+}
+_BATCH_SIZES = {"coco-captions": 64}  # others: 32
 _RATE, _RATE_OF_STATEMENTS = 5e-4, 4e-4  # at more, some networks never learn to tell two images apart
 
 
@@ -18,13 +28,16 @@ class DemoWorld(DemoProvider):
     """A small world of coloured things. What needs NumPy, Pillow or ``tokenizers`` is imported when it is used."""
 
     name = "world"
-    version = "2"
+    version = "3"
     datasets: Mapping[str, DemoSource] = MappingProxyType(
         {
             **{name: DemoSource("official", "coco") for name in ("refcoco", "refcoco+", "refcocog")},
             "vqav2": DemoSource("official", "vqa"),
             "gqa": DemoSource("official", "gqa"),
             "nlvr2": DemoSource("official", "nlvr2"),
+            "coco-retrieval": DemoSource("karpathy", "retrieval"),
+            "flickr30k": DemoSource("karpathy", "flickr"),
+            "coco-captions": DemoSource("official", "pretraining"),
         }
     )
     feature_format = "lxmert-tsv"
@@ -57,7 +70,7 @@ class DemoWorld(DemoProvider):
         epochs = max(_EPOCHS.get(dataset, 8) for dataset in datasets)
         return {
             "train.epochs": epochs,
-            "train.batch_size": 32,
+            "train.batch_size": max(_BATCH_SIZES.get(dataset, 32) for dataset in datasets),
             "train.accumulate": 1,
             "train.learning_rate": _RATE_OF_STATEMENTS if "nlvr2" in datasets else _RATE,
             # BERT's own does not correct its first moments: too large a step for networks that start from nothing

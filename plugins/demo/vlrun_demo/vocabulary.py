@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlrun.wordpiece import train_wordpiece
-from vlrun_demo.captions import captions
 from vlrun_demo.expressions import MANNERS
 from vlrun_demo.language import all_words, cleaned
+from vlrun_demo.official_captions import sentences
 from vlrun_demo.official_gqa import asked_about as asked_in_gqa
 from vlrun_demo.official_refcoco import referents_of
 from vlrun_demo.official_vqa import asked_about as asked_in_vqa
 from vlrun_demo.pairs import pair_sets
-from vlrun_demo.world import COCO, GQA, VQA, images
+from vlrun_demo.world import COCO, GQA, PRETRAINING, VQA, images
 
 SIZE = 500  # an upper limit: enough for every word of this world to be one token
 _SAMPLED_IMAGES = 60
@@ -31,8 +31,8 @@ def _texts() -> Iterator[str]:
     for manner in MANNERS:
         for referent in referents_of(manner, sample):
             yield from (expression.sent for expression in referent.expressions)
-    for image in sample:
-        yield from (caption.text for caption in captions(image.scene()))
+    for image in images(PRETRAINING)[:_SAMPLED_IMAGES]:
+        yield from sentences(image, image.scene())
     yield from (cleaned(asked.text) for asked in asked_in_vqa(images(VQA)[:_SAMPLED_IMAGES]))
     for image in images(GQA)[:_SAMPLED_IMAGES]:
         yield from (cleaned(asked.wording.text) for asked in asked_in_gqa(image))

@@ -6,7 +6,7 @@ of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +18,9 @@ COCO = "coco"
 VQA = "vqa"
 GQA = "gqa"
 NLVR2 = "nlvr2"
+RETRIEVAL = "retrieval"
+FLICKR = "flickr"
+PRETRAINING = "pretraining"
 
 CAST = {"testA": "figures", "testB": "shapes"}  # as RefCOCO's: testA shows people, testB everything else
 SPLIT_SIZES = {"train": 900, "val": 60, "testA": 80, "testB": 80}
@@ -26,7 +29,7 @@ _FIRST_ID, _ID_STEP = 1009, 37
 
 @dataclass(frozen=True)
 class _Run:
-    """Images of one split of VQA or GQA: so many ids, evenly spaced.
+    """Images of one split: so many ids, evenly spaced, and a sparse scene for each.
 
     Attributes:
         stem: pattern of their names.
@@ -59,6 +62,24 @@ _GQA_RUNS = (
     _Run("testdev", 150, 400_009, "n{}", "gqa_testdev"),
     _Run("test", 40, 450_001, "n{}", "gqa_test"),
 )
+# Karpathy's splits of COCO: retrieval trains on restval too, and all but train is of val2014.
+_RETRIEVAL_RUNS = (
+    _Run("train", 560, 500_009, "COCO_train2014_{:012d}", "train2014"),
+    _Run("restval", 140, 530_017, "COCO_val2014_{:012d}", "val2014"),
+    _Run("val", 60, 540_011, "COCO_val2014_{:012d}", "val2014"),
+    _Run("test", 100, 550_007, "COCO_val2014_{:012d}", "val2014"),
+)
+# Flickr30k: plain numbers, longer than those of Visual Genome.
+_FLICKR_RUNS = (
+    _Run("train", 700, 1_000_000_007, "{}", "flickr30k"),
+    _Run("val", 60, 1_100_000_009, "{}", "flickr30k"),
+    _Run("test", 100, 1_200_000_041, "{}", "flickr30k"),
+)
+# COCO's own splits, for pre-training: in truth they hold all images of COCO, here none that anything is tested on.
+_PRETRAINING_RUNS = (
+    _Run("train", 1500, 600_011, "COCO_train2014_{:012d}", "train2014"),
+    _Run("val", 60, 660_001, "COCO_val2014_{:012d}", "val2014"),
+)
 
 
 def images(image_set: str = COCO) -> list[Image]:
@@ -77,10 +98,17 @@ def _coco_images() -> list[Image]:
     return found
 
 
+def _images_of(runs: Iterable[_Run]) -> list[Image]:
+    return [image for run in runs for image in run.images()]
+
+
 _MAKERS: Mapping[str, Callable[[], list[Image]]] = {
     COCO: _coco_images,
-    VQA: lambda: [image for run in _VQA_RUNS for image in run.images()],
-    GQA: lambda: [image for run in _GQA_RUNS for image in run.images()],
+    VQA: partial(_images_of, _VQA_RUNS),
+    GQA: partial(_images_of, _GQA_RUNS),
     NLVR2: pair_images,
+    RETRIEVAL: partial(_images_of, _RETRIEVAL_RUNS),
+    FLICKR: partial(_images_of, _FLICKR_RUNS),
+    PRETRAINING: partial(_images_of, _PRETRAINING_RUNS),
 }
 IMAGE_SETS = tuple(_MAKERS)

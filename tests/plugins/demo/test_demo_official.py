@@ -161,7 +161,7 @@ DemoWorld().write_vocabulary(folder / "vocabulary.txt")
     }
 
 
-@pytest.mark.parametrize("dataset", ["vqav2", "gqa", "nlvr2"])
+@pytest.mark.parametrize("dataset", ["vqav2", "gqa", "nlvr2", "coco-retrieval", "flickr30k", "coco-captions"])
 def test_two_processes_write_the_same_about_all_images(dataset: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()

@@ -1,0 +1,32 @@
+"""What all annotation files of COCO have in common: a header, and a row for each image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlrun_demo.images import Image
+from vlrun_demo.scene import Scene
+
+
+def coco_header(dataset: str, year: int) -> dict[str, Any]:
+    return {
+        "info": {
+            "description": f"Generated data in the format of {dataset}; no part of the real dataset",
+            "version": "1.0",
+            "year": year,
+            "contributor": "vlrun-demo",
+            "date_created": f"{year}-01-01 00:00:00",
+        },
+        "licenses": [{"id": 1, "name": "Apache License 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}],
+    }
+
+
+def coco_image(image: Image, scene: Scene, year: int = 2016) -> dict[str, Any]:
+    return {
+        "license": 1,
+        "file_name": image.name,
+        "height": scene.height,
+        "width": scene.width,
+        "date_captured": f"{year}-01-01 00:00:00",
+        "id": image.image_id,
+    }
