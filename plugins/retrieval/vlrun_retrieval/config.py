@@ -1,9 +1,116 @@
-"""The options that an experiment file may set for the datasets of retrieval (no torch here)."""
+"""The options that an experiment file may set for the retrieval task and its datasets (no torch here)."""
 
 from __future__ import annotations
 
-from vlrun import DatasetConfig, RequiredFile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from vlrun import Config, DataPath, DatasetConfig, MatchingConfig, RequiredFile
 from vlrun_retrieval.sources import COCO, FLICKR30K, OBTAIN, Collection
+
+POOL_SUFFIX = ".npz"  # as vlrun.hard_negatives writes them, which needs numpy
+
+
+@dataclass(frozen=True)
+class MiningSchedule:
+    """ROSITA's NEG_RANDSIZE, NEG_HARDSIZE, NEG_NEPOCH and NEG_START_EPOCH."""
+
+    candidates: int
+    keep: int
+    every: int
+    from_epoch: int
+
+    def due_epoch(self, epoch: int) -> int | None:
+        """The epoch, ``epoch`` or one before it, whose mining ``epoch`` trains with; None before the first."""
+        due = epoch - epoch % self.every  # ROSITA: e % NEG_NEPOCH == 0 and e >= NEG_START_EPOCH
+        return due if due >= self.from_epoch else None
+
+
+class NegativesConfig(Config):
+    """Where a training pair's wrong captions and images come from; each kind takes its own options and no others."""
+
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "random": {},
+        "in-batch": {},
+        "mined": {"candidates": 128, "keep": 5, "every": 1, "from_epoch": 0},
+        "pool": {"file": None},
+    }
+
+    name: Literal["random", "in-batch", "mined", "pool"] = Field(
+        "random",
+        description="random: any other image; in-batch: the other images of the global batch; mined: those that the "
+        "current model finds hard; pool: those of a file that `runner mine-negatives` wrote",
+    )
+    candidates: PositiveInt | None = Field(None, description="mined: drawn and scored per image and per caption (128)")
+    keep: PositiveInt | None = Field(None, description="mined: best candidates of each that are trained with (5)")
+    every: PositiveInt | None = Field(None, description="mined: epochs from one mining to the next (1)")
+    from_epoch: NonNegativeInt | None = Field(
+        None, description="mined: first epoch, counted from 0, that is mined for; random before it (0)"
+    )
+    file: DataPath | None = Field(None, description=f"pool: the {POOL_SUFFIX} file")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_defaults(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        chosen = cls.defaults.get(str(given.get("name", "random")), {})
+        return {**chosen, **{key: value for key, value in given.items() if value is not None or key not in chosen}}
+
+    @model_validator(mode="after")
+    def _options_fit_the_kind(self) -> NegativesConfig:
+        taken = self.defaults[self.name]
+        for option in type(self).model_fields:
+            if option != "name" and option not in taken and getattr(self, option) is not None:
+                raise ValueError(f"'{self.name}' takes no option '{option}' (it takes: {', '.join(taken) or 'none'})")
+        if self.name == "pool" and (self.file is None or self.file.suffix != POOL_SUFFIX):
+            raise ValueError(
+                f"'pool' needs the option 'file', a {POOL_SUFFIX} file that `runner mine-negatives RUN` writes"
+                + (f"; this is {self.file.name}" if self.file else "")
+            )
+        if self.candidates and self.keep and self.keep > self.candidates:
+            raise ValueError(f"'mined' cannot keep {self.keep} of {self.candidates} candidates")
+        return self
+
+    @property
+    def schedule(self) -> MiningSchedule | None:
+        """When and how negatives are mined; None where they are not."""
+        if self.name != "mined":
+            return None
+        return MiningSchedule(self.candidates or 0, self.keep or 0, self.every or 1, self.from_epoch or 0)
+
+
+class RetrievalConfig(MatchingConfig):
+    """Image-text retrieval: tell the captions of an image from those of others."""
+
+    loss: Literal["triple", "four-way"] = Field(
+        "triple",
+        description="triple: own pair twice, wrong caption, wrong image (ROSITA); four-way: own pair, random image, "
+        "hard caption, random caption, each alike (LXMERT-S)",
+    )
+    negatives: NegativesConfig = Field(
+        default_factory=NegativesConfig,
+        description="source of wrong captions and images (triple), or of the hard caption (four-way)",
+    )
+
+    def required_files(self) -> list[RequiredFile]:
+        files = list(super().required_files())
+        if self.negatives.file is not None:
+            remedy = (
+                f"runner mine-negatives RUN --out {self.negatives.file}\n"
+                f"RUN is the folder of a run on {self.dataset.name}, with any backbone"
+            )
+            files.append(RequiredFile(self.negatives.file, f"hard negatives of task '{self.called}'", remedy))
+        return files
+
+    def demo_overrides(self) -> dict[str, Any]:
+        """Few candidates, mined in the demo itself as no pool file fits its images."""
+        hard = {"name": "mined", "candidates": 8, "keep": 3, "every": 2, "from_epoch": 1}
+        negatives = {"negatives": hard} if self.negatives.name in ("mined", "pool") else {}
+        return {**super().demo_overrides(), **negatives}
 
 
 class CocoRetrievalConfig(DatasetConfig):

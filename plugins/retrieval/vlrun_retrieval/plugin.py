@@ -1,4 +1,4 @@
-"""What this plugin registers: the datasets ``coco-retrieval`` and ``flickr30k``."""
+"""What this plugin registers: the task ``retrieval``, the datasets ``coco-retrieval`` and ``flickr30k``."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlrun import Builder, BuildReport, DatasetConfig, Entry, hookimpl
-from vlrun_retrieval.config import CocoRetrievalConfig, Flickr30kConfig
+from vlrun_retrieval.config import CocoRetrievalConfig, Flickr30kConfig, RetrievalConfig
 from vlrun_retrieval.records import ImageCaption
 from vlrun_retrieval.sources import COCO, FLICKR30K, LXMERT_S_FILES, OBTAIN, VOLTA_FILES, Collection
 
 if TYPE_CHECKING:
     from vlrun_retrieval.dataset import Captions
+    from vlrun_retrieval.task import RetrievalTask
 
 TARGET = "caption"
 
 Translation = Callable[[Collection, Path, Path], BuildReport]
+
+
+def build_task(config: RetrievalConfig) -> RetrievalTask:
+    from vlrun_retrieval.task import RetrievalTask
+
+    return RetrievalTask(config)
 
 
 def build_dataset(config: DatasetConfig, split: str) -> Captions:
@@ -61,6 +68,12 @@ def builders(collection: Collection) -> tuple[Builder, ...]:
     return tuple(
         Builder(source, known[source][0], partial(known[source][1], collection)) for source in collection.publishes
     )
+
+
+@hookimpl
+def vlrun_tasks() -> list[Entry[RetrievalTask]]:
+    summary = "Image-text retrieval: the captions of an image, and the image of a caption"
+    return [Entry("retrieval", summary, RetrievalConfig, build_task, TARGET)]
 
 
 @hookimpl

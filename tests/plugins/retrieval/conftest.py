@@ -1,4 +1,4 @@
-"""Small files in the formats that captions are published in."""
+"""Small files in the formats that captions are published in, and small training data."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from vlrun import BuildReport, DatasetConfig
+from vlrun import BuildReport, Dataset, DatasetConfig, Example
 from vlrun.annotations import AnnotationFile
-from vlrun_retrieval.config import CocoRetrievalConfig, Flickr30kConfig
+from vlrun.candidates import CandidatePool
+from vlrun.hard_negatives import HardNegatives, draw_candidates
+from vlrun_retrieval.config import CocoRetrievalConfig, Flickr30kConfig, RetrievalConfig
+from vlrun_retrieval.dataset import Caption
 from vlrun_retrieval.plugin import vlrun_datasets
+from vlrun_retrieval.task import RetrievalTask
 
 Build = Callable[[str, str, Path], BuildReport]
 
@@ -125,3 +130,60 @@ class Rosita:
 @pytest.fixture
 def rosita(tmp_path: Path) -> Rosita:
     return Rosita(tmp_path / "annotations/itr-coco")
+
+
+class CaptionList(Dataset[Caption]):
+    """Captions held in a list: "image #position" of so many images, 1 + number % 3 captions each."""
+
+    def __init__(self, images: int) -> None:
+        self.split = "train"
+        self.protocol = {}
+        self.examples = [
+            Example(f"{image}#{position}", f"{image} #{position}", (f"{image}",), Caption(position))
+            for image in range(images)
+            for position in range(1 + image % 3)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example[Caption]:
+        return self.examples[index]
+
+
+@pytest.fixture
+def captions() -> CaptionList:
+    return CaptionList(9)
+
+
+class Miner:
+    """Keeps the first candidates of each anchor, and notes what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int, int]] = []
+
+    def mine(
+        self, pool: CandidatePool, epoch: int, candidates: int, keep: int, images_of_texts: bool = True
+    ) -> HardNegatives:
+        self.asked.append((epoch, candidates, keep))
+        images = [
+            draw_candidates(pool, 0, epoch, "image", row, candidates)[:keep] for row in range(len(pool.image_ids))
+        ]
+        kept = keep if images_of_texts else 0
+        texts = [draw_candidates(pool, 0, epoch, "text", row, candidates)[:kept] for row in range(len(pool.texts))]
+        return HardNegatives(np.array(images, np.int32), pool.owner[np.array(texts)].astype(np.int32))
+
+
+@pytest.fixture
+def miner() -> Miner:
+    return Miner()
+
+
+@pytest.fixture
+def make_task() -> Callable[..., RetrievalTask]:
+    def make(loss: str = "triple", negatives: str = "random", **options: Any) -> RetrievalTask:
+        dataset = {"name": "flickr30k", "annotations": "annotations", "features": "features", "evaluate": ["val"]}
+        given = {"name": "retrieval", "dataset": dataset, "loss": loss, "negatives": {"name": negatives, **options}}
+        return RetrievalTask(RetrievalConfig.model_validate(given))
+
+    return make
