@@ -205,7 +205,7 @@ class _Preparation:
         if not parts:
             return
         self.root.mkdir(parents=True, exist_ok=True)
-        with _only_one(self.root / "lock", self.say):
+        with only_one(self.root / "lock", self.say):
             for path, make in parts:
                 if path.exists():  # the process that we waited for made it
                     continue
@@ -248,12 +248,12 @@ class _Preparation:
             except PluginError:  # served, but not installed
                 continue
         digest = hashlib.blake2b(digest_size=5)
-        for file in sorted({file for module in modules for file in _source_files(module)}):
+        for file in sorted({file for module in modules for file in source_files(module)}):
             digest.update(f"{file.name}\x1f".encode() + file.read_bytes())
         return digest.hexdigest()
 
 
-def _source_files(module: str) -> Iterator[Path]:
+def source_files(module: str) -> Iterator[Path]:
     """The Python files of the package that ``module`` belongs to; of the core, only those of the module itself."""
     top = module if module.startswith("vlrun.") else module.partition(".")[0]
     found = sys.modules.get(top)
@@ -305,7 +305,7 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _only_one(lock: Path, say: Say) -> Iterator[None]:
+def only_one(lock: Path, say: Say) -> Iterator[None]:
     """Lets one process at a time in; a killed one lets go."""
     import fcntl
 

@@ -1,22 +1,47 @@
-"""``--demo``: the same experiment on the embedded data, with the backbone's tiny size and a short schedule."""
+"""``--demo``: the same experiment on the embedded data, with the backbone's tiny size and a short schedule.
+
+An experiment that needs weights which have seen captions names, as ``demo_pretraining``, another one. Its demo is run
+before the first demo that needs it, once, and its weights are kept beside the demo data.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from vlrun.configs import TaskConfig
-from vlrun.demo import DemoData, prepare_demo
-from vlrun.experiment import Experiment, Layer, load_experiment
+from vlrun.demo import DemoData, only_one, prepare_demo, source_files
+from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
+from vlrun.experiment import DEMO_WEIGHTS_FOLDER, Experiment, Layer, load_experiment, parse_overrides
+from vlrun.launch import STOP_SIGNALS
 from vlrun.plugins import Plugins
+from vlrun.yaml_source import dump_yaml
 
 _ORIGIN = "demo"
 
+_TRAINING_CODE = (
+    *("backbone", "demo_run", "examples", "heads", "loading", "mixing", "model", "optimisation", "pair_encoding"),
+    *("seeds", "task", "tensors", "training", "wordpiece"),
+)
+"""Modules of the core on which the weights of a pre-training depend, beside the plugins."""
 
-def load_demo_experiment(
-    path: Path, overrides: Sequence[str], plugins: Plugins, progress: Callable[[str], None]
-) -> Experiment:
+_LAUNCHER_VARIABLES = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "MASTER_ADDR"),
+    *("MASTER_PORT", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE"),
+)
+
+Say = Callable[[str], None]
+
+
+def load_demo_experiment(path: Path, overrides: Sequence[str], plugins: Plugins, progress: Say) -> Experiment:
     """The experiment at ``path`` with the demo data in place of its own; generates what is not there yet.
 
     What a user gives on the command line still counts. A file that says ``demo: true`` is the resolved configuration
@@ -30,7 +55,45 @@ def load_demo_experiment(
     data = prepare_demo(plugins, [_demo_dataset(task) for task in experiment.tasks], progress)
     if experiment.demo:
         return experiment
-    return load_experiment(path, overrides, plugins=plugins, layers=[Layer(_ORIGIN, _values(experiment, data))])
+    values = _values(experiment, data)
+    if experiment.demo_pretraining is not None and "backbone.weights" not in parse_overrides(overrides).values:
+        values["backbone.weights"] = str(_weights_path(experiment, data.root, plugins, progress))
+    return load_experiment(path, overrides, plugins=plugins, layers=[Layer(_ORIGIN, values)])
+
+
+def prepare_demo_weights(experiment: Experiment, plugins: Plugins, progress: Say, announce: Say) -> None:
+    """Makes the weights that a demo run starts from, unless they are there or it starts from none such.
+
+    Of several processes one works and the others wait. A pre-training that was stopped is continued.
+
+    Args:
+        progress: is told that the weights are reused or waited for.
+        announce: is told, in the process that works, what takes so long.
+
+    Raises:
+        DataError: they are gone and were made by another version of the code.
+        StoppedOnRequest: a signal stopped the pre-training.
+        RunnerError: it failed, with its exit status; it has said why.
+    """
+    weights, file = experiment.demo_weights, experiment.demo_pretraining
+    if weights is None or file is None:
+        return
+    if not weights.is_file():
+        if weights != _weights_path(experiment, experiment.data_root, plugins, progress):
+            raise DataError(
+                f"{weights} is not there, and what {file} makes now is something else: the code or that file has "
+                "changed. Start anew with: runner run EXPERIMENT --demo"
+            )
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        with only_one(weights.with_suffix(".lock"), progress):
+            if not weights.is_file():
+                announce(
+                    f"no pre-trained demo weights yet: running {_shown(file)} --demo first (some minutes, once); they "
+                    f"are kept in {weights.parent}"
+                )
+                _make_weights(file, weights, plugins)
+                return
+    progress(f"demo weights: {weights} (made by {_shown(file)} --demo, reused)")
 
 
 def _values(experiment: Experiment, data: DemoData) -> dict[str, Any]:
@@ -41,9 +104,97 @@ def _values(experiment: Experiment, data: DemoData) -> dict[str, Any]:
         files = data.datasets[_demo_dataset(task)]
         values[f"tasks.{index}.dataset.annotations"] = str(files.annotations)
         values[f"tasks.{index}.dataset.features"] = str(files.features)
-        for option, value in type(task).demo_overrides().items():
+        for option, value in task.demo_overrides().items():
             values[f"tasks.{index}.{option}"] = _plain(value)
-    return {**values, **data.provider.overrides(tuple(data.datasets))}
+    values.update(data.provider.overrides(tuple(data.datasets)))
+    if not experiment.train.epochs:
+        values["train.epochs"] = 0  # what only evaluates still does
+    return values
+
+
+def _weights_path(experiment: Experiment, root: Path, plugins: Plugins, progress: Say) -> Path:
+    """Where the weights of ``experiment.demo_pretraining`` lie; the name changes with whatever they depend on.
+
+    Raises:
+        ConfigError: that experiment is wrong, or makes other weights than are needed.
+    """
+    file = experiment.demo_pretraining
+    assert file is not None
+    plain = load_experiment(file, plugins=plugins)
+    if plain.demo_pretraining is not None:
+        raise ConfigError(f"{file}: demo_pretraining: a pre-training cannot start from another one")
+    if plain.backbone.name != experiment.backbone.name:
+        raise ConfigError(
+            f"demo_pretraining: {file} makes weights of backbone '{plain.backbone.name}', "
+            f"this experiment has '{experiment.backbone.name}'"
+        )
+    pretraining = load_demo_experiment(file, [], plugins, progress)
+    settings = pretraining.model_dump(mode="json", exclude={"runs_root"})
+    digest = hashlib.blake2b(dump_yaml(settings).replace(str(root), "").encode(), digest_size=5)
+    modules = {type(config).__module__ for config in (pretraining.backbone, *pretraining.tasks)}
+    core = {Path(__file__).with_name(f"{name}.py") for name in _TRAINING_CODE}  # not imported: most need torch
+    for source in sorted(core.union(*map(source_files, modules))):
+        digest.update(f"{source.name}\x1f".encode() + source.read_bytes())
+    return root / DEMO_WEIGHTS_FOLDER / f"{file.stem}-{digest.hexdigest()}.safetensors"
+
+
+def _make_weights(file: Path, weights: Path, plugins: Plugins) -> None:
+    """Runs the pre-training ``file`` and exports its best weights; its run folder stays, under their name."""
+    from vlrun.exporting import export_weights
+    from vlrun.run_folder import latest_run_folder
+
+    runs_root = weights.parent / "runs" / weights.stem
+    _run_demo(file, runs_root)
+    name = load_experiment(file, plugins=plugins).name
+    folder = latest_run_folder(runs_root, name)
+    if folder is None:
+        raise DataError(f"{runs_root}: {file} has left no run of '{name}'")
+    export_weights(folder, load_experiment(folder.config, plugins=plugins), weights, plugins)
+
+
+def _run_demo(file: Path, runs_root: Path) -> None:
+    """``runner run FILE --demo`` in a process of its own, alone, whoever started this one."""
+    command = [sys.executable, "-m", "vlrun", "run", str(file), "--demo", "--resume", "--output", str(runs_root)]
+    with subprocess.Popen(command, env=_without_launcher(os.environ)) as process, _stop_passed_on(process):
+        status = process.wait()
+    if status == StoppedOnRequest.exit_status:
+        raise StoppedOnRequest("stopped during the pre-training of the demo; the same command continues it")
+    if status:
+        error = RunnerError(
+            f"the pre-training that this demo starts from has failed, see above: runner run {_shown(file)} --demo"
+        )
+        error.exit_status = status if status > 0 else RunnerError.exit_status
+        raise error
+
+
+@contextmanager
+def _stop_passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Passes stop signals on; the pre-training finishes its step and writes a checkpoint."""
+
+    def forward(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and sys.stdin is not None and sys.stdin.isatty():
+            return  # the terminal has sent Ctrl-C there already
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in _LAUNCHER_VARIABLES and not name.startswith("TORCHELASTIC_")
+    }
+
+
+def _shown(file: Path) -> str:
+    """As a user would type it here."""
+    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
 
 
 def _demo_dataset(task: TaskConfig) -> str:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 DATA_ROOT_VARIABLE = "VLRUN_DATA"
 RUNS_ROOT_VARIABLE = "VLRUN_RUNS"
+DEMO_WEIGHTS_FOLDER = "pretrained"
+"""Where the weights of demos lie under the root of the demo data."""
 
 
 class PublishedResult(Config):
@@ -53,6 +55,10 @@ class Experiment(Config):
     runs_root: Path
     seed: int = 0
     demo: bool = Field(False, description="whether this is a run on the embedded demo data")
+    demo_pretraining: Path | None = Field(
+        None,
+        description="the experiment (a path beside this file) whose demo makes the weights that this demo starts from",
+    )
     backbone: SerializeAsAny[BackboneConfig]
     tasks: list[SerializeAsAny[TaskConfig]] = Field(min_length=1)
     train: TrainConfig
@@ -71,9 +77,18 @@ class Experiment(Config):
         """The resolved experiment, each line with a comment that says where its value came from."""
         return annotate(self.model_dump(mode="json"), self._sources)
 
+    @property
+    def demo_weights(self) -> Path | None:
+        """The weights that ``demo_pretraining`` makes when this demo run starts; None where it starts otherwise."""
+        weights = self.backbone.weights
+        if not self.demo or self.demo_pretraining is None or weights is None:
+            return None
+        return weights if weights.parent == self.data_root / DEMO_WEIGHTS_FOLDER else None
+
     def missing_files(self) -> list[RequiredFile]:
-        """Files that the run needs and that are not there."""
-        return _missing([self.backbone, *(part for task in self.tasks for part in (task.dataset, task))])
+        """Files that the run needs and that are not there; weights of a demo are made when they are needed."""
+        missing = _missing([self.backbone, *(part for task in self.tasks for part in (task.dataset, task))])
+        return [file for file in missing if file.path != self.demo_weights]
 
 
 @dataclass(frozen=True)
@@ -130,6 +145,7 @@ def load_experiment(
     for layer in (_environment(raw), *layers, parse_overrides(overrides)):
         problems += _lay_over(raw, layer, sources)
     raw.setdefault("name", path.stem)
+    problems += _find_demo_pretraining(raw, path.parent)
     check = _Check(raw, plugins or create_plugins())
     experiment, found = check.run()
     problems += found
@@ -193,6 +209,21 @@ def _lay_over(raw: dict[str, Any], layer: Layer, sources: Sources) -> list[Probl
         else:
             problems.append(Problem(path, "there is no such place in the experiment"))
     return problems
+
+
+def _find_demo_pretraining(raw: dict[str, Any], folder: Path) -> list[Problem]:
+    """Makes the option absolute. A relative path, as people write it, must lead to a file; an absolute one is that of a
+    finished run, whose file may be gone by now without harm."""
+    given = raw.get("demo_pretraining")
+    if not isinstance(given, str):
+        return []
+    found = Path(os.path.abspath(folder / Path(given).expanduser()))  # unlike resolve, it keeps links
+    raw["demo_pretraining"] = str(found)
+    if found.is_file() or Path(given).is_absolute():
+        return []
+    near = ", ".join(sorted(path.name for path in found.parent.glob("[!.]*.yaml"))) or "no experiment"
+    message = f"there is no file '{given}' beside this experiment (in {found.parent}: {near})"
+    return [Problem(("demo_pretraining",), message)]
 
 
 def _item(holder: Any, part: str | int) -> Any:

@@ -9,6 +9,8 @@ from fnmatch import translate
 
 _COCO_NAME = re.compile(r"(?:coco_(?:train|val|test)20\d\d_)?(\d{12})", re.IGNORECASE)
 
+_WILDCARD = re.compile(r"[*?\[]")
+
 
 def image_key(image_id: str) -> str:
     """What two ids of one image have in common.
@@ -54,19 +56,36 @@ def find_leaks(
     Args:
         training: label of a task -> ids of its training images.
         evaluation: (label, split) -> ids of its images.
-        pretraining: patterns of image ids that the weights were declared to have seen, such as ``COCO_train2014_*``.
+        pretraining: image ids that the weights were declared to have seen: patterns such as ``COCO_train2014_*``, and
+            single ids, of which there may be a hundred thousand.
     """
     trained = {f"training of {label}": {image_key(image) for image in ids} for label, ids in training.items()}
-    declared = re.compile("|".join(map(translate, pretraining))) if pretraining else None
+    patterns, single = _told_apart(pretraining)
+    declared = re.compile("|".join(map(translate, patterns))) if patterns else None
+    seen_before = {image_key(image) for image in single}
     leaks = []
     for (task, split), ids in evaluation.items():
         images = {image_key(image): image for image in ids}
         seen = {where: len(images.keys() & keys) for where, keys in trained.items()}
-        if declared is not None:
-            seen[f"pre-training ({', '.join(pretraining)})"] = sum(bool(declared.match(id_)) for id_ in images.values())
+        if pretraining:
+            seen[f"pre-training ({describe_declared(pretraining)})"] = sum(
+                key in seen_before or bool(declared and declared.match(image)) for key, image in images.items()
+            )
         if found := {where: count for where, count in seen.items() if count}:
             leaks.append(Leak(task, split, len(images), found))
     return leaks
+
+
+def describe_declared(pretraining: Sequence[str]) -> str:
+    """What weights were declared to have seen, in a few words: its patterns, and how many single images."""
+    patterns, single = _told_apart(pretraining)
+    return ", ".join([*patterns, *([f"{len(single):,} images by id"] if single else [])])
+
+
+def _told_apart(declared: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Patterns and single ids."""
+    patterns = [entry for entry in declared if _WILDCARD.search(entry)]
+    return patterns, [entry for entry in declared if not _WILDCARD.search(entry)]
 
 
 def evaluation_images(evaluation: Iterable[Collection[str]]) -> set[str]:

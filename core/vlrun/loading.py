@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,6 +51,9 @@ class JoinedSplits(Dataset[Any]):
     def __getitem__(self, index: int) -> Example[Any]:
         part = bisect_right(self.ends, index)
         return self.parts[part][index - (self.ends[part - 1] if part else 0)]
+
+    def image_ids(self) -> Iterable[str]:
+        return chain.from_iterable(part.image_ids() for part in self.parts)
 
 
 class Selection(Dataset[Any]):

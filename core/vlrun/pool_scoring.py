@@ -100,7 +100,8 @@ def score_pool(run: Run, task: TaskRun, split: str, stop: StopRequest, *, final:
     scorer = pair_scorer(run, task, maker)
     with scorer.at_work():
         texts = scorer.encoded(pool.texts, pool.image_ids[0])
-        _check_sample(matching, scorer, pool, texts)
+        with ranks.alike():
+            _check_sample(matching, scorer, pool, texts)
         needed = needed_texts(pool, protocols)
         block = max(1, IMAGE_BLOCK_BYTES // bytes_of(scorer.region_part(pool.image_ids[:1])))
         tiles = TilePlan(
@@ -110,7 +111,8 @@ def score_pool(run: Run, task: TaskRun, split: str, stop: StopRequest, *, final:
             pairs_per_batch=matching.config.pairs_per_batch,
             images_per_block=block,
         )
-        suffix = "" if final else ".between-epochs"
+        is_whole = final or _is_whole(task, split)
+        suffix = "" if is_whole else ".between-epochs"
         matrix = ScoreMatrix(run.folder.path / "scores" / f"{task.name}_{split}{suffix}.npy")
         pending = ranks.from_main(lambda: _prepare(run, task, pool, matrix, tiles, needed, final))
         _fill(_PoolWork(scorer, pool, texts, tiles, matrix.open()), run, split, pending, stop)
@@ -118,9 +120,15 @@ def score_pool(run: Run, task: TaskRun, split: str, stop: StopRequest, *, final:
     if not ranks.is_main:
         return []
     predictions = pool_predictions(matrix.open(), pool, protocols)
-    if not final:
+    if not is_whole:
         matrix.delete()
     return predictions
+
+
+def _is_whole(task: TaskRun, split: str) -> bool:
+    """Whether an evaluation between epochs scores what the one at the end does; if so, it need not be done twice."""
+    same_first_stage = rerank_mark(task, final=False) == rerank_mark(task, final=True)
+    return same_first_stage and pool_dataset(task, split, final=False) is task.splits[split].dataset
 
 
 def _check_sample(task: MatchingTask, scorer: PairScorer, pool: CandidatePool, texts: EncodedTexts) -> None:

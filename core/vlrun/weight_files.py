@@ -1,4 +1,4 @@
-"""Files of weights: importing foreign checkpoints once, reading ours, saying what a file contains.
+"""Files of weights: importing foreign checkpoints once, reading and writing ours, saying what a file contains.
 
 Ours are .safetensors files: tensors under the backbone's own names, facts about their origin in the header, and beside
 them a .json manifest with the same facts and the file's hash. Reading them runs no code.
@@ -24,6 +24,7 @@ from vlrun import __version__
 from vlrun.entries import WeightFormat
 from vlrun.errors import CheckpointError
 from vlrun.files import atomic_write, sha256_of, write_json
+from vlrun.leaks import describe_declared
 
 SUFFIX = ".safetensors"
 HEADER_KEY = "vlrun"
@@ -87,6 +88,8 @@ class WeightSummary:
         rows.append(["total", str(tensors), f"{parameters:,}", ""])
         lines = [f"{self.path}: {self.bytes:,} bytes", *table(["module", "tensors", "parameters", "types"], rows)]
         facts = {**self.metadata, "heads": ", ".join(self.metadata.get("heads", {})), **self.other}
+        if "pretraining_sets" in facts:
+            facts["pretraining_sets"] = describe_declared(facts["pretraining_sets"])
         lines += [f"{key}: {value}" for key, value in facts.items() if value]
         if not self.is_imported:
             lines.append(f"formats that read it: {', '.join(self.formats) or 'none of those installed'}")
@@ -117,8 +120,7 @@ def import_weights(
     Raises:
         CheckpointError: ``source`` holds more than tensors and plain containers, is damaged, or is of another layout.
     """
-    if out.suffix != SUFFIX:
-        raise CheckpointError(f"{out}: imported weights are a {SUFFIX} file; name it so")
+    check_suffix(out)
     content, _ = read_foreign(source)
     try:
         translated = weight_format.translate(content)
@@ -135,10 +137,25 @@ def import_weights(
         "pretraining_sets": list(pretraining_sets),
         "partial": weight_format.partial,
         "heads": {name: dict(meaning) for name, meaning in (heads or {}).items()},
-        "imported_with": f"vlrun {__version__}",
     }
+    return write_imported(out, tensors, metadata, left_behind)
+
+
+def write_imported(
+    out: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], left_behind: Sequence[str]
+) -> ImportReport:
+    """Writes ``tensors``, whatever they come from, as imported weights with their manifest, both atomically.
+
+    Args:
+        metadata: ``backbone``, ``format``, ``source`` and so on, as ``import_weights`` records them.
+
+    Raises:
+        CheckpointError: ``out`` has another suffix.
+    """
+    check_suffix(out)
+    metadata = {**metadata, "imported_with": f"vlrun {__version__}"}
     with atomic_write(out, "wb") as file:
-        file.write(save(tensors, {HEADER_KEY: json.dumps(metadata)}))
+        file.write(save(dict(tensors), {HEADER_KEY: json.dumps(metadata)}))
     modules = Counter(map(module_of, tensors))
     parameters = sum(tensor.numel() for tensor in tensors.values())
     manifest = out.with_suffix(".json")
@@ -154,7 +171,16 @@ def import_weights(
             "left_behind": list(left_behind),
         },
     )
-    return ImportReport(out, manifest, modules, parameters, left_behind)
+    return ImportReport(out, manifest, modules, parameters, tuple(left_behind))
+
+
+def check_suffix(out: Path) -> None:
+    """
+    Raises:
+        CheckpointError: imported weights cannot be called ``out``.
+    """
+    if out.suffix != SUFFIX:
+        raise CheckpointError(f"{out}: imported weights are a {SUFFIX} file; name it so")
 
 
 def inspect_weights(path: Path, formats: Mapping[str, WeightFormat]) -> WeightSummary:
@@ -208,7 +234,12 @@ def read_foreign(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return content, {}
 
 
-def read_imported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_imported(path: Path, *, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (none with ``header_only``) and metadata of a .safetensors file.
+
+    Raises:
+        CheckpointError: missing or damaged, or another kind of file.
+    """
     if path.suffix != SUFFIX:
         raise CheckpointError(
             f"{path}: only imported weights ({SUFFIX}) can be loaded; convert it once: "
@@ -218,7 +249,8 @@ def read_imported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
             metadata = json.loads(header[HEADER_KEY]) if HEADER_KEY in header else header
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            names = () if header_only else file.keys()
+            return {name: file.get_tensor(name) for name in names}, metadata
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such file") from error
     except (SafetensorError, OSError, ValueError) as error:

@@ -142,7 +142,7 @@ def test_changed_code_starts_a_new_folder(
 ) -> None:
     code = tmp_path / "code.py"
     code.write_text("# one\n")
-    monkeypatch.setattr("vlrun.demo._source_files", lambda module: iter([code]))
+    monkeypatch.setattr("vlrun.demo.source_files", lambda module: iter([code]))
     first = prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path)
     code.write_text("# two\n")
 

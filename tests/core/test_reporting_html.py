@@ -258,4 +258,4 @@ def test_every_task_has_its_own_loss_and_details_lie_folded_up(tmp_path: Path) -
     page = write_report(tmp_path, outcome(tmp_path, rows=[*rows(), group]), run).read_text(encoding="utf-8")
     assert "Training loss of vqa" in page
     assert "Training loss of nlvr2" in page
-    assert "<summary>Scores of single groups (1)</summary>" in page
+    assert "<summary>More scores (1)</summary>" in page

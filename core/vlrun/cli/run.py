@@ -33,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(experiment.as_yaml_with_origins(), end="")
         return 0
+    if experiment.demo_weights is not None:
+        _prepare_demo_weights(arguments, experiment, plugins)
     if missing := experiment.missing_files():
         raise DataError(missing_message(experiment, missing))
     return _start(arguments, experiment, plugins, folder)
@@ -54,21 +56,42 @@ def _load(path: Path, overrides: list[str], plugins: Plugins, demo: bool) -> Exp
         if not experiment.demo:
             return experiment
     from vlrun.demo_run import load_demo_experiment
+
+    return load_demo_experiment(path, overrides, plugins, _progress)
+
+
+def _prepare_demo_weights(arguments: argparse.Namespace, experiment: Experiment, plugins: Plugins) -> None:
+    from vlrun.demo_run import prepare_demo_weights
+
+    def silence(message: str) -> None:
+        """The first of the processes that are launched will say it."""
+
+    prepare_demo_weights(experiment, plugins, silence if _will_launch(arguments) else _progress, _announce)
+
+
+def _progress(message: str) -> None:
     from vlrun.ranks import launched_rank
 
-    def progress(message: str) -> None:
-        if launched_rank() == 0:
-            print(message, file=sys.stderr, flush=True)
+    if launched_rank() == 0:
+        _announce(message)
 
-    return load_demo_experiment(path, overrides, plugins, progress)
+
+def _announce(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _will_launch(arguments: argparse.Namespace) -> bool:
+    from vlrun.ranks import is_launched
+
+    return (arguments.nproc or 1) > 1 and not is_launched()
 
 
 def _start(arguments: argparse.Namespace, experiment: Experiment, plugins: Plugins, folder: Path | None) -> int:
-    from vlrun.ranks import is_launched, launched_rank
+    from vlrun.ranks import launched_rank
 
     if arguments.nproc is not None and arguments.nproc < 1:
         raise UsageError(f"--nproc {arguments.nproc}: at least one process is needed")
-    if (arguments.nproc or 1) > 1 and not is_launched():
+    if _will_launch(arguments):
         from vlrun.launch import launch
 
         return launch(arguments.command, arguments.nproc)

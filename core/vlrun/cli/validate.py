@@ -26,8 +26,11 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from vlrun.cli.run import experiment_path
+
+    path, _ = experiment_path(arguments.experiment)
     try:
-        experiment = load_experiment(arguments.experiment, arguments.overrides)
+        experiment = load_experiment(path, arguments.overrides)
     except ConfigError as error:
         files = [f"{arguments.experiment}: missing {file.path} ({file.purpose})" for file in error.missing]
         raise ConfigError([*error.problems, *files]) from error

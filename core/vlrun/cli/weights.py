@@ -1,12 +1,16 @@
-"""``runner weights``: import foreign checkpoints, inspect files of weights."""
+"""``runner weights``: import foreign checkpoints, export those of our runs, inspect files of weights."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlrun.errors import PluginError
+
+if TYPE_CHECKING:
+    from vlrun.weight_files import ImportReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--answers", type=Path, metavar="FILE", help="answer list that the file's answer head was trained with"
     )
 
+    exporting = actions.add_parser("export", help="make weights of a run's backbone, for other runs to start from")
+    exporting.add_argument("run_folder", metavar="RUN", help="a run folder, or runs/<experiment> for its newest run")
+    exporting.add_argument("out", type=Path, metavar="OUT", help="file to write, ending in .safetensors")
+    exporting.add_argument("--checkpoint", default="best", help="best, last, or a checkpoint folder (default: best)")
+
     inspecting = actions.add_parser("inspect", help="what a file of weights contains, and which format reads it")
     inspecting.add_argument("file", type=Path, metavar="FILE")
     inspecting.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return {"import": _import, "inspect": _inspect}[arguments.action](arguments)
+    return {"import": _import, "export": _export, "inspect": _inspect}[arguments.action](arguments)
 
 
 def _import(arguments: argparse.Namespace) -> int:
@@ -59,12 +68,29 @@ def _import(arguments: argparse.Namespace) -> int:
         pretraining_sets=arguments.pretrained_on,
         heads={"answer_head": {"answers": list(read_answers(arguments.answers))}} if arguments.answers else {},
     )
+    _print(report)
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from vlrun.experiment import load_experiment
+    from vlrun.exporting import export_weights
+    from vlrun.plugins import create_plugins
+    from vlrun.run_folder import open_run_folder
+
+    plugins = create_plugins()
+    folder = open_run_folder(Path(arguments.run_folder))
+    experiment = load_experiment(folder.config, plugins=plugins)
+    _print(export_weights(folder, experiment, arguments.out, plugins, arguments.checkpoint))
+    return 0
+
+
+def _print(report: ImportReport) -> None:
     for module, count in report.modules.items():
         print(f"{module}: {count} tensors")
     for entry in report.left_behind:
         print(f"left behind: {entry}")
     print(f"wrote {report.out} ({report.parameters:,} parameters) and {report.manifest}")
-    return 0
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -151,8 +151,8 @@ def _results(rows: Sequence[ResultRow], is_demo: bool) -> str:
     published = f"<p>Published numbers: {_text('; '.join(filter(None, sources)))}</p>" if any(sources) else ""
     groups = ""
     if details:
-        inner = _result_table(details, [None] * len(details), "Scores of single groups", is_demo)
-        groups = f"<details><summary>Scores of single groups ({len(details)})</summary>\n{inner}</details>\n"
+        inner = _result_table(details, [None] * len(details), "More scores", is_demo)
+        groups = f"<details><summary>More scores ({len(details)})</summary>\n{inner}</details>\n"
     return _section("Results", table + published + groups + _protocols(protocols))
 
 

@@ -98,7 +98,7 @@ def result_table(rows: Sequence[ResultRow], is_demo: bool) -> ResultTable:
     cells = [result_cells(row, mark, is_demo) for row, mark in zip(rows, protocols.marks, strict=True)]
     footnotes = [*protocol_footnotes(protocols), *published_footnotes(rows)]
     if details:
-        footnotes.append(f"{details} more scores, of single groups, are in the report and in metrics.jsonl")
+        footnotes.append(f"{details} more scores are in the report and in metrics.jsonl")
     if is_demo:
         footnotes.append(DEMO_NOTICE)
     return ResultTable(columns, [[row[column] for column in columns] for row in cells], footnotes)

@@ -1,0 +1,140 @@
+"""``runner weights export``: the backbone of one of our runs becomes imported weights that other runs start from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from vlrun.checkpoints import MODEL, Checkpoint, Checkpoints, open_checkpoint
+from vlrun.configs import TaskConfig
+from vlrun.errors import CheckpointError, DataError
+from vlrun.experiment import Experiment
+from vlrun.files import sha256_of
+from vlrun.leaks import evaluation_images, image_key
+from vlrun.loading import JoinedSplits
+from vlrun.plugins import Plugins
+from vlrun.run_folder import RunFolder
+from vlrun.weight_files import ImportReport, check_suffix, read_imported, write_imported
+
+FORMAT = "run"
+"""What such weights are called where foreign ones have the name of their format."""
+
+_BACKBONE, _HEADS = "backbone.", "heads."
+
+
+def export_weights(
+    folder: RunFolder, experiment: Experiment, out: Path, plugins: Plugins, checkpoint: str = "best"
+) -> ImportReport:
+    """Writes the backbone of a checkpoint to ``out`` (.safetensors), as ``import_weights`` does with foreign files.
+
+    A matching head that training used is a part of the backbone. The heads of tasks stay behind: under which neutral
+    name others would look for one, only the task itself can say, and building it needs its data. The training images,
+    and what the run's own weights had seen, are recorded by id, for the leak check.
+
+    Args:
+        experiment: that of the run's ``config.yaml``.
+        checkpoint: ``best``, ``last``, or the path of a checkpoint folder.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, it is damaged, or the run's own weights are gone.
+        DataError: the training annotations are gone, or are no longer those of the run.
+    """
+    check_suffix(out)
+    chosen = _chosen(folder, checkpoint)
+    tensors, left_behind = _backbone(chosen.path / MODEL)
+    metadata: dict[str, Any] = {
+        "backbone": experiment.backbone.name,
+        "format": FORMAT,
+        "source": f"{experiment.name}/{folder.path.name}, step {chosen.progress.step}",
+        "source_sha256": sha256_of(chosen.path / MODEL),
+        "vocabulary_hash": chosen.progress.identity.get("vocabulary"),
+        "pretraining_sets": [*_inherited(experiment), *_trained_on(folder, experiment, plugins)],
+        "partial": False,
+        "heads": {},
+    }
+    return write_imported(out, tensors, metadata, left_behind)
+
+
+def _chosen(folder: RunFolder, choice: str) -> Checkpoint:
+    if choice not in ("best", "last"):
+        return open_checkpoint(Path(choice).resolve())
+    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoint = checkpoints.best() if choice == "best" else checkpoints.newest()[0]
+    if checkpoint is None:
+        raise CheckpointError(f"{folder.checkpoints}: there is no checkpoint yet")
+    return checkpoint
+
+
+def _backbone(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The backbone's tensors under its own names, and what is left of each head.
+
+    A tensor with several names was written under one; the header has the others, with that one.
+    """
+    with safe_open(path, framework="pt", device="cpu") as file:
+        homes = {name: name for name in file.keys()}  # noqa: SIM118
+        homes |= {name: home for name, home in (file.metadata() or {}).items() if home in homes}
+        ours = {name: home for name, home in homes.items() if name.startswith(_BACKBONE)}
+        tensors = {name.removeprefix(_BACKBONE): file.get_tensor(home).clone() for name, home in ours.items()}
+    others = Counter(
+        ".".join(name.split(".")[:2]) for name in homes if name not in ours and homes[name] not in ours.values()
+    )
+    return tensors, [f"{head} ({count} tensors)" for head, count in others.items()]
+
+
+def _inherited(experiment: Experiment) -> list[str]:
+    """What the weights that the run started from were declared to have seen."""
+    weights = experiment.backbone.weights
+    if weights is None:
+        return []
+    try:
+        _, metadata = read_imported(weights, header_only=True)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the run started from {weights}, and what those weights have seen has to be recorded too: {error}"
+        ) from error
+    return list(metadata.get("pretraining_sets", []))
+
+
+def _trained_on(folder: RunFolder, experiment: Experiment, plugins: Plugins) -> list[str]:
+    """Ids of all training images, sorted."""
+    trained = {image for task in experiment.tasks for image in _images_of(task, folder, plugins)}
+    if experiment.train.remove_evaluation_images:
+        datasets = [
+            plugins.find("dataset", task.dataset.name).build(task.dataset, split)
+            for task in experiment.tasks
+            for split in task.dataset.evaluate
+        ]
+        left_out = evaluation_images(dataset.image_ids() for dataset in datasets)
+        trained = {image for image in trained if image_key(image) not in left_out}
+    return sorted(trained)
+
+
+def _images_of(task: TaskConfig, folder: RunFolder, plugins: Plugins) -> set[str]:
+    config = task.dataset
+    entry = plugins.find("dataset", config.name)
+    try:
+        parts = [entry.build(config, split) for split in config.train]
+    except DataError as error:
+        raise DataError(
+            [
+                f"the images that '{task.called}' was trained on have to be recorded, for the leak check:",
+                *error.problems,
+            ]
+        ) from error
+    if changed := _changes(folder.read_data().get(task.called, {}).get("train") or {}, JoinedSplits(parts).protocol):
+        raise DataError(
+            [f"the training annotations of '{task.called}' are not those that the run was trained on:", *changed]
+        )
+    if config.limit is None:
+        return {image for part in parts for image in part.image_ids()}
+    return {image for part in parts for index in range(min(config.limit, len(part))) for image in part[index].image_ids}
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Where what the run has recorded about its training data and what is there now differ."""
+    return [f"  {key}: {before[key]} -> {now[key]}" for key in now if key in before and before[key] != now[key]]

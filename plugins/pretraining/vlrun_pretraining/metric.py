@@ -1,0 +1,63 @@
+"""Predictions -> how often matching and masked words are guessed right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlrun import DataError, Dataset, Metric, Prediction, Score
+from vlrun.predictions import mismatches
+from vlrun_pretraining.config import PretrainConfig
+
+
+class PretrainingAccuracy(Metric):
+    """How well a network guesses what pre-training asks, in percent.
+
+    Scores:
+        matching-accuracy: share of pairs of which it says rightly whether caption and image match.
+        masked-word-accuracy: share of masked word pieces that it finds among all of the vocabulary.
+    """
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+
+    def __call__(self, predictions: Sequence[Prediction], dataset: Dataset[Any]) -> list[Score]:
+        ids = [example.id for example in dataset]
+        if problems := mismatches(predictions, ids, split=dataset.split, unit="captions"):
+            raise DataError(problems)
+        rows = [_checked(prediction) for prediction in predictions]
+        hits = [(row["match"] > 0.5) == row["matched"] for row in rows]
+        words, right = (sum(row[name] for row in rows) for name in ("masked_words", "right_words"))
+        protocol = {**dataset.protocol, "split": dataset.split, "pairs": self._pairs()}
+        asked = "all pairs" if self.config.learn_from_mismatched else "pairs that match"
+        return [
+            Score(
+                "matching-accuracy", _percent(sum(hits), len(hits)), count=len(hits), protocol=protocol, primary=True
+            ),
+            Score(
+                "masked-word-accuracy",
+                _percent(right, words),
+                count=words,
+                protocol={**protocol, "masked": f"{self.config.mask_words:.0%} of the word pieces of {asked}"},
+            ),
+        ]
+
+    def _pairs(self) -> str:
+        return f"{self.config.mismatch:.0%} with a random other image of the split; words and regions masked"
+
+
+def _checked(prediction: Prediction) -> Mapping[str, Any]:
+    fields = prediction.fields
+    match, matched = fields.get("match"), fields.get("matched")
+    counts = [fields.get("masked_words"), fields.get("right_words")]
+    is_right = isinstance(match, float | int) and isinstance(matched, bool) and all(isinstance(n, int) for n in counts)
+    if not is_right:
+        raise DataError(
+            f"prediction '{prediction.id}': expected match (a number), matched (true or false), masked_words and "
+            f"right_words (whole numbers), found {dict(fields)}"
+        )
+    return fields
+
+
+def _percent(part: int, whole: int) -> float:
+    return 100 * part / whole if whole else 0.0

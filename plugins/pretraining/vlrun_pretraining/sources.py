@@ -1,0 +1,25 @@
+"""Where COCO's captions come from, and how many there should be (no torch, no numpy)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+ARCHIVE = "http://images.cocodataset.org/annotations/annotations_trainval2014.zip"
+
+OBTAIN = f"Download {ARCHIVE} and unpack it; the captions are in its folder 'annotations'"
+
+
+@dataclass(frozen=True)
+class OfficialFile:
+    """The captions of one split, and how large they are as published."""
+
+    name: str
+    images: int
+    captions: int
+
+
+OFFICIAL_FILES: Mapping[str, OfficialFile] = {
+    "train": OfficialFile("captions_train2014.json", 82_783, 414_113),
+    "val": OfficialFile("captions_val2014.json", 40_504, 202_654),
+}

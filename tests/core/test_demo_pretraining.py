@@ -1,0 +1,320 @@
+"""Demos that start from pre-trained weights: which, when they are made, and by whom."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import toy_world as toy
+
+from vlrun import demo_run
+from vlrun.cli import main
+from vlrun.configs import DemoFiles
+from vlrun.demo import DemoData, DemoDataset
+from vlrun.demo_run import load_demo_experiment, prepare_demo_weights
+from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
+from vlrun.experiment import Experiment, load_experiment
+from vlrun.plugins import Plugins
+from vlrun.runs import run_experiment
+from vlrun.weight_files import read_imported
+
+
+class Provider:
+    name = "toys"
+
+    def overrides(self, datasets: Sequence[str]) -> Mapping[str, Any]:
+        return {"train.epochs": 1}
+
+
+@pytest.fixture
+def demo(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The toy world as demo data, an experiment that starts from weights, and the one that makes them."""
+    root = world / "data"
+    files = DemoDataset(root, root / "toys.lmdb")
+    data = DemoData(Provider(), root, DemoFiles(root / "v", 6, 3), {"toys": files}, root)  # type: ignore[arg-type]
+    monkeypatch.setattr(demo_run, "prepare_demo", lambda plugins, datasets, say: data)
+    monkeypatch.setenv("VLRUN_RUNS", str(world / "runs"))
+    (world / "pretrain.yaml").write_text(toy.EXPERIMENT)
+    (world / "tuned.yaml").write_text("demo_pretraining: pretrain.yaml\n" + toy.EXPERIMENT)
+    return world
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch, plugins: Plugins) -> list[Path]:
+    """Pre-trainings that were run, here in this process."""
+    done: list[Path] = []
+
+    def run(file: Path, runs_root: Path) -> None:
+        loaded = load_demo_experiment(file, [f"runs_root={runs_root}"], plugins, lambda message: None)
+        run_experiment(loaded, plugins=plugins, continues=True)
+        done.append(file)
+
+    monkeypatch.setattr(demo_run, "_run_demo", run)
+    return done
+
+
+def tuned(demo: Path, plugins: Plugins, *overrides: str, file: str = "tuned.yaml") -> Experiment:
+    return load_demo_experiment(demo / file, list(overrides), plugins, lambda message: None)
+
+
+def prepare(experiment: Experiment, plugins: Plugins) -> tuple[list[str], list[str]]:
+    progress: list[str] = []
+    announced: list[str] = []
+    prepare_demo_weights(experiment, plugins, progress.append, announced.append)
+    return progress, announced
+
+
+# --- which weights ---
+
+
+def test_the_demo_starts_from_weights_named_after_the_pretraining(demo: Path, plugins: Plugins, runs: Any) -> None:
+    experiment = tuned(demo, plugins)
+    weights = experiment.backbone.weights
+    assert weights is not None
+    assert weights.parent == demo / "data" / "pretrained"
+    assert weights.name.startswith("pretrain-")
+    assert experiment.demo_weights == weights
+    assert str(weights) in experiment.as_yaml()
+    assert experiment.missing_files() == [], "it is made when the run starts"
+    assert (runs, weights.exists()) == ([], False), "reading a configuration trains nothing"
+
+
+@pytest.mark.parametrize("given", ["null", "mine.safetensors"])
+def test_what_a_user_gives_counts(given: str, demo: Path, plugins: Plugins, runs: Any) -> None:
+    experiment = tuned(demo, plugins, f"backbone.weights={given}")
+    assert experiment.backbone.weights == (None if given == "null" else demo / "data" / given)
+    assert experiment.demo_weights is None
+    assert prepare(experiment, plugins) == ([], [])
+    assert runs == []
+
+
+def test_without_the_option_a_demo_starts_from_random_weights(demo: Path, plugins: Plugins) -> None:
+    assert tuned(demo, plugins, file="toy.yaml").backbone.weights is None
+
+
+def test_the_name_changes_with_the_pretraining_and_with_nothing_else(
+    demo: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tuned(demo, plugins).backbone.weights
+    monkeypatch.setenv("VLRUN_RUNS", str(demo / "elsewhere"))
+    (demo / "pretrain.yaml").write_text("# a comment\n" + toy.EXPERIMENT)
+    assert tuned(demo, plugins, "train.learning_rate=3").backbone.weights == before
+    (demo / "pretrain.yaml").write_text(toy.EXPERIMENT.replace("1e-2", "2e-2"))
+    assert tuned(demo, plugins).backbone.weights != before
+
+
+def test_the_name_changes_with_the_code(demo: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tuned(demo, plugins).backbone.weights
+    code = demo / "code.py"
+    code.write_text("# new")
+    monkeypatch.setattr(demo_run, "source_files", lambda module: iter([code]))
+    assert tuned(demo, plugins).backbone.weights != before
+
+
+def test_the_code_that_counts_is_there() -> None:
+    """A module that was renamed would be left out of the name without a word."""
+    for name in demo_run._TRAINING_CODE:
+        assert Path(demo_run.__file__).with_name(f"{name}.py").is_file(), name
+
+
+# --- when they are made ---
+
+
+def test_they_are_made_once_and_then_reused(demo: Path, plugins: Plugins, runs: list[Path]) -> None:
+    experiment = tuned(demo, plugins)
+    progress, (announced,) = prepare(experiment, plugins)
+    assert "no pre-trained demo weights yet: running" in announced
+    assert f"they are kept in {demo / 'data' / 'pretrained'}" in announced
+    assert (progress, runs) == ([], [demo / "pretrain.yaml"])
+    _, metadata = read_imported(experiment.backbone.weights)  # type: ignore[arg-type]
+    assert metadata["format"] == "run"
+
+    (reused,), announced_again = prepare(experiment, plugins)
+    assert "reused" in reused
+    assert (announced_again, len(runs)) == ([], 1)
+
+    result = run_experiment(experiment, plugins=plugins)
+    assert all("pre-training (7 images by id)" in row.score.protocol["leak"] for row in result.rows)
+
+
+def test_a_run_folders_configuration_finds_them_or_makes_them_again(
+    demo: Path, plugins: Plugins, runs: list[Path]
+) -> None:
+    experiment = tuned(demo, plugins)
+    prepare(experiment, plugins)
+    folder = run_experiment(experiment, plugins=plugins).folder
+    again = tuned(demo, plugins, file=str(folder / "config.yaml"))
+    assert again.demo_weights == experiment.demo_weights
+    assert prepare(again, plugins)[1] == []
+
+    before = experiment.backbone.weights.read_bytes()  # type: ignore[union-attr]
+    again.demo_weights.unlink()  # type: ignore[union-attr]
+    assert len(prepare(again, plugins)[1]) == 1
+    assert again.demo_weights.read_bytes() == before  # type: ignore[union-attr]
+
+
+def test_a_demo_runs_folder_is_valid_without_them(
+    demo: Path, plugins: Plugins, runs: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = tuned(demo, plugins)
+    prepare(experiment, plugins)
+    folder = run_experiment(experiment, plugins=plugins).folder
+    experiment.backbone.weights.unlink()  # type: ignore[union-attr]
+    monkeypatch.setattr("vlrun.plugins.create_plugins", lambda: plugins)
+    assert main(["validate", str(folder)]) == 0
+    assert "tuned: ok" in capsys.readouterr().out
+
+
+def test_weights_of_another_version_are_not_replaced_by_others(demo: Path, plugins: Plugins, runs: list[Path]) -> None:
+    experiment = tuned(demo, plugins)
+    (demo / "pretrain.yaml").write_text(toy.EXPERIMENT.replace("1e-2", "2e-2"))
+    with pytest.raises(DataError, match=r"what .*pretrain\.yaml makes now is something else"):
+        prepare(experiment, plugins)
+    assert runs == []
+
+
+def _prepare_slowly(experiment: Experiment, plugins: Plugins, log: Path) -> None:
+    def make(file: Path, weights: Path, plugins: Plugins) -> None:
+        with log.open("a") as notes:
+            notes.write("made\n")
+        time.sleep(0.2)
+        weights.touch()
+
+    demo_run._make_weights = make
+    prepare_demo_weights(experiment, plugins, lambda message: None, lambda message: None)
+
+
+def test_of_processes_that_start_at_once_one_works(demo: Path, plugins: Plugins) -> None:
+    experiment, log = tuned(demo, plugins), demo / "log"
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_prepare_slowly, args=(experiment, plugins, log)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert log.read_text() == "made\n"
+
+
+# --- who makes them ---
+
+
+class Child:
+    """In place of the process that would train."""
+
+    status = 0
+    seen: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, command: list[str], env: dict[str, str]) -> None:
+        Child.seen = {"command": command, "env": env, "signals": []}
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wait(self) -> int:
+        if Child.status == StoppedOnRequest.exit_status:
+            signal.raise_signal(signal.SIGTERM)
+        return Child.status
+
+    def send_signal(self, number: int) -> None:
+        Child.seen["signals"].append(number)
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch) -> type[Child]:
+    monkeypatch.setattr(subprocess, "Popen", Child)
+    monkeypatch.setattr(Child, "status", 0)
+    return Child
+
+
+def test_the_pretraining_is_a_command_of_its_own_outside_of_any_launcher(
+    child: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("VLRUN_CACHE", "/somewhere")
+    demo_run._run_demo(Path("/x/pretrain.yaml"), tmp_path)
+    assert child.seen["command"][1:] == [
+        *("-m", "vlrun", "run", "/x/pretrain.yaml", "--demo", "--resume", "--output", str(tmp_path))
+    ]
+    assert child.seen["command"][0] == sys.executable
+    left = {name for name in child.seen["env"] if name in {"RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID"}}
+    assert (left, child.seen["env"]["VLRUN_CACHE"]) == (set(), "/somewhere")
+
+
+@pytest.mark.parametrize(("status", "expected"), [(5, 5), (-9, 1)])
+def test_a_failed_pretraining_ends_the_run_with_its_status(
+    status: int, expected: int, child: Any, tmp_path: Path
+) -> None:
+    child.status = status
+    with pytest.raises(RunnerError, match=r"has failed, see above: runner run /x/pretrain\.yaml --demo") as caught:
+        demo_run._run_demo(Path("/x/pretrain.yaml"), tmp_path)
+    assert caught.value.exit_status == expected
+
+
+def test_a_stop_is_passed_on_and_stops_the_run(child: Any, tmp_path: Path) -> None:
+    child.status = StoppedOnRequest.exit_status
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StoppedOnRequest, match="the same command continues it"):
+        demo_run._run_demo(Path("/x/pretrain.yaml"), tmp_path)
+    assert child.seen["signals"] == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+# --- mistakes ---
+
+
+def test_a_file_that_is_not_there_is_an_error_of_the_experiment(demo: Path, plugins: Plugins) -> None:
+    (demo / "tuned.yaml").write_text("demo_pretraining: pretrian.yaml\n" + toy.EXPERIMENT)
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(demo / "tuned.yaml", plugins=plugins)
+    (problem,) = caught.value.problems
+    assert problem == (
+        f"{demo}/tuned.yaml:1: demo_pretraining: there is no file 'pretrian.yaml' beside this experiment "
+        f"(in {demo}: pretrain.yaml, toy.yaml, tuned.yaml)"
+    )
+
+
+def test_a_finished_run_can_be_read_after_the_file_is_gone(demo: Path, plugins: Plugins) -> None:
+    (demo / "tuned.yaml").write_text("demo_pretraining: /gone/pretrain.yaml\n" + toy.EXPERIMENT)
+    assert load_experiment(demo / "tuned.yaml", plugins=plugins).demo_pretraining == Path("/gone/pretrain.yaml")
+
+
+def test_the_path_starts_at_the_experiment_file(demo: Path, plugins: Plugins) -> None:
+    (demo / "joint").mkdir()
+    (demo / "joint" / "both.yaml").write_text("demo_pretraining: ../pretrain.yaml\n" + toy.EXPERIMENT)
+    experiment = load_experiment(demo / "joint" / "both.yaml", plugins=plugins)
+    assert experiment.demo_pretraining == demo / "pretrain.yaml"
+
+
+def test_a_pretraining_that_needs_one_itself_is_refused(demo: Path, plugins: Plugins) -> None:
+    (demo / "pretrain.yaml").write_text("demo_pretraining: tuned.yaml\n" + toy.EXPERIMENT)
+    with pytest.raises(
+        ConfigError, match=r"pretrain\.yaml: demo_pretraining: a pre-training cannot start from another"
+    ):
+        tuned(demo, plugins)
+
+
+def test_a_pretraining_of_another_backbone_is_refused(
+    demo: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = demo_run.load_experiment
+
+    def with_other(path: Path, *arguments: Any, **options: Any) -> Experiment:
+        loaded = read(path, *arguments, **options)
+        other = loaded.backbone.model_copy(update={"name": "other"})
+        return loaded.model_copy(update={"backbone": other}) if Path(path).stem == "pretrain" else loaded
+
+    monkeypatch.setattr(demo_run, "load_experiment", with_other)
+    with pytest.raises(ConfigError, match="makes weights of backbone 'other', this experiment has 'toy'"):
+        tuned(demo, plugins)

@@ -1,0 +1,296 @@
+"""Pairs, losses and predictions of pre-training, by hand on small cases."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vlrun import Batch, ConfigError, DataError, Encoding, Example, RegionFeatureStore
+from vlrun.loading import BatchMaker, JoinedSplits
+from vlrun.seeds import example_rng
+from vlrun.testing import check_task
+from vlrun_pretraining.head import PretrainingOutput, Undecoded
+from vlrun_pretraining.metric import PretrainingAccuracy
+from vlrun_pretraining.task import PretrainTask
+
+V, D, H = 15, 6, 8
+
+
+def images_drawn(task: Any, example: Example[Any], count: int = 400) -> Counter[str]:
+    return Counter(task.pairs(example, example_rng(0, epoch, 0))[0].image_id for epoch in range(count))
+
+
+# --- pairs ---
+
+
+def test_half_of_the_captions_meet_another_image_of_their_own_split(make_task: Any, make_dataset: Any) -> None:
+    task, train = make_task(), make_dataset("train")
+    task.start_training(JoinedSplits([train]), 0)
+    counts = images_drawn(task, train[0])
+    assert set(counts) == {"train0", "train1", "train2", "train3"}
+    assert counts["train0"] / 400 == pytest.approx(0.5, abs=0.07)
+    assert min(counts.values()) > 400 / 6 * 0.6
+
+
+def test_the_caption_stays_and_the_draw_is_addressed(make_task: Any, make_dataset: Any) -> None:
+    task, val = make_task(), make_dataset("val")
+    first = [task.pairs(val[index], example_rng(7, 0, index)) for index in range(9)]
+    again = [pickle.loads(pickle.dumps(task)).pairs(val[index], example_rng(7, 0, index)) for index in range(9)]
+    assert first == again
+    assert [pairs[0].text for pairs in first] == [val[index].text for index in range(9)]
+
+
+def test_evaluation_needs_no_training_and_draws_only_images_with_features(make_task: Any, make_dataset: Any) -> None:
+    counts = images_drawn(make_task(), make_dataset("val")[0])
+    assert set(counts) == {"val0", "val1", "val2"}, "val3 has no features"
+
+
+def test_evaluation_draws_the_same_whether_or_not_it_follows_training(make_task: Any, make_dataset: Any) -> None:
+    trained, fresh = make_task(), make_task()
+    trained.start_training(make_dataset("train"), 0)
+    example = make_dataset("val")[0]
+    assert images_drawn(trained, example) == images_drawn(fresh, example)
+
+
+@pytest.mark.parametrize(("mismatch", "matching"), [(0.0, 400), (1.0, 0)])
+def test_the_share_of_mismatched_pairs_is_an_option(
+    mismatch: float, matching: int, make_task: Any, make_dataset: Any
+) -> None:
+    assert images_drawn(make_task(mismatch=mismatch), make_dataset("val")[0])["val0"] == matching
+
+
+def test_one_image_alone_cannot_be_mismatched(make_task: Any, make_dataset: Any) -> None:
+    task, train = make_task(mismatch=1.0), make_dataset("train")
+    task.start_training(_First(train), 0)
+    with pytest.raises(DataError, match="split 'train' has one image alone"):
+        task.pairs(train[0], example_rng(0, 0, 0))
+
+
+def test_an_image_of_no_known_split_is_named(make_task: Any) -> None:
+    with pytest.raises(DataError, match="image 'elsewhere' is in none of the splits val"):
+        make_task(mismatch=1.0).pairs(Example("1", "cats", ("elsewhere",)), example_rng(0, 0, 0))
+
+
+class _First:
+    split = "train"
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def image_ids(self) -> list[str]:
+        return [self.dataset[0].image_ids[0]] * 5
+
+
+# --- targets and losses ---
+
+
+@pytest.fixture
+def maker(make_task: Any, make_dataset: Any, backbone: Any, data: Any) -> Any:
+    """A loader's batch maker of the training split."""
+    task, train = make_task(mask_words=0.5, mask_regions=0.5), make_dataset("train")
+    task.build_head(backbone)
+    task.start_training(train, 0)
+    return BatchMaker(task, train, RegionFeatureStore(data / "features"), backbone.pair_encoder(20), 3)
+
+
+def test_a_pair_is_labelled_by_whether_it_has_its_own_image(maker: Any) -> None:
+    addresses = [(0, index) for index in range(12)]
+    batch = maker.__getitems__(addresses)
+    examples, pairs = maker.pairs(addresses)
+    own = [pair.image_id == example.image_ids[0] for example, (pair,) in zip(examples, pairs, strict=True)]
+    assert batch.targets["matched"].tolist() == own
+    assert 0 < sum(own) < 12
+
+
+def test_a_batch_is_the_same_each_time_it_is_made(maker: Any) -> None:
+    addresses = [(2, index) for index in range(12)]
+    first, again = maker.__getitems__(addresses), maker.__getitems__(addresses)
+    assert torch.equal(first.encoding.token_ids, again.encoding.token_ids)
+    assert torch.equal(first.encoding.region_features, again.encoding.region_features)
+    assert all(torch.equal(first.targets[name], again.targets[name]) for name in first.targets)
+
+
+def output_of(matching: Any, num_pairs: int, length: int, num_regions: int) -> PretrainingOutput:
+    torch.manual_seed(1)
+    words = Undecoded(torch.randn(num_pairs, length, H), torch.randn(V, H), torch.randn(V))
+    regions = Undecoded(torch.randn(num_pairs, num_regions, H), torch.randn(D, H), torch.randn(D))
+    return PretrainingOutput(torch.tensor(matching), words, regions)
+
+
+@pytest.fixture
+def targets() -> dict[str, torch.Tensor]:
+    """Three pairs, the second of which does not match; each has masked words and regions."""
+    labels = torch.tensor([[-1, 7, -1, 9], [-1, 8, -1, -1], [-1, -1, 6, -1]])
+    is_masked = torch.tensor([[True, False], [True, True], [False, True]])
+    features = torch.linspace(-3, 3, 4 * D).view(4, D).half()
+    return {
+        "matched": torch.tensor([True, False, True]),
+        "word_labels": labels,
+        "region_is_masked": is_masked,
+        "region_features": features,
+    }
+
+
+def plain_losses(output: PretrainingOutput, targets: Any, counts: list[bool]) -> dict[str, float]:
+    """The same numbers, pair by pair and place by place."""
+    sums = {"matching": 0.0, "words": 0.0, "regions": 0.0}
+    row = 0
+    for pair, taught in enumerate(counts):
+        logits = output.matching[pair]
+        sums["matching"] -= torch.log_softmax(logits, 0)[int(targets["matched"][pair])].item()
+        for place, label in enumerate(targets["word_labels"][pair].tolist()):
+            if label >= 0 and taught:
+                scores = output.words.weight @ output.words.states[pair, place] + output.words.bias
+                sums["words"] -= torch.log_softmax(scores, 0)[label].item()
+        for place in range(2):
+            if targets["region_is_masked"][pair, place]:
+                guess = output.regions.weight @ output.regions.states[pair, place] + output.regions.bias
+                if taught:
+                    difference = (guess - targets["region_features"][row].float()).abs()
+                    error = torch.where(difference < 1, 0.5 * difference**2, difference - 0.5)
+                    sums["regions"] += error.mean().item()
+                row += 1
+    return sums
+
+
+@pytest.mark.parametrize(
+    ("learns", "counts", "expected"),
+    [(False, [True, False, True], (3, 3, 2)), (True, [True, True, True], (3, 4, 4))],
+    ids=["matched pairs", "all pairs"],
+)
+def test_losses_are_the_sums_of_a_plain_computation(
+    learns: bool, counts: list[bool], expected: tuple[int, ...], targets: Any, make_task: Any
+) -> None:
+    task = make_task(learn_from_mismatched=learns)
+    output = output_of([[0.5, 1.0], [2.0, -1.0], [-0.3, 0.1]], 3, 4, 2)
+    losses = {name: value.item() for name, value in task.loss(output, targets).items()}
+    assert losses == pytest.approx(plain_losses(output, targets, counts), rel=1e-5)
+    assert tuple(int(count) for count in task.loss_counts(targets).values()) == expected
+
+
+def test_each_loss_has_its_weight(targets: Any, make_task: Any) -> None:
+    output = output_of([[0.5, 1.0], [2.0, -1.0], [-0.3, 0.1]], 3, 4, 2)
+    plain = make_task().loss(output, targets)
+    weighted = make_task(matching_weight=2, word_weight=0.5, region_weight=3).loss(output, targets)
+    factors = {name: (weighted[name] / plain[name]).item() for name in plain}
+    assert factors == pytest.approx({"matching": 2, "words": 0.5, "regions": 3})
+
+
+def test_nothing_to_guess_is_no_loss_and_no_nan(targets: Any, make_task: Any) -> None:
+    task = make_task()
+    none_match = {**targets, "matched": torch.zeros(3, dtype=torch.bool)}
+    losses = task.loss(output_of([[0.5, 1.0]] * 3, 3, 4, 2), none_match)
+    assert (losses["words"].item(), losses["regions"].item()) == (0, 0)
+    assert [int(count) for count in task.loss_counts(none_match).values()] == [3, 0, 0]
+
+
+def test_the_matching_head_is_the_backbones_own(make_task: Any, backbone: Any) -> None:
+    head = make_task().build_head(backbone)
+    assert head.matching is backbone.matching_head()
+    assert head.words.decoder.out_features == backbone.wordpiece.size
+    assert head.regions.decoder.out_features == D
+
+
+def test_a_backbone_without_word_pieces_is_refused(make_task: Any, without_words: Any) -> None:
+    with pytest.raises(ConfigError, match="backbone TinyBackbone does not say what its vocabulary is"):
+        make_task().build_head(without_words)
+
+
+class _Addressed(PretrainTask):
+    """Draws by example and not by place, so that half a batch is what it is in the whole; masks targets alone."""
+
+    def pairs(self, example: Example[Any], rng: np.random.Generator) -> Any:
+        return super().pairs(example, self._rng(example))
+
+    def collate(self, examples: Any, regions: Any, encoding: Encoding) -> Any:
+        _, of_masks = super().mask(encoding, [self._rng(example) for example in examples])
+        return {**super().collate(examples, regions, encoding), **of_masks}
+
+    def mask(self, encoding: Encoding, rngs: Any) -> Any:
+        return encoding, {}
+
+    def _rng(self, example: Example[Any]) -> np.random.Generator:
+        return np.random.default_rng([*example.id.encode()])
+
+
+def test_the_core_can_rely_on_the_task(make_task: Any, make_dataset: Any, backbone: Any, data: Any) -> None:
+    task = _Addressed(make_task(mask_words=0.5, mask_regions=0.5).config)
+    task.build_head(backbone)
+    train = make_dataset("train")
+    task.start_training(train, 0)
+    regions = RegionFeatureStore(data / "features").read([f"train{index}" for index in range(4)])
+    batch = check_task(task, backbone, [train[index] for index in range(12)], regions)
+    assert batch.targets["matched"].any()
+
+
+def test_training_lowers_every_loss(maker: Any, backbone: Any) -> None:
+    task = maker.task
+    head = task.build_head(backbone)
+    optimizer = torch.optim.Adam([*{*backbone.parameters(), *head.parameters()}], lr=0.03)
+    batch = maker.__getitems__([(0, index) for index in range(12)])
+    history = []
+    for _ in range(40):
+        losses = task.loss(head(backbone(batch.encoding)), batch.targets)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()  # type: ignore[union-attr]
+        optimizer.step()
+        history.append({name: value.item() for name, value in losses.items()})
+    assert all(history[-1][name] < 0.7 * history[0][name] for name in history[0])
+
+
+# --- predictions and scores ---
+
+
+def test_a_prediction_counts_what_was_guessed_right(targets: Any, make_task: Any) -> None:
+    task = make_task()
+    output = output_of([[0.0, 2.0], [0.0, 1.0], [3.0, 0.0]], 3, 4, 2)
+    scores = F.linear(output.words.states, output.words.weight, output.words.bias)
+    targets["word_labels"][0, 1] = scores[0, 1].argmax()
+    targets["word_labels"][0, 3] = scores[0, 3].argmin()
+    fields = [prediction.fields for prediction in task.predict(output, Batch(("a", "b", "c"), None, targets))]  # type: ignore[arg-type]
+    assert [field["matched"] for field in fields] == [True, False, True]
+    assert fields[0]["match"] == pytest.approx(1 / (1 + np.exp(-2.0)))
+    assert (fields[0]["masked_words"], fields[0]["right_words"]) == (2, 1)
+    assert (fields[1]["masked_words"], fields[1]["right_words"]) == (0, 0), "it does not match"
+
+
+def test_scores_are_shares_with_their_protocol(make_task: Any, make_dataset: Any) -> None:
+    from vlrun import Prediction
+
+    val = make_dataset("val")
+    rows = [
+        Prediction(
+            example.id,
+            {"match": 0.9 if index % 3 else 0.2, "matched": True, "masked_words": 2, "right_words": index % 2},
+        )
+        for index, example in enumerate(val)
+    ]
+    (matching, words) = make_task().metrics()[0](rows, val)
+    assert (matching.name, matching.value, matching.primary, matching.count) == (
+        "matching-accuracy",
+        pytest.approx(200 / 3),
+        True,
+        12,
+    )
+    assert (words.name, words.value, words.count) == ("masked-word-accuracy", 25.0, 24)
+    assert matching.protocol["pairs"].startswith("50% with a random other image of the split")
+    assert words.protocol["masked"] == "15% of the word pieces of pairs that match"
+
+
+@pytest.mark.parametrize("fields", [{}, {"match": "yes", "matched": True, "masked_words": 1, "right_words": 0}])
+def test_predictions_of_another_kind_are_named(fields: Any, make_task: Any, make_dataset: Any) -> None:
+    from vlrun import Prediction
+
+    val = make_dataset("val")
+    with pytest.raises(DataError, match=r"prediction 'val0-0': expected match \(a number\)"):
+        PretrainingAccuracy(make_task().config)([Prediction(example.id, fields) for example in val], val)
+
+
+def test_the_demo_masks_more_words(make_task: Any) -> None:
+    assert make_task().config.demo_overrides() == {"batch_size": None, "mask_words": 0.3}
