@@ -1,0 +1,23 @@
+"""The options that an experiment file may set for zero-shot retrieval (no torch here)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, PositiveInt
+
+from vlrun import MatchingConfig
+
+
+class ZeroShotConfig(MatchingConfig):
+    """Image-text retrieval with the matching head of pre-training."""
+
+    check_pairs: PositiveInt = Field(
+        64,
+        description="texts that are scored with their own and with another image before all pairs are; clearly more "
+        "than half of them must match their own better",
+    )
+
+    def demo_overrides(self) -> dict[str, Any]:
+        """More texts: what a tiny model has learned in minutes shows in a larger sample only."""
+        return {**super().demo_overrides(), "check_pairs": 256}
