@@ -19,11 +19,9 @@ from vlrun.features.coverage import Coverage
 from vlrun.features.store import RegionFeatureStore
 from vlrun.leaks import Leak, evaluation_images, find_leaks
 from vlrun.loading import BatchMaker, default_workers
-from vlrun.matching import MatchingTask
 from vlrun.metric import Metric
 from vlrun.model import TaskModel
 from vlrun.plugins import Plugins
-from vlrun.ranking import PROTOCOLS
 from vlrun.ranks import Ranks
 from vlrun.reporting import Reporters
 from vlrun.run_folder import RunFolder
@@ -152,7 +150,6 @@ def assemble(
     ]
     if train and experiment.train.epochs:
         _check_first_splits(runs)
-    _check_protocols(runs)
     model = TaskModel(backbone, {run.name: head for run, head in zip(runs, heads, strict=True)}).to(ranks.device)
     workers = experiment.train.workers
     if workers is None:
@@ -265,27 +262,6 @@ def _check_first_splits(runs: Sequence[TaskRun]) -> None:
                 for task, split in first
             ]
         )
-
-
-def _check_protocols(runs: Sequence[TaskRun]) -> None:
-    """
-    Raises:
-        DataError: a retrieval protocol is defined for another number of images than a split has.
-    """
-    problems = []
-    for run in runs:
-        if not isinstance(run.task, MatchingTask):
-            continue
-        for split, maker in run.splits.items():
-            num_images = len(set(maker.dataset.image_ids()))
-            problems += [
-                f"task '{run.name}': retrieval protocol '{name}' is not defined for the {num_images:,} images of split "
-                f"'{split}': {PROTOCOLS[name].summary}. Leave it out of `protocols`, or the split out of `evaluate`"
-                for name in run.task.config.protocols
-                if not PROTOCOLS[name].fits(num_images)
-            ]
-    if problems:
-        raise DataError(problems)
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from vlrun.errors import DataError
+from vlrun.predictions import listed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +41,7 @@ class CandidatePool:
         """Every example is one text with one image.
 
         Raises:
-            DataError: an example has no image or several.
+            DataError: an example has no image or several, or an id is there twice.
         """
         rows: dict[str, int] = {}
         ids, texts, owner = [], [], []
@@ -52,6 +54,9 @@ class CandidatePool:
             owner.append(rows.setdefault(example.image_ids[0], len(rows)))
             ids.append(example.id)
             texts.append(example.text)
+        twice = [name for name, count in Counter(ids).items() if count > 1]
+        if problems := listed(twice, "are those of several texts", split=dataset.split, unit="ids"):
+            raise DataError([*problems, "do splits that are joined overlap?"])
         return cls(tuple(rows), tuple(ids), tuple(texts), np.array(owner, np.int64))
 
     @cached_property

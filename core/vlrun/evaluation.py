@@ -13,7 +13,7 @@ from vlrun.errors import DataError
 from vlrun.examples import Prediction, Score
 from vlrun.loading import batch_loader, evaluation_batches
 from vlrun.matching import MatchingTask
-from vlrun.pool_scoring import pool_dataset, rerank_mark, score_pool
+from vlrun.pool_scoring import first_stage_mark, pool_dataset, score_pool
 from vlrun.reporting import EvaluationReport
 from vlrun.stopping import StopRequest, leave_if_asked
 from vlrun.tensors import on_cpu
@@ -52,7 +52,7 @@ def score_predictions(
     common = {"split": split, **({"checkpoint": checkpoint} if checkpoint else {}), **task.marks.get(split, {})}
     if isinstance(task.task, MatchingTask):
         dataset = pool_dataset(task, split, final)
-        common |= rerank_mark(task, final)
+        common |= first_stage_mark(task.task.config, final)
     return [
         replace(score, protocol={**common, **score.protocol})
         for metric in task.metrics

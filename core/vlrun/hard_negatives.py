@@ -88,21 +88,30 @@ def write_negatives(path: Path, pool: CandidatePool, negatives: HardNegatives, f
 
     Args:
         facts: where they come from; JSON-ready.
+
+    Raises:
+        DataError: the file cannot be written.
     """
-    with atomic_write(path, "wb") as file:
-        np.savez(
-            file,
-            image_ids=np.array(pool.image_ids),
-            text_ids=np.array(pool.text_ids),
-            texts_of_images=negatives.texts_of_images.astype(np.int32),
-            images_of_texts=negatives.images_of_texts.astype(np.int32),
-            facts=np.array(json.dumps(dict(facts))),
-        )
+    try:
+        with atomic_write(path, "wb") as file:
+            np.savez_compressed(
+                file,
+                image_ids=np.array(pool.image_ids),
+                text_ids=np.array(pool.text_ids),
+                texts_of_images=negatives.texts_of_images.astype(np.int32),
+                images_of_texts=negatives.images_of_texts.astype(np.int32),
+                facts=np.array(json.dumps(dict(facts))),
+            )
+    except OSError as error:
+        raise DataError(f"{path}: cannot write hard negatives: {error.strerror}") from error
 
 
 def read_facts(path: Path) -> dict[str, Any]:
     """What ``write_negatives`` was told about them; errors as of ``read_negatives``."""
-    facts: dict[str, Any] = json.loads(str(_read(path, ["facts"])["facts"]))
+    try:
+        facts: dict[str, Any] = json.loads(str(_read(path, ["facts"])["facts"]))
+    except ValueError as error:
+        raise DataError(f"{path}: damaged: it does not say where it comes from") from error
     return facts
 
 
@@ -116,10 +125,14 @@ def read_negatives(path: Path, pool: CandidatePool) -> HardNegatives:
     images, image_problems = _rows(arrays["image_ids"].tolist(), pool.image_ids, path, "images")
     texts, text_problems = _rows(arrays["text_ids"].tolist(), pool.text_ids, path, "texts")
     if problems := image_problems + text_problems:
-        raise DataError([*problems, "mine negatives of the very split that is trained on"])
+        raise DataError([*problems, "mine negatives of the very data that is trained on: runner mine-negatives RUN"])
     sizes = (len(arrays["texts_of_images"]), len(arrays["images_of_texts"]))
     if sizes != (len(images), len(texts)):
         raise DataError(f"{path}: damaged: negatives of {sizes} images and texts, not of {(len(images), len(texts))}")
+    for name, count in (("texts_of_images", len(texts)), ("images_of_texts", len(images))):
+        table = arrays[name]
+        if table.ndim != 2 or table.dtype.kind != "i" or (table < 0).any() or (table >= count).any():
+            raise DataError(f"{path}: damaged: '{name}' points at things that are not there")
     # rows of the file -> rows of the pool, for what is pointed at; and the order of the pool, for what points
     to_image, to_text = np.argsort(images), np.argsort(texts)
     found = HardNegatives(

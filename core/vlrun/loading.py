@@ -62,7 +62,9 @@ class Selection(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any], positions: Sequence[int], why: str) -> None:
         self.dataset, self.positions = dataset, list(positions)
         self.split = dataset.split
-        self.protocol = {**dataset.protocol, "left out": f"{len(dataset) - len(self.positions)} examples: {why}"}
+        before = [dataset.protocol["left out"]] if "left out" in dataset.protocol else []
+        left_out = f"{len(dataset) - len(self.positions)} examples: {why}"
+        self.protocol = {**dataset.protocol, "left out": "; ".join([*before, left_out])}
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -84,7 +86,7 @@ def epoch_order(size: int, seed: int, epoch: int, order_seed: int | None = None)
     return order
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def _places(size: int, seed: int, epoch: int, order_seed: int | None) -> NDArray[np.int64]:
     """Where in the epoch's order each example stands, (size,)."""
     return np.argsort(epoch_order(size, seed, epoch, order_seed))
@@ -200,13 +202,16 @@ class BatchMaker:
         regions = self.shown(regions)
         encoding = self.encode([pair for of_example in pairs for pair in of_example], regions)
         targets = self.task.collate(examples, regions, encoding)
+        ids = tuple(example.id for example in examples)
+        if type(self.task).mask is Task.mask:  # a generator for each pair would cost more than the rest
+            return Batch(ids, encoding, targets)
         rngs = [
             example_rng(derive_seed(self.seed, "mask", number), epoch, position)
             for (epoch, position), of_example in zip(addresses, pairs, strict=True)
             for number in range(len(of_example))
         ]
         encoding, of_masks = self.task.mask(encoding, rngs)
-        return Batch(tuple(example.id for example in examples), encoding, {**targets, **of_masks})
+        return Batch(ids, encoding, {**targets, **of_masks})
 
 
 class JointBatchMaker:

@@ -6,6 +6,8 @@ and a score on its block alone, so the result is the same for any number of proc
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlrun.candidates import CandidatePool
+from vlrun.files import atomic_write
 from vlrun.hard_negatives import (
     NEGATIVES_SUFFIX,
     AnchorKind,
@@ -24,6 +27,7 @@ from vlrun.hard_negatives import (
     read_negatives,
     write_negatives,
 )
+from vlrun.model import weights_fingerprint
 from vlrun.pair_scoring import EncodedTexts, PairScorer, Part, Rows, bytes_of, take
 from vlrun.pool_scoring import IMAGE_BLOCK_BYTES, matching_task, pair_scorer
 from vlrun.stopping import StopRequest, leave_if_asked
@@ -34,9 +38,8 @@ if TYPE_CHECKING:
     from vlrun.assembly import Run, TaskRun
     from vlrun.loading import BatchMaker
 
-_ANCHORS_PER_BLOCK = 4096
+_ANCHORS_PER_BLOCK = 16384
 _PASSING_AT_ONCE = 512
-_KEPT_FILES = 3
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,13 @@ class ModelMiner:
     def mine(
         self, pool: CandidatePool, epoch: int, candidates: int, keep: int, images_of_texts: bool = True
     ) -> HardNegatives:
+        """
+        Raises:
+            StoppedOnRequest: a signal asked for it; finished blocks are kept.
+        """
         assert self.task.train is not None
         ranks = self.run.ranks
-        path = self.run.folder.path / "negatives" / f"{self.task.name}_epoch{epoch}{NEGATIVES_SUFFIX}"
+        path = self.run.folder.negatives / f"{self.task.name}_epoch{epoch}{NEGATIVES_SUFFIX}"
         facts = {
             "pool": pool.fingerprint,
             "seed": self.run.experiment.seed,
@@ -61,18 +68,12 @@ class ModelMiner:
             "keep": keep,
             "images_of_texts": images_of_texts,
         }
-        if ranks.from_main(lambda: path.is_file() and read_facts(path) == facts):
+        if not ranks.from_main(lambda: path.is_file() and read_facts(path) == facts):
+            plan = MiningPlan(epoch, candidates, keep, images_of_texts)
+            found = mine_negatives(self.run, self.task, self.task.train, pool, plan, self.stop)
+            ranks.from_main(lambda: write_negatives(path, pool, found, facts))
+        with ranks.alike():
             return read_negatives(path, pool)
-        plan = MiningPlan(epoch, candidates, keep, images_of_texts)
-        found = mine_negatives(self.run, self.task, self.task.train, pool, plan, self.stop)
-
-        def write() -> None:
-            path.parent.mkdir(exist_ok=True)
-            write_negatives(path, pool, found, facts)
-            _prune(path.parent, self.task.name)
-
-        ranks.from_main(write)
-        return found
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def mine_negatives(
     Raises:
         StoppedOnRequest: a signal asked for it.
     """
-    scorer = pair_scorer(run, task, maker)
+    scorer, folder = pair_scorer(run, task, maker), _blocks_folder(run, task, pool, plan)
     anchors: dict[AnchorKind, int] = {"image": len(pool.image_ids), "text": len(pool.texts)}
     if not plan.images_of_texts:
         del anchors["text"]
@@ -112,35 +113,60 @@ def mine_negatives(
             matching_task(task).config.pairs_per_batch,
         )
         for kind, count in anchors.items():
-            tables[kind] = _mine_kind(run, mining, kind, count, stop, done, total)
+            tables[kind] = _mine_kind(run, mining, kind, count, folder, stop, (done, total))
             done += plan.candidates * count
+    run.ranks.barrier()  # all have read all blocks
+    run.ranks.from_main(lambda: shutil.rmtree(folder, ignore_errors=True))
     return HardNegatives(tables["image"], tables["text"])
 
 
+def _blocks_folder(run: Run, task: TaskRun, pool: CandidatePool, plan: MiningPlan) -> Path:
+    """Where finished blocks wait for the others; made. Another model, pool or plan has another one."""
+
+    def make() -> Path:
+        weights = weights_fingerprint([run.model.backbone, run.model.heads[task.name]])
+        facts = f"{weights} {pool.fingerprint} {plan} {run.experiment.seed} {run.experiment.train.precision}"
+        digest = hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
+        folder = run.folder.negatives / f".blocks-{digest}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    return run.ranks.from_main(make)
+
+
 def _mine_kind(
-    run: Run, mining: Mining, kind: AnchorKind, count: int, stop: StopRequest, done: int, total: int
+    run: Run, mining: Mining, kind: AnchorKind, count: int, folder: Path, stop: StopRequest, progress: tuple[int, int]
 ) -> NDArray[np.int32]:
-    """The table of all anchors of a kind, on every rank; blocks of them go to the ranks in turns."""
+    """The table of all anchors of a kind, on every rank; blocks of them go to the ranks in turns.
+
+    Args:
+        progress: pairs that are scored, and pairs in all.
+    """
     ranks, height = run.ranks, mining.anchors_per_block(kind)
+    done, total = progress
     blocks = [np.arange(start, min(start + height, count)) for start in range(0, count, height)]
-    tables: list[tuple[int, NDArray[np.int32]]] = []
+    files = [folder / f"{kind}-{height}-{number}.npy" for number in range(len(blocks))]
 
     def work() -> Iterator[int]:
         for number in range(ranks.rank, len(blocks), ranks.world_size):
+            if files[number].is_file():  # scored before a kill
+                yield len(blocks[number])
+                continue
             table = np.empty((len(blocks[number]), mining.keep), np.int32)
             yield from mining.fill(table, kind, blocks[number])
-            tables.append((number, table))
+            with atomic_write(files[number], "wb") as file:
+                np.save(file, table)
 
     share = work()
     while True:  # ranks have more or fewer batches; all look around after each of them
-        leave_if_asked(ranks, stop)
-        scored = next(share, 0)
-        (scored_by_all,) = ranks.sum_counts([float(scored)])
-        if not scored_by_all:
+        leave_if_asked(ranks, stop, during="mining")
+        (scored,) = ranks.sum_counts([float(next(share, 0))])
+        if not scored:
             break
-        done += int(scored_by_all)
-        run.reporters.progress("mining hard negatives", done, total)
-    return np.concatenate([table for _, table in sorted(ranks.gather(tables), key=lambda item: item[0])])
+        done += int(scored)
+        run.reporters.progress("mining hard negatives", min(done, total), total)
+    ranks.barrier()
+    return np.concatenate([np.load(file, allow_pickle=False) for file in files])
 
 
 @dataclass(frozen=True)
@@ -169,13 +195,13 @@ class Mining:
 
     def anchors_per_block(self, kind: AnchorKind) -> int:
         """So many that their parts take no more than a block of images in an evaluation."""
-        longest = np.array([int(self.encoded.lengths.argmax())])
-        one = (
-            self.scorer.region_part(self.pool.image_ids[:1])
-            if kind == "image"
-            else self.scorer.text_part(self.encoded, longest)
-        )
-        return min(_ANCHORS_PER_BLOCK, max(1, IMAGE_BLOCK_BYTES // bytes_of(one)))
+        if kind == "image":
+            bytes_each = float(bytes_of(self.scorer.region_part(self.pool.image_ids[:1])))
+        else:
+            longest = np.array([int(self.encoded.lengths.argmax())])
+            share = self.encoded.lengths.mean() / self.encoded.lengths.max()
+            bytes_each = bytes_of(self.scorer.text_part(self.encoded, longest)) * share
+        return min(_ANCHORS_PER_BLOCK, max(1, int(IMAGE_BLOCK_BYTES / bytes_each)))
 
     def fill(self, table: NDArray[np.int32], kind: AnchorKind, anchors: Rows) -> Iterator[int]:
         """Writes the hardest of each anchor into ``table`` (n, keep); yields numbers of pairs as they are scored."""
@@ -192,8 +218,11 @@ class Mining:
         was drawn.
         """
         held = self._held_images(anchors) if kind == "image" else self._held_texts(anchors)
+        order = np.argsort(candidates, kind="stable")
+        ordered = candidates[order]
         for rows, part in self._passing_texts(candidates) if kind == "image" else self._passing_images(candidates):
-            here = np.flatnonzero(np.isin(candidates, rows))
+            places = [slice(*np.searchsorted(ordered, (row, row + 1))) for row in rows.tolist()]
+            here = np.sort(np.concatenate([order[place] for place in places]))
             for group in held:
                 pairs = here[np.isin(anchors[here], group.rows)]
                 for start in range(0, len(pairs), self.pairs_per_batch):
@@ -226,14 +255,3 @@ class Mining:
     def _by_length(self, rows: Rows) -> Iterator[Rows]:
         lengths = self.encoded.lengths[rows]
         return (rows[lengths == length] for length in np.unique(lengths))
-
-
-def _prune(folder: Path, task: str) -> None:
-    """Removes what no checkpoint that is kept can still ask for."""
-    mined = [path for path in folder.glob(f"{task}_epoch*{NEGATIVES_SUFFIX}") if _epoch_of(path).isdigit()]
-    for path in sorted(mined, key=lambda path: int(_epoch_of(path)))[:-_KEPT_FILES]:
-        path.unlink(missing_ok=True)
-
-
-def _epoch_of(path: Path) -> str:
-    return path.stem.rpartition("epoch")[2]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from vlrun.backbone import Backbone
@@ -14,6 +16,16 @@ from vlrun.tensors import Encoding
 def weights_sum(model: nn.Module) -> float:
     """One number by which ranks see whether they start from the same weights."""
     return sum(parameter.detach().double().sum().item() for parameter in model.parameters())
+
+
+def weights_fingerprint(modules: Sequence[nn.Module]) -> str:
+    """A hash of all parameters and buffers, with their names."""
+    digest = hashlib.blake2b(digest_size=16)
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 class TaskModel(nn.Module):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlrun.backbone import Backbone, PairEncoder
-from vlrun.errors import CheckpointError
+from vlrun.errors import CheckpointError, ConfigError
 from vlrun.examples import Pair, RegionBatch
 from vlrun.heads import PairMatcher
 from vlrun.tensors import Encoding, full_precision
@@ -93,23 +93,24 @@ class PairScorer:
     def encoded(self, texts: Sequence[str], any_image: str) -> EncodedTexts:
         """Tokens of ``texts``; ``any_image`` is one with features, from which their shape is known."""
         blank = _blank(self.read_regions([any_image]))
-        parts = []
+        one = self.encode([Pair(_SOME_TEXT, any_image)], blank)
+        tokens, masks, positions = [], [], []
         for start in range(0, len(texts), _ENCODED_AT_ONCE):
             pairs = [Pair(text, any_image) for text in texts[start : start + _ENCODED_AT_ONCE]]
-            parts.append(self.encode(pairs, _repeated(blank, len(pairs))))
-        mask = _stacked([part.text_mask for part in parts])
-        positions = [part.position_ids.int() for part in parts if part.position_ids is not None]
-        encoding = replace(
-            parts[0],
-            token_ids=_stacked([part.token_ids.int() for part in parts]),
+            encoding = self.encode(pairs, _repeated(blank, len(pairs)))
+            tokens.append(encoding.token_ids.int())
+            masks.append(encoding.text_mask)
+            if encoding.position_ids is not None:
+                positions.append(encoding.position_ids.int())
+        mask = _stacked(masks)
+        whole = replace(
+            one,
+            token_ids=_stacked(tokens),
             text_mask=mask,
             position_ids=_stacked(positions) if positions else None,
-            region_features=parts[0].region_features[:1],
-            boxes=parts[0].boxes[:1],
-            region_mask=parts[0].region_mask[:1],
         )
-        lengths = mask.shape[1] - mask.flip(1).int().argmax(dim=1)  # up to the last real token
-        return EncodedTexts(encoding, lengths.numpy().astype(np.int64))
+        lengths = mask.shape[1] - mask.flip(1).to(torch.uint8).argmax(dim=1)  # up to the last real token
+        return EncodedTexts(whole, lengths.numpy().astype(np.int64))
 
     def text_part(self, texts: EncodedTexts, rows: Rows) -> Part:
         """What depends on these texts alone, on the device. Texts of one length need no mask, which is fastest."""
@@ -133,9 +134,15 @@ class PairScorer:
 
         Raises:
             CheckpointError: a score is not finite.
+            ConfigError: so many pairs do not fit into the accelerator's memory.
         """
-        with self.autocast():
-            pooled = self.backbone.pooled_output(texts, images)
+        try:
+            with self.autocast():
+                pooled = self.backbone.pooled_output(texts, images)
+        except torch.cuda.OutOfMemoryError as error:
+            raise ConfigError(
+                f"{_size(texts):,} pairs at once do not fit into the GPU's memory: lower pairs_per_batch of the task"
+            ) from error
         # the head in full precision: half-precision logits would tie
         scores = self.to_scores(self.matcher.of_pooled(full_precision(pooled))).float()
         if not torch.isfinite(scores).all():

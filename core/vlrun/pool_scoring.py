@@ -1,7 +1,8 @@
 """Scores the candidate pool of a split, on all processes, and turns the matrix into one prediction per query.
 
-Memory: the parts of as many images as fit into ``IMAGE_BLOCK_BYTES`` stay on the device, beside them one group of texts
-and the activations of ``pairs_per_batch`` pairs. The matrix itself is a file; its pages belong to the system's cache.
+Memory: the parts of as many images as fit into ``IMAGE_BLOCK_BYTES`` stay on the device (twice that while they are put
+together), beside them one group of texts and the activations of ``pairs_per_batch`` pairs; on the host, nine bytes per
+token of all texts. The matrix itself is a file; its pages belong to the system's cache.
 """
 
 from __future__ import annotations
@@ -9,26 +10,32 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from vlrun.assembly import Run, TaskRun
 from vlrun.candidates import CandidatePool
+from vlrun.configs import MatchingConfig
 from vlrun.dataset import Dataset
+from vlrun.errors import DataError
 from vlrun.examples import Prediction
 from vlrun.heads import PairMatcher
 from vlrun.loading import BatchMaker, Selection
 from vlrun.matching import MatchingTask
+from vlrun.model import weights_fingerprint
 from vlrun.pair_scoring import EncodedTexts, PairScorer, Part, Rows, bytes_of, take
+from vlrun.ranking import PROTOCOLS
+from vlrun.ranks import Ranks
 from vlrun.reporting.lines import duration_text
 from vlrun.retrieval_metric import needed_texts, pool_predictions, usable_protocols
 from vlrun.score_matrix import (
+    FirstStage,
     ScoreMatrix,
     Scores,
     TilePlan,
@@ -38,7 +45,7 @@ from vlrun.score_matrix import (
 )
 from vlrun.stopping import StopRequest, leave_if_asked
 
-IMAGE_BLOCK_BYTES = 512 * 2**20
+IMAGE_BLOCK_BYTES = 256 * 2**20  # twice that while a block is being made
 _FLUSH_SECONDS = 30.0
 _MEASURED_SECONDS = 2.0
 
@@ -76,13 +83,43 @@ def pool_dataset(task: TaskRun, split: str, final: bool) -> Dataset[Any]:
     return Selection(dataset, kept, f"between epochs only the first {limit:,} images compete")
 
 
-def rerank_mark(task: TaskRun, final: bool) -> dict[str, str]:
+def first_stage_mark(config: MatchingConfig, final: bool) -> dict[str, str]:
     """What scores must say where a first stage chose the candidates."""
-    rerank = matching_task(task).config.rerank
+    rerank = config.rerank
     if rerank is None or (final and not rerank.final):
         return {}
     chosen = f"the best {rerank.candidates:,} per query by {rerank.scores.name}; a right one outside them ranks last"
     return {"first stage": chosen}
+
+
+def check_pools(tasks: Sequence[TaskRun]) -> None:
+    """Finds out before hours of work what would stop an evaluation after them.
+
+    Raises:
+        DataError: a protocol is defined for another number of images than a split has, or a first stage does not know
+            the images and texts of a split.
+    """
+    problems = []
+    for task in tasks:
+        if not isinstance(task.task, MatchingTask):
+            continue
+        config = task.task.config
+        for number, (split, maker) in enumerate(task.splits.items()):
+            pool = CandidatePool.of(maker.dataset)
+            problems += [
+                f"task '{task.name}': retrieval protocol '{name}' is not defined for the {len(pool.image_ids):,} "
+                f"images of split '{split}': {PROTOCOLS[name].summary}. Leave it out of `protocols`, or the split out "
+                "of `evaluate`"
+                for name in config.protocols
+                if not PROTOCOLS[name].fits(len(pool.image_ids))
+            ]
+            if config.rerank is not None and (config.rerank.final or number == 0):
+                try:
+                    read_first_stage(config.rerank.scores, pool.image_ids, pool.text_ids)
+                except DataError as error:
+                    problems += error.problems
+    if problems:
+        raise DataError(problems)
 
 
 def score_pool(run: Run, task: TaskRun, split: str, stop: StopRequest, *, final: bool) -> list[Prediction]:
@@ -98,37 +135,41 @@ def score_pool(run: Run, task: TaskRun, split: str, stop: StopRequest, *, final:
     maker, pool = task.splits[split], CandidatePool.of(pool_dataset(task, split, final))
     protocols = usable_protocols(matching.config.protocols, len(pool.image_ids))
     scorer = pair_scorer(run, task, maker)
+    predictions: list[Prediction] = []
     with scorer.at_work():
         texts = scorer.encoded(pool.texts, pool.image_ids[0])
         with ranks.alike():
             _check_sample(matching, scorer, pool, texts)
-        needed = needed_texts(pool, protocols)
-        block = max(1, IMAGE_BLOCK_BYTES // bytes_of(scorer.region_part(pool.image_ids[:1])))
-        tiles = TilePlan(
-            len(pool.image_ids),
-            texts.lengths,
-            needed,
-            pairs_per_batch=matching.config.pairs_per_batch,
-            images_per_block=block,
-        )
+        plan = _plan(run, task, scorer, pool, texts, needed_texts(pool, protocols), final)
         is_whole = final or _is_whole(task, split)
-        suffix = "" if is_whole else ".between-epochs"
-        matrix = ScoreMatrix(run.folder.path / "scores" / f"{task.name}_{split}{suffix}.npy")
-        pending = ranks.from_main(lambda: _prepare(run, task, pool, matrix, tiles, needed, final))
-        _fill(_PoolWork(scorer, pool, texts, tiles, matrix.open()), run, split, pending, stop)
-    ranks.barrier()
-    if not ranks.is_main:
-        return []
-    predictions = pool_predictions(matrix.open(), pool, protocols)
-    if not is_whole:
-        matrix.delete()
+        name = f"{task.name}_{split}{'' if is_whole else '.between-epochs'}.npy"
+        matrix = ScoreMatrix(ranks.from_main(lambda: _place(run.folder.path / "scores" / name, plan.identity, final)))
+        with _alone(matrix, ranks):
+            pending = ranks.from_main(lambda: _prepare(matrix, plan, pool, final))
+            work = _PoolWork(scorer, pool, texts, plan.tiles, matching.config.pairs_per_batch, matrix.open())
+            _fill(work, run, split, pending, stop)
+            ranks.barrier()
+            ranks.from_main(lambda: predictions.extend(pool_predictions(work.scores, pool, protocols)))
+            if ranks.is_main and not is_whole:
+                matrix.delete()
     return predictions
 
 
 def _is_whole(task: TaskRun, split: str) -> bool:
     """Whether an evaluation between epochs scores what the one at the end does; if so, it need not be done twice."""
-    same_first_stage = rerank_mark(task, final=False) == rerank_mark(task, final=True)
+    config = matching_task(task).config
+    same_first_stage = first_stage_mark(config, final=False) == first_stage_mark(config, final=True)
     return same_first_stage and pool_dataset(task, split, final=False) is task.splits[split].dataset
+
+
+@contextmanager
+def _alone(matrix: ScoreMatrix, ranks: Ranks) -> Iterator[None]:
+    """While it is open, no other evaluation touches the matrix."""
+    ranks.from_main(matrix.acquire)
+    try:
+        yield
+    finally:
+        matrix.release()
 
 
 def _check_sample(task: MatchingTask, scorer: PairScorer, pool: CandidatePool, texts: EncodedTexts) -> None:
@@ -146,35 +187,48 @@ def _check_sample(task: MatchingTask, scorer: PairScorer, pool: CandidatePool, t
     task.check_sample(found[0], found[1])
 
 
-def _prepare(
-    run: Run, task: TaskRun, pool: CandidatePool, matrix: ScoreMatrix, tiles: TilePlan, needed: Rows, final: bool
-) -> Rows:
-    """Makes or opens the file; returns the numbers of the tiles to score."""
-    shape = (len(pool.image_ids), len(pool.texts))
-    identity = {
-        **_identity(run, task, pool, final),
-        "images_per_block": len(tiles.blocks[0]),
-        "texts": hashlib.blake2b(needed.tobytes(), digest_size=8).hexdigest(),
-    }
-    was_there = matrix.prepare(shape, identity, {"image_ids": pool.image_ids, "text_ids": pool.text_ids})
-    if not was_there and len(needed) < len(pool.texts):
-        matrix.leave_out(np.setdiff1d(np.arange(len(pool.texts)), needed))
-    if not was_there and (rerank := matching_task(task).config.rerank) is not None and rerank_mark(task, final):
-        first_stage = read_first_stage(rerank.scores, pool.image_ids, pool.text_ids)
-        leave_out_all_but(matrix.open(), first_stage, rerank.candidates)
-        was_there = True  # some tiles may have nothing to score
-    return unfinished(matrix.open(), tiles) if was_there else np.arange(len(tiles))
+@dataclass(frozen=True)
+class _Plan:
+    """What is scored, and what the scores depend on.
+
+    Attributes:
+        needed: texts that some protocol ranks.
+        first_stage: None where every pair of them is scored.
+    """
+
+    tiles: TilePlan
+    needed: Rows
+    first_stage: FirstStage | None
+    candidates: int
+    identity: Mapping[str, Any]
 
 
-def _identity(run: Run, task: TaskRun, pool: CandidatePool, final: bool) -> dict[str, Any]:
-    """Everything that decides about a score, to the last digit."""
+def _plan(
+    run: Run, task: TaskRun, scorer: PairScorer, pool: CandidatePool, texts: EncodedTexts, needed: Rows, final: bool
+) -> _Plan:
     config = matching_task(task).config
-    rerank = config.rerank.model_dump(mode="json") if rerank_mark(task, final) else None
+    block = max(1, IMAGE_BLOCK_BYTES // bytes_of(scorer.region_part(pool.image_ids[:1])))
+    first_stage, spread = None, 1
+    if config.rerank is not None and first_stage_mark(config, final):
+        with run.ranks.alike():
+            first_stage = read_first_stage(config.rerank.scores, pool.image_ids, pool.text_ids)
+        # few pairs of a tile are scored, so it spans more of them
+        wanted = config.rerank.candidates * (len(pool.image_ids) + len(pool.texts))
+        spread = max(1, len(pool.image_ids) * len(pool.texts) // wanted)
+    tiles = TilePlan(
+        len(pool.image_ids),
+        texts.lengths,
+        needed,
+        pairs_per_batch=config.pairs_per_batch * spread,
+        images_per_block=block,
+    )
     backbone = run.experiment.backbone.model_dump(mode="json", exclude={"weights"})
-    return {
-        "weights": _fingerprint([run.model.backbone, run.model.heads[task.name]]),
+    identity = {
+        "weights": run.ranks.from_main(lambda: weights_fingerprint([run.model.backbone, run.model.heads[task.name]])),
         "backbone": hashlib.sha256(json.dumps(backbone, sort_keys=True).encode()).hexdigest()[:16],
+        "vocabulary": run.model.backbone.vocabulary_hash,
         "pool": pool.fingerprint,
+        "texts": hashlib.blake2b(needed.tobytes(), digest_size=8).hexdigest(),
         "features": task.store.fingerprint,
         "images": "hidden" if config.dataset.hide_images else "shown",
         "score": config.score,
@@ -182,17 +236,37 @@ def _identity(run: Run, task: TaskRun, pool: CandidatePool, final: bool) -> dict
         "precision": run.experiment.train.precision,
         "device": run.device.type,
         "pairs_per_batch": config.pairs_per_batch,
-        "rerank": rerank,
+        "images_per_block": block,
+        "first stage": [first_stage.identity, config.rerank.candidates] if first_stage and config.rerank else None,
     }
+    candidates = config.rerank.candidates if config.rerank else 0
+    return _Plan(tiles, needed, first_stage, candidates, identity)
 
 
-def _fingerprint(modules: Sequence[nn.Module]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for module in modules:
-        for name, tensor in module.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _place(path: Path, identity: Mapping[str, Any], final: bool) -> Path:
+    """``path``, or one beside it where that holds the final scores of another model or protocol."""
+    there = ScoreMatrix(path)
+    if not final or not there.is_final() or there.identity() == dict(identity):
+        return path
+    digest = hashlib.blake2b(json.dumps(dict(identity), sort_keys=True).encode(), digest_size=4).hexdigest()
+    return path.with_name(f"{path.stem}-{digest}{path.suffix}")
+
+
+def _prepare(matrix: ScoreMatrix, plan: _Plan, pool: CandidatePool, final: bool) -> Rows:
+    """Makes or opens the file; returns the numbers of the tiles to score."""
+
+    def leave_out(scores: Scores) -> None:
+        unneeded = np.setdiff1d(np.arange(len(pool.texts)), plan.needed)
+        if len(unneeded):
+            for row in scores:
+                row[unneeded] = -np.inf
+        if plan.first_stage is not None:
+            leave_out_all_but(scores, plan.first_stage, plan.candidates)
+
+    facts = {"final": final, "image_ids": pool.image_ids, "text_ids": pool.text_ids}
+    was_there = matrix.prepare((len(pool.image_ids), len(pool.texts)), plan.identity, facts, leave_out)
+    is_dense = not was_there and plan.first_stage is None
+    return np.arange(len(plan.tiles)) if is_dense else unfinished(matrix.open(), plan.tiles)
 
 
 @dataclass(frozen=True)
@@ -203,19 +277,21 @@ class _PoolWork:
     pool: CandidatePool
     texts: EncodedTexts
     tiles: TilePlan
+    pairs_per_batch: int
     scores: Scores
 
     def tile_by_tile(self, numbers: Rows) -> Iterator[None]:
         """Scores one tile each time it is asked; parts of images stay for a block, those of texts for a group."""
         block = group = -1
         images: Part = {}
+        of_tile: Part = {}
         texts: Part = {}
         for number in numbers:
             tile = self.tiles[number]
             first = self.tiles.blocks[tile.block].start
             if tile.block != block:
                 block, group = tile.block, -1
-                images = {}  # the old block has to go before the new one comes
+                images = of_tile = {}  # the old block has to go before the new one comes
                 images = self.scorer.region_part(self.pool.image_ids[first : self.tiles.blocks[block].stop])
             if tile.group != group:
                 group, texts = tile.group, self.scorer.text_part(self.texts, tile.texts)
@@ -226,12 +302,14 @@ class _PoolWork:
 
     def scored(self, texts: Part, images: Part, wanted: NDArray[np.bool_]) -> Scores:
         """Scores (M, N) of the ``wanted`` pairs; -inf for the others."""
-        if wanted.all():
+        if wanted.all() and wanted.size <= self.pairs_per_batch:
             return self.scorer.all_pairs(texts, images).cpu().numpy()
         rows, columns = np.nonzero(wanted)
         found = np.full(wanted.shape, -np.inf, np.float32)
-        if len(rows):
-            found[rows, columns] = self.scorer.scores(take(texts, columns), take(images, rows)).cpu().numpy()
+        for start in range(0, len(rows), self.pairs_per_batch):
+            some = slice(start, start + self.pairs_per_batch)
+            scores = self.scorer.scores(take(texts, columns[some]), take(images, rows[some]))
+            found[rows[some], columns[some]] = scores.cpu().numpy()
         return found
 
 

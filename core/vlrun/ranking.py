@@ -174,7 +174,7 @@ def rank_pool(
 
     Args:
         scores: (images, captions), higher is better; may be memory-mapped. Scores are compared as they are stored:
-            float16 has many ties.
+            float16 has many ties. -inf is a pair that was left out; as a right one it ranks last.
         caption_to_image: (captions,) row of each caption's image; an image may have any number of captions but none.
         pool: what competes; None: everything.
         block_elements: how many scores are looked at in one go. The result does not depend on it.
@@ -211,8 +211,18 @@ def rank_pool(
         here = np.flatnonzero((owner >= start) & (owner < stop))  # captions whose image is in this block
         columns_before[here] += (equal[:, here] & (np.arange(start, stop)[:, None] < owner[here])).sum(axis=0)
     return PoolRanks(
-        text_retrieval=QueryRanks(rows_better, rows_equal - own_ties, rows_before),
-        image_retrieval=QueryRanks(columns_better, columns_equal - 1, columns_before),
+        text_retrieval=_left_out_last(QueryRanks(rows_better, rows_equal - own_ties, rows_before), best),
+        image_retrieval=_left_out_last(QueryRanks(columns_better, columns_equal - 1, columns_before), right),
+    )
+
+
+def _left_out_last(ranks: QueryRanks, scores: NDArray[Any]) -> QueryRanks:
+    """A right candidate that a first stage left out (-inf) comes behind everything, whatever the policy on ties."""
+    left_out = np.isneginf(scores)
+    return QueryRanks(
+        np.where(left_out, ranks.better + ranks.tied, ranks.better),
+        np.where(left_out, 0, ranks.tied),
+        np.where(left_out, 0, ranks.tied_before),
     )
 
 

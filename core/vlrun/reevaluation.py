@@ -11,15 +11,18 @@ from typing import Any
 from vlrun.assembly import Run, TaskRun, assemble, metrics_of
 from vlrun.candidates import CandidatePool
 from vlrun.checkpoints import Checkpoint, Checkpoints, open_checkpoint
+from vlrun.configs import MatchingConfig
 from vlrun.errors import CheckpointError, DataError, UsageError
 from vlrun.evaluation import evaluate_split, predict_split
 from vlrun.examples import Prediction, Score
 from vlrun.experiment import Experiment
 from vlrun.features.store import RegionFeatureStore
 from vlrun.hard_negatives import write_negatives
+from vlrun.loading import JoinedSplits
 from vlrun.matching import MatchingTask
 from vlrun.mining import MiningPlan, mine_negatives
 from vlrun.plugins import Plugins
+from vlrun.pool_scoring import check_pools, first_stage_mark
 from vlrun.ranks import Ranks
 from vlrun.reporting import Reporters, ResultRow
 from vlrun.run_folder import RunFolder
@@ -47,6 +50,8 @@ def evaluate_run(
         CheckpointError: there is no such checkpoint, or it does not fit.
     """
     run = assembled(experiment, folder, plugins, ranks, reporters)
+    with ranks.alike():
+        check_pools(run.tasks)
     rows = []
     for task in chosen_tasks(run, tasks):
         name = load_checkpoint(run, folder, checkpoint, task)
@@ -70,6 +75,8 @@ def predict_run(
 ) -> list[Path]:
     """Writes predictions and submission files of every evaluation split, without scoring: targets may be hidden."""
     run = assembled(experiment, folder, plugins, ranks, reporters)
+    with ranks.alike():
+        check_pools(run.tasks)
     written: list[Path] = []
     for task in chosen_tasks(run, tasks):
         load_checkpoint(run, folder, checkpoint, task)
@@ -95,7 +102,7 @@ def mine_run(
     candidates: int,
     keep: int,
 ) -> Path:
-    """Mines hard negatives of the one evaluation split of ``experiment`` with a checkpoint of the run, into ``out``.
+    """Mines hard negatives of the evaluation splits of ``experiment``, joined, with a checkpoint of the run.
 
     Raises:
         UsageError: the task does not rank images and texts.
@@ -105,14 +112,15 @@ def mine_run(
     if not isinstance(chosen.task, MatchingTask):
         raise UsageError(f"task '{chosen.name}' of this run does not match images and texts, so it has no negatives")
     name = load_checkpoint(run, folder, checkpoint, chosen)
-    split, maker = next(iter(chosen.splits.items()))
+    maker = next(iter(chosen.splits.values()))
+    maker.dataset = JoinedSplits([of_split.dataset for of_split in chosen.splits.values()])
     pool = CandidatePool.of(maker.dataset)
     found = mine_negatives(run, chosen, maker, pool, MiningPlan(0, candidates, keep), StopRequest())
     facts = {
         "run": folder.path.name,
         "experiment": experiment.name,
         "checkpoint": name,
-        "split": split,
+        "split": maker.dataset.split,
         "annotations": dict(maker.dataset.protocol),
         "seed": experiment.seed,
         "candidates": candidates,
@@ -144,7 +152,8 @@ def score_file(
         }
     predictions = read_predictions(path)
     scores = [score for metric in metrics_of(config, task, plugins) for score in metric(predictions, dataset)]
-    return config.called, [replace(score, protocol={"split": split, **score.protocol}) for score in scores]
+    common = {"split": split, **(first_stage_mark(config, final=True) if isinstance(config, MatchingConfig) else {})}
+    return config.called, [replace(score, protocol={**common, **score.protocol}) for score in scores]
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -171,7 +180,8 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 def assembled(experiment: Experiment, folder: RunFolder, plugins: Plugins, ranks: Ranks, reporters: Reporters) -> Run:
     """The run without its training data; what training has marked about a split stays known."""
-    run = assemble(experiment, ranks, folder, reporters, plugins, train=False)
+    with ranks.alike():
+        run = assemble(experiment, ranks, folder, reporters, plugins, train=False)
     known = folder.read_data()
     for task in run.tasks:
         marks = known.get(task.name, {}).get("marks", {})

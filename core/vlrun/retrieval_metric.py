@@ -163,15 +163,19 @@ def _ranks(pool: CandidatePool, part: Pool, protocol: Protocol, given: Mapping[s
 
 
 def _query_ranks(queries: Sequence[str], protocol: str, given: Mapping[str, Any]) -> QueryRanks:
-    try:
-        rows = np.array([given[query][protocol] for query in queries], np.int64)
-        better, tied, tied_before = rows.T
-    except (KeyError, TypeError, ValueError) as error:
+    rows = [given[query].get(protocol) if isinstance(given[query], dict) else None for query in queries]
+    wrong = [query for query, row in zip(queries, rows, strict=True) if not _is_ranks(row)]
+    if wrong:
         raise DataError(
-            f"predictions have no ranks under protocol '{protocol}' (each needs three whole numbers); score the split "
-            "again with this protocol: runner evaluate RUN"
-        ) from error
+            f"{len(wrong):,} predictions have no ranks under protocol '{protocol}' (three whole numbers), such as that "
+            f"of '{wrong[0]}'; score the split again with this protocol: runner evaluate RUN"
+        )
+    better, tied, tied_before = np.array(rows, np.int64).T
     return QueryRanks(better, tied, tied_before)
+
+
+def _is_ranks(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(type(n) is int and 0 <= n < 2**31 for n in value)
 
 
 def _facts(found: RetrievalScores) -> dict[str, str]:

@@ -41,6 +41,10 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def negatives(self) -> Path:
+        return self.path / "negatives"
+
+    @property
     def evaluations(self) -> Path:
         return self.path / "evaluations.json"
 

@@ -17,6 +17,7 @@ from vlrun.files import write_text
 from vlrun.header import header_facts
 from vlrun.model import weights_sum
 from vlrun.plugins import Plugins, create_plugins
+from vlrun.pool_scoring import check_pools
 from vlrun.ranks import Ranks, join_ranks, lost_ranks_named
 from vlrun.reporting import Outcome, Reporters, ResultRow, RunInfo
 from vlrun.run_folder import RunFolder, create_run_folder, latest_run_folder, now, write_records
@@ -78,6 +79,7 @@ def run_experiment(
         with reporters, _recorded(experiment, run_folder, ranks, reporters) as rows, lost_ranks_named():
             with ranks.alike():
                 run = assemble(experiment, ranks, run_folder, reporters, plugins)
+                check_pools(run.tasks)
             rows.extend(_train_and_evaluate(run, plugins, stop, is_new, profile))
         return RunResult(run_folder.path, rows)
 

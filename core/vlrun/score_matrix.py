@@ -6,14 +6,16 @@ is left out. A manifest beside it says of which model and pool the scores are; a
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,42 +108,67 @@ class ScoreMatrix:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest = path.with_suffix(".json")
+        self._lock: IO[str] | None = None
 
-    def prepare(self, shape: tuple[int, int], identity: Mapping[str, Any], ids: Mapping[str, Sequence[str]]) -> bool:
+    def acquire(self) -> None:
+        """Keeps other evaluations out until ``release``; a process that dies lets go.
+
+        Raises:
+            DataError: another process is at work on it, or it cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = self.path.with_name(f".{self.path.name}.lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"{self.path}: another evaluation is filling it; wait until that has ended") from error
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot write score matrices here: {error.strerror}") from error
+
+    def release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def prepare(
+        self,
+        shape: tuple[int, int],
+        identity: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        leave_out: Callable[[Scores], None] = lambda scores: None,
+    ) -> bool:
         """Makes the file, unless one of the same identity is there; returns whether it was there.
 
         Args:
             identity: everything that the scores depend on; JSON-ready.
-            ids: of rows and columns, for those who read the matrix later.
+            facts: what else the manifest says, such as ids of rows and columns.
+            leave_out: sets what is never to be scored to -inf. The file appears when that is done.
 
         Raises:
-            DataError: it cannot be written.
+            DataError: there is no room for it.
         """
-        if self._known() == dict(identity) and self._shape() == shape:
+        manifest = json.loads(json.dumps({"identity": dict(identity), **facts}))
+        if self.identity() == manifest["identity"] and self._shape() == shape:
+            if self._known() != manifest:
+                write_json(self.manifest, manifest)
             return True
         draft = self.path.with_name(f".{self.path.name}.partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.manifest.unlink(missing_ok=True)  # until the new matrix is there, nothing vouches for the old one
-            scores = np.lib.format.open_memmap(draft, mode="w+", dtype=np.float32, shape=shape)
-            for start in range(0, shape[0], _ROWS_AT_ONCE):
-                scores[start : start + _ROWS_AT_ONCE] = np.nan
+            scores = _empty(draft, shape)
+            leave_out(scores)
             scores.flush()
             del scores
             os.replace(draft, self.path)
-            write_json(
-                self.manifest, {"identity": dict(identity), **{name: list(value) for name, value in ids.items()}}
-            )
+            write_json(self.manifest, manifest)
         except OSError as error:
             size = shape[0] * shape[1] * 4 / 2**20
             raise DataError(f"{self.path}: cannot write a score matrix of {size:,.0f} MiB: {error.strerror}") from error
+        finally:
+            with suppress(OSError):
+                draft.unlink()
         return False
-
-    def leave_out(self, columns: Rows) -> None:
-        """Sets whole columns to -inf."""
-        scores = self.open()
-        for start in range(0, len(scores), _ROWS_AT_ONCE):
-            scores[start : start + _ROWS_AT_ONCE, columns] = -np.inf
 
     def open(self) -> Scores:
         """The scores, to be read and written."""
@@ -152,11 +179,20 @@ class ScoreMatrix:
         self.manifest.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
-    def _known(self) -> Any:
+    def identity(self) -> Any:
+        """What the manifest vouches for; None without one."""
+        return self._known().get("identity")
+
+    def is_final(self) -> bool:
+        """Whether it is that of an evaluation whose scores somebody may come back for."""
+        return bool(self._known().get("final"))
+
+    def _known(self) -> dict[str, Any]:
         try:
-            return json.loads(self.manifest.read_text(encoding="utf-8")).get("identity")
-        except (OSError, ValueError, AttributeError):
-            return None
+            content = json.loads(self.manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
     def _shape(self) -> tuple[int, ...] | None:
         try:
@@ -164,6 +200,18 @@ class ScoreMatrix:
         except (OSError, ValueError, EOFError):
             return None
         return shape
+
+
+def _empty(path: Path, shape: tuple[int, int]) -> Any:
+    """A memory-mapped file of NaN whose place on the disk is taken: a full disk would kill who writes to a mapping."""
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        os.posix_fallocate(file.fileno(), 0, max(1, file.tell() + shape[0] * shape[1] * 4))
+    scores = np.load(path, mmap_mode="r+", allow_pickle=False)
+    for start in range(0, shape[0], _ROWS_AT_ONCE):
+        scores[start : start + _ROWS_AT_ONCE] = np.nan
+    return scores
 
 
 def unfinished(scores: Scores, tiles: TilePlan) -> Rows:
@@ -178,11 +226,16 @@ def _has_gaps(scores: Scores, tile: Tile) -> bool:
 
 @dataclass(frozen=True)
 class FirstStage:
-    """A finished score matrix of another model, and where in it the images and texts of a pool are."""
+    """A finished score matrix of another model, and where in it the images and texts of a pool are.
+
+    Attributes:
+        identity: of that matrix.
+    """
 
     scores: Scores
     rows: Rows
     columns: Rows
+    identity: Any = None
 
 
 def leave_out_all_but(scores: Scores, first_stage: FirstStage, candidates: int) -> None:
@@ -200,7 +253,8 @@ def leave_out_all_but(scores: Scores, first_stage: FirstStage, candidates: int) 
     )
     for row in range(num_images):
         line = first_stage.scores[first_stage.rows[row]][first_stage.columns]
-        scores[row, (line < _limit(line, candidates, 0)) & (line < column_limit)] = -np.inf
+        low = (line < _limit(line, candidates, 0)) & (line < column_limit)
+        scores[row, low | np.isneginf(line)] = -np.inf
 
 
 def _limit(values: Scores, count: int, axis: int) -> Any:
@@ -229,5 +283,8 @@ def read_first_stage(path: Path, image_ids: Sequence[str], text_ids: Sequence[st
     if any(np.isnan(scores[start : start + _ROWS_AT_ONCE]).any() for start in range(0, len(scores), _ROWS_AT_ONCE)):
         raise DataError(f"{path}: is not finished; run its evaluation again, it continues")
     return FirstStage(
-        scores, np.array([rows[name] for name in image_ids]), np.array([columns[name] for name in text_ids])
+        scores,
+        np.array([rows[name] for name in image_ids]),
+        np.array([columns[name] for name in text_ids]),
+        manifest.get("identity"),
     )

@@ -45,11 +45,11 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def leave_if_asked(ranks: Ranks, stop: StopRequest) -> None:
-    """Ends an evaluation on all ranks together once a signal has reached any of them.
+def leave_if_asked(ranks: Ranks, stop: StopRequest, during: str = "an evaluation") -> None:
+    """Ends what is going on, on all ranks together, once a signal has reached any of them.
 
     Raises:
-        StoppedOnRequest: nothing is lost, the checkpoint before this evaluation was written.
+        StoppedOnRequest: the caller sees to it that nothing is lost.
     """
     if ranks.any(bool(stop)):
-        raise StoppedOnRequest("stopped on request during an evaluation; run again with --resume to continue")
+        raise StoppedOnRequest(f"stopped on request during {during}; run again with --resume to continue")

@@ -87,7 +87,11 @@ def _steps(trainer: Trainer, planned: Sequence[PlannedStep]) -> Iterator[tuple[P
     run, accumulate = trainer.run, trainer.run.experiment.train.accumulate
     for segment in _segments(planned):
         for task, epoch in {step.task: step.epoch for step in segment}.items():
-            trainer.start_epoch(task, epoch)
+            try:
+                trainer.start_epoch(task, epoch)
+            except StoppedOnRequest:  # while it was mining
+                save_checkpoint(trainer)
+                raise
         loader = batch_loader(
             JointBatchMaker([task.maker for task in trainer.tasks]),
             (  # made while they are asked for: the addresses of a million examples take hundreds of megabytes
@@ -105,13 +109,12 @@ def _steps(trainer: Trainer, planned: Sequence[PlannedStep]) -> Iterator[tuple[P
 
 
 def _segments(planned: Sequence[PlannedStep]) -> Iterator[list[PlannedStep]]:
-    """Runs of steps in which every task stays in one epoch of its own."""
+    """Runs of steps; a new one starts with every task's own epoch, so that what starts with it has its step, too."""
     segment: list[PlannedStep] = []
-    epochs: dict[int, int] = {}
     for step in planned:
-        if epochs.setdefault(step.task, step.epoch) != step.epoch:
+        if segment and step.step == 0:
             yield segment
-            segment, epochs = [], {step.task: step.epoch}
+            segment = []
         segment.append(step)
     if segment:
         yield segment

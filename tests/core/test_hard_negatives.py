@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from matching_world import experiment
-from toy_runs import stop_after_step
+from toy_runs import StopAfter, stop_after_step
+from toy_runs import weights as load_weights
 
 from vlrun import DataError, mining, runs
 from vlrun.candidates import CandidatePool
@@ -29,6 +30,7 @@ from vlrun.hard_negatives import (
 )
 from vlrun.plugins import Plugins
 from vlrun.ranks import Ranks
+from vlrun.run_folder import open_run_folder
 from vlrun.runs import run_experiment
 from vlrun.seeds import derive_seed
 from vlrun.testing import run_ranks
@@ -127,7 +129,11 @@ def mined_of(
 
 
 def tables(folder: Path, epoch: int) -> dict[str, Any]:
-    with np.load(folder / "negatives" / f"matching_epoch{epoch}.npz") as file:
+    return read_arrays(folder / "negatives" / f"matching_epoch{epoch}.npz")
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    with np.load(path) as file:
         return dict(file)
 
 
@@ -189,11 +195,40 @@ def test_a_resumed_epoch_reads_its_negatives_back(
         assert all((first[name] == second[name]).all() for name in first)
 
 
-def test_old_files_go(caption_world: Path, caption_plugins: Plugins) -> None:
-    folder = mined_of(caption_world, caption_plugins, "train.epochs=5")
+def test_every_epoch_keeps_its_negatives_and_no_blocks_stay(caption_world: Path, caption_plugins: Plugins) -> None:
+    folder = mined_of(caption_world, caption_plugins, "train.epochs=3")
     assert sorted(path.name for path in (folder / "negatives").iterdir()) == [
-        f"matching_epoch{epoch}.npz" for epoch in (2, 3, 4)
+        f"matching_epoch{epoch}.npz" for epoch in range(3)
     ]
+
+
+def test_mining_that_was_killed_goes_on_with_its_blocks(
+    caption_world: Path, caption_plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mining, "_ANCHORS_PER_BLOCK", 2)
+    whole = mined_of(caption_world, caption_plugins, runs_root="whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "stop_on_signals", lambda: nullcontext(StopAfter(14)))
+        with pytest.raises(StoppedOnRequest, match="during mining"):
+            mined_of(caption_world, caption_plugins)
+    latest = caption_world / "runs" / "captions" / "latest"
+    finished = list((latest / "negatives").glob(".blocks-*/*.npy"))
+    assert finished
+    asked: list[int] = []
+    original = mining.Mining.fill
+
+    def counting(self: Any, table: Any, kind: str, anchors: Any) -> Any:
+        asked.append(len(anchors))
+        return original(self, table, kind, anchors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mining.Mining, "fill", counting)
+        folder = mined_of(caption_world, caption_plugins, "train.epochs=2", continues=True)
+    blocks = 4 + 7  # of seven images and thirteen texts, two at once
+    assert len(asked) == 2 * blocks - len(finished)
+    for epoch in (0, 1):
+        first, second = tables(whole, epoch), tables(folder, epoch)
+        assert all((first[name] == second[name]).all() for name in first)
 
 
 def test_the_command_writes_a_pool_for_the_training_split(
@@ -214,3 +249,72 @@ def test_the_command_writes_a_pool_for_the_training_split(
     assert facts["checkpoint"].startswith("best (step ")
     assert main(["mine-negatives", str(folder), "--candidates", "2", "--keep", "3"]) == 2
     assert main(["mine-negatives", str(folder), "--out", "pool.pkl"]) == 2
+
+
+def test_a_table_that_points_nowhere_is_damaged(tmp_path: Path) -> None:
+    found = some_negatives(POOL)
+    for wrong in (found.texts_of_images + 100, -found.texts_of_images - 1, found.texts_of_images[0]):
+        write_negatives(tmp_path / "n.npz", POOL, HardNegatives(wrong, found.images_of_texts), {})
+        with pytest.raises(DataError, match=r"n\.npz: damaged"):
+            read_negatives(tmp_path / "n.npz", POOL)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_and_after(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot write hard negatives"):
+        write_negatives(tmp_path / "file" / "n.npz", POOL, some_negatives(POOL), {})
+
+
+def test_a_pool_names_an_id_that_is_there_twice(caption_world: Path, caption_plugins: Plugins) -> None:
+    dataset = toy.Captions(experiment(caption_world, caption_plugins).tasks[0].dataset, "train")
+    dataset.examples.append(dataset.examples[3])
+    with pytest.raises(DataError, match=f"1 ids are those of several texts: {dataset.examples[3].id}"):
+        CandidatePool.of(dataset)
+
+
+JOINT = """\
+seed: 5
+backbone: {name: captioned}
+tasks:
+  - name: matching
+    mines: true
+    batch_size: 7
+    sampling_weight: 2
+    dataset: {name: captions, annotations: ., features: toys.lmdb, evaluate: [val]}
+  - name: matching
+    label: other
+    mines: true
+    dataset: {name: captions, annotations: ., features: toys.lmdb, evaluate: [test]}
+train:
+  epochs: 3
+  batch_size: 4
+  learning_rate: 1e-2
+  workers: 0
+  sampling: {name: weights}
+  checkpoint_every: 5
+  keep_checkpoints: 1
+reporters: [{name: jsonl}]
+"""
+
+
+@pytest.mark.parametrize("signalled", [2, 4, 6, 9])
+def test_joint_training_mines_with_the_same_weights_wherever_it_is_resumed(
+    caption_world: Path, caption_plugins: Plugins, monkeypatch: pytest.MonkeyPatch, signalled: int
+) -> None:
+    (caption_world / "captions.yaml").write_text(JOINT)
+    whole = run_experiment(experiment(caption_world, caption_plugins, runs_root="w"), plugins=caption_plugins)
+    loaded = experiment(caption_world, caption_plugins)
+    with monkeypatch.context() as patch:
+        stop_after_step(patch, signalled)
+        with pytest.raises(StoppedOnRequest):
+            run_experiment(loaded, plugins=caption_plugins)
+    latest = open_run_folder(caption_world / "runs" / "captions")
+    assert latest.read_status()["step"] >= signalled, "no step is lost"
+    resumed = run_experiment(loaded, plugins=caption_plugins, continues=True)
+    first, second = (load_weights(result) for result in (whole, resumed))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    names = sorted(path.name for path in (whole.folder / "negatives").iterdir())
+    assert names == sorted(path.name for path in (resumed.folder / "negatives").iterdir())
+    for name in names:
+        ours, theirs = (read_arrays(result.folder / "negatives" / name) for result in (whole, resumed))
+        assert all((ours[key] == theirs[key]).all() for key in ours)

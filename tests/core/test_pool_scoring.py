@@ -147,7 +147,7 @@ def test_a_validation_of_the_first_images_says_so_and_the_end_has_them_all(
     end = next(row.score for row in result.rows if row.split == "val")
     assert end.protocol["candidate pool"] == "6 images, 12 texts"
     assert "left out" not in end.protocol
-    assert sorted(path.name for path in (result.folder / "scores").iterdir()) == [
+    assert sorted(path.name for path in (result.folder / "scores").glob("[!.]*")) == [
         "matching_test.json",
         "matching_test.npy",
         "matching_val.json",
@@ -326,3 +326,57 @@ def test_images_with_more_or_fewer_regions_fit_into_one_block(
     others = [0, 1, 3, 4]  # the third image of test is img4
     assert matrix(result)[others] == pytest.approx(matrix(plain)[others], abs=1e-6)
     assert not np.allclose(matrix(result)[2], matrix(plain)[2])
+
+
+def test_final_scores_of_another_model_are_not_overwritten(caption_world: Path, caption_plugins: Plugins) -> None:
+    result = run_experiment(experiment(caption_world, caption_plugins), plugins=caption_plugins)
+    kept = matrix(result)
+    again = experiment(caption_world, caption_plugins, "train.epochs=0", "tasks.0.score=match-logit")
+    folder, ranks = open_run_folder(result.folder), Ranks(0, 1, torch.device("cpu"))
+    for _ in range(2):
+        evaluate_run(again, folder, "best", caption_plugins, ranks, Reporters([]))
+    assert (matrix(result) == kept).all()
+    others = list((result.folder / "scores").glob("matching_test-*.npy"))
+    assert len(others) == 1
+    assert not (np.load(others[0]) == kept).all()
+
+
+def test_a_first_stage_without_a_split_is_refused_before_training(
+    caption_world: Path, caption_plugins: Plugins
+) -> None:
+    first = run_experiment(experiment(caption_world, caption_plugins, "train.epochs=0"), plugins=caption_plugins)
+    path = first.folder / "scores" / "matching_val.npy"
+    stage = f"tasks.0.rerank={{scores: {path}, candidates: 2, final: true}}"
+    with pytest.raises(DataError, match="has no scores of"):
+        run_experiment(experiment(caption_world, caption_plugins, stage), plugins=caption_plugins)
+    ours = np.load(path).copy()
+    only_val = "tasks.0.dataset.evaluate=[val]"
+    loaded = experiment(caption_world, caption_plugins, "train.epochs=0", only_val, stage)
+    one = matrix(run_experiment(loaded, plugins=caption_plugins), "val")
+    np.save(path, -ours)
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**manifest, "identity": {"another": "model"}}))
+    two = matrix(run_experiment(loaded, plugins=caption_plugins), "val")
+    assert (np.isneginf(one) != np.isneginf(two)).any(), "another first stage leaves out other pairs"
+
+
+def test_scoring_a_file_again_says_that_a_first_stage_chose(caption_world: Path, caption_plugins: Plugins) -> None:
+    first = run_experiment(experiment(caption_world, caption_plugins, "train.epochs=0"), plugins=caption_plugins)
+    path = first.folder / "scores" / "matching_val.npy"
+    stage = f"tasks.0.rerank={{scores: {path}, candidates: 2, final: true}}"
+    loaded = experiment(caption_world, caption_plugins, "train.epochs=0", "tasks.0.dataset.evaluate=[val]", stage)
+    result = run_experiment(loaded, plugins=caption_plugins)
+    _, scores = score_file(loaded, "val", result.folder / "predictions" / "matching_val.jsonl", caption_plugins)
+    assert scores[0].protocol["first stage"] == result.rows[0].score.protocol["first stage"]
+
+
+@pytest.mark.parametrize("ranks", [[1, 2], [0, 0, 10**30], [0.5, 0, 0], [-1, 0, 0], ["1", 0, 0], [True, 0, 0], "no"])
+def test_ranks_that_are_none_are_refused(caption_world: Path, caption_plugins: Plugins, ranks: Any) -> None:
+    loaded = experiment(caption_world, caption_plugins, "train.epochs=0")
+    result = run_experiment(loaded, plugins=caption_plugins)
+    path = result.folder / "predictions" / "matching_test.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[2]["ranks"]["all"] = ranks
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match="1 predictions have no ranks under protocol 'all'"):
+        score_file(loaded, "test", path, caption_plugins)

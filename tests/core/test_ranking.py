@@ -291,3 +291,14 @@ def test_a_rank_needs_a_caption() -> None:
 def test_owners_that_do_not_fit_are_a_bug(owner: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         rank_pool(np.zeros((2, 2)), owner)
+
+
+@pytest.mark.parametrize("ties", TIE_POLICIES)
+def test_a_right_candidate_that_was_left_out_ranks_last_under_every_policy(ties: Any) -> None:
+    scores = np.full((6, 6), -np.inf, np.float32)
+    scores[0, 1] = 1.0  # a wrong caption of image 0; its own was left out
+    scores[2, 2] = 0.5
+    found = rank_pool(scores, np.arange(6))
+    assert found.text_retrieval.ranks(ties).tolist()[:3] == [5, 5, 0]
+    assert found.image_retrieval.ranks(ties).tolist()[:3] == [5, 5, 0]
+    assert not found.text_retrieval.tied[[0, 1]].any()

@@ -117,3 +117,52 @@ def test_a_first_stage_has_to_be_finished_and_to_know_everything(matrix: ScoreMa
     matrix.manifest.unlink()
     with pytest.raises(DataError, match="not a score matrix"):
         read_first_stage(matrix.path, ["i3"], ["t10"])
+
+
+def test_what_is_left_out_is_left_out_before_the_file_appears(matrix: ScoreMatrix) -> None:
+    def fails(scores: Any) -> None:
+        scores[0] = -np.inf
+        raise DataError("the first stage is not finished")
+
+    with pytest.raises(DataError, match="first stage"):
+        matrix.prepare((6, 11), {"model": "a"}, IDS, fails)
+    assert not matrix.path.exists()
+
+    def leaves_out(scores: Any) -> None:
+        scores[:, 3:] = -np.inf
+
+    assert not matrix.prepare((6, 11), {"model": "a"}, IDS, leaves_out)
+    assert np.isneginf(matrix.open()[:, 3:]).all()
+    assert np.isnan(matrix.open()[:, :3]).all()
+    assert list(matrix.path.parent.glob(".*.partial")) == []
+
+
+def test_a_first_stage_that_left_something_out_leaves_it_out(tmp_path: Path) -> None:
+    first = np.ones((3, 4), np.float32)
+    first[:, 2] = -np.inf
+    scores = np.full((3, 4), np.nan, np.float32)
+    leave_out_all_but(scores, FirstStage(first, np.arange(3), np.arange(4)), 2)
+    assert np.isneginf(scores[:, 2]).all()
+
+
+def test_one_evaluation_at_a_time_fills_a_matrix(matrix: ScoreMatrix) -> None:
+    matrix.acquire()
+    with pytest.raises(DataError, match="another evaluation is filling it"):
+        ScoreMatrix(matrix.path).acquire()
+    matrix.release()
+    other = ScoreMatrix(matrix.path)
+    other.acquire()
+    other.release()
+
+
+def test_a_matrix_that_does_not_fit_on_the_disk_is_refused_before_it_is_filled(
+    matrix: ScoreMatrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int, offset: int, length: int) -> None:
+        assert length > 6 * 11 * 4
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        matrix.prepare((6, 11), {"model": "a"}, IDS)
+    assert list(matrix.path.parent.glob(".*.partial")) == []

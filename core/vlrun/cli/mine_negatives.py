@@ -7,14 +7,16 @@ from pathlib import Path
 
 from vlrun.cli.evaluate import launched_elsewhere, open_run
 from vlrun.errors import UsageError
+from vlrun.experiment import load_experiment
 from vlrun.hard_negatives import NEGATIVES_SUFFIX
-from vlrun.plugins import create_plugins
+from vlrun.plugins import Plugins, create_plugins
+from vlrun.run_folder import open_run_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", metavar="RUN", help="a run folder, or runs/<experiment> for its newest run")
     parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="values laid over the run's config.yaml")
-    parser.add_argument("--split", default="train", help="whose images and texts (default: train)")
+    parser.add_argument("--split", action="append", help="whose texts; may be repeated (default: as trained)")
     parser.add_argument("--task", help="a task of a joint run, by its label")
     parser.add_argument("--checkpoint", default="best", help="best, last, or a checkpoint folder (default: best)")
     parser.add_argument("--candidates", type=int, default=128, help="random candidates per query (default: 128)")
@@ -31,10 +33,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out and Path(arguments.out).suffix != NEGATIVES_SUFFIX:
         raise UsageError(f"--out {arguments.out}: negatives are a {NEGATIVES_SUFFIX} file; name it so")
     plugins = create_plugins()
-    split, task = arguments.split, arguments.task
-    arguments.split, arguments.task = [split], [task] if task else []
+    index, arguments.split = _choose(arguments, plugins)
+    label, arguments.task = arguments.task, [arguments.task] if arguments.task else []
     folder, experiment = open_run(arguments, plugins)
-    out = Path(arguments.out).absolute() if arguments.out else folder.path / f"negatives_{split}{NEGATIVES_SUFFIX}"
+    name = f"negatives_{experiment.tasks[index].called}_{'+'.join(arguments.split)}{NEGATIVES_SUFFIX}"
+    out = Path(arguments.out).absolute() if arguments.out else folder.path / name
+    if not out.parent.is_dir() or out.is_dir():
+        raise UsageError(f"--out {out}: its folder is not there, or it is a folder itself")
     if (status := launched_elsewhere(arguments)) is not None:
         return status
 
@@ -51,11 +56,29 @@ def run(arguments: argparse.Namespace) -> int:
             ranks,
             notes_on_stderr(ranks),
             out,
-            task=task,
+            task=label,
             candidates=arguments.candidates,
             keep=arguments.keep,
         )
         if ranks.is_main:
             print(f"hard negatives: {out}")
-            print(f"to train with them: 'tasks.0.negatives={{name: pool, file: {out}}}'")
+            print(f"to train with them: 'tasks.{index}.negatives={{name: pool, file: {out}}}'")
     return 0
+
+
+def _choose(arguments: argparse.Namespace, plugins: Plugins) -> tuple[int, list[str]]:
+    """Position of the task among those of the run, and the splits to mine.
+
+    Raises:
+        UsageError: there is no such task, or it has no training split and none was named.
+    """
+    folder = open_run_folder(Path(arguments.run_folder))
+    tasks = load_experiment(folder.config, arguments.overrides, plugins=plugins).tasks
+    labels = [task.called for task in tasks]
+    if (arguments.task or labels[0]) not in labels:
+        raise UsageError(f"there is no task '{arguments.task}' in this run (there is: {', '.join(labels)})")
+    index = labels.index(arguments.task) if arguments.task else 0
+    splits = arguments.split or tasks[index].dataset.train
+    if not splits:
+        raise UsageError("this run trains on nothing: say whose negatives to mine, such as --split train")
+    return index, splits

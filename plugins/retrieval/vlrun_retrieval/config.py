@@ -98,7 +98,7 @@ class RetrievalConfig(MatchingConfig):
 
     def required_files(self) -> list[RequiredFile]:
         files = list(super().required_files())
-        if self.negatives.file is not None:
+        if self.negatives.file is not None and self.dataset.train:
             remedy = (
                 f"runner mine-negatives RUN --out {self.negatives.file}\n"
                 f"RUN is the folder of a run on {self.dataset.name}, with any backbone"

@@ -17,27 +17,15 @@ from vlrun.candidates import CandidatePool
 from vlrun.hard_negatives import HardNegatives
 from vlrun_retrieval.dataset import Caption
 
-_SHOWN = 5
-
 
 class Ids:
     """Ids -> rows, as bytes of one width: 8 MB for COCO's captions in every loader worker, where a dict takes 60."""
 
     def __init__(self, ids: Sequence[str], what: str) -> None:
-        """
-        Raises:
-            DataError: an id is there twice.
-        """
+        """``ids`` are distinct, as those of a candidate pool are."""
         self.what = what
         self.names: NDArray[np.bytes_] = np.array([name.encode() for name in ids])
         self.order = np.argsort(self.names, kind="stable")
-        inner = self.names[self.order]
-        if len(twice := inner[1:][inner[1:] == inner[:-1]]):
-            shown = ", ".join(name.decode() for name in twice[:_SHOWN])
-            raise DataError(
-                f"training data: {len(twice):,} {what} ids are there twice ({shown}), but negatives are found by id; "
-                "look for splits that overlap in dataset.train"
-            )
 
     def row(self, name: str) -> int:
         """
@@ -65,7 +53,7 @@ class CaptionTable:
     def __init__(self, dataset: Dataset[Caption], pool: CandidatePool) -> None:
         """
         Raises:
-            DataError: there is only one image, so that nothing is wrong for it; or ids are there twice.
+            DataError: there is only one image, so that nothing is wrong for it.
         """
         self.dataset = dataset
         self.owner = pool.owner.astype(np.int32)

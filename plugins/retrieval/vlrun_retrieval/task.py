@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlrun import Dataset, Encoding, Example, Pair, RegionBatch
+from vlrun import DataError, Dataset, Encoding, Example, Pair, RegionBatch
 from vlrun.candidates import CandidatePool
 from vlrun.hard_negatives import NegativeMiner, read_negatives
 from vlrun.matching import MatchingTask
@@ -54,8 +54,11 @@ class RetrievalTask(MatchingTask):
         """
         pool = CandidatePool.of(dataset)
         self._random = RandomNegatives(CaptionTable(dataset, pool))
-        if self.config.negatives.file is not None:
-            self.hard = HardTables(self.random.table, read_negatives(self.config.negatives.file, pool))
+        if (file := self.config.negatives.file) is not None:
+            negatives = read_negatives(file, pool)
+            if self.config.loss == "triple" and not negatives.images_of_texts.shape[1]:
+                raise DataError(f"{file}: has no hard images, which the loss 'triple' needs: runner mine-negatives RUN")
+            self.hard = HardTables(self.random.table, negatives)
         if self.config.negatives.schedule is not None:
             self._pool = pool
 

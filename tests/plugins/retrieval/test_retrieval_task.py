@@ -215,7 +215,7 @@ def test_training_data_of_one_image_has_no_negatives(make_task: Any, captions: A
 
 def test_training_data_with_an_id_twice_is_refused(make_task: Any, captions: Any) -> None:
     captions.examples += captions.examples[3:5]
-    with pytest.raises(DataError, match=r"2 caption ids are there twice \(2#0, 2#1\)"):
+    with pytest.raises(DataError, match="2 ids are those of several texts: 2#0, 2#1"):
         make_task().start_training(captions, seed=0)
 
 
