@@ -99,9 +99,12 @@ def _recipe(run: Run, trainer: Trainer) -> list[tuple[str, str]]:
 
 
 def _batch(run: Run, task: TaskRun) -> str:
-    config = run.experiment.train
-    share = task.batch_size // (run.ranks.world_size * config.accumulate)
-    spread = f"{run.ranks.world_size} x {config.accumulate} x {share}" if share != task.batch_size else "one pass"
+    config, world_size = run.experiment.train, run.ranks.world_size
+    passes = config.accumulate
+    if config.shards is not None and config.shards % world_size == 0:
+        passes = config.shards // world_size
+    share = task.batch_size // (world_size * passes)
+    spread = f"{world_size} x {passes} x {share}" if share != task.batch_size else "one pass"
     of_task = f"{task.name}: " if len(run.tasks) > 1 else ""
     return f"{of_task}{task.batch_size} examples a step ({spread}), {config.precision}, {_workers(run.workers)}"
 

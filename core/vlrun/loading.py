@@ -97,7 +97,8 @@ class TrainingPlan:
     """Which examples every step of every epoch trains on, whatever the number of ranks.
 
     A global batch is a run of ``batch_size`` examples of the epoch's order. Rank r takes every world-size-th example
-    from r on, and cuts its share into ``accumulate`` micro-batches.
+    from r on, and cuts its share into ``accumulate`` micro-batches. With ``shards``, a multiple of the world size,
+    micro-batch s of the step is every shards-th example from s on, whichever rank it goes to.
     """
 
     num_examples: int
@@ -108,11 +109,17 @@ class TrainingPlan:
     rank: int = 0
     world_size: int = 1
     accumulate: int = 1
+    shards: int | None = None
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of this rank in a step."""
+        return self.accumulate if self.shards is None else self.shards // self.world_size
 
     @property
     def steps_per_epoch(self) -> int:
         full, rest = divmod(self.num_examples, self.batch_size)
-        keeps_rest = rest >= self.world_size * self.accumulate and (not self.drop_last or full == 0)
+        keeps_rest = rest >= self.world_size * self.passes and (not self.drop_last or full == 0)
         return full + int(keeps_rest)
 
     def global_batch(self, epoch: int, step: int) -> Sequence[int]:
@@ -127,7 +134,11 @@ class TrainingPlan:
         return self.global_batch(epoch, place // self.batch_size)
 
     def micro_batches(self, epoch: int, step: int) -> list[list[Address]]:
-        """This rank's micro-batches of a step, ``accumulate`` of them."""
+        """This rank's micro-batches of a step, ``passes`` of them."""
+        if self.shards is not None:
+            batch, first = self.global_batch(epoch, step), self.rank * self.passes
+            parts = (batch[shard :: self.shards] for shard in range(first, first + self.passes))
+            return [[(epoch, position) for position in part] for part in parts]
         share = self.global_batch(epoch, step)[self.rank :: self.world_size]
         edges = [len(share) * part // self.accumulate for part in range(self.accumulate + 1)]
         return [[(epoch, position) for position in share[low:high]] for low, high in pairwise(edges)]

@@ -35,6 +35,12 @@ class TrainConfig(Config):
     epochs: NonNegativeInt = Field(description="passes over the training data; 0 only evaluates")
     batch_size: PositiveInt = Field(description="examples per optimiser step, summed over ranks and accumulation")
     accumulate: PositiveInt = Field(1, description="forward passes per optimiser step; the gradient stays the same")
+    shards: PositiveInt | None = Field(
+        None,
+        description="cut every step into so many forward passes, spread over the processes, each with its own dropout: "
+        "one process and two then train alike, with 2 shards to the last bit. Not used by a number of processes that "
+        "does not divide it",
+    )
     learning_rate: PositiveFloat = Field(description="peak value")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
@@ -73,4 +79,6 @@ class TrainConfig(Config):
     def _accumulation_divides_the_batch(self) -> TrainConfig:
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}")
+        if self.shards is not None and self.accumulate > 1:
+            raise ValueError("shards and accumulate both cut a step into forward passes; set one of them")
         return self

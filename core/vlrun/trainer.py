@@ -111,6 +111,7 @@ def build_trainer(run: Run, stop: StopRequest) -> Trainer:
 def _plan(run: Run, task: TaskRun) -> TrainingPlan:
     config, ranks = run.experiment.train, run.ranks
     assert task.train is not None
+    shards = config.shards if config.shards is not None and config.shards % ranks.world_size == 0 else None
     plan = TrainingPlan(
         len(task.train),
         task.batch_size,
@@ -120,10 +121,11 @@ def _plan(run: Run, task: TaskRun) -> TrainingPlan:
         ranks.rank,
         ranks.world_size,
         config.accumulate,
+        shards,
     )
-    if task.batch_size < ranks.world_size * config.accumulate or not plan.steps_per_epoch:
+    if task.batch_size < ranks.world_size * plan.passes or not plan.steps_per_epoch:
         raise ConfigError(
             f"batch_size {task.batch_size} of task '{task.name}': {plan.num_examples} examples, {ranks.world_size} "
-            f"processes and {config.accumulate} forward passes a step leave nothing to train on"
+            f"processes and {plan.passes} forward passes a step leave nothing to train on"
         )
     return plan

@@ -59,10 +59,8 @@ def train_epoch(trainer: Trainer, active: Sequence[Sequence[bool]]) -> None:
         counts, stop_now = _agree(trainer, task, step, micro_batches)
         rate = trainer.schedule(step.position)
         set_learning_rate(trainer.optimizer, rate)
-        # dropout is addressed too: a resumed run draws what the unbroken one would have drawn
-        torch.manual_seed(derive_seed(run.experiment.seed, "step", step.position, run.ranks.rank))
         with _out_of_memory_explained(config):
-            losses = _backward(trainer, task, micro_batches, counts)
+            losses = _backward(trainer, task, step, micro_batches, counts)
             norm = _update(trainer)
         run.step = step.position + 1
         trainer.window.add(run.step, task.name, step.epoch + 1, losses, rate, norm, _ids(micro_batches))
@@ -80,11 +78,11 @@ def train_epoch(trainer: Trainer, active: Sequence[Sequence[bool]]) -> None:
 
 
 def _steps(trainer: Trainer, planned: Sequence[PlannedStep]) -> Iterator[tuple[PlannedStep, list[Batch]]]:
-    """Each planned step with this rank's micro-batches, ``accumulate`` of them.
+    """Each planned step with this rank's micro-batches.
 
     A task is told when an epoch of its own starts, before batches of it are made; so there the loader starts anew.
     """
-    run, accumulate = trainer.run, trainer.run.experiment.train.accumulate
+    run = trainer.run
     for segment in _segments(planned):
         for task, epoch in {step.task: step.epoch for step in segment}.items():
             try:
@@ -105,7 +103,7 @@ def _steps(trainer: Trainer, planned: Sequence[PlannedStep]) -> Iterator[tuple[P
         )
         batches = iter(trainer.window.timed(loader))
         for step in segment:
-            yield step, list(islice(batches, accumulate))
+            yield step, list(islice(batches, trainer.tasks[step.task].plan.passes))
 
 
 def _segments(planned: Sequence[PlannedStep]) -> Iterator[list[PlannedStep]]:
@@ -139,13 +137,16 @@ def _agree(
 
 
 def _backward(
-    trainer: Trainer, task: TaskRun, micro_batches: Sequence[Batch], counts: Mapping[str, float]
+    trainer: Trainer, task: TaskRun, step: PlannedStep, micro_batches: Sequence[Batch], counts: Mapping[str, float]
 ) -> dict[str, Tensor]:
     """Adds the gradients of all micro-batches; returns this rank's part of each named loss."""
     run = trainer.run
     trainer.optimizer.zero_grad(set_to_none=True)
     parts: dict[str, Tensor] = {}
-    for batch in micro_batches:
+    first = run.ranks.rank * len(micro_batches)
+    for number, batch in enumerate(micro_batches, first):
+        # dropout is addressed too: a resumed run draws what the unbroken one would have drawn
+        torch.manual_seed(derive_seed(run.experiment.seed, "step", step.position, number))
         on_device = batch.to(run.device)
         with run.autocast():
             outputs = run.model(task.name, on_device.encoding)

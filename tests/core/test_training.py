@@ -255,3 +255,26 @@ def test_a_head_that_means_something_else_is_refused(
     meaning["answers"] = ["no", "yes"]
     with pytest.raises(CheckpointError, match="trained with 2 answers, this run has 2; number 0 was 'yes', now 'no'"):
         run_experiment(experiment(world, plugins), plugins=plugins, continues=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["train.drop_last=false"], ["train.checkpoint_every=2", "train.batch_size=8"]])
+def test_with_two_shards_one_process_and_two_train_alike_to_the_last_bit(
+    world: Path, plugins: Plugins, options: list[str]
+) -> None:
+    alone = run_experiment(experiment(world, plugins, "train.shards=2", *options), plugins=plugins)
+    plain = run_experiment(experiment(world, plugins, *options, runs_root="plain"), plugins=plugins)
+    found = ranks_run(world, plugins, 2, "train.shards=2", *options)
+    folder = found[0][0]
+    assert all(torch.equal(tensor, weights(folder)[name]) for name, tensor in weights(alone).items())
+    assert [score.value for _, score in found[0][1]] == [row.score.value for row in alone.rows]
+    assert not all(torch.equal(tensor, weights(plain)[name]) for name, tensor in weights(alone).items()), "dropout"
+    assert losses(folder) == pytest.approx(losses(alone), rel=1e-6)
+
+
+def test_shards_that_the_processes_do_not_divide_are_not_used(world: Path, plugins: Plugins) -> None:
+    plain = ranks_run(world, plugins, 2, "backbone.dropout=0")
+    found = ranks_run(world, plugins, 2, "train.shards=3", "backbone.dropout=0")
+    assert losses(found[0][0]) == losses(plain[0][0])
+    with pytest.raises(ConfigError, match="shards and accumulate both"):
+        experiment(world, plugins, "train.shards=2", "train.accumulate=2")
