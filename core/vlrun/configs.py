@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,6 +19,7 @@ from pydantic import (
     SerializeAsAny,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 ANSWERS_FILE = "answers.json"
@@ -72,6 +74,30 @@ class Config(BaseModel):
 
     # models are built when first used: start-up declares many and validates few
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+class NamedOptions(Config):
+    """One model for all choices of ``name``, each with its own defaults; what a choice does not take is refused."""
+
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]]
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_defaults(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        chosen = cls.defaults.get(str(given.get("name", cls.model_fields["name"].default)), {})
+        return {**chosen, **{key: value for key, value in given.items() if value is not None or key not in chosen}}
+
+    @model_validator(mode="after")
+    def _refuse_what_the_choice_ignores(self) -> Any:
+        taken = self.defaults[self.name]
+        for option in type(self).model_fields:
+            if option != "name" and option not in taken and getattr(self, option) is not None:
+                raise ValueError(f"'{self.name}' takes no option '{option}' (it takes: {', '.join(taken) or 'none'})")
+        return self
 
 
 class BackboneConfig(Config):

@@ -7,36 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from vlrun.configs import Config
+from vlrun.configs import NamedOptions
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _NamedOptions(Config):
-    """One model for all choices of ``name``, each with its own defaults; what a choice does not take is refused."""
-
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]]
-
-    name: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_defaults(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        chosen = cls.defaults.get(str(given.get("name", cls.model_fields["name"].default)), {})
-        return {**chosen, **{key: value for key, value in given.items() if value is not None or key not in chosen}}
-
-    @model_validator(mode="after")
-    def _refuse_what_the_choice_ignores(self) -> Any:
-        taken = self.defaults[self.name]
-        for option in type(self).model_fields:
-            if option != "name" and option not in taken and getattr(self, option) is not None:
-                raise ValueError(f"'{self.name}' takes no option '{option}' (it takes: {', '.join(taken) or 'none'})")
-        return self
-
-
-class OptimizerConfig(_NamedOptions):
+class OptimizerConfig(NamedOptions):
     """An optimiser; weight decay reaches every parameter, biases and layer norms too, as in the papers."""
 
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -55,7 +31,7 @@ class OptimizerConfig(_NamedOptions):
     )
 
 
-class ScheduleConfig(_NamedOptions):
+class ScheduleConfig(NamedOptions):
     """How the learning rate moves; times are in epochs, so a recipe holds for any batch size."""
 
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from vlrun import Config, DataPath, DatasetConfig, MatchingConfig, RequiredFile
+from vlrun import DataPath, DatasetConfig, MatchingConfig, NamedOptions, RequiredFile
 from vlrun_retrieval.sources import COCO, FLICKR30K, OBTAIN, Collection
 
 POOL_SUFFIX = ".npz"  # as vlrun.hard_negatives writes them, which needs numpy
@@ -29,7 +29,7 @@ class MiningSchedule:
         return due if due >= self.from_epoch else None
 
 
-class NegativesConfig(Config):
+class NegativesConfig(NamedOptions):
     """Where a training pair's wrong captions and images come from; each kind takes its own options and no others."""
 
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -52,20 +52,8 @@ class NegativesConfig(Config):
     )
     file: DataPath | None = Field(None, description=f"pool: the {POOL_SUFFIX} file")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_defaults(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        chosen = cls.defaults.get(str(given.get("name", "random")), {})
-        return {**chosen, **{key: value for key, value in given.items() if value is not None or key not in chosen}}
-
     @model_validator(mode="after")
-    def _options_fit_the_kind(self) -> NegativesConfig:
-        taken = self.defaults[self.name]
-        for option in type(self).model_fields:
-            if option != "name" and option not in taken and getattr(self, option) is not None:
-                raise ValueError(f"'{self.name}' takes no option '{option}' (it takes: {', '.join(taken) or 'none'})")
+    def _options_make_sense(self) -> NegativesConfig:
         if self.name == "pool" and (self.file is None or self.file.suffix != POOL_SUFFIX):
             raise ValueError(
                 f"'pool' needs the option 'file', a {POOL_SUFFIX} file that `runner mine-negatives RUN` writes"
