@@ -329,12 +329,16 @@ def test_pictures_show_every_split(image_set: str, folder: Path) -> None:
     assert len(list(folder.iterdir())) == len({image.split for image in images(image_set)})
 
 
-@pytest.mark.parametrize(("dataset", "epochs", "batch_size"), [("flickr30k", 5, 32), ("coco-captions", 10, 64)])
-def test_caption_datasets_have_a_schedule_of_their_own(dataset: str, epochs: int, batch_size: int) -> None:
+@pytest.mark.parametrize(("dataset", "epochs", "rate"), [("flickr30k", 5, 5e-4), ("coco-captions", 12, 1e-3)])
+def test_caption_datasets_have_a_schedule_of_their_own(dataset: str, epochs: int, rate: float) -> None:
     schedule = DemoWorld().overrides([dataset])
 
-    assert (schedule["train.epochs"], schedule["train.batch_size"]) == (epochs, batch_size)
+    assert (schedule["train.epochs"], schedule["train.learning_rate"]) == (epochs, rate)
     assert schedule["train.evaluate_every"] == 2
+
+
+def test_processes_share_the_two_shards_of_every_demo() -> None:
+    assert all(DemoWorld().overrides([dataset])["train.shards"] == 2 for dataset in DemoWorld.datasets)
 
 
 def test_six_captions_are_the_five_and_one_more() -> None:
