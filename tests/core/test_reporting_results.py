@@ -52,6 +52,11 @@ def test_what_a_split_or_a_score_always_comes_with_is_said_of_it_without_marks()
     ]
 
 
+def test_splits_that_say_the_same_say_it_together() -> None:
+    rows = [row("val", pool="small"), row("testA", pool="large"), row("testB", pool="large")]
+    assert result_table(rows, is_demo=False).footnotes == ["val: pool small", "testA, testB: pool large"]
+
+
 def test_the_same_split_and_score_under_two_protocols_is_marked() -> None:
     rows = [row(value=86.0, boxes="annotated"), row(value=99.6, boxes="detected"), row(value=86.1, boxes="annotated")]
     table = result_table(rows, is_demo=False)

@@ -71,7 +71,15 @@ def compare_protocols(rows: Sequence[ResultRow]) -> Protocols:
                 items[key] = protocol[key]
     notes = {_canonical(items): items for items in rest if items}
     marks = [list(notes).index(_canonical(items)) + 1 if items else None for items in rest]
-    return Protocols(shared, [pair for cells in by_column for pair in cells.items()], marks, list(notes.values()))
+    return Protocols(shared, [pair for cells in by_column for pair in _joined(cells)], marks, list(notes.values()))
+
+
+def _joined(by_cell: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Cells that say the same, together."""
+    groups: dict[str, list[str]] = {}
+    for cell, items in by_cell.items():
+        groups.setdefault(_canonical(items), []).append(cell)
+    return [(", ".join(cells), dict(by_cell[cells[0]])) for cells in groups.values()]
 
 
 def _is_told_by(cells: Sequence[str], values: Sequence[str | None]) -> bool:
