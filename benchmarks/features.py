@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vlrun.examples import RegionFeatures
 from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import write_store
+from vlrun.interfaces.examples import RegionFeatures
 
 REGIONS, WIDTH, BATCH = 36, 2048, 64
 BASELINE = "npz per image (float32, not compressed)"

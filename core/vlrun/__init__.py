@@ -10,7 +10,6 @@ from vlrun.errors import CheckpointError, ConfigError, DataError, PluginError, R
 from vlrun.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from vlrun.backbone import Backbone, PairEncoder
     from vlrun.configs import (
         AnsweringConfig,
         BackboneConfig,
@@ -25,64 +24,67 @@ if TYPE_CHECKING:
         RequiredFile,
         TaskConfig,
     )
-    from vlrun.dataset import Dataset
     from vlrun.demo import DemoProvider
-    from vlrun.examples import (
+    from vlrun.experiment import Experiment, load_experiment
+    from vlrun.features.formats import FeatureFormat
+    from vlrun.features.store import RegionFeatureStore
+    from vlrun.interfaces.backbone import Backbone, PairEncoder, Vocabulary
+    from vlrun.interfaces.dataset import Dataset
+    from vlrun.interfaces.examples import (
+        Answers,
         Example,
         Pair,
         Prediction,
+        Referent,
         RegionBatch,
         RegionFeatures,
         Score,
         canonical_image_id,
     )
-    from vlrun.experiment import Experiment, load_experiment
-    from vlrun.features.formats import FeatureFormat
-    from vlrun.features.store import RegionFeatureStore
-    from vlrun.metric import Metric
-    from vlrun.reporting import Reporter
+    from vlrun.interfaces.metric import Metric
+    from vlrun.interfaces.reporter import Reporter
+    from vlrun.interfaces.task import Task
+    from vlrun.interfaces.tensors import BackboneOutput, Batch, Encoding
     from vlrun.runs import run_experiment
-    from vlrun.targets import Answers, Referent
-    from vlrun.task import Task
-    from vlrun.tensors import BackboneOutput, Batch, Encoding
 
 __version__ = "0.3.0"
 
 _HOMES = {
     "AnsweringConfig": "configs",
-    "Answers": "targets",
-    "Backbone": "backbone",
+    "Answers": "interfaces.examples",
+    "Backbone": "interfaces.backbone",
     "BackboneConfig": "configs",
-    "BackboneOutput": "tensors",
-    "Batch": "tensors",
+    "BackboneOutput": "interfaces.tensors",
+    "Batch": "interfaces.tensors",
     "Config": "configs",
     "DataPath": "configs",
-    "Dataset": "dataset",
+    "Dataset": "interfaces.dataset",
     "DatasetConfig": "configs",
     "DemoFiles": "configs",
     "DemoProvider": "demo",
-    "Encoding": "tensors",
-    "Example": "examples",
+    "Encoding": "interfaces.tensors",
+    "Example": "interfaces.examples",
     "Experiment": "experiment",
     "FeatureFormat": "features.formats",
     "MatchingConfig": "configs",
-    "Metric": "metric",
+    "Metric": "interfaces.metric",
     "MetricConfig": "configs",
     "NamedOptions": "configs",
-    "Pair": "examples",
-    "PairEncoder": "backbone",
-    "Prediction": "examples",
-    "Referent": "targets",
-    "RegionBatch": "examples",
+    "Pair": "interfaces.examples",
+    "PairEncoder": "interfaces.backbone",
+    "Prediction": "interfaces.examples",
+    "Referent": "interfaces.examples",
+    "RegionBatch": "interfaces.examples",
     "RegionFeatureStore": "features.store",
-    "RegionFeatures": "examples",
-    "Reporter": "reporting",
+    "RegionFeatures": "interfaces.examples",
+    "Reporter": "interfaces.reporter",
     "ReporterConfig": "configs",
     "RequiredFile": "configs",
-    "Score": "examples",
-    "Task": "task",
+    "Score": "interfaces.examples",
+    "Task": "interfaces.task",
     "TaskConfig": "configs",
-    "canonical_image_id": "examples",
+    "Vocabulary": "interfaces.backbone",
+    "canonical_image_id": "interfaces.examples",
     "load_experiment": "experiment",
     "run_experiment": "runs",
 }
@@ -142,6 +144,7 @@ __all__ = [
     "SubmissionRows",
     "Task",
     "TaskConfig",
+    "Vocabulary",
     "WeightFormat",
     "canonical_image_id",
     "hookimpl",

@@ -18,10 +18,10 @@ from typing import IO, TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from vlrun.configs import DatasetConfig
-from vlrun.dataset import Dataset
 from vlrun.errors import DataError
-from vlrun.examples import Example, Target
 from vlrun.files import atomic_write
+from vlrun.interfaces.dataset import Dataset
+from vlrun.interfaces.examples import Example, Target
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,16 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlrun.answers import AnswerVocabulary, read_answers, soft_score
-from vlrun.backbone import Backbone
 from vlrun.configs import AnsweringConfig
 from vlrun.errors import CheckpointError, DataError
-from vlrun.examples import Example, Prediction, RegionBatch
 from vlrun.hard_negatives import NegativeMiner
 from vlrun.heads import PooledClassifier
-from vlrun.metric import Metric
-from vlrun.targets import Answers
-from vlrun.task import Task
-from vlrun.tensors import Batch, Encoding
+from vlrun.interfaces.backbone import Backbone
+from vlrun.interfaces.examples import Answers, Example, Prediction, RegionBatch
+from vlrun.interfaces.metric import Metric
+from vlrun.interfaces.task import Task
+from vlrun.interfaces.tensors import Batch, Encoding
 
 
 class AnsweringTask(Task[Answers]):

@@ -9,24 +9,24 @@ from typing import Any
 
 import torch
 
-from vlrun.backbone import Backbone
 from vlrun.checkpoints import Checkpoint
 from vlrun.configs import TaskConfig
-from vlrun.dataset import Dataset
 from vlrun.errors import CheckpointError, DataError
 from vlrun.experiment import Experiment
 from vlrun.features.coverage import Coverage
 from vlrun.features.store import RegionFeatureStore
+from vlrun.interfaces.backbone import Backbone
+from vlrun.interfaces.dataset import Dataset
+from vlrun.interfaces.metric import Metric
+from vlrun.interfaces.reporter import Reporters
+from vlrun.interfaces.task import Task
 from vlrun.leaks import Leak, evaluation_images, find_leaks
 from vlrun.loading import BatchMaker, default_workers
-from vlrun.metric import Metric
 from vlrun.model import TaskModel
 from vlrun.plugins import Plugins
 from vlrun.ranks import Ranks
-from vlrun.reporting import Reporters
 from vlrun.run_folder import RunFolder
 from vlrun.seeds import derive_seed
-from vlrun.task import Task
 from vlrun.task_data import TaskData, read_task_data
 from vlrun.weights import HeadSlot, LoadReport, load_weights
 

@@ -10,7 +10,7 @@ from vlrun.configs import ReporterConfig
 from vlrun.entries import Entry
 
 if TYPE_CHECKING:
-    from vlrun.reporting import Reporter
+    from vlrun.interfaces.reporter import Reporter
 
 
 class ConsoleConfig(ReporterConfig):

@@ -16,7 +16,7 @@ from vlrun.predictions import listed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vlrun.dataset import Dataset
+    from vlrun.interfaces.dataset import Dataset
 
     Ints: TypeAlias = NDArray[np.int64]
 

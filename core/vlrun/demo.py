@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlrun.configs import DemoFiles
 from vlrun.errors import DataError, PluginError
 from vlrun.files import sync_folder
+from vlrun.plugins import CORE, GROUP
 
 if TYPE_CHECKING:
     from vlrun.entries import Builder
@@ -160,7 +162,7 @@ class _Preparation:
         self.plugins = plugins
         self.provider = provider
         self.say = say
-        self.root = cache / "vlrun" / f"demo-{provider.name}-{provider.version}-{self.code_fingerprint()}"
+        self.root = cache / "vlrun" / f"demo-{provider.name}-{provider.version}-{code_fingerprint()}"
 
     def run(self, datasets: Sequence[str]) -> DemoData:
         try:
@@ -236,36 +238,20 @@ class _Preparation:
             )
         build_store([files], store, formats[wanted], extractor=f"demo data '{self.provider.name}'")
 
-    def code_fingerprint(self) -> str:
-        """Of all code that has a part in the files: the provider, the builders of its datasets, the feature store.
 
-        A version number alone would leave stale files behind wherever the code is being worked on.
-        """
-        modules = {type(self.provider).__module__, "vlrun.features", "vlrun.wordpiece", "vlrun.annotations"}
-        for dataset in self.provider.datasets:
-            try:
-                modules |= {builder.build.__module__ for builder in self.plugins.find("dataset", dataset).builders}
-            except PluginError:  # served, but not installed
-                continue
-        digest = hashlib.blake2b(digest_size=5)
-        for file in sorted({file for module in modules for file in source_files(module)}):
-            digest.update(f"{file.name}\x1f".encode() + file.read_bytes())
-        return digest.hexdigest()
+def code_fingerprint() -> str:
+    """Of every file of vlrun and of all installed plugins: whatever could have had a part in what was made.
 
-
-def source_files(module: str) -> Iterator[Path]:
-    """The Python files of the package that ``module`` belongs to; of the core, only those of the module itself."""
-    top = module if module.startswith("vlrun.") else module.partition(".")[0]
-    found = sys.modules.get(top)
-    if found is None:
-        from importlib import import_module
-
-        found = import_module(top)
-    file = Path(getattr(found, "__file__", None) or "")
-    if file.name == "__init__.py":
-        yield from file.parent.rglob("*.py")
-    elif file.is_file():
-        yield file
+    A version number, or a list of modules kept by hand, would leave stale files behind while the code is worked on.
+    """
+    packages = {CORE} | {point.module.partition(".")[0] for point in entry_points(group=GROUP)}
+    digest = hashlib.blake2b(digest_size=5)
+    for package in sorted(packages):
+        spec = find_spec(package)
+        for folder in sorted((spec.submodule_search_locations or []) if spec is not None else []):
+            for file in sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.suffix != ".pyc"):
+                digest.update(f"{package}/{file.relative_to(folder)}\x1f".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _in_folder(fill: Callable[[Path], object]) -> Callable[[Path], None]:

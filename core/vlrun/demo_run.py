@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from vlrun.configs import TaskConfig
-from vlrun.demo import DemoData, only_one, prepare_demo, source_files
+from vlrun.demo import DemoData, code_fingerprint, only_one, prepare_demo
 from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
 from vlrun.experiment import DEMO_WEIGHTS_FOLDER, Experiment, Layer, load_experiment, parse_overrides
 from vlrun.launch import STOP_SIGNALS
@@ -26,12 +26,6 @@ from vlrun.plugins import Plugins
 from vlrun.yaml_source import dump_yaml
 
 _ORIGIN = "demo"
-
-_TRAINING_CODE = (
-    *("backbone", "demo_run", "examples", "heads", "loading", "mixing", "model", "optimisation", "pair_encoding"),
-    *("seeds", "task", "tensors", "training", "wordpiece"),
-)
-"""Modules of the core on which the weights of a pre-training depend, beside the plugins."""
 
 _LAUNCHER_VARIABLES = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "MASTER_ADDR"),
@@ -130,12 +124,9 @@ def _weights_path(experiment: Experiment, root: Path, plugins: Plugins, progress
         )
     pretraining = load_demo_experiment(file, [], plugins, progress)
     settings = pretraining.model_dump(mode="json", exclude={"runs_root"})
-    digest = hashlib.blake2b(dump_yaml(settings).replace(str(root), "").encode(), digest_size=5)
-    modules = {type(config).__module__ for config in (pretraining.backbone, *pretraining.tasks)}
-    core = {Path(__file__).with_name(f"{name}.py") for name in _TRAINING_CODE}  # not imported: most need torch
-    for source in sorted(core.union(*map(source_files, modules))):
-        digest.update(f"{source.name}\x1f".encode() + source.read_bytes())
-    return root / DEMO_WEIGHTS_FOLDER / f"{file.stem}-{digest.hexdigest()}.safetensors"
+    facts = f"{dump_yaml(settings).replace(str(root), '')}\x1f{code_fingerprint()}"
+    digest = hashlib.blake2b(facts.encode(), digest_size=5).hexdigest()
+    return root / DEMO_WEIGHTS_FOLDER / f"{file.stem}-{digest}.safetensors"
 
 
 def _make_weights(file: Path, weights: Path, plugins: Plugins) -> None:

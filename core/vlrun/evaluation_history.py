@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vlrun.examples import Score
 from vlrun.files import write_json
+from vlrun.interfaces.examples import Score
 
 
 class EvaluationHistory:

@@ -6,7 +6,7 @@ from math import sqrt
 
 from torch import Tensor, nn
 
-from vlrun.tensors import BackboneOutput
+from vlrun.interfaces.tensors import BackboneOutput
 
 BASE_WIDTH, BASE_STD = 768, 0.02  # BERT's; both papers take them over
 NORM_EPSILON = 1e-12

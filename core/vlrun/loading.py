@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from vlrun.backbone import PairEncoder
-from vlrun.dataset import Dataset
 from vlrun.errors import RunnerError
-from vlrun.examples import Example, Pair, RegionBatch
+from vlrun.interfaces.backbone import PairEncoder
+from vlrun.interfaces.dataset import Dataset
+from vlrun.interfaces.examples import Example, Pair, RegionBatch
+from vlrun.interfaces.task import Task
+from vlrun.interfaces.tensors import Batch
 from vlrun.seeds import derive_seed, example_rng
-from vlrun.task import Task
-from vlrun.tensors import Batch
 
 Address = tuple[int, int]
 """(epoch, position in the dataset)"""

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlrun.backbone import Backbone
 from vlrun.configs import MatchingConfig
-from vlrun.examples import Prediction
 from vlrun.heads import PairMatcher
-from vlrun.metric import Metric
+from vlrun.interfaces.backbone import Backbone
+from vlrun.interfaces.examples import Prediction
+from vlrun.interfaces.metric import Metric
+from vlrun.interfaces.task import Task
+from vlrun.interfaces.tensors import Batch
 from vlrun.retrieval_metric import RetrievalMetric
-from vlrun.task import Task
-from vlrun.tensors import Batch
 
 MATCH = 1
 """The class of the matching head that means that text and image match."""

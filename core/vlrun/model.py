@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vlrun.backbone import Backbone
-from vlrun.tensors import Encoding
+from vlrun.interfaces.backbone import Backbone
+from vlrun.interfaces.tensors import Encoding
 
 
 def weights_sum(model: nn.Module) -> float:

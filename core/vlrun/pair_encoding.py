@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import ConfigError, DataError
-from vlrun.examples import RegionBatch
+from vlrun.interfaces.examples import RegionBatch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

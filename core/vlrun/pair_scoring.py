@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlrun.backbone import Backbone, PairEncoder
 from vlrun.errors import CheckpointError, ConfigError
-from vlrun.examples import Pair, RegionBatch
 from vlrun.heads import PairMatcher
-from vlrun.tensors import Encoding, full_precision
+from vlrun.interfaces.backbone import Backbone, PairEncoder
+from vlrun.interfaces.examples import Pair, RegionBatch
+from vlrun.interfaces.tensors import Encoding, full_precision
 
 _ENCODED_AT_ONCE = 128
 _MASKS = ("text_mask", "region_mask")

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from vlrun.assembly import Run, TaskRun
 from vlrun.candidates import CandidatePool
 from vlrun.configs import MatchingConfig
-from vlrun.dataset import Dataset
 from vlrun.errors import DataError
-from vlrun.examples import Prediction
 from vlrun.heads import PairMatcher
+from vlrun.interfaces.dataset import Dataset
+from vlrun.interfaces.examples import Prediction
 from vlrun.loading import BatchMaker, Selection
 from vlrun.matching import MatchingTask
 from vlrun.model import weights_fingerprint

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
-from vlrun.examples import Prediction
+from vlrun.interfaces.examples import Prediction
 
 _SHOWN_IDS = 5
 

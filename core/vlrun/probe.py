@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vlrun.examples import RegionBatch
-from vlrun.tensors import Batch
+from vlrun.interfaces.examples import RegionBatch
+from vlrun.interfaces.tensors import Batch
 
 _EDGE_PIXELS = 1.0  # detectors round; a box may end one pixel outside
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where torch's loader workers put their batches

@@ -14,17 +14,17 @@ from vlrun.checkpoints import Checkpoint, Checkpoints, open_checkpoint
 from vlrun.configs import MatchingConfig
 from vlrun.errors import CheckpointError, DataError, UsageError
 from vlrun.evaluation import evaluate_split, predict_split
-from vlrun.examples import Prediction, Score
 from vlrun.experiment import Experiment
 from vlrun.features.store import RegionFeatureStore
 from vlrun.hard_negatives import write_negatives
+from vlrun.interfaces.examples import Prediction, Score
+from vlrun.interfaces.reporter import Reporters, ResultRow
 from vlrun.loading import JoinedSplits
 from vlrun.matching import MatchingTask
 from vlrun.mining import MiningPlan, mine_negatives
 from vlrun.plugins import Plugins
 from vlrun.pool_scoring import check_pools, first_stage_mark
 from vlrun.ranks import Ranks
-from vlrun.reporting import Reporters, ResultRow
 from vlrun.run_folder import RunFolder
 from vlrun.runs import published
 from vlrun.stopping import StopRequest

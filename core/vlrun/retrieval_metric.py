@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrun.candidates import CandidatePool
-from vlrun.dataset import Dataset
 from vlrun.errors import DataError
-from vlrun.examples import Prediction, Score
-from vlrun.metric import Metric
+from vlrun.interfaces.dataset import Dataset
+from vlrun.interfaces.examples import Prediction, Score
+from vlrun.interfaces.metric import Metric
 from vlrun.predictions import mismatches
 from vlrun.ranking import (
     PROTOCOLS,

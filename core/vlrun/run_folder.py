@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import ConfigError
-from vlrun.examples import Prediction
 from vlrun.files import atomic_write, point_symlink, write_json, write_text
+from vlrun.interfaces.examples import Prediction
 
 if TYPE_CHECKING:
-    from vlrun.task import Task
+    from vlrun.interfaces.task import Task
 
 _RECORDED = ("vlrun", "torch", "numpy", "lmdb", "tokenizers", "safetensors", "pydantic")
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from vlrun.errors import NonFiniteLossError
+from vlrun.interfaces.reporter import Reporters, StepReport
 from vlrun.ranks import Ranks
-from vlrun.reporting import Reporters, StepReport
 
 T = TypeVar("T")
 

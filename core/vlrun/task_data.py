@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlrun.configs import TaskConfig
-from vlrun.dataset import Dataset
 from vlrun.errors import DataError
 from vlrun.features.coverage import Coverage, check_coverage
 from vlrun.features.store import RegionFeatureStore
+from vlrun.interfaces.dataset import Dataset
 from vlrun.leaks import image_key
 from vlrun.loading import JoinedSplits, Selection
 from vlrun.plugins import Plugins

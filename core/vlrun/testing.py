@@ -16,12 +16,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from vlrun.backbone import Backbone, PairEncoder
-from vlrun.examples import Example, Pair, RegionBatch
+from vlrun.interfaces.backbone import Backbone, PairEncoder
+from vlrun.interfaces.examples import Example, Pair, RegionBatch
+from vlrun.interfaces.task import Task
+from vlrun.interfaces.tensors import Batch, Encoding, in_full_precision, on_cpu
 from vlrun.ranks import Ranks
 from vlrun.seeds import example_rng
-from vlrun.task import Task
-from vlrun.tensors import Batch, Encoding, in_full_precision, on_cpu
 
 _TOLERANCE = 1e-5
 _TEXT_FIELDS = ("text_mask", "token_ids", "position_ids")  # the mask comes first

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vlrun.backbone import Backbone
 from vlrun.errors import CheckpointError
+from vlrun.interfaces.backbone import Backbone
 from vlrun.weight_files import module_of, read_imported, table
 
 REQUIRED_SHARE = 0.99

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +141,16 @@ def test_a_new_version_starts_a_new_folder(provider: ToyProvider, tmp_path: Path
 def test_changed_code_starts_a_new_folder(
     provider: ToyProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = tmp_path / "code.py"
-    code.write_text("# one\n")
-    monkeypatch.setattr("vlrun.demo.source_files", lambda module: iter([code]))
+    package = tmp_path / "vlrun_made_up"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "words.txt").write_text("one")
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint("made-up", "vlrun_made_up.plugin", "vlrun")
+    monkeypatch.setattr("vlrun.demo.entry_points", lambda group: [point])
     first = prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path)
-    code.write_text("# two\n")
+    assert prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path).root == first.root
+    (package / "words.txt").write_text("two")
 
     assert prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path).root != first.root
 

@@ -12,10 +12,10 @@ import toy_world as toy
 from toy_runs import experiment, lines, losses, ranks_run, stop_after, weights
 
 from vlrun.errors import StoppedOnRequest
+from vlrun.interfaces.reporter import Reporters
 from vlrun.plugins import Plugins
 from vlrun.ranks import Ranks
 from vlrun.reevaluation import evaluate_run
-from vlrun.reporting import Reporters
 from vlrun.run_folder import RunFolder
 from vlrun.runs import run_experiment
 

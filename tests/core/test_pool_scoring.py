@@ -22,12 +22,12 @@ from vlrun.errors import StoppedOnRequest
 from vlrun.experiment import Experiment
 from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import write_store
+from vlrun.interfaces.reporter import Reporter, Reporters
 from vlrun.pair_scoring import PairScorer
 from vlrun.plugins import Plugins
 from vlrun.ranking import PROTOCOLS, evaluate_retrieval
 from vlrun.ranks import Ranks
 from vlrun.reevaluation import evaluate_run, score_file
-from vlrun.reporting import Reporter, Reporters
 from vlrun.retrieval_metric import best_candidates, usable_protocols
 from vlrun.run_folder import open_run_folder
 from vlrun.runs import RunResult, run_experiment

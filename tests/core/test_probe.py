@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from vlrun import probe
-from vlrun.examples import RegionBatch
+from vlrun.interfaces.examples import RegionBatch
+from vlrun.interfaces.tensors import Batch, Encoding
 from vlrun.probe import batch_problems, shared_memory_problem
-from vlrun.tensors import Batch, Encoding
 from vlrun.testing import make_regions
 
 IDS = ("example-a", "example-b", "example-c")

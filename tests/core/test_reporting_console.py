@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from vlrun.examples import Score
-from vlrun.reporting import EvaluationReport, Outcome, ResultRow, RunInfo, StepReport
+from vlrun.interfaces.examples import Score
+from vlrun.interfaces.reporter import EvaluationReport, Outcome, ResultRow, RunInfo, StepReport
 from vlrun.reporting.console import ConsoleReporter, is_live_terminal
 from vlrun.reporting.lines import duration_text, rate_text
 from vlrun.reporting.log import LogReporter

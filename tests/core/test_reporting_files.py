@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from vlrun.examples import Score
-from vlrun.reporting import EvaluationReport, Outcome, RunInfo, StepReport
+from vlrun.interfaces.examples import Score
+from vlrun.interfaces.reporter import EvaluationReport, Outcome, RunInfo, StepReport
 from vlrun.reporting.jsonl import JsonLinesReporter, read_metrics
 from vlrun.reporting.tensorboard import TensorBoardReporter
 

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from vlrun.examples import Score
-from vlrun.reporting import EvaluationReport, Outcome, ResultRow, RunInfo, StepReport
+from vlrun.interfaces.examples import Score
+from vlrun.interfaces.reporter import EvaluationReport, Outcome, ResultRow, RunInfo, StepReport
 from vlrun.reporting.charts import Series, line_chart, smooth, thin, thin_steps
 from vlrun.reporting.html import HtmlReporter, render_report, rewrite_report, write_report
 from vlrun.reporting.jsonl import JsonLinesReporter

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vlrun.builtin_reporters import BUILTIN_REPORTERS
-from vlrun.reporting import Outcome, Reporter, Reporters, RunInfo, StepReport
+from vlrun.interfaces.reporter import Outcome, Reporter, Reporters, RunInfo, StepReport
 
 
 class Recorder(Reporter):

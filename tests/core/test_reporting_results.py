@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from vlrun.cli import main
-from vlrun.examples import Score
-from vlrun.reporting import EvaluationReport, Outcome, ResultRow, RunInfo
+from vlrun.interfaces.examples import Score
+from vlrun.interfaces.reporter import EvaluationReport, Outcome, ResultRow, RunInfo
 from vlrun.reporting.jsonl import JsonLinesReporter
 from vlrun.reporting.results import compare_protocols, result_table, value_text
 

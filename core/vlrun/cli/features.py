@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from vlrun.errors import DataError, PluginError
 
 if TYPE_CHECKING:
-    from vlrun.examples import RegionFeatures
     from vlrun.features.formats import FeatureFormat
     from vlrun.features.layout import Manifest
     from vlrun.features.store import RegionFeatureStore
+    from vlrun.interfaces.examples import RegionFeatures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +90,7 @@ def _chosen_format(arguments: argparse.Namespace) -> FeatureFormat:
 
 
 def _ids_in(file: Path) -> list[str]:
-    from vlrun.examples import canonical_image_id
+    from vlrun.interfaces.examples import canonical_image_id
 
     try:
         lines = file.read_text(encoding="utf-8").splitlines()

@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from vlrun.cli.run import experiment_path
+    from vlrun.interfaces.reporter import ResultRow
     from vlrun.reevaluation import score_file
-    from vlrun.reporting import ResultRow
     from vlrun.reporting.results import result_table
     from vlrun.runs import published
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vlrun.examples import RegionFeatures
+from vlrun.interfaces.examples import RegionFeatures
 
 BOX_TOLERANCE = 1.0
 """Pixels by which a box may leave its image. Detectors end boxes within it; some writers count the last pixel twice."""

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrun.errors import DataError
-from vlrun.examples import RegionFeatures
+from vlrun.interfaces.examples import RegionFeatures
 
 FORMAT_VERSION = 1
 BOX_FORMAT = "xyxy pixels"

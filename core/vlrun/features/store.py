@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from vlrun.errors import DataError
-from vlrun.examples import RegionBatch, RegionFeatures
 from vlrun.features.handles import Handle, find_store_file, shared_handle
 from vlrun.features.layout import Header, Manifest, boxes_view, decode, features_as_bytes, read_header
 from vlrun.features.spelling import likely_spelling
+from vlrun.interfaces.examples import RegionBatch, RegionFeatures
 
 
 class RegionFeatureStore:

@@ -14,7 +14,6 @@ from typing import IO, Any
 import lmdb
 
 from vlrun.errors import DataError
-from vlrun.examples import RegionFeatures
 from vlrun.features.checks import problems_of
 from vlrun.features.handles import DATA_FILE, Handle, find_store_file, unfinished_build
 from vlrun.features.layout import (
@@ -33,6 +32,7 @@ from vlrun.features.layout import (
     unpack_json,
 )
 from vlrun.files import sync_folder
+from vlrun.interfaces.examples import RegionFeatures
 
 _COMMIT_BYTES = 16 << 20
 _SPARE_BYTES = 4 << 20  # for the tree's inner pages and the freed pages of earlier commits

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from vlrun.reporting import EvaluationReport, Outcome, Reporter, RunInfo, StepReport
+from vlrun.interfaces.reporter import EvaluationReport, Outcome, Reporter, RunInfo, StepReport
 from vlrun.reporting.lines import (
     ending_line,
     ends_epoch,

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from vlrun import __version__
 from vlrun.files import write_text
-from vlrun.reporting import Outcome, Reporter, ResultRow, RunInfo
+from vlrun.interfaces.reporter import Outcome, Reporter, ResultRow, RunInfo
 from vlrun.reporting.charts import Point, Series, line_chart, smooth, thin, thin_steps
 from vlrun.reporting.jsonl import FILE_NAME as METRICS_NAME
 from vlrun.reporting.jsonl import read_metrics

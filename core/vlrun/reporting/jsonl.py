@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from vlrun.examples import Score
 from vlrun.files import atomic_write
-from vlrun.reporting import EvaluationReport, Reporter, RunInfo, StepReport
+from vlrun.interfaces.examples import Score
+from vlrun.interfaces.reporter import EvaluationReport, Reporter, RunInfo, StepReport
 
 FILE_NAME = "metrics.jsonl"
 

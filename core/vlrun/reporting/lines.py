@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
-from vlrun.reporting import EvaluationReport, Outcome, RunInfo, StepReport
+from vlrun.interfaces.reporter import EvaluationReport, Outcome, RunInfo, StepReport
 
 DEMO_NOTICE = (
     "DEMO RUN: generated data, a tiny model and a short schedule. "

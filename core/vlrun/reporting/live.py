@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from vlrun.reporting import RunInfo, StepReport
+from vlrun.interfaces.reporter import RunInfo, StepReport
 from vlrun.reporting.lines import (
     DEMO_NOTICE,
     duration_text,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TextIO
 
-from vlrun.reporting import EvaluationReport, Outcome, Reporter, RunInfo, StepReport
+from vlrun.interfaces.reporter import EvaluationReport, Outcome, Reporter, RunInfo, StepReport
 from vlrun.reporting.lines import ending_line, ends_epoch, evaluation_line, header_lines, plain, step_line
 from vlrun.reporting.results import result_table
 

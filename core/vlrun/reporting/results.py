@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlrun.reporting import ResultRow
+from vlrun.interfaces.reporter import ResultRow
 from vlrun.reporting.lines import DEMO_NOTICE, difference_text, plain, score_text, text_table
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlrun.examples import Score
 from vlrun.files import write_json
-from vlrun.reporting import ResultRow
+from vlrun.interfaces.examples import Score
+from vlrun.interfaces.reporter import ResultRow
 from vlrun.reporting.jsonl import FILE_NAME, read_metrics
 
 HEADER_NAME = "header.json"

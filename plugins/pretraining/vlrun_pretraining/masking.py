@@ -8,14 +8,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vlrun.wordpiece import WordPiece
+from vlrun import Vocabulary
 
 BLANKED, REPLACED = 0.8, 0.1
 NO_LABEL = -1
 
 
 def mask_words(
-    token_ids: NDArray[np.int64], wordpiece: WordPiece, probability: float, rng: np.random.Generator
+    token_ids: NDArray[np.int64], wordpiece: Vocabulary, probability: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Masks the word pieces of one text; special tokens, padding among them, are never masked.
 

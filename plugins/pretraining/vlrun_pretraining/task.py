@@ -25,8 +25,8 @@ from vlrun import (
     RegionBatch,
     RegionFeatureStore,
     Task,
+    Vocabulary,
 )
-from vlrun.wordpiece import WordPiece
 from vlrun_pretraining.config import PretrainConfig
 from vlrun_pretraining.head import PretrainingHead, PretrainingOutput
 from vlrun_pretraining.images import OtherImages, images_to_evaluate
@@ -43,7 +43,7 @@ class PretrainTask(Task[Any]):
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
-        self.wordpiece: WordPiece | None = None
+        self.wordpiece: Vocabulary | None = None
         self._training: OtherImages | None = None
         self._evaluation: Mapping[str, OtherImages] | None = None
 

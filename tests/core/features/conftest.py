@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vlrun.examples import RegionFeatures
 from vlrun.features.writer import write_store
+from vlrun.interfaces.examples import RegionFeatures
 
 HEIGHT, WIDTH = 480, 640
 

@@ -12,9 +12,9 @@ import pytest
 
 from vlrun import RegionFeatureStore
 from vlrun.errors import DataError
-from vlrun.examples import canonical_image_id
 from vlrun.features.build import build_store
 from vlrun.features.formats import BUILTIN_FORMATS
+from vlrun.interfaces.examples import canonical_image_id
 
 FORMATS = {found.name: found for found in BUILTIN_FORMATS}
 

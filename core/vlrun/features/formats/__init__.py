@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlrun.examples import RegionFeatures
+    from vlrun.interfaces.examples import RegionFeatures
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from vlrun.errors import DataError
-from vlrun.examples import RegionFeatures, canonical_image_id
 from vlrun.features.formats import FeatureSource, SourceRecord
+from vlrun.interfaces.examples import RegionFeatures, canonical_image_id
 
 _OPTIONAL = {
     "objects_id": ("class_ids", np.int32),

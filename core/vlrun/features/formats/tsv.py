@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrun.errors import DataError
-from vlrun.examples import RegionFeatures, canonical_image_id
 from vlrun.features.formats import FeatureSource, SourceRecord
+from vlrun.interfaces.examples import RegionFeatures, canonical_image_id
 
 LONGEST_ROW = 256 << 20  # bytes; a real row of 36 regions has 0.4 MB, a file without line ends must not fill the memory
 

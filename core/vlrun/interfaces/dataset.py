@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Generic
 
-from vlrun.examples import Example, Target
+from vlrun.interfaces.examples import Example, Target
 
 
 class Dataset(ABC, Generic[Target]):

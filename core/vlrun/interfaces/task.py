@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic
 
-from vlrun.examples import Example, Pair, Prediction, RegionBatch, Target
-from vlrun.metric import Metric
+from vlrun.interfaces.examples import Example, Pair, Prediction, RegionBatch, Target
+from vlrun.interfaces.metric import Metric
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-    from vlrun.backbone import Backbone
-    from vlrun.dataset import Dataset
     from vlrun.hard_negatives import NegativeMiner
-    from vlrun.tensors import Batch, Encoding
+    from vlrun.interfaces.backbone import Backbone
+    from vlrun.interfaces.dataset import Dataset
+    from vlrun.interfaces.tensors import Batch, Encoding
 
 
 class Task(ABC, Generic[Target]):

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from vlrun.dataset import Dataset
-from vlrun.examples import Prediction, Score
+from vlrun.interfaces.dataset import Dataset
+from vlrun.interfaces.examples import Prediction, Score
 
 
 class Metric(ABC):

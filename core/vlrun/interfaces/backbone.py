@@ -9,9 +9,19 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from vlrun.examples import Pair, RegionBatch
-from vlrun.tensors import BackboneOutput, Encoding
-from vlrun.wordpiece import WordPiece
+from vlrun.interfaces.examples import Pair, RegionBatch
+from vlrun.interfaces.tensors import BackboneOutput, Encoding
+
+
+class Vocabulary(Protocol):
+    """The ids of a tokeniser's special tokens, and its size; what masked language modelling has to know of it."""
+
+    size: int
+    pad_id: int
+    unknown_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
 
 
 class PairEncoder(Protocol):
@@ -28,12 +38,12 @@ class Backbone(nn.Module, ABC):
     Attributes:
         hidden_size: H, the width of all hidden states.
         vocabulary_hash: identifies the tokeniser's vocabulary; stored in checkpoints, compared when they are loaded.
-        wordpiece: the WordPiece tokeniser that made the token ids, or None; masked language modelling needs one.
+        wordpiece: the vocabulary of the token ids, or None; masked language modelling needs one.
     """
 
     hidden_size: int
     vocabulary_hash: str = ""
-    wordpiece: WordPiece | None = None
+    wordpiece: Vocabulary | None = None
 
     @abstractmethod
     def pair_encoder(self, max_text_tokens: int) -> PairEncoder:

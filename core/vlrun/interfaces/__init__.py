@@ -1,0 +1,1 @@
+"""What flows through a run, and the interfaces that plugins implement."""

@@ -1,0 +1,203 @@
+"""What reporters are told. A reporter runs on the main rank only; built-in ones use the same hook as plugins."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vlrun.interfaces.examples import Score
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known when a run starts.
+
+    Attributes:
+        experiment: name of the experiment.
+        folder: the run folder.
+        facts: labelled lines of the header (backbone, data, devices, recipe), in order.
+        total_steps, steps_per_epoch, epochs: optimiser steps of the whole run and of an epoch.
+        start_step: 0, or the step of the checkpoint that is continued.
+        is_demo: whether data and sizes are those of ``--demo``; reports say so plainly.
+        num_tasks: tasks that are trained together.
+    """
+
+    experiment: str
+    folder: Path
+    facts: Sequence[tuple[str, str]]
+    total_steps: int
+    steps_per_epoch: int
+    epochs: int
+    start_step: int = 0
+    is_demo: bool = False
+    num_tasks: int = 1
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimiser step. Steps arrive in order, in bursts of ``train.log_every``; the rates are those of the burst.
+
+    Attributes:
+        step: from 1; epoch: from 1; task: name; task_epoch: from 1, of the task's own epochs where several train.
+        losses: weighted mean of each named loss over the global batch; ``loss`` is their sum.
+        learning_rate, gradient_norm: of this step; the norm is the global one before clipping.
+        examples_per_second: over all ranks; data_wait_share: share of time spent waiting for the loader, in [0, 1].
+        seconds_left: estimate for the rest of the training.
+    """
+
+    step: int
+    epoch: int
+    task: str
+    losses: Mapping[str, float]
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    examples_per_second: float
+    data_wait_share: float
+    seconds_left: float
+    task_epoch: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """The scores of one split at one step."""
+
+    task: str
+    split: str
+    step: int
+    epoch: int
+    scores: Sequence[Score]
+    seconds: float
+    num_examples: int
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """A line of the final table: our score beside the published one, where there is one with the same name."""
+
+    task: str
+    split: str
+    score: Score
+    published: float | None = None
+    published_source: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. ``status`` is ``done``, ``stopped`` (continue with --resume) or ``failed``."""
+
+    status: str
+    message: str
+    rows: Sequence[ResultRow] = field(default_factory=list)
+    locations: Sequence[tuple[str, str]] = field(default_factory=list)
+
+
+class Reporter:
+    """Base of all reporters: every method does nothing, override what matters.
+
+    Attributes:
+        shows_notes: whether a person who watches the run sees what ``note`` is given.
+    """
+
+    shows_notes = False
+
+    def start(self, run: RunInfo) -> None: ...
+
+    def step(self, report: StepReport) -> None: ...
+
+    def flush(self) -> None:
+        """A burst of steps is complete: what is worth doing once a burst (printing, writing) is done now."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Something other than training moves on, such as the batches of an evaluation."""
+
+    def evaluation(self, report: EvaluationReport) -> None: ...
+
+    def note(self, message: str) -> None:
+        """One remark for the reader of the console and the log."""
+
+    def finish(self, outcome: Outcome) -> None: ...
+
+    def close(self) -> None:
+        """Gives back files and the terminal; called once, whatever happened before."""
+
+
+class Reporters(Reporter):
+    """Tells several reporters the same. One that fails is left out from then on: it must not end a training.
+
+    As a context manager it closes its reporters, also when the body raises.
+    """
+
+    def __init__(self, reporters: Iterable[Reporter]) -> None:
+        self._active = list(reporters)
+
+    def start(self, run: RunInfo) -> None:
+        self._tell("start", run)
+
+    def step(self, report: StepReport) -> None:
+        self.steps([report])
+
+    def steps(self, burst: Sequence[StepReport]) -> None:
+        """A burst of steps, in order."""
+        for report in burst:
+            self._tell("step", report)
+        self.flush()
+
+    def flush(self) -> None:
+        self._tell("flush")
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self._tell("progress", what, done, total)
+
+    def evaluation(self, report: EvaluationReport) -> None:
+        self._tell("evaluation", report)
+
+    def note(self, message: str) -> None:
+        self._tell("note", message)
+
+    def finish(self, outcome: Outcome) -> None:
+        self._tell("finish", outcome)
+        self.close()
+
+    def close(self) -> None:
+        self._tell("close")
+        self._active = []
+
+    def __enter__(self) -> Reporters:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        for reporter in list(self._active):
+            if not any(reporter is active for active in self._active):  # left out meanwhile, while passing on a note
+                continue
+            try:
+                getattr(reporter, method)(*arguments)
+            except Exception as error:
+                self._leave_out(reporter, method, error)
+
+    def _leave_out(self, reporter: Reporter, method: str, error: Exception) -> None:
+        self._active = [active for active in self._active if active is not reporter]
+        with suppress(Exception):
+            reporter.close()
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        message = (
+            f"reporter {type(reporter).__name__} failed in {method}() and is left out from now on; "
+            f"the run goes on. {type(error).__name__}: {error}{place}"
+        )
+        self.note(message)
+        if not any(other.shows_notes for other in self._active):
+            with suppress(Exception):
+                print(message, file=sys.stderr)  # noqa: T201 - the console itself may be what failed
