@@ -10,11 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vlrun import errors, hookspecs
+from vlrun import errors
 from vlrun.cli import VERBS, verb_module
 from vlrun.experiment import Experiment
 from vlrun.optimisation_config import OptimizerConfig, ScheduleConfig
-from vlrun.plugins import HOOKS, create_plugins
+from vlrun.plugins import hookspecs
+from vlrun.plugins.manager import HOOKS, create_plugins
 from vlrun.train_config import SamplingConfig, StopAndGoConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]

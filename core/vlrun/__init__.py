@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vlrun.entries import Builder, BuildReport, Entry, SubmissionFormat, SubmissionRows, WeightFormat
-from vlrun.errors import CheckpointError, ConfigError, DataError, PluginError, RunnerError
-from vlrun.hookspecs import hookimpl
+from vlrun.errors import CheckpointError, ConfigError, DataError, PluginError, RequiredFile, RunnerError
+from vlrun.plugins.entries import Builder, BuildReport, Entry, SubmissionFormat, SubmissionRows, WeightFormat
+from vlrun.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from vlrun.configs import (
@@ -16,20 +16,18 @@ if TYPE_CHECKING:
         Config,
         DataPath,
         DatasetConfig,
-        DemoFiles,
         MatchingConfig,
         MetricConfig,
         NamedOptions,
         ReporterConfig,
-        RequiredFile,
         TaskConfig,
     )
-    from vlrun.demo import DemoProvider
     from vlrun.experiment import Experiment, load_experiment
     from vlrun.features.formats import FeatureFormat
     from vlrun.features.store import RegionFeatureStore
     from vlrun.interfaces.backbone import Backbone, PairEncoder, Vocabulary
     from vlrun.interfaces.dataset import Dataset
+    from vlrun.interfaces.demo_provider import DemoFiles, DemoProvider, DemoSource
     from vlrun.interfaces.examples import (
         Answers,
         Example,
@@ -60,8 +58,9 @@ _HOMES = {
     "DataPath": "configs",
     "Dataset": "interfaces.dataset",
     "DatasetConfig": "configs",
-    "DemoFiles": "configs",
-    "DemoProvider": "demo",
+    "DemoFiles": "interfaces.demo_provider",
+    "DemoProvider": "interfaces.demo_provider",
+    "DemoSource": "interfaces.demo_provider",
     "Encoding": "interfaces.tensors",
     "Example": "interfaces.examples",
     "Experiment": "experiment",
@@ -79,7 +78,6 @@ _HOMES = {
     "RegionFeatures": "interfaces.examples",
     "Reporter": "interfaces.reporter",
     "ReporterConfig": "configs",
-    "RequiredFile": "configs",
     "Score": "interfaces.examples",
     "Task": "interfaces.task",
     "TaskConfig": "configs",
@@ -118,6 +116,7 @@ __all__ = [
     "DatasetConfig",
     "DemoFiles",
     "DemoProvider",
+    "DemoSource",
     "Encoding",
     "Entry",
     "Example",

@@ -23,7 +23,7 @@ from vlrun.interfaces.task import Task
 from vlrun.leaks import Leak, evaluation_images, find_leaks
 from vlrun.loading import BatchMaker, default_workers
 from vlrun.model import TaskModel
-from vlrun.plugins import Plugins
+from vlrun.plugins.manager import Plugins
 from vlrun.ranks import Ranks
 from vlrun.run_folder import RunFolder
 from vlrun.seeds import derive_seed

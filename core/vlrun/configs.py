@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,6 +20,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from vlrun.errors import RequiredFile
+from vlrun.interfaces.demo_provider import DemoFiles
 
 ANSWERS_FILE = "answers.json"
 """Name of the answer vocabulary beside the split files of a dataset; its builders write it."""
@@ -43,30 +45,6 @@ def _under_data_root(path: Path, info: ValidationInfo) -> Path:
 
 DataPath = Annotated[Path, AfterValidator(_under_data_root)]
 """A path in an experiment file; relative ones lie under the data root."""
-
-
-@dataclass(frozen=True)
-class RequiredFile:
-    """A file or folder that must exist before a run.
-
-    Attributes:
-        path: where it has to be.
-        purpose: what it is, in a few words.
-        remedy: what to download and which command makes it; may hold several lines.
-    """
-
-    path: Path
-    purpose: str
-    remedy: str
-
-
-@dataclass(frozen=True)
-class DemoFiles:
-    """What the demo data offers to a backbone: a WordPiece vocabulary, and the width and number of regions."""
-
-    vocabulary: Path
-    region_feature_size: int
-    num_regions: int
 
 
 class Config(BaseModel):

@@ -1,4 +1,4 @@
-"""What a provider of demo data promises, and how ``--demo`` prepares its files: with the readers of real data."""
+"""How ``--demo`` prepares its files: with the readers of real data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,72 +13,21 @@ from functools import partial
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vlrun.configs import DemoFiles
 from vlrun.errors import DataError, PluginError
 from vlrun.files import sync_folder
-from vlrun.plugins import CORE, GROUP
+from vlrun.interfaces.demo_provider import DemoFiles, DemoProvider
+from vlrun.plugins.manager import CORE, GROUP
 
 if TYPE_CHECKING:
-    from vlrun.entries import Builder
     from vlrun.features.formats import FeatureFormat
-    from vlrun.plugins import Plugins
+    from vlrun.plugins.entries import Builder
+    from vlrun.plugins.manager import Plugins
 
 CACHE_VARIABLE = "VLRUN_CACHE"
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class DemoSource:
-    """How the demo data of one dataset is read.
-
-    Attributes:
-        builder: name of the dataset's builder that reads what ``write_annotations`` writes, such as ``official``.
-        image_set: name of the images that the dataset is about; datasets over the same images share their features.
-    """
-
-    builder: str
-    image_set: str
-
-
-class DemoProvider(ABC):
-    """Embedded data in the real file formats, generated deterministically and in seconds.
-
-    Attributes:
-        name: shown in the header of a demo run, and part of the cache folder's name.
-        version: changes with what is generated; part of the cache folder's name.
-        datasets: the datasets whose official files it can write.
-        feature_format: name of the feature format of its region features.
-        region_feature_size, num_regions: what the regions look like.
-    """
-
-    name: str
-    version: str
-    datasets: Mapping[str, DemoSource]
-    feature_format: str
-    region_feature_size: int
-    num_regions: int
-
-    @abstractmethod
-    def write_vocabulary(self, path: Path) -> None:
-        """Writes a WordPiece vocabulary of all its texts to ``path``."""
-
-    @abstractmethod
-    def write_annotations(self, dataset: str, folder: Path) -> None:
-        """Writes the official files of ``dataset`` into ``folder``, which exists and is empty."""
-
-    @abstractmethod
-    def write_features(self, image_set: str, folder: Path) -> None:
-        """Writes files of region features into ``folder``, which exists and is empty."""
-
-    def write_pictures(self, image_set: str, folder: Path) -> None:  # noqa: B027  # a provider may have none
-        """Writes some of the pictures, to look at, into ``folder``, which exists and is empty. Nothing reads them."""
-
-    @abstractmethod
-    def overrides(self, datasets: Sequence[str]) -> Mapping[str, Any]:
-        """Dotted experiment options (``train.epochs`` ...) of a schedule that suits the demo data."""
 
 
 @dataclass(frozen=True)

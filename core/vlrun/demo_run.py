@@ -22,7 +22,7 @@ from vlrun.demo import DemoData, code_fingerprint, only_one, prepare_demo
 from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
 from vlrun.experiment import DEMO_WEIGHTS_FOLDER, Experiment, Layer, load_experiment, parse_overrides
 from vlrun.launch import STOP_SIGNALS
-from vlrun.plugins import Plugins
+from vlrun.plugins.manager import Plugins
 from vlrun.yaml_source import dump_yaml
 
 _ORIGIN = "demo"

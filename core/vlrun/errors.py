@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from vlrun.configs import RequiredFile
+
+@dataclass(frozen=True)
+class RequiredFile:
+    """A file or folder that must exist before a run.
+
+    Attributes:
+        path: where it has to be.
+        purpose: what it is, in a few words.
+        remedy: what to download and which command makes it; may hold several lines.
+    """
+
+    path: Path
+    purpose: str
+    remedy: str
 
 
 class RunnerError(Exception):

@@ -16,14 +16,14 @@ from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, ValidationEr
 from vlrun.config_errors import Path as KeyPath
 from vlrun.config_errors import Problem, Sources, dotted, validation_problems
 from vlrun.config_origins import annotate
-from vlrun.configs import BackboneConfig, Config, DatasetConfig, FileName, ReporterConfig, RequiredFile, TaskConfig
-from vlrun.entries import Entry
-from vlrun.errors import ConfigError, PluginError, UsageError
+from vlrun.configs import BackboneConfig, Config, DatasetConfig, FileName, ReporterConfig, TaskConfig
+from vlrun.errors import ConfigError, PluginError, RequiredFile, UsageError
+from vlrun.plugins.entries import Entry
 from vlrun.train_config import TrainConfig
 from vlrun.yaml_source import dump_yaml, parse_value, parse_yaml
 
 if TYPE_CHECKING:
-    from vlrun.plugins import Plugins
+    from vlrun.plugins.manager import Plugins
 
 DATA_ROOT_VARIABLE = "VLRUN_DATA"
 RUNS_ROOT_VARIABLE = "VLRUN_RUNS"
@@ -131,7 +131,7 @@ def load_experiment(
         PluginError: every problem is a plugin that is broken or clashes.
         UsageError: an override is not ``key.path=value``.
     """
-    from vlrun.plugins import create_plugins
+    from vlrun.plugins.manager import create_plugins
 
     path = Path(path)
     located = parse_yaml(_read(path))

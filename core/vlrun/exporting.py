@@ -17,7 +17,7 @@ from vlrun.experiment import Experiment
 from vlrun.files import sha256_of
 from vlrun.leaks import evaluation_images, image_key
 from vlrun.loading import JoinedSplits
-from vlrun.plugins import Plugins
+from vlrun.plugins.manager import Plugins
 from vlrun.run_folder import RunFolder
 from vlrun.weight_files import ImportReport, check_suffix, read_imported, write_imported
 

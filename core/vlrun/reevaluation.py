@@ -22,7 +22,7 @@ from vlrun.interfaces.reporter import Reporters, ResultRow
 from vlrun.loading import JoinedSplits
 from vlrun.matching import MatchingTask
 from vlrun.mining import MiningPlan, mine_negatives
-from vlrun.plugins import Plugins
+from vlrun.plugins.manager import Plugins
 from vlrun.pool_scoring import check_pools, first_stage_mark
 from vlrun.ranks import Ranks
 from vlrun.run_folder import RunFolder

@@ -17,7 +17,7 @@ from vlrun.files import write_text
 from vlrun.header import header_facts
 from vlrun.interfaces.reporter import Outcome, Reporters, ResultRow, RunInfo
 from vlrun.model import weights_sum
-from vlrun.plugins import Plugins, create_plugins
+from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.pool_scoring import check_pools
 from vlrun.ranks import Ranks, join_ranks, lost_ranks_named
 from vlrun.run_folder import RunFolder, create_run_folder, latest_run_folder, now, write_records

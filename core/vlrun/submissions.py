@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vlrun.annotations import AnnotationFile
-from vlrun.entries import SubmissionFormat
 from vlrun.errors import DataError
 from vlrun.files import read_json
+from vlrun.plugins.entries import SubmissionFormat
 
 SHOWN_IDS = 5
 SHOWN_PROBLEMS = 20

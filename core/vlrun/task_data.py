@@ -13,7 +13,7 @@ from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.dataset import Dataset
 from vlrun.leaks import image_key
 from vlrun.loading import JoinedSplits, Selection
-from vlrun.plugins import Plugins
+from vlrun.plugins.manager import Plugins
 
 
 @dataclass

@@ -21,10 +21,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vlrun import __version__
-from vlrun.entries import WeightFormat
 from vlrun.errors import CheckpointError
 from vlrun.files import atomic_write, sha256_of, write_json
 from vlrun.leaks import describe_declared
+from vlrun.plugins.entries import WeightFormat
 
 SUFFIX = ".safetensors"
 HEADER_KEY = "vlrun"

@@ -13,7 +13,7 @@ import matching_world
 import pytest
 import toy_world as toy
 
-from vlrun.plugins import Plugins, create_plugins
+from vlrun.plugins.manager import Plugins, create_plugins
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from vlrun.candidates import CandidatePool
 from vlrun.experiment import Experiment, load_experiment
 from vlrun.hard_negatives import HardNegatives, NegativeMiner
 from vlrun.matching import MatchingTask
-from vlrun.plugins import Plugins
+from vlrun.plugins.manager import Plugins
 
 
 class Captions(Dataset[int]):

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from vlrun import Builder, BuildReport, DataError, DatasetConfig, DemoProvider, Entry, PluginError, RegionFeatureStore
-from vlrun.demo import DemoSource, cache_folder, prepare_demo
+from vlrun.demo import cache_folder, prepare_demo
 from vlrun.features.formats import BUILTIN_FORMATS, FeatureFormat
+from vlrun.interfaces.demo_provider import DemoSource
 
 NUM_IMAGES = 4
 

@@ -14,14 +14,13 @@ from typing import Any, ClassVar
 import pytest
 import toy_world as toy
 
-from vlrun import demo_run
+from vlrun import DemoFiles, demo_run
 from vlrun.cli import main
-from vlrun.configs import DemoFiles
 from vlrun.demo import DemoData, DemoDataset
 from vlrun.demo_run import load_demo_experiment, prepare_demo_weights
 from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
 from vlrun.experiment import Experiment, load_experiment
-from vlrun.plugins import Plugins
+from vlrun.plugins.manager import Plugins
 from vlrun.runs import run_experiment
 from vlrun.weight_files import read_imported
 
@@ -159,7 +158,7 @@ def test_a_demo_runs_folder_is_valid_without_them(
     prepare(experiment, plugins)
     folder = run_experiment(experiment, plugins=plugins).folder
     experiment.backbone.weights.unlink()  # type: ignore[union-attr]
-    monkeypatch.setattr("vlrun.plugins.create_plugins", lambda: plugins)
+    monkeypatch.setattr("vlrun.plugins.manager.create_plugins", lambda: plugins)
     assert main(["validate", str(folder)]) == 0
     assert "tuned: ok" in capsys.readouterr().out
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vlrun.cli import VERBS
-from vlrun.plugins import HOOKS
+from vlrun.plugins.manager import HOOKS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "plugins").glob("*/README.md")])

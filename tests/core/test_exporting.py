@@ -16,7 +16,7 @@ from vlrun.cli import main
 from vlrun.errors import CheckpointError, DataError
 from vlrun.exporting import export_weights
 from vlrun.leaks import describe_declared, find_leaks
-from vlrun.plugins import Plugins
+from vlrun.plugins.manager import Plugins
 from vlrun.run_folder import RunFolder
 from vlrun.runs import RunResult, run_experiment
 from vlrun.weight_files import ImportReport, inspect_weights, read_imported, write_imported

@@ -28,7 +28,7 @@ from vlrun.hard_negatives import (
     read_negatives,
     write_negatives,
 )
-from vlrun.plugins import Plugins
+from vlrun.plugins.manager import Plugins
 from vlrun.ranks import Ranks
 from vlrun.run_folder import open_run_folder
 from vlrun.runs import run_experiment

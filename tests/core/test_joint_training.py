@@ -13,7 +13,7 @@ from toy_runs import experiment, lines, losses, ranks_run, stop_after, weights
 
 from vlrun.errors import StoppedOnRequest
 from vlrun.interfaces.reporter import Reporters
-from vlrun.plugins import Plugins
+from vlrun.plugins.manager import Plugins
 from vlrun.ranks import Ranks
 from vlrun.reevaluation import evaluate_run
 from vlrun.run_folder import RunFolder

@@ -9,7 +9,7 @@ import pytest
 
 from vlrun.cli import main
 from vlrun.errors import PluginError
-from vlrun.plugins import PluginRecord, Plugins, create_plugins
+from vlrun.plugins.manager import PluginRecord, Plugins, create_plugins
 
 Install = Callable[..., None]
 

@@ -24,7 +24,7 @@ from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import write_store
 from vlrun.interfaces.reporter import Reporter, Reporters
 from vlrun.pair_scoring import PairScorer
-from vlrun.plugins import Plugins
+from vlrun.plugins.manager import Plugins
 from vlrun.ranking import PROTOCOLS, evaluate_retrieval
 from vlrun.ranks import Ranks
 from vlrun.reevaluation import evaluate_run, score_file

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vlrun.builtin_reporters import BUILTIN_REPORTERS
 from vlrun.interfaces.reporter import Outcome, Reporter, Reporters, RunInfo, StepReport
+from vlrun.plugins.builtin_reporters import BUILTIN_REPORTERS
 
 
 class Recorder(Reporter):
@@ -139,7 +139,7 @@ def test_all_five_reporters_are_built_in() -> None:
 
 def test_listing_the_reporters_loads_neither_rich_nor_torch() -> None:
     code = (
-        "import sys; import vlrun.builtin_reporters; "
+        "import sys; import vlrun.plugins.builtin_reporters; "
         "print(sorted({'rich', 'torch', 'tensorboard', 'numpy'} & set(sys.modules)))"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

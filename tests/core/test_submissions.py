@@ -10,7 +10,7 @@ import pytest
 
 from vlrun import DataError
 from vlrun.cli import main
-from vlrun.entries import SubmissionFormat, SubmissionRows
+from vlrun.plugins.entries import SubmissionFormat, SubmissionRows
 from vlrun.submissions import SubmissionCheck, check_submission, read_json_list
 
 

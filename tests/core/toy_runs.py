@@ -13,7 +13,7 @@ import torch
 
 from vlrun import runs
 from vlrun.experiment import Experiment, load_experiment
-from vlrun.plugins import Plugins
+from vlrun.plugins.manager import Plugins
 from vlrun.ranks import Ranks
 from vlrun.runs import RunResult, run_experiment
 from vlrun.step_window import StepWindow

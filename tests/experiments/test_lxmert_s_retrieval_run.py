@@ -19,7 +19,7 @@ from vlrun.cli import main
 from vlrun.hard_negatives import HardNegatives, write_negatives
 from vlrun.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
 from vlrun.optimisation_config import OptimizerConfig, ScheduleConfig
-from vlrun.plugins import create_plugins
+from vlrun.plugins.manager import create_plugins
 from vlrun.runs import RunResult
 from vlrun.seeds import example_rng
 from vlrun.testing import make_regions

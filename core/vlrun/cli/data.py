@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vlrun.entries import Builder, Entry
 from vlrun.errors import DataError, UsageError
-from vlrun.plugins import create_plugins
+from vlrun.plugins.entries import Builder, Entry
+from vlrun.plugins.manager import create_plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-from vlrun.plugins import create_plugins
+from vlrun.plugins.manager import create_plugins
 
 _SMALL_SHARED_MEMORY = 512 * 2**20  # a container's default is 64 MiB; a few workers of a base-size run need more
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vlrun.errors import DataError, UsageError
 from vlrun.experiment import Experiment, Layer, load_experiment
-from vlrun.plugins import Plugins, create_plugins
+from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.run_folder import RunFolder, open_run_folder
 
 

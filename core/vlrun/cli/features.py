@@ -76,7 +76,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 def _chosen_format(arguments: argparse.Namespace) -> FeatureFormat:
     from vlrun.features.build import detect_format
-    from vlrun.plugins import create_plugins
+    from vlrun.plugins.manager import create_plugins
 
     plugins = create_plugins()
     formats = plugins.feature_formats()

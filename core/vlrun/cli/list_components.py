@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import Any
 
-from vlrun.entries import Entry
-from vlrun.plugins import Plugins, create_plugins
+from vlrun.plugins.entries import Entry
+from vlrun.plugins.manager import Plugins, create_plugins
 
 SUBMISSIONS = "submissions"
 KINDS = ("backbones", "tasks", "datasets", "metrics", "reporters", SUBMISSIONS)

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 
 from vlrun.errors import PluginError
-from vlrun.plugins import PluginRecord, create_plugins
+from vlrun.plugins.manager import PluginRecord, create_plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vlrun.cli.evaluate import add_run_arguments, launched_elsewhere, open_run
-from vlrun.plugins import create_plugins
+from vlrun.plugins.manager import create_plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from vlrun.cli.validate import add_experiment_arguments, missing_message
 from vlrun.errors import DataError, UsageError
 from vlrun.experiment import Experiment, load_experiment
-from vlrun.plugins import Plugins, create_plugins
+from vlrun.plugins.manager import Plugins, create_plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vlrun.experiment import load_experiment
-from vlrun.plugins import create_plugins
+from vlrun.plugins.manager import create_plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

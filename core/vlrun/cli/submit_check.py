@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vlrun.errors import DataError, PluginError
 from vlrun.experiment import DATA_ROOT_VARIABLE
-from vlrun.plugins import create_plugins
+from vlrun.plugins.manager import create_plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from vlrun.configs import RequiredFile
-from vlrun.errors import ConfigError, DataError
+from vlrun.errors import ConfigError, DataError, RequiredFile
 from vlrun.experiment import Experiment, load_experiment
 
 

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from vlrun.plugins import create_plugins
+    from vlrun.plugins.manager import create_plugins
 
     plugins = create_plugins()
     weight_format = plugins.weight_formats().get(arguments.format)
@@ -75,7 +75,7 @@ def _import(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from vlrun.experiment import load_experiment
     from vlrun.exporting import export_weights
-    from vlrun.plugins import create_plugins
+    from vlrun.plugins.manager import create_plugins
     from vlrun.run_folder import open_run_folder
 
     plugins = create_plugins()
@@ -94,7 +94,7 @@ def _print(report: ImportReport) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from vlrun.plugins import create_plugins
+    from vlrun.plugins.manager import create_plugins
     from vlrun.weight_files import inspect_weights
 
     summary = inspect_weights(arguments.file, create_plugins().weight_formats())

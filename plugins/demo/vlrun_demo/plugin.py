@@ -7,8 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vlrun import DemoProvider, hookimpl
-from vlrun.demo import DemoSource
+from vlrun import DemoProvider, DemoSource, hookimpl
 
 _EPOCHS = {  # until most is learned; others: 8
     "refcoco": 12,

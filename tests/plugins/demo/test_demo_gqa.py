@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vlrun.plugins import create_plugins
+from vlrun.plugins.manager import create_plugins
 from vlrun_demo.official_gqa import asked_about, write_gqa
 from vlrun_demo.world import GQA, Image, images
 

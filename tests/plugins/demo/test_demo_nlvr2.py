@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vlrun.plugins import create_plugins
+from vlrun.plugins.manager import create_plugins
 from vlrun_demo.official_nlvr2 import subsets, write_nlvr2
 from vlrun_demo.pairs import SET_COUNTS, pair_images, pair_sets
 from vlrun_demo.scene import Scene

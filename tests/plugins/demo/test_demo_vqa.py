@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vlrun.plugins import create_plugins
+from vlrun.plugins.manager import create_plugins
 from vlrun_demo.official_vqa import HIDDEN, PARTS, asked_about, write_vqa
 from vlrun_demo.questions import answer
 from vlrun_demo.world import VQA, Image, images

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from vlrun.configs import DemoFiles
+from vlrun import DemoFiles
 from vlrun_lxmert_s.config import LxmertConfig, LxmertSConfig, Sizes, TwoStreamConfig
 
 CONFIGS = {"lxmert-s": LxmertSConfig, "lxmert": LxmertConfig}

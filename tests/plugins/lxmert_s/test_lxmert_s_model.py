@@ -12,7 +12,7 @@ from torch import nn
 
 from vlrun import Encoding
 from vlrun.heads import initial_std
-from vlrun.plugins import create_plugins
+from vlrun.plugins.manager import create_plugins
 from vlrun.testing import check_backbone
 from vlrun.wordpiece import SPECIAL_TOKENS
 from vlrun_lxmert_s.config import LxmertConfig, LxmertSConfig

@@ -17,7 +17,7 @@ from toy_runs import experiment, lines, losses, ranks_run, stop_after_step, weig
 from vlrun import Encoding, Pair, RegionBatch, run_experiment
 from vlrun.annotations import write_annotations
 from vlrun.errors import StoppedOnRequest
-from vlrun.plugins import Plugins, create_plugins
+from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.yaml_source import dump_yaml
 from vlrun_retrieval.records import ImageCaption
 

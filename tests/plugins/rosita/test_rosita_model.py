@@ -11,7 +11,7 @@ import torch
 
 from vlrun import Encoding
 from vlrun.heads import initial_std
-from vlrun.plugins import create_plugins
+from vlrun.plugins.manager import create_plugins
 from vlrun.testing import check_backbone
 from vlrun.wordpiece import SPECIAL_TOKENS
 from vlrun_rosita.config import RositaConfig

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from vlrun import hookspecs
-from vlrun.entries import Entry, SubmissionFormat, WeightFormat
 from vlrun.errors import PluginError
+from vlrun.plugins import hookspecs
+from vlrun.plugins.entries import Entry, SubmissionFormat, WeightFormat
 
 if TYPE_CHECKING:
-    from vlrun.demo import DemoProvider
     from vlrun.features.formats import FeatureFormat
+    from vlrun.interfaces.demo_provider import DemoProvider
 
 GROUP = "vlrun"
 CORE = "vlrun"

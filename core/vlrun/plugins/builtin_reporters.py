@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from vlrun.configs import ReporterConfig
-from vlrun.entries import Entry
+from vlrun.plugins.entries import Entry
 
 if TYPE_CHECKING:
     from vlrun.interfaces.reporter import Reporter

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from vlrun.demo import DemoProvider
-    from vlrun.entries import Entry, SubmissionFormat, WeightFormat
     from vlrun.features.formats import FeatureFormat
+    from vlrun.interfaces.demo_provider import DemoProvider
+    from vlrun.plugins.entries import Entry, SubmissionFormat, WeightFormat
 
 hookspec = pluggy.HookspecMarker("vlrun")
 hookimpl = pluggy.HookimplMarker("vlrun")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vlrun.hookspecs import hookimpl
+from vlrun.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from vlrun.entries import Entry
     from vlrun.features.formats import FeatureFormat
+    from vlrun.plugins.entries import Entry
 
 
 @hookimpl
 def vlrun_reporters() -> list[Entry[Any]]:
-    from vlrun.builtin_reporters import BUILTIN_REPORTERS
+    from vlrun.plugins.builtin_reporters import BUILTIN_REPORTERS
 
     return list(BUILTIN_REPORTERS)
 

@@ -1,0 +1,1 @@
+"""What plugins may offer, and what the installed ones do."""
