@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from vlrun import Encoding
+from vlrun.config.train import OptimizerConfig
 from vlrun.heads import PooledClassifier
 from vlrun.model import TaskModel
 from vlrun.optimisation import build_optimizer, clip_gradients, set_learning_rate
-from vlrun.optimisation_config import OptimizerConfig
 from vlrun.wordpiece import SPECIAL_TOKENS
 from vlrun_rosita.config import RositaConfig
 from vlrun_rosita.model import Rosita

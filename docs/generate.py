@@ -12,11 +12,10 @@ from pydantic import BaseModel
 
 from vlrun import errors
 from vlrun.cli import VERBS, verb_module
-from vlrun.experiment import Experiment
-from vlrun.optimisation_config import OptimizerConfig, ScheduleConfig
+from vlrun.config.experiment import Experiment
+from vlrun.config.train import OptimizerConfig, SamplingConfig, ScheduleConfig, StopAndGoConfig, TrainConfig
 from vlrun.plugins import hookspecs
 from vlrun.plugins.manager import HOOKS, create_plugins
-from vlrun.train_config import SamplingConfig, StopAndGoConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "reference.md"

@@ -10,7 +10,7 @@ from vlrun.plugins.entries import Builder, BuildReport, Entry, SubmissionFormat,
 from vlrun.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from vlrun.configs import (
+    from vlrun.config.base import (
         AnsweringConfig,
         BackboneConfig,
         Config,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         ReporterConfig,
         TaskConfig,
     )
-    from vlrun.experiment import Experiment, load_experiment
+    from vlrun.config.experiment import Experiment, load_experiment
     from vlrun.features.formats import FeatureFormat
     from vlrun.features.store import RegionFeatureStore
     from vlrun.interfaces.backbone import Backbone, PairEncoder, Vocabulary
@@ -48,27 +48,27 @@ if TYPE_CHECKING:
 __version__ = "0.3.0"
 
 _HOMES = {
-    "AnsweringConfig": "configs",
+    "AnsweringConfig": "config.base",
     "Answers": "interfaces.examples",
     "Backbone": "interfaces.backbone",
-    "BackboneConfig": "configs",
+    "BackboneConfig": "config.base",
     "BackboneOutput": "interfaces.tensors",
     "Batch": "interfaces.tensors",
-    "Config": "configs",
-    "DataPath": "configs",
+    "Config": "config.base",
+    "DataPath": "config.base",
     "Dataset": "interfaces.dataset",
-    "DatasetConfig": "configs",
+    "DatasetConfig": "config.base",
     "DemoFiles": "interfaces.demo_provider",
     "DemoProvider": "interfaces.demo_provider",
     "DemoSource": "interfaces.demo_provider",
     "Encoding": "interfaces.tensors",
     "Example": "interfaces.examples",
-    "Experiment": "experiment",
+    "Experiment": "config.experiment",
     "FeatureFormat": "features.formats",
-    "MatchingConfig": "configs",
+    "MatchingConfig": "config.base",
     "Metric": "interfaces.metric",
-    "MetricConfig": "configs",
-    "NamedOptions": "configs",
+    "MetricConfig": "config.base",
+    "NamedOptions": "config.base",
     "Pair": "interfaces.examples",
     "PairEncoder": "interfaces.backbone",
     "Prediction": "interfaces.examples",
@@ -77,13 +77,13 @@ _HOMES = {
     "RegionFeatureStore": "features.store",
     "RegionFeatures": "interfaces.examples",
     "Reporter": "interfaces.reporter",
-    "ReporterConfig": "configs",
+    "ReporterConfig": "config.base",
     "Score": "interfaces.examples",
     "Task": "interfaces.task",
-    "TaskConfig": "configs",
+    "TaskConfig": "config.base",
     "Vocabulary": "interfaces.backbone",
     "canonical_image_id": "interfaces.examples",
-    "load_experiment": "experiment",
+    "load_experiment": "config.experiment",
     "run_experiment": "runs",
 }
 

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from vlrun.configs import DatasetConfig
+from vlrun.config.base import DatasetConfig
 from vlrun.errors import DataError
 from vlrun.files import atomic_write
 from vlrun.interfaces.dataset import Dataset

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlrun.answers import AnswerVocabulary, read_answers, soft_score
-from vlrun.configs import AnsweringConfig
+from vlrun.config.base import AnsweringConfig
 from vlrun.errors import CheckpointError, DataError
 from vlrun.hard_negatives import NegativeMiner
 from vlrun.heads import PooledClassifier

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from vlrun.checkpoints import Checkpoint
-from vlrun.configs import TaskConfig
+from vlrun.config.base import TaskConfig
+from vlrun.config.experiment import Experiment
 from vlrun.errors import CheckpointError, DataError
-from vlrun.experiment import Experiment
 from vlrun.features.coverage import Coverage
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import Backbone

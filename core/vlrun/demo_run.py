@@ -17,13 +17,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from vlrun.configs import TaskConfig
+from vlrun.config.base import TaskConfig
+from vlrun.config.experiment import DEMO_WEIGHTS_FOLDER, Experiment, Layer, load_experiment, parse_overrides
+from vlrun.config.yaml import dump_yaml
 from vlrun.demo import DemoData, code_fingerprint, only_one, prepare_demo
 from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
-from vlrun.experiment import DEMO_WEIGHTS_FOLDER, Experiment, Layer, load_experiment, parse_overrides
 from vlrun.launch import STOP_SIGNALS
 from vlrun.plugins.manager import Plugins
-from vlrun.yaml_source import dump_yaml
 
 _ORIGIN = "demo"
 

@@ -11,9 +11,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from vlrun.checkpoints import MODEL, Checkpoint, Checkpoints, open_checkpoint
-from vlrun.configs import TaskConfig
+from vlrun.config.base import TaskConfig
+from vlrun.config.experiment import Experiment
 from vlrun.errors import CheckpointError, DataError
-from vlrun.experiment import Experiment
 from vlrun.files import sha256_of
 from vlrun.leaks import evaluation_images, image_key
 from vlrun.loading import JoinedSplits

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlrun.configs import MatchingConfig
+from vlrun.config.base import MatchingConfig
 from vlrun.heads import PairMatcher
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.examples import Prediction

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from vlrun.config.train import SamplingConfig, StopAndGoConfig
 from vlrun.seeds import derive_seed
-from vlrun.train_config import SamplingConfig, StopAndGoConfig
 
 
 @dataclass(frozen=True)

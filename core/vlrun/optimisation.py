@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
+from vlrun.config.train import OptimizerConfig, ScheduleConfig
 from vlrun.errors import ConfigError
-from vlrun.optimisation_config import OptimizerConfig, ScheduleConfig
 
 Schedule = Callable[[int], float]
 """Learning rate of the optimiser step with that index, from 0."""

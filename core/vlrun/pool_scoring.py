@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from vlrun.assembly import Run, TaskRun
 from vlrun.candidates import CandidatePool
-from vlrun.configs import MatchingConfig
+from vlrun.config.base import MatchingConfig
 from vlrun.errors import DataError
 from vlrun.heads import PairMatcher
 from vlrun.interfaces.dataset import Dataset

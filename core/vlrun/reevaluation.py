@@ -11,10 +11,10 @@ from typing import Any
 from vlrun.assembly import Run, TaskRun, assemble, metrics_of
 from vlrun.candidates import CandidatePool
 from vlrun.checkpoints import Checkpoint, Checkpoints, open_checkpoint
-from vlrun.configs import MatchingConfig
+from vlrun.config.base import MatchingConfig
+from vlrun.config.experiment import Experiment
 from vlrun.errors import CheckpointError, DataError, UsageError
 from vlrun.evaluation import evaluate_split, predict_split
-from vlrun.experiment import Experiment
 from vlrun.features.store import RegionFeatureStore
 from vlrun.hard_negatives import write_negatives
 from vlrun.interfaces.examples import Prediction, Score

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from vlrun.assembly import Run, assemble
+from vlrun.config.experiment import Experiment
+from vlrun.config.yaml import parse_yaml
 from vlrun.errors import ConfigError, RunnerError, StoppedOnRequest
 from vlrun.evaluation import evaluate_split
-from vlrun.experiment import Experiment
 from vlrun.files import write_text
 from vlrun.header import header_facts
 from vlrun.interfaces.reporter import Outcome, Reporters, ResultRow, RunInfo
@@ -24,7 +25,6 @@ from vlrun.run_folder import RunFolder, create_run_folder, latest_run_folder, no
 from vlrun.stopping import StopRequest, stop_on_signals
 from vlrun.trainer import Trainer, build_trainer
 from vlrun.training import check_first_batch, load_final_weights, resume, train
-from vlrun.yaml_source import parse_yaml
 
 _MAY_CHANGE_ON_RESUME = {
     "train.workers",

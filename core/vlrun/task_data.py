@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlrun.configs import TaskConfig
+from vlrun.config.base import TaskConfig
 from vlrun.errors import DataError
 from vlrun.features.coverage import Coverage, check_coverage
 from vlrun.features.store import RegionFeatureStore

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlrun.assembly import TaskRun
 from vlrun.checkpoints import Progress
+from vlrun.config.train import TrainConfig
 from vlrun.errors import ConfigError, DataError, StoppedOnRequest
 from vlrun.evaluation import evaluate_split
 from vlrun.interfaces.tensors import Batch, in_full_precision
@@ -19,7 +20,6 @@ from vlrun.mixing import PlannedStep
 from vlrun.optimisation import clip_gradients, set_learning_rate
 from vlrun.probe import batch_problems, shared_memory_problem
 from vlrun.seeds import derive_seed
-from vlrun.train_config import TrainConfig
 from vlrun.trainer import Trainer
 
 

@@ -28,7 +28,7 @@ from vlrun import (
     hookimpl,
 )
 from vlrun.candidates import CandidatePool
-from vlrun.experiment import Experiment, load_experiment
+from vlrun.config.experiment import Experiment, load_experiment
 from vlrun.hard_negatives import HardNegatives, NegativeMiner
 from vlrun.matching import MatchingTask
 from vlrun.plugins.manager import Plugins

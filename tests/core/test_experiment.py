@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from vlrun.cli import main
+from vlrun.config.experiment import load_experiment
+from vlrun.config.yaml import parse_yaml
 from vlrun.errors import ConfigError, PluginError, UsageError
-from vlrun.experiment import load_experiment
-from vlrun.yaml_source import parse_yaml
 
 PLUGIN = """
     from pydantic import Field, PositiveInt
@@ -112,7 +112,7 @@ def test_a_task_that_does_not_fit_the_dataset_names_those_that_do(experiment: Pa
 def test_a_split_that_the_dataset_does_not_know_is_refused_with_the_nearest(
     experiment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vlrun.configs.DatasetConfig.known_splits", ("train", "val", "testA"))
+    monkeypatch.setattr("vlrun.config.base.DatasetConfig.known_splits", ("train", "val", "testA"))
     assert problems(experiment, "tasks.0.dataset.evaluate=[val, testa]") == [
         "command line: tasks.0.dataset.evaluate: there is no split 'testa' (known: train, val, testA). "
         "Did you mean 'testA'? (got ['val', 'testa'])"

@@ -17,8 +17,8 @@ from toy_runs import weights as load_weights
 from vlrun import DataError, mining, runs
 from vlrun.candidates import CandidatePool
 from vlrun.cli import main
+from vlrun.config.experiment import Experiment
 from vlrun.errors import StoppedOnRequest
-from vlrun.experiment import Experiment
 from vlrun.features.store import RegionFeatureStore
 from vlrun.hard_negatives import (
     HardNegatives,

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
+from vlrun.config.train import SamplingConfig, StopAndGoConfig
 from vlrun.mixing import TaskMix, build_mix, is_active
-from vlrun.train_config import SamplingConfig, StopAndGoConfig
 
 
 def mix(name: str, steps: list[int], weights: list[float] | None = None, **options: float) -> TaskMix:

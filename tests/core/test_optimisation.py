@@ -12,9 +12,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from vlrun.config.train import OptimizerConfig, ScheduleConfig
 from vlrun.errors import ConfigError
 from vlrun.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
-from vlrun.optimisation_config import OptimizerConfig, ScheduleConfig
 
 EPOCHS = 15  # of every fine-tuning recipe
 # reference/rosita.md section 9: base rate, warm-up epochs, decay epochs

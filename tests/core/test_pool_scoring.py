@@ -18,8 +18,8 @@ from toy_world import NUM_IMAGES, image_features
 
 from vlrun import CheckpointError, DataError, pair_scoring, pool_scoring, runs
 from vlrun.candidates import CandidatePool
+from vlrun.config.experiment import Experiment
 from vlrun.errors import StoppedOnRequest
-from vlrun.experiment import Experiment
 from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import write_store
 from vlrun.interfaces.reporter import Reporter, Reporters

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vlrun.yaml_source import dump_yaml, parse_value, parse_yaml
+from vlrun.config.yaml import dump_yaml, parse_value, parse_yaml
 
 
 @pytest.mark.parametrize(

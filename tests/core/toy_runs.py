@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vlrun import runs
-from vlrun.experiment import Experiment, load_experiment
+from vlrun.config.experiment import Experiment, load_experiment
 from vlrun.plugins.manager import Plugins
 from vlrun.ranks import Ranks
 from vlrun.runs import RunResult, run_experiment

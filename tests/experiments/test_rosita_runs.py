@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from vlrun import load_experiment, run_experiment
 from vlrun.cli import main
+from vlrun.config.yaml import dump_yaml
 from vlrun.runs import RunResult
-from vlrun.yaml_source import dump_yaml
 
 pytestmark = pytest.mark.golden
 

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vlrun.config.experiment import Experiment, Layer, load_experiment
 from vlrun.errors import DataError, UsageError
-from vlrun.experiment import Experiment, Layer, load_experiment
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.run_folder import RunFolder, open_run_folder
 

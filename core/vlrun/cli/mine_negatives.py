@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from vlrun.cli.evaluate import launched_elsewhere, open_run
+from vlrun.config.experiment import load_experiment
 from vlrun.errors import UsageError
-from vlrun.experiment import load_experiment
 from vlrun.hard_negatives import NEGATIVES_SUFFIX
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.run_folder import open_run_folder

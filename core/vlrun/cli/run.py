@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from vlrun.cli.validate import add_experiment_arguments, missing_message
+from vlrun.config.experiment import Experiment, load_experiment
 from vlrun.errors import DataError, UsageError
-from vlrun.experiment import Experiment, load_experiment
 from vlrun.plugins.manager import Plugins, create_plugins
 
 

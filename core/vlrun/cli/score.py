@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from vlrun.experiment import load_experiment
+from vlrun.config.experiment import load_experiment
 from vlrun.plugins.manager import create_plugins
 
 

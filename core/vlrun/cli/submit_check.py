@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
+from vlrun.config.experiment import DATA_ROOT_VARIABLE
 from vlrun.errors import DataError, PluginError
-from vlrun.experiment import DATA_ROOT_VARIABLE
 from vlrun.plugins.manager import create_plugins
 
 

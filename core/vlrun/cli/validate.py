@@ -6,8 +6,8 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from vlrun.config.experiment import Experiment, load_experiment
 from vlrun.errors import ConfigError, DataError, RequiredFile
-from vlrun.experiment import Experiment, load_experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

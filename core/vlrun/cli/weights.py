@@ -73,7 +73,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from vlrun.experiment import load_experiment
+    from vlrun.config.experiment import load_experiment
     from vlrun.exporting import export_weights
     from vlrun.plugins.manager import create_plugins
     from vlrun.run_folder import open_run_folder

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from vlrun.configs import ReporterConfig
+from vlrun.config.base import ReporterConfig
 from vlrun.plugins.entries import Entry
 
 if TYPE_CHECKING:

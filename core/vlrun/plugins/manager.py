@@ -250,7 +250,7 @@ def _wrong(kind: str, item: Any) -> str:
 
 
 def _config_base(kind: str) -> type:
-    from vlrun import configs
+    from vlrun.config import base as configs
 
     base: type = getattr(configs, f"{kind.capitalize()}Config")
     return base

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import nn
 
+from vlrun.config.train import OptimizerConfig, ScheduleConfig
 from vlrun.optimisation import build_optimizer, build_schedule, set_learning_rate
-from vlrun.optimisation_config import OptimizerConfig, ScheduleConfig
 
 pytestmark = pytest.mark.golden
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from vlrun import Batch, Encoding, Example, Pair, RegionBatch
+from vlrun.config.train import OptimizerConfig, ScheduleConfig
 from vlrun.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
-from vlrun.optimisation_config import OptimizerConfig, ScheduleConfig
 from vlrun_nlvr2.config import Nlvr2AccuracyConfig
 from vlrun_nlvr2.dataset import Statement
 from vlrun_nlvr2.metric import Nlvr2Accuracy

@@ -16,9 +16,9 @@ from toy_runs import experiment, lines, losses, ranks_run, stop_after_step, weig
 
 from vlrun import Encoding, Pair, RegionBatch, run_experiment
 from vlrun.annotations import write_annotations
+from vlrun.config.yaml import dump_yaml
 from vlrun.errors import StoppedOnRequest
 from vlrun.plugins.manager import Plugins, create_plugins
-from vlrun.yaml_source import dump_yaml
 from vlrun_retrieval.records import ImageCaption
 
 SIZES = {"train": 23, "val": 13}

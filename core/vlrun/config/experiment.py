@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, ValidationError
 
-from vlrun.config_errors import Path as KeyPath
-from vlrun.config_errors import Problem, Sources, dotted, validation_problems
-from vlrun.config_origins import annotate
-from vlrun.configs import BackboneConfig, Config, DatasetConfig, FileName, ReporterConfig, TaskConfig
+from vlrun.config.base import BackboneConfig, Config, DatasetConfig, FileName, ReporterConfig, TaskConfig
+from vlrun.config.problems import KeyPath, Problem, Sources, dotted, validation_problems
+from vlrun.config.train import TrainConfig
+from vlrun.config.yaml import annotate, dump_yaml, parse_value, parse_yaml
 from vlrun.errors import ConfigError, PluginError, RequiredFile, UsageError
 from vlrun.plugins.entries import Entry
-from vlrun.train_config import TrainConfig
-from vlrun.yaml_source import dump_yaml, parse_value, parse_yaml
 
 if TYPE_CHECKING:
     from vlrun.plugins.manager import Plugins

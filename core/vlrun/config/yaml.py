@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-Path = tuple[str | int, ...]
+from vlrun.config.problems import KeyPath, Sources
 
 _MAX_NODES = 20_000  # an alias bomb expands when walked; no experiment file comes near
 _MAX_DEPTH = 40
@@ -29,7 +30,7 @@ class Located:
     """Plain data with the line (from 1) on which each key or item stands, and what is wrong with the text."""
 
     data: Any = None
-    lines: dict[Path, int] = field(default_factory=dict)
+    lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[tuple[int, str]] = field(default_factory=list)
 
 
@@ -83,7 +84,7 @@ class _Walk:
         self.visited = 0
         self.open: set[int] = set()
 
-    def value(self, node: yaml.Node, path: Path) -> Any:
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
         self.visited += 1
         line = node.start_mark.line + 1
         self.located.lines.setdefault(path, line)
@@ -100,7 +101,7 @@ class _Walk:
         finally:
             self.open.discard(id(node))
 
-    def _content(self, node: yaml.Node, path: Path, line: int) -> Any:
+    def _content(self, node: yaml.Node, path: KeyPath, line: int) -> Any:
         if node.tag.startswith("!"):
             return self._problem(line, f"tag '{node.tag}' is not allowed; write plain values")
         if isinstance(node, yaml.MappingNode):
@@ -110,7 +111,7 @@ class _Walk:
         is_plain = isinstance(node, yaml.ScalarNode) and node.style is None
         return parse_scalar(node.value) if is_plain else node.value
 
-    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
@@ -131,7 +132,7 @@ class _Walk:
         self.located.problems.append((line, message))
 
 
-def _dotted(path: Path) -> str:
+def _dotted(path: KeyPath) -> str:
     return ".".join(str(part) for part in path)
 
 
@@ -145,3 +146,36 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 
 
 _Dumper.add_representer(str, _represent_text)
+
+
+def annotate(data: dict[str, Any], sources: Sources | None) -> str:
+    """Block YAML of ``data``, each value followed by a comment: ``file:line``, a layer's name, or ``default``."""
+    lines = []
+    for path, indent, head, value in _rows(data, (), ""):
+        origin = "" if value is None else f" {value}  # {sources.origin(path) if sources else 'default'}"
+        lines.append(f"{indent}{head}{origin}")
+    return "\n".join(lines) + "\n"
+
+
+def _rows(value: Any, path: KeyPath, indent: str) -> Iterator[tuple[KeyPath, str, str, str | None]]:
+    """(path, indentation, key or dash, text of the value or None where lines below hold it)"""
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        here = (*path, key)
+        head = f"{key}:" if isinstance(value, dict) else "-"
+        if _is_nested(item):
+            yield here, indent, head, None
+            yield from _rows(item, here, indent + "  ")
+        else:
+            yield here, indent, head, _inline(item)
+
+
+def _is_nested(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(isinstance(item, dict | list) for item in value)
+    return isinstance(value, dict) and bool(value)
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_inline(item) for item in value) + "]"
+    return "{}" if value == {} else dump_yaml([value]).strip().removeprefix("- ")

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
 @dataclass
@@ -17,10 +17,10 @@ class Sources:
     """Where each value of an experiment comes from: a line of the file, the command line, the environment, the demo."""
 
     file: str
-    lines: Mapping[Path, int]
-    layers: dict[Path, str] = field(default_factory=dict)
+    lines: Mapping[KeyPath, int]
+    layers: dict[KeyPath, str] = field(default_factory=dict)
 
-    def of(self, path: Path) -> str:
+    def of(self, path: KeyPath) -> str:
         """``file:line`` of the key, or of the nearest key above it; or the layer that set it."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.layers:
@@ -29,7 +29,7 @@ class Sources:
                 return f"{self.file}:{self.lines[path[:length]]}"
         return f"{self.file}:1"
 
-    def origin(self, path: Path) -> str:
+    def origin(self, path: KeyPath) -> str:
         """Like ``of``, but ``default`` for a value that nobody gave."""
         for layered in (path[:length] for length in range(len(path), 0, -1)):
             if layered in self.layers:
@@ -41,7 +41,7 @@ class Sources:
 class Problem:
     """What is wrong with the value at ``path``; ``is_plugin`` marks a broken or clashing plugin as the cause."""
 
-    path: Path
+    path: KeyPath
     message: str
     is_plugin: bool = False
 
@@ -54,9 +54,11 @@ def dotted(path: Sequence[str | int]) -> str:
     return ".".join(str(part) for part in path)
 
 
-def validation_problems(error: ValidationError, model: type[BaseModel], raw: Any, prefix: Path = ()) -> list[Problem]:
+def validation_problems(
+    error: ValidationError, model: type[BaseModel], raw: Any, prefix: KeyPath = ()
+) -> list[Problem]:
     """One problem per finding. ``raw`` is what was validated."""
-    problems: dict[tuple[Path, str], Problem] = {}
+    problems: dict[tuple[KeyPath, str], Problem] = {}
     for finding in error.errors(include_url=False):
         path = _real_path(finding["loc"], raw, missing=finding["type"] == "missing")
         message = _message(finding, model, path)
@@ -72,7 +74,7 @@ def unknown_option(key: str, known: Iterable[str]) -> str:
     return f"unknown option. Known here: {', '.join(names)}"
 
 
-def _real_path(loc: Sequence[str | int], raw: Any, missing: bool) -> Path:
+def _real_path(loc: Sequence[str | int], raw: Any, missing: bool) -> KeyPath:
     """``loc`` without the names of union members that pydantic puts in."""
     path: list[str | int] = []
     for index, part in enumerate(loc):
@@ -91,7 +93,7 @@ def _has(raw: Any, part: str | int) -> bool:
     return isinstance(raw, Mapping) and part in raw
 
 
-def _message(finding: Any, model: type[BaseModel], path: Path) -> str:
+def _message(finding: Any, model: type[BaseModel], path: KeyPath) -> str:
     kind = finding["type"]
     if kind == "extra_forbidden":
         owner = _model_at(model, path[:-1])
@@ -107,7 +109,7 @@ def _message(finding: Any, model: type[BaseModel], path: Path) -> str:
     return f"{text} (got {given!r})" if not isinstance(given, Mapping | BaseModel) else text
 
 
-def _model_at(model: type[BaseModel] | None, path: Path) -> type[BaseModel] | None:
+def _model_at(model: type[BaseModel] | None, path: KeyPath) -> type[BaseModel] | None:
     """The pydantic model that describes the mapping at ``path``, as far as annotations tell."""
     for part in path:
         if model is None:

@@ -1,0 +1,1 @@
+"""One experiment file: its options, and all of its problems at once."""
