@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from vlrun import Encoding
+from vlrun.blocks.heads import PooledClassifier
+from vlrun.blocks.wordpiece import SPECIAL_TOKENS
 from vlrun.config.train import OptimizerConfig
-from vlrun.heads import PooledClassifier
 from vlrun.model import TaskModel
 from vlrun.optimisation import build_optimizer, clip_gradients, set_learning_rate
-from vlrun.wordpiece import SPECIAL_TOKENS
 from vlrun_rosita.config import RositaConfig
 from vlrun_rosita.model import Rosita
 

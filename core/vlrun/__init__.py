@@ -10,8 +10,8 @@ from vlrun.plugins.entries import Builder, BuildReport, Entry, SubmissionFormat,
 from vlrun.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from vlrun.blocks.answering_config import AnsweringConfig
     from vlrun.config.base import (
-        AnsweringConfig,
         BackboneConfig,
         Config,
         DataPath,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 __version__ = "0.3.0"
 
 _HOMES = {
-    "AnsweringConfig": "config.base",
+    "AnsweringConfig": "blocks.answering_config",
     "Answers": "interfaces.examples",
     "Backbone": "interfaces.backbone",
     "BackboneConfig": "config.base",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from vlrun.blocks.predictions import listed
 from vlrun.errors import DataError
-from vlrun.predictions import listed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from vlrun.blocks.predictions import listed
 from vlrun.errors import DataError
 from vlrun.files import atomic_write
-from vlrun.predictions import listed
 from vlrun.seeds import derive_seed, example_rng
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vlrun.blocks.heads import PairMatcher
 from vlrun.config.base import MatchingConfig
-from vlrun.heads import PairMatcher
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.examples import Prediction
 from vlrun.interfaces.metric import Metric

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vlrun.blocks.heads import PairMatcher
 from vlrun.errors import CheckpointError, ConfigError
-from vlrun.heads import PairMatcher
 from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.examples import Pair, RegionBatch
 from vlrun.interfaces.tensors import Encoding, full_precision

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrun.assembly import Run, TaskRun
+from vlrun.blocks.heads import PairMatcher
 from vlrun.candidates import CandidatePool
 from vlrun.config.base import MatchingConfig
 from vlrun.errors import DataError
-from vlrun.heads import PairMatcher
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Prediction
 from vlrun.loading import BatchMaker, Selection

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlrun.blocks.predictions import mismatches
 from vlrun.candidates import CandidatePool
 from vlrun.errors import DataError
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Prediction, Score
 from vlrun.interfaces.metric import Metric
-from vlrun.predictions import mismatches
 from vlrun.ranking import (
     PROTOCOLS,
     DirectionScores,

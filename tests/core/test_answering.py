@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from vlrun import AnsweringConfig, Answers, Batch, CheckpointError, DataError, DatasetConfig, Example, Metric
-from vlrun.answering import AnsweringTask, pretraining_spelling
-from vlrun.answers import AnswerVocabulary, frequent_answers, read_answers, soft_score, write_answers
-from vlrun.heads import PooledClassifier
+from vlrun.blocks.answering import AnsweringTask, pretraining_spelling
+from vlrun.blocks.answers import AnswerVocabulary, frequent_answers, read_answers, soft_score, write_answers
+from vlrun.blocks.heads import PooledClassifier
 
 NO_MINER: Any = None  # this task mines nothing
 WORDS = ["yes", "no", "2", "red"]

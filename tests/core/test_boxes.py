@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vlrun.boxes import (
+from vlrun.blocks.boxes import (
     IOU_RULES,
     clip_to_image,
     decode_deltas,

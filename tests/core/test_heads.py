@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vlrun import BackboneOutput
-from vlrun.heads import PooledClassifier, init_layers, initial_std
+from vlrun.blocks.heads import PooledClassifier, init_layers, initial_std
 
 
 def output(pooled: torch.Tensor) -> BackboneOutput:

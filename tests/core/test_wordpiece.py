@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from vlrun.blocks.wordpiece import SPECIAL_TOKENS, WordPiece, train_wordpiece
 from vlrun.errors import DataError
-from vlrun.wordpiece import SPECIAL_TOKENS, WordPiece, train_wordpiece
 
 WORDS = ["a", "cat", "dog", "##s", "run", "##ning", ",", "猫"]
 SHAPES = ("circle", "square", "café")
@@ -176,7 +176,7 @@ def test_a_trained_vocabulary_covers_its_texts(tmp_path: Path) -> None:
 
 def test_training_gives_the_same_vocabulary_in_every_process(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from vlrun.wordpiece import train_wordpiece;"
+        "import sys; from pathlib import Path; from vlrun.blocks.wordpiece import train_wordpiece;"
         "print(train_wordpiece(sys.argv[2:], 80, Path(sys.argv[1])).hash)"
     )
 
@@ -194,7 +194,7 @@ def test_training_gives_the_same_vocabulary_in_every_process(tmp_path: Path) -> 
 
 
 def test_importing_the_tokeniser_imports_no_torch() -> None:
-    program = "import sys, vlrun.wordpiece; print('torch' in sys.modules, 'tokenizers' in sys.modules)"
+    program = "import sys, vlrun.blocks.wordpiece; print('torch' in sys.modules, 'tokenizers' in sys.modules)"
 
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 

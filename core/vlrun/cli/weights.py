@@ -56,9 +56,9 @@ def _import(arguments: argparse.Namespace) -> int:
     if weight_format is None:
         raise PluginError(plugins.why_missing("weight format", arguments.format))
 
-    from vlrun.answers import read_answers
+    from vlrun.blocks.answers import read_answers
+    from vlrun.blocks.wordpiece import WordPiece
     from vlrun.weight_files import import_weights
-    from vlrun.wordpiece import WordPiece
 
     report = import_weights(
         arguments.file,

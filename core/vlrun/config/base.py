@@ -13,7 +13,6 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveInt,
     SerializeAsAny,
     ValidationInfo,
@@ -23,9 +22,6 @@ from pydantic import (
 
 from vlrun.errors import RequiredFile
 from vlrun.interfaces.demo_provider import DemoFiles
-
-ANSWERS_FILE = "answers.json"
-"""Name of the answer vocabulary beside the split files of a dataset; its builders write it."""
 
 
 def _inside_its_folder(name: str) -> str:
@@ -182,42 +178,6 @@ class TaskConfig(Config):
     def demo_overrides(self) -> dict[str, Any]:
         """Option values with which this task runs on the demo data."""
         return {"batch_size": None}
-
-
-class AnsweringConfig(TaskConfig):
-    """Options of tasks that choose an answer from a list."""
-
-    answers: DataPath | None = Field(
-        None, description="answer vocabulary, a JSON list; null: answers.json beside the annotations"
-    )
-    loss: Literal["bce", "kl", "kl-then-bce", "cross-entropy"] = Field(
-        "bce",
-        description="bce: of every answer with its soft score; kl: from the answers' shares; kl-then-bce: ROSITA's "
-        "switch; cross-entropy: with the best answer",
-    )
-    switch_epoch: NonNegativeInt = Field(
-        3, description="kl-then-bce: first epoch, counted from 0, that trains with bce"
-    )
-    scale_by_answers: bool = Field(
-        True, description="sum the loss over answers (LXMERT) instead of taking their mean (ROSITA)"
-    )
-    transfer_head: bool = Field(
-        True, description="start from the answer head of the imported weights, if they have one, answer by answer"
-    )
-
-    @property
-    def answers_path(self) -> Path:
-        return self.answers or self.dataset.annotations / ANSWERS_FILE
-
-    def required_files(self) -> list[RequiredFile]:
-        remedy = (
-            f"runner data build {self.dataset.name} --from SOURCE PATH {self.dataset.annotations}\n"
-            "writes one; or set `answers:` to a published list"
-        )
-        return [RequiredFile(self.answers_path, f"answer vocabulary of task '{self.called}'", remedy)]
-
-    def demo_overrides(self) -> dict[str, Any]:
-        return {**super().demo_overrides(), "answers": None}
 
 
 class RerankConfig(Config):

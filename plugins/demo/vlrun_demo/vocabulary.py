@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlrun.wordpiece import train_wordpiece
+from vlrun.blocks.wordpiece import train_wordpiece
 from vlrun_demo.expressions import MANNERS
 from vlrun_demo.language import all_words, cleaned
 from vlrun_demo.official_captions import sentences

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from vlrun import Answers, DataError, Dataset, Metric, Prediction, Score
-from vlrun.answers import AnswerVocabulary
-from vlrun.predictions import listed, mismatches
+from vlrun.blocks.answers import AnswerVocabulary
+from vlrun.blocks.predictions import listed, mismatches
 from vlrun_gqa.dataset import GqaAnswer
 
 _ANSWERS_TO_COMMON = frozenset({"color", "material", "shape"})  # what two objects can have in common

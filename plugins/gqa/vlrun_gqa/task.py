@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlrun import Metric, Prediction
-from vlrun.answering import AnsweringTask
+from vlrun.blocks.answering import AnsweringTask
 from vlrun_gqa.metric import GqaAccuracy
 from vlrun_gqa.submission import write_submission
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from vlrun import DataError, Pair, RegionBatch
 from vlrun.annotations import first_problems
-from vlrun.pair_encoding import LENGTH_STEP, check_feature_size, fit_regions
-from vlrun.wordpiece import SPECIAL_TOKENS
+from vlrun.blocks.pair_encoding import LENGTH_STEP, check_feature_size, fit_regions
+from vlrun.blocks.wordpiece import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
     from vlrun import Encoding
-    from vlrun.wordpiece import WordPiece
+    from vlrun.blocks.wordpiece import WordPiece
 
 BOX_TOLERANCE = 1e-5
 """Share of the image's width or height by which a box may leave it; the original stops beyond that."""

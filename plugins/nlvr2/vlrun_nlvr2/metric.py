@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vlrun import DataError, Dataset, Metric, Prediction, Score
-from vlrun.predictions import listed, mismatches
+from vlrun.blocks.predictions import listed, mismatches
 from vlrun_nlvr2.config import Nlvr2AccuracyConfig
 from vlrun_nlvr2.dataset import Statement
 

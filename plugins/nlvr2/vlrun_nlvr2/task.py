@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlrun import Backbone, Batch, DataError, Encoding, Example, Metric, Pair, Prediction, RegionBatch, Task
-from vlrun.heads import PooledClassifier
+from vlrun.blocks.heads import PooledClassifier
 from vlrun_nlvr2.config import Nlvr2AccuracyConfig, Nlvr2TaskConfig
 from vlrun_nlvr2.dataset import Statement
 from vlrun_nlvr2.metric import Nlvr2Accuracy

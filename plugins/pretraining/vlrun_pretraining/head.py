@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from vlrun import Backbone, BackboneOutput
-from vlrun.heads import NORM_EPSILON, init_layers
+from vlrun.blocks.heads import NORM_EPSILON, init_layers
 
 
 @dataclass(frozen=True)

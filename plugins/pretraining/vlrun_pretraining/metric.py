@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlrun import DataError, Dataset, Metric, Prediction, Score
-from vlrun.predictions import mismatches
+from vlrun.blocks.predictions import mismatches
 from vlrun_pretraining.config import PretrainConfig
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat
 from vlrun import DatasetConfig, MetricConfig, RequiredFile, TaskConfig
 from vlrun_rec.sources import official_source, rosita_file
 
-IouRuleName = Literal["plus_one", "inclusive", "continuous"]  # vlrun.boxes has the definitions, and needs numpy
+IouRuleName = Literal["plus_one", "inclusive", "continuous"]  # vlrun.blocks.boxes has the definitions, and needs numpy
 
 
 class RecConfig(TaskConfig):

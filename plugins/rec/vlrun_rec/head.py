@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vlrun import BackboneOutput
-from vlrun.heads import init_layers
+from vlrun.blocks.heads import init_layers
 
 
 class GroundingLogits(NamedTuple):

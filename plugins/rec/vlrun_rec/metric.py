@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrun import DataError, Dataset, Metric, Prediction, Referent, Score
-from vlrun.boxes import iou, xywh_to_xyxy
-from vlrun.predictions import mismatches
+from vlrun.blocks.boxes import iou, xywh_to_xyxy
+from vlrun.blocks.predictions import mismatches
 from vlrun_rec.config import GroundingAccuracyConfig
 
 

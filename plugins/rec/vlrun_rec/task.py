@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vlrun import Backbone, Batch, DataError, Encoding, Example, Metric, Prediction, Referent, RegionBatch, Task
-from vlrun.boxes import clip_to_image, decode_deltas, encode_deltas, iou, xywh_to_xyxy
+from vlrun.blocks.boxes import clip_to_image, decode_deltas, encode_deltas, iou, xywh_to_xyxy
 from vlrun_rec.config import GroundingAccuracyConfig, RecConfig
 from vlrun_rec.head import GroundingLogits, RegionGroundingHead
 from vlrun_rec.metric import GroundingAccuracy

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlrun import Backbone, BackboneOutput, Encoding, PairEncoder
-from vlrun.heads import init_layers
-from vlrun.pair_encoding import check_text_length
-from vlrun.wordpiece import WordPiece
+from vlrun.blocks.heads import init_layers
+from vlrun.blocks.pair_encoding import check_text_length
+from vlrun.blocks.wordpiece import WordPiece
 from vlrun_rosita.config import RositaConfig
 from vlrun_rosita.text import RositaPairEncoder
 

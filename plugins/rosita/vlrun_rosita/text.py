@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlrun import Pair, RegionBatch
-from vlrun.pair_encoding import LENGTH_STEP, check_feature_size, fit_regions
+from vlrun.blocks.pair_encoding import LENGTH_STEP, check_feature_size, fit_regions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vlrun import Encoding
-    from vlrun.wordpiece import WordPiece
+    from vlrun.blocks.wordpiece import WordPiece
 
 _DELETED = re.compile(r"(?:_|[^\w\s])+")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlrun import BuildReport, DataError, canonical_image_id
-from vlrun.answers import ANSWERS_FILE, frequent_answers
+from vlrun.blocks.answers import ANSWERS_FILE, frequent_answers
 from vlrun.files import read_json
 from vlrun_vqa.build import (
     Questions,

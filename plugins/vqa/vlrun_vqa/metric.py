@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import fsum
 
 from vlrun import Answers, DataError, Dataset, Metric, Prediction, Score
-from vlrun.answers import AnswerVocabulary
-from vlrun.predictions import listed, mismatches
+from vlrun.blocks.answers import AnswerVocabulary
+from vlrun.blocks.predictions import listed, mismatches
 from vlrun_vqa.accuracy import Evaluator, ground_truth
 from vlrun_vqa.config import VqaAccuracyConfig
 from vlrun_vqa.normalisation import normalise, one_line

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlrun import Metric, Prediction
-from vlrun.answering import AnsweringTask
+from vlrun.blocks.answering import AnsweringTask
 from vlrun_vqa.config import VqaAccuracyConfig, VqaConfig
 from vlrun_vqa.metric import VqaAccuracy
 from vlrun_vqa.normalisation import vocabulary_spelling

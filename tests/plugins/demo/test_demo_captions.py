@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from vlrun.blocks.wordpiece import WordPiece
 from vlrun.leaks import image_key
 from vlrun.plugins.manager import create_plugins
-from vlrun.wordpiece import WordPiece
 from vlrun_demo.captions import Caption, captions
 from vlrun_demo.language import COLOUR_WORDS, NOUNS, all_words, cleaned, plural_of
 from vlrun_demo.meaning import Description

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vlrun.boxes import iou
+from vlrun.blocks.boxes import iou
 from vlrun_demo.language import all_words
 from vlrun_demo.official_refcoco import referents_of
 from vlrun_demo.regions import FEATURE_SIZE, region_features

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vlrun.boxes import iou
+from vlrun.blocks.boxes import iou
 from vlrun.features.build import build_store
 from vlrun.features.checks import problems_of
 from vlrun.features.formats import BUILTIN_FORMATS

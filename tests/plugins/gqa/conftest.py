@@ -89,7 +89,7 @@ def make_task(tmp_path: Path) -> Callable[..., Any]:
     """``make_task(answers, **options)``: the task on a vocabulary of these answers."""
 
     def make(answers: Sequence[str] = ("yes", "no", "red", "left"), **options: Any) -> Any:
-        from vlrun.answers import write_answers
+        from vlrun.blocks.answers import write_answers
         from vlrun_gqa.config import GqaConfig, GqaDatasetConfig
         from vlrun_gqa.task import GqaTask
 

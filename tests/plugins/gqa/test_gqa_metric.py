@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vlrun import DataError, Prediction, Score
-from vlrun.answers import AnswerVocabulary
+from vlrun.blocks.answers import AnswerVocabulary
 from vlrun_gqa.build import build_lxmert, build_official
 from vlrun_gqa.config import GqaDatasetConfig
 from vlrun_gqa.dataset import GqaQuestions

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vlrun.wordpiece import SPECIAL_TOKENS, WordPiece
+from vlrun.blocks.wordpiece import SPECIAL_TOKENS, WordPiece
 from vlrun_lxmert_s.checkpoint import translate_lxmert, translate_lxmert_s
 from vlrun_lxmert_s.config import Sizes
 from vlrun_lxmert_s.model import Lxmert, LxmertS

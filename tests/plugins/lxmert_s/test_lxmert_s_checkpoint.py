@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlrun import CheckpointError, WeightFormat
+from vlrun.blocks.heads import PooledClassifier
 from vlrun.cli import main
-from vlrun.heads import PooledClassifier
 from vlrun.weight_files import import_weights
 from vlrun.weights import HeadSlot, load_weights
 from vlrun_lxmert_s import checkpoint

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from vlrun import Encoding
-from vlrun.heads import initial_std
+from vlrun.blocks.heads import initial_std
+from vlrun.blocks.wordpiece import SPECIAL_TOKENS
 from vlrun.plugins.manager import create_plugins
 from vlrun.testing import check_backbone
-from vlrun.wordpiece import SPECIAL_TOKENS
 from vlrun_lxmert_s.config import LxmertConfig, LxmertSConfig
 from vlrun_lxmert_s.model import Lxmert, LxmertS
 

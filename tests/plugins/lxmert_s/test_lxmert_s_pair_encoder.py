@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from vlrun import ConfigError, DataError, Encoding, Pair, RegionBatch
-from vlrun.wordpiece import WordPiece
+from vlrun.blocks.wordpiece import WordPiece
 from vlrun_lxmert_s.model import Lxmert
 from vlrun_lxmert_s.text import LxmertPairEncoder, split_words, word_numbers
 

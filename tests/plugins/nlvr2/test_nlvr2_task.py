@@ -22,7 +22,7 @@ from vlrun import (
     Prediction,
     RegionBatch,
 )
-from vlrun.heads import PooledClassifier
+from vlrun.blocks.heads import PooledClassifier
 from vlrun.testing import check_task, make_batch, make_regions
 from vlrun_nlvr2.dataset import Statement
 

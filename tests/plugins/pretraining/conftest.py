@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from vlrun import Backbone, BackboneOutput, Encoding, Pair, PairEncoder, RegionBatch, RegionFeatures
+from vlrun.blocks.wordpiece import SPECIAL_TOKENS, WordPiece
 from vlrun.features.writer import write_store
-from vlrun.wordpiece import SPECIAL_TOKENS, WordPiece
 from vlrun_pretraining.config import CocoCaptionsConfig, PretrainConfig
 from vlrun_pretraining.dataset import CocoCaptions
 from vlrun_pretraining.task import PretrainTask

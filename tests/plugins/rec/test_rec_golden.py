@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vlrun import BackboneOutput, Batch, Encoding, RegionBatch
-from vlrun.boxes import DELTA_STDS
+from vlrun.blocks.boxes import DELTA_STDS
 from vlrun_rec.build import build_rosita
 from vlrun_rec.config import RefCocoConfig
 from vlrun_rec.dataset import ReferringExpressions
@@ -141,7 +141,7 @@ def test_outputs_and_gradients_of_the_head(
 def test_the_whole_network_trains_as_the_authors(rec: Vectors, tmp_path: Path, make_task: Any) -> None:
     """Backbone, head and losses together: outputs, loss and the gradient of every parameter, in float64."""
     rosita = pytest.importorskip("vlrun_rosita.model")
-    from vlrun.wordpiece import SPECIAL_TOKENS, WordPiece
+    from vlrun.blocks.wordpiece import SPECIAL_TOKENS, WordPiece
 
     vocabulary = tmp_path / "vocabulary.txt"
     words = [*SPECIAL_TOKENS, *(f"word{number}" for number in range(int(rec["cfg/vocab"])))]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vlrun import BackboneOutput
-from vlrun.heads import initial_std
+from vlrun.blocks.heads import initial_std
 from vlrun_rec.head import RegionGroundingHead
 
 MakeOutput = Callable[..., BackboneOutput]

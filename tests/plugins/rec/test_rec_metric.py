@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vlrun import DataError, Prediction, Score
-from vlrun.boxes import iou, xywh_to_xyxy
+from vlrun.blocks.boxes import iou, xywh_to_xyxy
 from vlrun_rec.config import GroundingAccuracyConfig
 from vlrun_rec.metric import GroundingAccuracy
 

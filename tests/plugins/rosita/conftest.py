@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vlrun.wordpiece import SPECIAL_TOKENS, WordPiece
+from vlrun.blocks.wordpiece import SPECIAL_TOKENS, WordPiece
 from vlrun_rosita.model import Rosita
 
 MakeRosita = Callable[..., Rosita]

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vlrun import BackboneOutput, Encoding
+from vlrun.blocks.heads import PooledClassifier
 from vlrun.config.train import OptimizerConfig, ScheduleConfig
-from vlrun.heads import PooledClassifier
 from vlrun.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
 from vlrun.weights import HeadSlot, load_weights
 from vlrun_rosita.model import Rosita

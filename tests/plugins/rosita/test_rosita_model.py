@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from vlrun import Encoding
-from vlrun.heads import initial_std
+from vlrun.blocks.heads import initial_std
+from vlrun.blocks.wordpiece import SPECIAL_TOKENS
 from vlrun.plugins.manager import create_plugins
 from vlrun.testing import check_backbone
-from vlrun.wordpiece import SPECIAL_TOKENS
 from vlrun_rosita.config import RositaConfig
 from vlrun_rosita.model import MATCHING_HEAD, Rosita
 

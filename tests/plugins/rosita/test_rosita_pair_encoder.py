@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from vlrun import ConfigError, DataError, Encoding, Pair, RegionBatch, canonical_image_id
-from vlrun.wordpiece import WordPiece
+from vlrun.blocks.wordpiece import WordPiece
 from vlrun_rosita.model import Rosita
 from vlrun_rosita.text import RositaPairEncoder, clean
 

@@ -12,7 +12,7 @@ import pytest
 
 from vlrun import DataError
 from vlrun.annotations import validate_annotations
-from vlrun.answers import read_answers
+from vlrun.blocks.answers import read_answers
 from vlrun_vqa.build_official import build_official
 from vlrun_vqa.records import VqaQuestion
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vlrun import DataError, Prediction, Score
-from vlrun.answers import AnswerVocabulary
+from vlrun.blocks.answers import AnswerVocabulary
 from vlrun_vqa.accuracy import ground_truth
 from vlrun_vqa.config import VqaAccuracyConfig
 from vlrun_vqa.dataset import VqaAnswers

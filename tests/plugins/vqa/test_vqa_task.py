@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vlrun import Backbone, BackboneOutput, Encoding, Example, Pair, PairEncoder, RegionBatch
-from vlrun.answers import read_answers, write_answers
+from vlrun.blocks.answers import read_answers, write_answers
 from vlrun.testing import check_task, make_regions
 from vlrun_vqa.build_published import build_rosita
 from vlrun_vqa.config import VqaConfig

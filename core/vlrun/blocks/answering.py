@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlrun.answers import AnswerVocabulary, read_answers, soft_score
-from vlrun.config.base import AnsweringConfig
+from vlrun.blocks.answering_config import AnsweringConfig
+from vlrun.blocks.answers import AnswerVocabulary, read_answers, soft_score
+from vlrun.blocks.heads import PooledClassifier
 from vlrun.errors import CheckpointError, DataError
 from vlrun.hard_negatives import NegativeMiner
-from vlrun.heads import PooledClassifier
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.examples import Answers, Example, Prediction, RegionBatch
 from vlrun.interfaces.metric import Metric

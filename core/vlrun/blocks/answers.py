@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vlrun.config.base import ANSWERS_FILE
+from vlrun.blocks.answering_config import ANSWERS_FILE
 from vlrun.errors import DataError
 from vlrun.files import read_json, write_text
 

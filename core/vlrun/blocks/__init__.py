@@ -1,0 +1,1 @@
+"""Parts that no paper and no task owns: for plugins to build with."""

@@ -1,0 +1,50 @@
+"""The options of tasks that choose an answer from a list (this module imports no torch)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt
+
+from vlrun.config.base import DataPath, TaskConfig
+from vlrun.errors import RequiredFile
+
+ANSWERS_FILE = "answers.json"
+"""Name of the answer vocabulary beside the split files of a dataset; its builders write it."""
+
+
+class AnsweringConfig(TaskConfig):
+    """Options of tasks that choose an answer from a list."""
+
+    answers: DataPath | None = Field(
+        None, description="answer vocabulary, a JSON list; null: answers.json beside the annotations"
+    )
+    loss: Literal["bce", "kl", "kl-then-bce", "cross-entropy"] = Field(
+        "bce",
+        description="bce: of every answer with its soft score; kl: from the answers' shares; kl-then-bce: ROSITA's "
+        "switch; cross-entropy: with the best answer",
+    )
+    switch_epoch: NonNegativeInt = Field(
+        3, description="kl-then-bce: first epoch, counted from 0, that trains with bce"
+    )
+    scale_by_answers: bool = Field(
+        True, description="sum the loss over answers (LXMERT) instead of taking their mean (ROSITA)"
+    )
+    transfer_head: bool = Field(
+        True, description="start from the answer head of the imported weights, if they have one, answer by answer"
+    )
+
+    @property
+    def answers_path(self) -> Path:
+        return self.answers or self.dataset.annotations / ANSWERS_FILE
+
+    def required_files(self) -> list[RequiredFile]:
+        remedy = (
+            f"runner data build {self.dataset.name} --from SOURCE PATH {self.dataset.annotations}\n"
+            "writes one; or set `answers:` to a published list"
+        )
+        return [RequiredFile(self.answers_path, f"answer vocabulary of task '{self.called}'", remedy)]
+
+    def demo_overrides(self) -> dict[str, Any]:
+        return {**super().demo_overrides(), "answers": None}
