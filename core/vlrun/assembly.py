@@ -12,6 +12,9 @@ import torch
 from vlrun.checkpoints import Checkpoint
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
+from vlrun.data.leaks import Leak, evaluation_images, find_leaks
+from vlrun.data.loading import BatchMaker, default_workers
+from vlrun.data.splits import TaskData, read_task_data
 from vlrun.errors import CheckpointError, DataError
 from vlrun.features.coverage import Coverage
 from vlrun.features.store import RegionFeatureStore
@@ -20,14 +23,11 @@ from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.metric import Metric
 from vlrun.interfaces.reporter import Reporters
 from vlrun.interfaces.task import Task
-from vlrun.leaks import Leak, evaluation_images, find_leaks
-from vlrun.loading import BatchMaker, default_workers
 from vlrun.model import TaskModel
 from vlrun.plugins.manager import Plugins
 from vlrun.ranks import Ranks
 from vlrun.run_folder import RunFolder
 from vlrun.seeds import derive_seed
-from vlrun.task_data import TaskData, read_task_data
 from vlrun.weights import HeadSlot, LoadReport, load_weights
 
 _AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

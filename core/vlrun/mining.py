@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vlrun.assembly import Run, TaskRun
-    from vlrun.loading import BatchMaker
+    from vlrun.data.loading import BatchMaker
 
 _ANCHORS_PER_BLOCK = 16384
 _PASSING_AT_ONCE = 512

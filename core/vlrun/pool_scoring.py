@@ -23,10 +23,11 @@ from vlrun.assembly import Run, TaskRun
 from vlrun.blocks.heads import PairMatcher
 from vlrun.candidates import CandidatePool
 from vlrun.config.base import MatchingConfig
+from vlrun.data.loading import BatchMaker
+from vlrun.data.splits import Selection
 from vlrun.errors import DataError
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Prediction
-from vlrun.loading import BatchMaker, Selection
 from vlrun.matching import MatchingTask
 from vlrun.model import weights_fingerprint
 from vlrun.pair_scoring import EncodedTexts, PairScorer, Part, Rows, bytes_of, take

@@ -13,13 +13,13 @@ from vlrun.candidates import CandidatePool
 from vlrun.checkpoints import Checkpoint, Checkpoints, open_checkpoint
 from vlrun.config.base import MatchingConfig
 from vlrun.config.experiment import Experiment
+from vlrun.data.splits import JoinedSplits, describe_features
 from vlrun.errors import CheckpointError, DataError, UsageError
 from vlrun.evaluation import evaluate_split, predict_split
 from vlrun.features.store import RegionFeatureStore
 from vlrun.hard_negatives import write_negatives
 from vlrun.interfaces.examples import Prediction, Score
 from vlrun.interfaces.reporter import Reporters, ResultRow
-from vlrun.loading import JoinedSplits
 from vlrun.matching import MatchingTask
 from vlrun.mining import MiningPlan, mine_negatives
 from vlrun.plugins.manager import Plugins
@@ -28,7 +28,6 @@ from vlrun.ranks import Ranks
 from vlrun.run_folder import RunFolder
 from vlrun.runs import published
 from vlrun.stopping import StopRequest
-from vlrun.task_data import describe_features
 
 
 def evaluate_run(

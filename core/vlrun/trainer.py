@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 
 from vlrun.assembly import Run, TaskRun
 from vlrun.checkpoints import Checkpoints
+from vlrun.data.loading import BatchMaker, TrainingPlan
 from vlrun.errors import ConfigError
 from vlrun.evaluation_history import EvaluationHistory
-from vlrun.loading import BatchMaker, TrainingPlan
 from vlrun.mining import ModelMiner
 from vlrun.mixing import TaskMix, build_mix, is_active
 from vlrun.optimisation import Schedule, build_optimizer, build_schedule

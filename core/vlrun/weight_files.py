@@ -21,9 +21,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vlrun import __version__
+from vlrun.data.leaks import describe_declared
 from vlrun.errors import CheckpointError
 from vlrun.files import atomic_write, sha256_of, write_json
-from vlrun.leaks import describe_declared
 from vlrun.plugins.entries import WeightFormat
 
 SUFFIX = ".safetensors"

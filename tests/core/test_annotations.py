@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from vlrun.annotations import (
+from vlrun.data.annotations import (
     AnnotationFile,
     first_problems,
     load_plain_pickle,

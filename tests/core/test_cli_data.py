@@ -13,7 +13,7 @@ from vlrun.cli import main
 PLUGIN = """
 from pydantic import BaseModel
 from vlrun import BuildReport, Builder, DataError, DatasetConfig, Entry, hookimpl
-from vlrun.annotations import write_annotations
+from vlrun.data.annotations import write_annotations
 
 
 class Caption(BaseModel):

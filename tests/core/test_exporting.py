@@ -13,9 +13,9 @@ from torch import nn
 from toy_runs import experiment, lines, weights
 
 from vlrun.cli import main
+from vlrun.data.leaks import describe_declared, find_leaks
 from vlrun.errors import CheckpointError, DataError
 from vlrun.exporting import export_weights
-from vlrun.leaks import describe_declared, find_leaks
 from vlrun.plugins.manager import Plugins
 from vlrun.run_folder import RunFolder
 from vlrun.runs import RunResult, run_experiment

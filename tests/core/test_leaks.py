@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlrun.leaks import evaluation_images, find_leaks, image_key
+from vlrun.data.leaks import evaluation_images, find_leaks, image_key
 
 
 def test_spellings_of_one_coco_image_have_one_key() -> None:

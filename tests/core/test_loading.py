@@ -14,8 +14,8 @@ import torch
 import toy_world as toy
 
 from vlrun import Batch, DatasetConfig, Encoding, Example, Pair
+from vlrun.data.loading import BatchMaker, TrainingPlan, epoch_order, evaluation_batches
 from vlrun.features.store import RegionFeatureStore
-from vlrun.loading import BatchMaker, TrainingPlan, epoch_order, evaluation_batches
 from vlrun.seeds import derive_seed, example_rng
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from vlrun import DataError
 from vlrun.cli import main
+from vlrun.data.submissions import SubmissionCheck, check_submission, read_json_list
 from vlrun.plugins.entries import SubmissionFormat, SubmissionRows
-from vlrun.submissions import SubmissionCheck, check_submission, read_json_list
 
 
 def read_rows(path: Path) -> SubmissionRows:

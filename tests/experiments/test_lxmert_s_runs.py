@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from vlrun import load_experiment, run_experiment
 from vlrun.cli import main
 from vlrun.config.yaml import dump_yaml
-from vlrun.loading import epoch_order
+from vlrun.data.loading import epoch_order
 
 pytestmark = pytest.mark.golden
 

@@ -51,7 +51,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from vlrun.annotations import first_problems, validate_annotations
+    from vlrun.data.annotations import first_problems, validate_annotations
 
     record = _record(_dataset(arguments.dataset))
     problems = []

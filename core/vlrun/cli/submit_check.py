@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     if wanted is None:
         raise PluginError(plugins.why_missing("submission", arguments.phase))
 
-    from vlrun.submissions import check_submission
+    from vlrun.data.submissions import check_submission
 
     annotations = arguments.annotations
     if annotations is None and arguments.questions is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlrun import Dataset, Example, Referent
-from vlrun.annotations import AnnotationFile
+from vlrun.data.annotations import AnnotationFile
 
 
 class ShortExpressions(Dataset[Referent]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vlrun import Answers, Example
-from vlrun.annotations import AnnotatedDataset
+from vlrun.data.annotations import AnnotatedDataset
 from vlrun_gqa.records import GqaQuestion
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlrun import DataError, Pair, RegionBatch
-from vlrun.annotations import first_problems
 from vlrun.blocks.pair_encoding import LENGTH_STEP, check_feature_size, fit_regions
 from vlrun.blocks.wordpiece import SPECIAL_TOKENS
+from vlrun.data.annotations import first_problems
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

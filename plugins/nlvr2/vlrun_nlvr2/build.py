@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from vlrun import BuildReport, DataError, canonical_image_id
-from vlrun.annotations import first_problems, write_annotations
+from vlrun.data.annotations import first_problems, write_annotations
 from vlrun_nlvr2.records import ImagePairStatement, Subset
 from vlrun_nlvr2.source_files import LxmertRow, OfficialRow, read_json_lines, read_json_list, read_phenomena
 from vlrun_nlvr2.sources import LXMERT_FILES, OBTAIN, PHENOMENA_FILE, PUBLISHED_SIZES, parse_identifier

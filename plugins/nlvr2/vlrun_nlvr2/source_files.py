@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ValidationError
 
 from vlrun import DataError
-from vlrun.annotations import AnnotationFile, field_problems, first_problems
+from vlrun.data.annotations import AnnotationFile, field_problems, first_problems
 from vlrun.files import read_json
 from vlrun_nlvr2.sources import parse_identifier
 

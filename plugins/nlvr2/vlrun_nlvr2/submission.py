@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlrun import DataError, Prediction, SubmissionRows
-from vlrun.annotations import first_problems
+from vlrun.data.annotations import first_problems
 from vlrun.files import write_text
 
 _EXAMPLE = "dev-850-0-1,True"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from vlrun import BuildReport, DataError, canonical_image_id
-from vlrun.annotations import field_problems, first_problems, write_annotations
+from vlrun.data.annotations import field_problems, first_problems, write_annotations
 from vlrun.files import read_json
 from vlrun_pretraining.records import CocoCaption
 from vlrun_pretraining.sources import OBTAIN, OFFICIAL_FILES, OfficialFile

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from vlrun import DataError, DatasetConfig, RegionFeatureStore
-from vlrun.annotations import AnnotationFile
+from vlrun.data.annotations import AnnotationFile
 
 
 class OtherImages:

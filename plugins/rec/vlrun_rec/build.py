@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from vlrun import BuildReport, DataError, canonical_image_id
-from vlrun.annotations import field_problems, first_problems, load_plain_pickle, write_annotations
+from vlrun.data.annotations import field_problems, first_problems, load_plain_pickle, write_annotations
 from vlrun.files import read_json
 from vlrun_rec.records import ReferringExpression
 from vlrun_rec.sources import OfficialSource, rosita_file

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vlrun import DataError, DatasetConfig, Example, Referent
-from vlrun.annotations import AnnotatedDataset
+from vlrun.data.annotations import AnnotatedDataset
 from vlrun_rec.records import ReferringExpression
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vlrun import BuildReport, DataError, canonical_image_id
-from vlrun.annotations import first_problems, write_annotations
+from vlrun.data.annotations import first_problems, write_annotations
+from vlrun.data.leaks import image_key
 from vlrun.files import read_json
-from vlrun.leaks import image_key
 from vlrun_retrieval.records import ImageCaption
 from vlrun_retrieval.source_files import (
     CaptionRow,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vlrun import Example
-from vlrun.annotations import AnnotatedDataset
+from vlrun.data.annotations import AnnotatedDataset
 from vlrun_retrieval.records import ImageCaption
 
 

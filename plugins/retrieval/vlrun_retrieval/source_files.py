@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from vlrun import DataError
-from vlrun.annotations import AnnotationFile, field_problems
+from vlrun.data.annotations import AnnotationFile, field_problems
 from vlrun.files import read_json
 
 Row = TypeVar("Row", bound=BaseModel)

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from vlrun import BuildReport, DataError
-from vlrun.annotations import field_problems, first_problems, write_annotations
 from vlrun.blocks.answers import ANSWERS_FILE, frequent_answers, read_answers, write_answers
+from vlrun.data.annotations import field_problems, first_problems, write_annotations
 from vlrun_vqa.records import VqaQuestion
 from vlrun_vqa.sources import HIDDEN_SPLITS, SPLIT_SIZES
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vlrun import BuildReport, DataError
-from vlrun.annotations import field_problems
+from vlrun.data.annotations import field_problems
 from vlrun.files import read_json
 from vlrun_vqa.build import (
     Questions,

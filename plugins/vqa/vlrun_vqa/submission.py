@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vlrun import DataError, Prediction, SubmissionFormat, SubmissionRows
-from vlrun.annotations import first_problems
+from vlrun.data.annotations import first_problems
+from vlrun.data.submissions import read_json_list
 from vlrun.files import read_json, write_json
-from vlrun.submissions import read_json_list
 
 _KEYS = {"question_id", "answer"}
 _SHAPE = 'a JSON list of {"question_id": int, "answer": str}, one entry for each question'

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from vlrun.annotations import load_plain_pickle
 from vlrun.blocks.wordpiece import WordPiece
+from vlrun.data.annotations import load_plain_pickle
 from vlrun.plugins.manager import create_plugins
 from vlrun_demo.feature_files import write_features
 from vlrun_demo.official_refcoco import SPLIT_BY, Referent, write_refcoco

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vlrun.annotations import write_annotations
+from vlrun.data.annotations import write_annotations
 from vlrun_gqa.config import GqaDatasetConfig
 from vlrun_gqa.dataset import GqaAnswer
 from vlrun_gqa.plugin import build_dataset

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vlrun import BuildReport, DataError
-from vlrun.annotations import AnnotationFile, validate_annotations
+from vlrun.data.annotations import AnnotationFile, validate_annotations
 from vlrun_nlvr2.build import build_lxmert, build_official
 from vlrun_nlvr2.plugin import vlrun_datasets
 from vlrun_nlvr2.records import ImagePairStatement

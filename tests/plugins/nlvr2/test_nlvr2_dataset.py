@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vlrun.annotations import write_annotations
+from vlrun.data.annotations import write_annotations
 from vlrun_nlvr2.dataset import Statement
 from vlrun_nlvr2.plugin import build_dataset
 from vlrun_nlvr2.records import ImagePairStatement

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vlrun import DataError
-from vlrun.annotations import validate_annotations
+from vlrun.data.annotations import validate_annotations
 from vlrun_pretraining.build import build_official
 from vlrun_pretraining.config import CocoCaptionsConfig
 from vlrun_pretraining.dataset import CocoCaptions

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from vlrun import Batch, ConfigError, DataError, Encoding, Example, RegionFeatureStore
-from vlrun.loading import BatchMaker, JoinedSplits
+from vlrun.data.loading import BatchMaker
+from vlrun.data.splits import JoinedSplits
 from vlrun.seeds import example_rng
 from vlrun.testing import check_task
 from vlrun_pretraining.head import PretrainingOutput, Undecoded

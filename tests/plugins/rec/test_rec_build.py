@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vlrun import BuildReport, DataError
-from vlrun.annotations import AnnotationFile, validate_annotations
+from vlrun.data.annotations import AnnotationFile, validate_annotations
 from vlrun_rec.build import build_official, build_rosita
 from vlrun_rec.plugin import vlrun_datasets
 from vlrun_rec.records import ReferringExpression

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from vlrun import DataError, Referent
-from vlrun.annotations import write_annotations
+from vlrun.data.annotations import write_annotations
 from vlrun_rec.config import RefCocoConfig, RefCocogConfig
 from vlrun_rec.plugin import build_refcoco, build_refcocog
 from vlrun_rec.records import ReferringExpression

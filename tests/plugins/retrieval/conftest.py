@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from vlrun import BuildReport, Dataset, DatasetConfig, Example
-from vlrun.annotations import AnnotationFile
 from vlrun.candidates import CandidatePool
+from vlrun.data.annotations import AnnotationFile
 from vlrun.hard_negatives import HardNegatives, draw_candidates
 from vlrun_retrieval.config import CocoRetrievalConfig, Flickr30kConfig, RetrievalConfig
 from vlrun_retrieval.dataset import Caption

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vlrun import DataError
-from vlrun.annotations import validate_annotations
+from vlrun.data.annotations import validate_annotations
 from vlrun_retrieval.records import ImageCaption
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vlrun.annotations import write_annotations
+from vlrun.data.annotations import write_annotations
 from vlrun_retrieval.dataset import Caption
 from vlrun_retrieval.plugin import build_dataset, vlrun_datasets
 from vlrun_retrieval.records import ImageCaption

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from vlrun import DataError, Encoding, Example, Pair, RegionBatch
 from vlrun.candidates import CandidatePool
+from vlrun.data.loading import BatchMaker, TrainingPlan
 from vlrun.hard_negatives import write_negatives
-from vlrun.loading import BatchMaker, TrainingPlan
 from vlrun.seeds import example_rng
 from vlrun.testing import make_regions
 from vlrun_retrieval.dataset import Caption

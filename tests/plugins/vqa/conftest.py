@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vlrun import Answers, Dataset, Example, Prediction
-from vlrun.annotations import AnnotationFile
+from vlrun.data.annotations import AnnotationFile
 from vlrun_vqa.build_official import build_official
 from vlrun_vqa.config import VqaV2Config
 from vlrun_vqa.dataset import VqaAnswers, VqaQuestions

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from vlrun import DataError
-from vlrun.annotations import validate_annotations
 from vlrun.blocks.answers import read_answers
+from vlrun.data.annotations import validate_annotations
 from vlrun_vqa.build_official import build_official
 from vlrun_vqa.records import VqaQuestion
 

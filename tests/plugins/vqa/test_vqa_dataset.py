@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from vlrun import DataError
-from vlrun.annotations import write_annotations
+from vlrun.data.annotations import write_annotations
 from vlrun_vqa.config import VqaV2Config
 from vlrun_vqa.dataset import VqaAnswers
 from vlrun_vqa.records import VqaQuestion

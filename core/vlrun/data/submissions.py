@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vlrun.annotations import AnnotationFile
+from vlrun.data.annotations import AnnotationFile
 from vlrun.errors import DataError
 from vlrun.files import read_json
 from vlrun.plugins.entries import SubmissionFormat

@@ -36,43 +36,6 @@ class RegionReader(Protocol):
     def read(self, image_ids: Sequence[str]) -> RegionBatch: ...
 
 
-class JoinedSplits(Dataset[Any]):
-    """Several splits of a dataset, one after another."""
-
-    def __init__(self, parts: Sequence[Dataset[Any]]) -> None:
-        self.parts = list(parts)
-        self.ends = list(accumulate(len(part) for part in self.parts))
-        self.split = "+".join(part.split for part in self.parts)
-        self.protocol = {key: value for part in self.parts for key, value in part.protocol.items()}
-
-    def __len__(self) -> int:
-        return self.ends[-1]
-
-    def __getitem__(self, index: int) -> Example[Any]:
-        part = bisect_right(self.ends, index)
-        return self.parts[part][index - (self.ends[part - 1] if part else 0)]
-
-    def image_ids(self) -> Iterable[str]:
-        return chain.from_iterable(part.image_ids() for part in self.parts)
-
-
-class Selection(Dataset[Any]):
-    """Some examples of a dataset, by position; the protocol says how many were left out and why."""
-
-    def __init__(self, dataset: Dataset[Any], positions: Sequence[int], why: str) -> None:
-        self.dataset, self.positions = dataset, list(positions)
-        self.split = dataset.split
-        before = [dataset.protocol["left out"]] if "left out" in dataset.protocol else []
-        left_out = f"{len(dataset) - len(self.positions)} examples: {why}"
-        self.protocol = {**dataset.protocol, "left out": "; ".join([*before, left_out])}
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, index: int) -> Example[Any]:
-        return self.dataset[self.positions[index]]
-
-
 @lru_cache(maxsize=8)
 def epoch_order(size: int, seed: int, epoch: int, order_seed: int | None = None) -> NDArray[np.int64]:
     """The order of an epoch's examples, (size,). Cached, so not to be changed.

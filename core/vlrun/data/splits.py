@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Any
 
 from vlrun.config.base import TaskConfig
@@ -11,9 +13,46 @@ from vlrun.errors import DataError
 from vlrun.features.coverage import Coverage, check_coverage
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.dataset import Dataset
-from vlrun.leaks import image_key
-from vlrun.loading import JoinedSplits, Selection
+from vlrun.interfaces.examples import Example
+from vlrun.data.leaks import image_key
 from vlrun.plugins.manager import Plugins
+
+
+class JoinedSplits(Dataset[Any]):
+    """Several splits of a dataset, one after another."""
+
+    def __init__(self, parts: Sequence[Dataset[Any]]) -> None:
+        self.parts = list(parts)
+        self.ends = list(accumulate(len(part) for part in self.parts))
+        self.split = "+".join(part.split for part in self.parts)
+        self.protocol = {key: value for part in self.parts for key, value in part.protocol.items()}
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, index: int) -> Example[Any]:
+        part = bisect_right(self.ends, index)
+        return self.parts[part][index - (self.ends[part - 1] if part else 0)]
+
+    def image_ids(self) -> Iterable[str]:
+        return chain.from_iterable(part.image_ids() for part in self.parts)
+
+
+class Selection(Dataset[Any]):
+    """Some examples of a dataset, by position; the protocol says how many were left out and why."""
+
+    def __init__(self, dataset: Dataset[Any], positions: Sequence[int], why: str) -> None:
+        self.dataset, self.positions = dataset, list(positions)
+        self.split = dataset.split
+        before = [dataset.protocol["left out"]] if "left out" in dataset.protocol else []
+        left_out = f"{len(dataset) - len(self.positions)} examples: {why}"
+        self.protocol = {**dataset.protocol, "left out": "; ".join([*before, left_out])}
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Example[Any]:
+        return self.dataset[self.positions[index]]
 
 
 @dataclass

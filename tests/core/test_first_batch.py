@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from vlrun import probe
+from vlrun.data import first_batch
+from vlrun.data.first_batch import batch_problems, shared_memory_problem
 from vlrun.interfaces.examples import RegionBatch
 from vlrun.interfaces.tensors import Batch, Encoding
-from vlrun.probe import batch_problems, shared_memory_problem
 from vlrun.testing import make_regions
 
 IDS = ("example-a", "example-b", "example-c")
@@ -109,7 +109,7 @@ def test_a_batch_without_any_text_is_a_problem_and_a_single_empty_text_is_not(re
 def test_too_little_shared_memory_says_what_to_change(
     regions: RegionBatch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(probe, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(first_batch, "_SHARED_MEMORY", tmp_path)
     batch = Batch(IDS, encoding(regions), {})
     assert shared_memory_problem(batch, workers=2) is None
     assert shared_memory_problem(batch, workers=0) is None
