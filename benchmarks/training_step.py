@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from vlrun import BackboneOutput, Encoding
 from vlrun.blocks.wordpiece import SPECIAL_TOKENS
 from vlrun.config.train import OptimizerConfig
-from vlrun.optimisation import build_optimizer, clip_gradients, set_learning_rate
+from vlrun.engine.optimisation import build_optimizer, clip_gradients, set_learning_rate
 from vlrun_rosita.config import RositaConfig
 from vlrun_rosita.model import Attention, FeedForward, Rosita
 

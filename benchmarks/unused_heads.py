@@ -24,8 +24,8 @@ from vlrun import Encoding
 from vlrun.blocks.heads import PooledClassifier
 from vlrun.blocks.wordpiece import SPECIAL_TOKENS
 from vlrun.config.train import OptimizerConfig
-from vlrun.model import TaskModel
-from vlrun.optimisation import build_optimizer, clip_gradients, set_learning_rate
+from vlrun.engine.model import TaskModel
+from vlrun.engine.optimisation import build_optimizer, clip_gradients, set_learning_rate
 from vlrun_rosita.config import RositaConfig
 from vlrun_rosita.model import Rosita
 

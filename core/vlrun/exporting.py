@@ -10,16 +10,16 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from vlrun.checkpoints import MODEL, Checkpoint, Checkpoints, open_checkpoint
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
 from vlrun.data.leaks import evaluation_images, image_key
 from vlrun.data.splits import JoinedSplits
+from vlrun.engine.checkpoints import MODEL, Checkpoint, Checkpoints, open_checkpoint
+from vlrun.engine.run_folder import RunFolder
+from vlrun.engine.weight_files import ImportReport, check_suffix, read_imported, write_imported
 from vlrun.errors import CheckpointError, DataError
 from vlrun.files import sha256_of
 from vlrun.plugins.manager import Plugins
-from vlrun.run_folder import RunFolder
-from vlrun.weight_files import ImportReport, check_suffix, read_imported, write_imported
 
 FORMAT = "run"
 """What such weights are called where foreign ones have the name of their format."""

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vlrun.assembly import Run, TaskRun
 from vlrun.candidates import CandidatePool
+from vlrun.engine.assembly import Run, TaskRun
 from vlrun.matching import MatchingTask
 from vlrun.pool_scoring import matching_task, pool_dataset
 from vlrun.retrieval_metric import needed_texts, usable_protocols
 
 if TYPE_CHECKING:
-    from vlrun.trainer import Trainer
+    from vlrun.engine.trainer import Trainer
 
 
 def header_facts(run: Run, trainer: Trainer | None) -> list[tuple[str, str]]:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlrun.candidates import CandidatePool
+from vlrun.engine.model import weights_fingerprint
+from vlrun.engine.stopping import StopRequest, leave_if_asked
 from vlrun.files import atomic_write
 from vlrun.hard_negatives import (
     NEGATIVES_SUFFIX,
@@ -27,16 +29,14 @@ from vlrun.hard_negatives import (
     read_negatives,
     write_negatives,
 )
-from vlrun.model import weights_fingerprint
 from vlrun.pair_scoring import EncodedTexts, PairScorer, Part, Rows, bytes_of, take
 from vlrun.pool_scoring import IMAGE_BLOCK_BYTES, matching_task, pair_scorer
-from vlrun.stopping import StopRequest, leave_if_asked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vlrun.assembly import Run, TaskRun
     from vlrun.data.loading import BatchMaker
+    from vlrun.engine.assembly import Run, TaskRun
 
 _ANCHORS_PER_BLOCK = 16384
 _PASSING_AT_ONCE = 512

@@ -19,20 +19,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlrun.assembly import Run, TaskRun
 from vlrun.blocks.heads import PairMatcher
 from vlrun.candidates import CandidatePool
 from vlrun.config.base import MatchingConfig
 from vlrun.data.loading import BatchMaker
 from vlrun.data.splits import Selection
+from vlrun.engine.assembly import Run, TaskRun
+from vlrun.engine.model import weights_fingerprint
+from vlrun.engine.ranks import Ranks
+from vlrun.engine.stopping import StopRequest, leave_if_asked
 from vlrun.errors import DataError
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Prediction
 from vlrun.matching import MatchingTask
-from vlrun.model import weights_fingerprint
 from vlrun.pair_scoring import EncodedTexts, PairScorer, Part, Rows, bytes_of, take
 from vlrun.ranking import PROTOCOLS
-from vlrun.ranks import Ranks
 from vlrun.reporting.lines import duration_text
 from vlrun.retrieval_metric import needed_texts, pool_predictions, usable_protocols
 from vlrun.score_matrix import (
@@ -44,7 +45,6 @@ from vlrun.score_matrix import (
     read_first_stage,
     unfinished,
 )
-from vlrun.stopping import StopRequest, leave_if_asked
 
 IMAGE_BLOCK_BYTES = 256 * 2**20  # twice that while a block is being made
 _FLUSH_SECONDS = 30.0

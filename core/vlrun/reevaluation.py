@@ -8,14 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlrun.assembly import Run, TaskRun, assemble, metrics_of
 from vlrun.candidates import CandidatePool
-from vlrun.checkpoints import Checkpoint, Checkpoints, open_checkpoint
 from vlrun.config.base import MatchingConfig
 from vlrun.config.experiment import Experiment
 from vlrun.data.splits import JoinedSplits, describe_features
+from vlrun.engine.assembly import Run, TaskRun, assemble, metrics_of
+from vlrun.engine.checkpoints import Checkpoint, Checkpoints, open_checkpoint
+from vlrun.engine.evaluation import evaluate_split, predict_split
+from vlrun.engine.ranks import Ranks
+from vlrun.engine.run_folder import RunFolder
+from vlrun.engine.stopping import StopRequest
 from vlrun.errors import CheckpointError, DataError, UsageError
-from vlrun.evaluation import evaluate_split, predict_split
 from vlrun.features.store import RegionFeatureStore
 from vlrun.hard_negatives import write_negatives
 from vlrun.interfaces.examples import Prediction, Score
@@ -24,10 +27,7 @@ from vlrun.matching import MatchingTask
 from vlrun.mining import MiningPlan, mine_negatives
 from vlrun.plugins.manager import Plugins
 from vlrun.pool_scoring import check_pools, first_stage_mark
-from vlrun.ranks import Ranks
-from vlrun.run_folder import RunFolder
 from vlrun.runs import published
-from vlrun.stopping import StopRequest
 
 
 def evaluate_run(

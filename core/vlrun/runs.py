@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlrun.assembly import Run, assemble
 from vlrun.config.experiment import Experiment
 from vlrun.config.yaml import parse_yaml
+from vlrun.engine.assembly import Run, assemble
+from vlrun.engine.evaluation import evaluate_split
+from vlrun.engine.model import weights_sum
+from vlrun.engine.ranks import Ranks, join_ranks, lost_ranks_named
+from vlrun.engine.run_folder import RunFolder, create_run_folder, latest_run_folder, now, write_records
+from vlrun.engine.stopping import StopRequest, stop_on_signals
+from vlrun.engine.trainer import Trainer, build_trainer
+from vlrun.engine.training import check_first_batch, load_final_weights, resume, train
 from vlrun.errors import ConfigError, RunnerError, StoppedOnRequest
-from vlrun.evaluation import evaluate_split
 from vlrun.files import write_text
 from vlrun.header import header_facts
 from vlrun.interfaces.reporter import Outcome, Reporters, ResultRow, RunInfo
-from vlrun.model import weights_sum
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.pool_scoring import check_pools
-from vlrun.ranks import Ranks, join_ranks, lost_ranks_named
-from vlrun.run_folder import RunFolder, create_run_folder, latest_run_folder, now, write_records
-from vlrun.stopping import StopRequest, stop_on_signals
-from vlrun.trainer import Trainer, build_trainer
-from vlrun.training import check_first_batch, load_final_weights, resume, train
 
 _MAY_CHANGE_ON_RESUME = {
     "train.workers",

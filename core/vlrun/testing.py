@@ -16,11 +16,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from vlrun.engine.ranks import Ranks
 from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.examples import Example, Pair, RegionBatch
 from vlrun.interfaces.task import Task
 from vlrun.interfaces.tensors import Batch, Encoding, in_full_precision, on_cpu
-from vlrun.ranks import Ranks
 from vlrun.seeds import example_rng
 
 _TOLERANCE = 1e-5

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from vlrun import checkpoints as checkpoints_module
-from vlrun.checkpoints import Checkpoints, Progress, open_checkpoint
+from vlrun.engine import checkpoints as checkpoints_module
+from vlrun.engine.checkpoints import Checkpoints, Progress, open_checkpoint
 from vlrun.errors import CheckpointError
 
 

@@ -19,10 +19,10 @@ from vlrun.cli import main
 from vlrun.config.experiment import Experiment, load_experiment
 from vlrun.demo import DemoData, DemoDataset
 from vlrun.demo_run import load_demo_experiment, prepare_demo_weights
+from vlrun.engine.weight_files import read_imported
 from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
 from vlrun.plugins.manager import Plugins
 from vlrun.runs import run_experiment
-from vlrun.weight_files import read_imported
 
 
 class Provider:

@@ -14,13 +14,13 @@ from toy_runs import experiment, lines, weights
 
 from vlrun.cli import main
 from vlrun.data.leaks import describe_declared, find_leaks
+from vlrun.engine.run_folder import RunFolder
+from vlrun.engine.weight_files import ImportReport, inspect_weights, read_imported, write_imported
+from vlrun.engine.weights import load_weights
 from vlrun.errors import CheckpointError, DataError
 from vlrun.exporting import export_weights
 from vlrun.plugins.manager import Plugins
-from vlrun.run_folder import RunFolder
 from vlrun.runs import RunResult, run_experiment
-from vlrun.weight_files import ImportReport, inspect_weights, read_imported, write_imported
-from vlrun.weights import load_weights
 
 IMAGES = [f"img{index}" for index in range(toy.NUM_IMAGES)]
 

@@ -18,6 +18,8 @@ from vlrun import DataError, mining, runs
 from vlrun.candidates import CandidatePool
 from vlrun.cli import main
 from vlrun.config.experiment import Experiment
+from vlrun.engine.ranks import Ranks
+from vlrun.engine.run_folder import open_run_folder
 from vlrun.errors import StoppedOnRequest
 from vlrun.features.store import RegionFeatureStore
 from vlrun.hard_negatives import (
@@ -29,8 +31,6 @@ from vlrun.hard_negatives import (
     write_negatives,
 )
 from vlrun.plugins.manager import Plugins
-from vlrun.ranks import Ranks
-from vlrun.run_folder import open_run_folder
 from vlrun.runs import run_experiment
 from vlrun.seeds import derive_seed
 from vlrun.testing import run_ranks

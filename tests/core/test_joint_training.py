@@ -11,12 +11,12 @@ import torch
 import toy_world as toy
 from toy_runs import experiment, lines, losses, ranks_run, stop_after, weights
 
+from vlrun.engine.ranks import Ranks
+from vlrun.engine.run_folder import RunFolder
 from vlrun.errors import StoppedOnRequest
 from vlrun.interfaces.reporter import Reporters
 from vlrun.plugins.manager import Plugins
-from vlrun.ranks import Ranks
 from vlrun.reevaluation import evaluate_run
-from vlrun.run_folder import RunFolder
 from vlrun.runs import run_experiment
 
 SECOND = """\
@@ -117,7 +117,7 @@ def test_leaks_are_marked_on_the_scores(joint: Path, plugins: Plugins) -> None:
 def test_ranks_that_would_train_different_tasks_stop(
     joint: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vlrun import mixing
+    from vlrun.engine import mixing
 
     order = mixing.TaskMix.order
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from vlrun.config.train import SamplingConfig, StopAndGoConfig
-from vlrun.mixing import TaskMix, build_mix, is_active
+from vlrun.engine.mixing import TaskMix, build_mix, is_active
 
 
 def mix(name: str, steps: list[int], weights: list[float] | None = None, **options: float) -> TaskMix:

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from vlrun.config.train import OptimizerConfig, ScheduleConfig
+from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
 from vlrun.errors import ConfigError
-from vlrun.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
 
 EPOCHS = 15  # of every fine-tuning recipe
 # reference/rosita.md section 9: base rate, warm-up epochs, decay epochs

@@ -19,6 +19,8 @@ from toy_world import NUM_IMAGES, image_features
 from vlrun import CheckpointError, DataError, pair_scoring, pool_scoring, runs
 from vlrun.candidates import CandidatePool
 from vlrun.config.experiment import Experiment
+from vlrun.engine.ranks import Ranks
+from vlrun.engine.run_folder import open_run_folder
 from vlrun.errors import StoppedOnRequest
 from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import write_store
@@ -26,10 +28,8 @@ from vlrun.interfaces.reporter import Reporter, Reporters
 from vlrun.pair_scoring import PairScorer
 from vlrun.plugins.manager import Plugins
 from vlrun.ranking import PROTOCOLS, evaluate_retrieval
-from vlrun.ranks import Ranks
 from vlrun.reevaluation import evaluate_run, score_file
 from vlrun.retrieval_metric import best_candidates, usable_protocols
-from vlrun.run_folder import open_run_folder
 from vlrun.runs import RunResult, run_experiment
 from vlrun.testing import run_ranks
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from vlrun import ranks as ranks_module
+from vlrun.engine import ranks as ranks_module
+from vlrun.engine.ranks import Ranks, lost_ranks_named
 from vlrun.errors import DataError, DistributedError
-from vlrun.ranks import Ranks, lost_ranks_named
 from vlrun.testing import run_ranks
 
 

@@ -12,8 +12,8 @@ import torch
 import toy_world as toy
 from toy_runs import experiment, lines, losses, ranks_run, stop_after, weights
 
-from vlrun.checkpoints import open_checkpoint
 from vlrun.config.experiment import load_experiment
+from vlrun.engine.checkpoints import open_checkpoint
 from vlrun.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, StoppedOnRequest
 from vlrun.plugins.manager import Plugins
 from vlrun.runs import run_experiment

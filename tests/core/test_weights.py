@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vlrun.cli import main
+from vlrun.engine.weight_files import import_weights, inspect_weights
+from vlrun.engine.weights import HeadSlot, load_weights
 from vlrun.errors import CheckpointError
 from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.tensors import BackboneOutput, Encoding
 from vlrun.plugins.entries import WeightFormat
-from vlrun.weight_files import import_weights, inspect_weights
-from vlrun.weights import HeadSlot, load_weights
 
 
 class ToyBackbone(Backbone):

@@ -13,11 +13,11 @@ import torch
 
 from vlrun import runs
 from vlrun.config.experiment import Experiment, load_experiment
+from vlrun.engine.ranks import Ranks
+from vlrun.engine.step_window import StepWindow
+from vlrun.engine.stopping import StopRequest
 from vlrun.plugins.manager import Plugins
-from vlrun.ranks import Ranks
 from vlrun.runs import RunResult, run_experiment
-from vlrun.step_window import StepWindow
-from vlrun.stopping import StopRequest
 from vlrun.testing import run_ranks
 
 

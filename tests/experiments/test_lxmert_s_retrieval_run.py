@@ -18,13 +18,13 @@ from vlrun.candidates import CandidatePool
 from vlrun.cli import main
 from vlrun.config.train import OptimizerConfig, ScheduleConfig
 from vlrun.config.yaml import dump_yaml
+from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
+from vlrun.engine.weights import load_weights
 from vlrun.hard_negatives import HardNegatives, write_negatives
-from vlrun.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
 from vlrun.plugins.manager import create_plugins
 from vlrun.runs import RunResult
 from vlrun.seeds import example_rng
 from vlrun.testing import make_regions
-from vlrun.weights import load_weights
 
 pytestmark = pytest.mark.golden
 

@@ -22,11 +22,11 @@ from vlrun import Encoding, Experiment, Pair, load_experiment, run_experiment
 from vlrun.candidates import CandidatePool
 from vlrun.cli import main
 from vlrun.config.yaml import dump_yaml
+from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
+from vlrun.engine.weights import load_weights
 from vlrun.hard_negatives import read_negatives
-from vlrun.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
 from vlrun.plugins.manager import create_plugins
 from vlrun.runs import RunResult
-from vlrun.weights import load_weights
 
 pytestmark = pytest.mark.golden
 

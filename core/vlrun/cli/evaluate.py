@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vlrun.config.experiment import Experiment, Layer, load_experiment
+from vlrun.engine.run_folder import RunFolder, open_run_folder
 from vlrun.errors import DataError, UsageError
 from vlrun.plugins.manager import Plugins, create_plugins
-from vlrun.run_folder import RunFolder, open_run_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,13 +35,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def launched_elsewhere(arguments: argparse.Namespace) -> int | None:
     """Starts the processes that were asked for and gives their exit status; None: go on in this one."""
-    from vlrun.ranks import is_launched
+    from vlrun.engine.ranks import is_launched
 
     if arguments.nproc is not None and arguments.nproc < 1:
         raise UsageError(f"--nproc {arguments.nproc}: at least one process is needed")
     if (arguments.nproc or 1) == 1 or is_launched():
         return None
-    from vlrun.launch import launch
+    from vlrun.engine.launch import launch
 
     return launch(arguments.command, arguments.nproc)
 
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     if (status := launched_elsewhere(arguments)) is not None:
         return status
 
-    from vlrun.ranks import join_ranks
+    from vlrun.engine.ranks import join_ranks
     from vlrun.reevaluation import evaluate_run
     from vlrun.reporting.notes import notes_on_stderr
     from vlrun.reporting.results import result_table

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from vlrun.cli.evaluate import launched_elsewhere, open_run
 from vlrun.config.experiment import load_experiment
+from vlrun.engine.run_folder import open_run_folder
 from vlrun.errors import UsageError
 from vlrun.hard_negatives import NEGATIVES_SUFFIX
 from vlrun.plugins.manager import Plugins, create_plugins
-from vlrun.run_folder import open_run_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     if (status := launched_elsewhere(arguments)) is not None:
         return status
 
-    from vlrun.ranks import join_ranks
+    from vlrun.engine.ranks import join_ranks
     from vlrun.reevaluation import mine_run
     from vlrun.reporting.notes import notes_on_stderr
 

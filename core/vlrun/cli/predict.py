@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     if (status := launched_elsewhere(arguments)) is not None:
         return status
 
-    from vlrun.ranks import join_ranks
+    from vlrun.engine.ranks import join_ranks
     from vlrun.reevaluation import predict_run
     from vlrun.reporting.notes import notes_on_stderr
 

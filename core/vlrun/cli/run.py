@@ -70,7 +70,7 @@ def _prepare_demo_weights(arguments: argparse.Namespace, experiment: Experiment,
 
 
 def _progress(message: str) -> None:
-    from vlrun.ranks import launched_rank
+    from vlrun.engine.ranks import launched_rank
 
     if launched_rank() == 0:
         _announce(message)
@@ -81,18 +81,18 @@ def _announce(message: str) -> None:
 
 
 def _will_launch(arguments: argparse.Namespace) -> bool:
-    from vlrun.ranks import is_launched
+    from vlrun.engine.ranks import is_launched
 
     return (arguments.nproc or 1) > 1 and not is_launched()
 
 
 def _start(arguments: argparse.Namespace, experiment: Experiment, plugins: Plugins, folder: Path | None) -> int:
-    from vlrun.ranks import launched_rank
+    from vlrun.engine.ranks import launched_rank
 
     if arguments.nproc is not None and arguments.nproc < 1:
         raise UsageError(f"--nproc {arguments.nproc}: at least one process is needed")
     if _will_launch(arguments):
-        from vlrun.launch import launch
+        from vlrun.engine.launch import launch
 
         return launch(arguments.command, arguments.nproc)
     from vlrun.runs import run_experiment

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vlrun.errors import PluginError
 
 if TYPE_CHECKING:
-    from vlrun.weight_files import ImportReport
+    from vlrun.engine.weight_files import ImportReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
     from vlrun.blocks.answers import read_answers
     from vlrun.blocks.wordpiece import WordPiece
-    from vlrun.weight_files import import_weights
+    from vlrun.engine.weight_files import import_weights
 
     report = import_weights(
         arguments.file,
@@ -74,9 +74,9 @@ def _import(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from vlrun.config.experiment import load_experiment
+    from vlrun.engine.run_folder import open_run_folder
     from vlrun.exporting import export_weights
     from vlrun.plugins.manager import create_plugins
-    from vlrun.run_folder import open_run_folder
 
     plugins = create_plugins()
     folder = open_run_folder(Path(arguments.run_folder))
@@ -94,8 +94,8 @@ def _print(report: ImportReport) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    from vlrun.engine.weight_files import inspect_weights
     from vlrun.plugins.manager import create_plugins
-    from vlrun.weight_files import inspect_weights
 
     summary = inspect_weights(arguments.file, create_plugins().weight_formats())
     print(json.dumps(summary.as_json(), indent=2) if arguments.json else "\n".join(summary.lines()))

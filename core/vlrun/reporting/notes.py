@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from vlrun.engine.ranks import Ranks
 from vlrun.interfaces.reporter import Reporter, Reporters
-from vlrun.ranks import Ranks
 from vlrun.reporting.lines import duration_text, share_text
 
 _SECONDS_BETWEEN_LINES = 15.0

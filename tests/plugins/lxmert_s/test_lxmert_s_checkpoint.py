@@ -16,8 +16,8 @@ from torch import Tensor
 from vlrun import CheckpointError, WeightFormat
 from vlrun.blocks.heads import PooledClassifier
 from vlrun.cli import main
-from vlrun.weight_files import import_weights
-from vlrun.weights import HeadSlot, load_weights
+from vlrun.engine.weight_files import import_weights
+from vlrun.engine.weights import HeadSlot, load_weights
 from vlrun_lxmert_s import checkpoint
 from vlrun_lxmert_s.checkpoint import translate_bert, translate_lxmert, translate_lxmert_s
 from vlrun_lxmert_s.model import Lxmert

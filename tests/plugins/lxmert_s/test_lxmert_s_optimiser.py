@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from vlrun.config.train import OptimizerConfig, ScheduleConfig
-from vlrun.optimisation import build_optimizer, build_schedule, set_learning_rate
+from vlrun.engine.optimisation import build_optimizer, build_schedule, set_learning_rate
 
 pytestmark = pytest.mark.golden
 

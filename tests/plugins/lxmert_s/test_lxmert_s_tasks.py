@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vlrun import Encoding, Pair, RegionBatch
 from vlrun.blocks.heads import PooledClassifier
 from vlrun.config.train import OptimizerConfig, ScheduleConfig
-from vlrun.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
+from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
 
 pytestmark = pytest.mark.golden
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from vlrun import Batch, Encoding, Example, Pair, RegionBatch
 from vlrun.config.train import OptimizerConfig, ScheduleConfig
-from vlrun.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
+from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
 from vlrun_nlvr2.config import Nlvr2AccuracyConfig
 from vlrun_nlvr2.dataset import Statement
 from vlrun_nlvr2.metric import Nlvr2Accuracy

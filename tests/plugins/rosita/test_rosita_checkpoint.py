@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vlrun import CheckpointError
 from vlrun.cli import main
-from vlrun.weight_files import import_weights
-from vlrun.weights import load_weights
+from vlrun.engine.weight_files import import_weights
+from vlrun.engine.weights import load_weights
 from vlrun_rosita.checkpoint import HEADS, TRUNK, translate
 from vlrun_rosita.model import Rosita
 from vlrun_rosita.plugin import vlrun_weight_formats

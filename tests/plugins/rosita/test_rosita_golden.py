@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from vlrun import BackboneOutput, Encoding
 from vlrun.blocks.heads import PooledClassifier
 from vlrun.config.train import OptimizerConfig, ScheduleConfig
-from vlrun.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
-from vlrun.weights import HeadSlot, load_weights
+from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
+from vlrun.engine.weights import HeadSlot, load_weights
 from vlrun_rosita.model import Rosita
 
 pytestmark = pytest.mark.golden

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from vlrun.assembly import Run, TaskRun
 from vlrun.data.loading import batch_loader, evaluation_batches
+from vlrun.engine.assembly import Run, TaskRun
+from vlrun.engine.stopping import StopRequest, leave_if_asked
 from vlrun.errors import DataError
 from vlrun.interfaces.examples import Prediction, Score
 from vlrun.interfaces.reporter import EvaluationReport
 from vlrun.interfaces.tensors import on_cpu
 from vlrun.matching import MatchingTask
 from vlrun.pool_scoring import first_stage_mark, pool_dataset, score_pool
-from vlrun.stopping import StopRequest, leave_if_asked
 
 
 def evaluate_split(

@@ -9,12 +9,16 @@ from typing import Any
 
 import torch
 
-from vlrun.checkpoints import Checkpoint
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
 from vlrun.data.leaks import Leak, evaluation_images, find_leaks
 from vlrun.data.loading import BatchMaker, default_workers
 from vlrun.data.splits import TaskData, read_task_data
+from vlrun.engine.checkpoints import Checkpoint
+from vlrun.engine.model import TaskModel
+from vlrun.engine.ranks import Ranks
+from vlrun.engine.run_folder import RunFolder
+from vlrun.engine.weights import HeadSlot, LoadReport, load_weights
 from vlrun.errors import CheckpointError, DataError
 from vlrun.features.coverage import Coverage
 from vlrun.features.store import RegionFeatureStore
@@ -23,12 +27,8 @@ from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.metric import Metric
 from vlrun.interfaces.reporter import Reporters
 from vlrun.interfaces.task import Task
-from vlrun.model import TaskModel
 from vlrun.plugins.manager import Plugins
-from vlrun.ranks import Ranks
-from vlrun.run_folder import RunFolder
 from vlrun.seeds import derive_seed
-from vlrun.weights import HeadSlot, LoadReport, load_weights
 
 _AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -9,18 +9,18 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from vlrun.assembly import TaskRun
-from vlrun.checkpoints import Progress
 from vlrun.config.train import TrainConfig
 from vlrun.data.first_batch import batch_problems, shared_memory_problem
 from vlrun.data.loading import JointBatchMaker, batch_loader
+from vlrun.engine.assembly import TaskRun
+from vlrun.engine.checkpoints import Progress
+from vlrun.engine.evaluation import evaluate_split
+from vlrun.engine.mixing import PlannedStep
+from vlrun.engine.optimisation import clip_gradients, set_learning_rate
+from vlrun.engine.trainer import Trainer
 from vlrun.errors import ConfigError, DataError, StoppedOnRequest
-from vlrun.evaluation import evaluate_split
 from vlrun.interfaces.tensors import Batch, in_full_precision
-from vlrun.mixing import PlannedStep
-from vlrun.optimisation import clip_gradients, set_learning_rate
 from vlrun.seeds import derive_seed
-from vlrun.trainer import Trainer
 
 
 def train(trainer: Trainer) -> None:

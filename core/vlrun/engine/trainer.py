@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from vlrun.assembly import Run, TaskRun
-from vlrun.checkpoints import Checkpoints
 from vlrun.data.loading import BatchMaker, TrainingPlan
+from vlrun.engine.assembly import Run, TaskRun
+from vlrun.engine.checkpoints import Checkpoints
+from vlrun.engine.evaluation_history import EvaluationHistory
+from vlrun.engine.mixing import TaskMix, build_mix, is_active
+from vlrun.engine.optimisation import Schedule, build_optimizer, build_schedule
+from vlrun.engine.step_window import StepWindow
+from vlrun.engine.stopping import StopRequest
 from vlrun.errors import ConfigError
-from vlrun.evaluation_history import EvaluationHistory
 from vlrun.mining import ModelMiner
-from vlrun.mixing import TaskMix, build_mix, is_active
-from vlrun.optimisation import Schedule, build_optimizer, build_schedule
-from vlrun.step_window import StepWindow
-from vlrun.stopping import StopRequest
 
 
 @dataclass(frozen=True)

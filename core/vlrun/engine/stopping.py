@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from vlrun.engine.launch import STOP_SIGNALS
 from vlrun.errors import StoppedOnRequest
-from vlrun.launch import STOP_SIGNALS
 
 if TYPE_CHECKING:
-    from vlrun.ranks import Ranks
+    from vlrun.engine.ranks import Ranks
 
 
 class StopRequest:

@@ -11,9 +11,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from vlrun.engine.ranks import Ranks
 from vlrun.errors import NonFiniteLossError
 from vlrun.interfaces.reporter import Reporters, StepReport
-from vlrun.ranks import Ranks
 
 T = TypeVar("T")
 

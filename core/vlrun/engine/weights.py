@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vlrun.engine.weight_files import module_of, read_imported, table
 from vlrun.errors import CheckpointError
 from vlrun.interfaces.backbone import Backbone
-from vlrun.weight_files import module_of, read_imported, table
 
 REQUIRED_SHARE = 0.99
 """Under this share of the backbone's tensors nothing is loaded: a wrong prefix must not train a random network."""

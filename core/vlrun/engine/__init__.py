@@ -1,0 +1,1 @@
+"""A run at work: its parts, its steps, its evaluations, on any number of processes."""
