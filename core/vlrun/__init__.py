@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from vlrun.interfaces.reporter import Reporter
     from vlrun.interfaces.task import Task
     from vlrun.interfaces.tensors import BackboneOutput, Batch, Encoding
-    from vlrun.runs import run_experiment
+    from vlrun.runs.run import run_experiment
 
 __version__ = "0.3.0"
 
@@ -84,7 +84,7 @@ _HOMES = {
     "Vocabulary": "interfaces.backbone",
     "canonical_image_id": "interfaces.examples",
     "load_experiment": "config.experiment",
-    "run_experiment": "runs",
+    "run_experiment": "runs.run",
 }
 
 

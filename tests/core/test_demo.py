@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from vlrun import Builder, BuildReport, DataError, DatasetConfig, DemoProvider, Entry, PluginError, RegionFeatureStore
-from vlrun.demo import cache_folder, prepare_demo
+from vlrun.demo.data import cache_folder, prepare_demo
 from vlrun.features.formats import BUILTIN_FORMATS, FeatureFormat
 from vlrun.interfaces.demo_provider import DemoSource
 
@@ -148,7 +148,7 @@ def test_changed_code_starts_a_new_folder(
     (package / "words.txt").write_text("one")
     monkeypatch.syspath_prepend(tmp_path)
     point = EntryPoint("made-up", "vlrun_made_up.plugin", "vlrun")
-    monkeypatch.setattr("vlrun.demo.entry_points", lambda group: [point])
+    monkeypatch.setattr("vlrun.demo.data.entry_points", lambda group: [point])
     first = prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path)
     assert prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path).root == first.root
     (package / "words.txt").write_text("two")

@@ -14,15 +14,16 @@ from typing import Any, ClassVar
 import pytest
 import toy_world as toy
 
-from vlrun import DemoFiles, demo_run
+from vlrun import DemoFiles
 from vlrun.cli import main
 from vlrun.config.experiment import Experiment, load_experiment
-from vlrun.demo import DemoData, DemoDataset
-from vlrun.demo_run import load_demo_experiment, prepare_demo_weights
+from vlrun.demo import run as demo_run
+from vlrun.demo.data import DemoData, DemoDataset
+from vlrun.demo.run import load_demo_experiment, prepare_demo_weights
 from vlrun.engine.weight_files import read_imported
 from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
 from vlrun.plugins.manager import Plugins
-from vlrun.runs import run_experiment
+from vlrun.runs.run import run_experiment
 
 
 class Provider:

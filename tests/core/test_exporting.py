@@ -18,9 +18,9 @@ from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weight_files import ImportReport, inspect_weights, read_imported, write_imported
 from vlrun.engine.weights import load_weights
 from vlrun.errors import CheckpointError, DataError
-from vlrun.exporting import export_weights
 from vlrun.plugins.manager import Plugins
-from vlrun.runs import RunResult, run_experiment
+from vlrun.runs.export import export_weights
+from vlrun.runs.run import RunResult, run_experiment
 
 IMAGES = [f"img{index}" for index in range(toy.NUM_IMAGES)]
 

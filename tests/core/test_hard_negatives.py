@@ -31,7 +31,7 @@ from vlrun.hard_negatives import (
     write_negatives,
 )
 from vlrun.plugins.manager import Plugins
-from vlrun.runs import run_experiment
+from vlrun.runs.run import run_experiment
 from vlrun.seeds import derive_seed
 from vlrun.testing import run_ranks
 

@@ -16,8 +16,8 @@ from vlrun.engine.run_folder import RunFolder
 from vlrun.errors import StoppedOnRequest
 from vlrun.interfaces.reporter import Reporters
 from vlrun.plugins.manager import Plugins
-from vlrun.reevaluation import evaluate_run
-from vlrun.runs import run_experiment
+from vlrun.runs.again import evaluate_run
+from vlrun.runs.run import run_experiment
 
 SECOND = """\
   - name: match

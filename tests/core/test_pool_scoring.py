@@ -28,9 +28,9 @@ from vlrun.interfaces.reporter import Reporter, Reporters
 from vlrun.pair_scoring import PairScorer
 from vlrun.plugins.manager import Plugins
 from vlrun.ranking import PROTOCOLS, evaluate_retrieval
-from vlrun.reevaluation import evaluate_run, score_file
 from vlrun.retrieval_metric import best_candidates, usable_protocols
-from vlrun.runs import RunResult, run_experiment
+from vlrun.runs.again import evaluate_run, score_file
+from vlrun.runs.run import RunResult, run_experiment
 from vlrun.testing import run_ranks
 
 

@@ -16,7 +16,7 @@ from vlrun.config.experiment import load_experiment
 from vlrun.engine.checkpoints import open_checkpoint
 from vlrun.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, StoppedOnRequest
 from vlrun.plugins.manager import Plugins
-from vlrun.runs import run_experiment
+from vlrun.runs.run import run_experiment
 
 
 def test_a_run_leaves_everything_that_is_promised(world: Path, plugins: Plugins) -> None:

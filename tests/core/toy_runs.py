@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from vlrun import runs
 from vlrun.config.experiment import Experiment, load_experiment
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.step_window import StepWindow
 from vlrun.engine.stopping import StopRequest
 from vlrun.plugins.manager import Plugins
-from vlrun.runs import RunResult, run_experiment
+from vlrun.runs import run as runs
+from vlrun.runs.run import RunResult, run_experiment
 from vlrun.testing import run_ranks
 
 

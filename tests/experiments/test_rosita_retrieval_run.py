@@ -26,7 +26,7 @@ from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_grad
 from vlrun.engine.weights import load_weights
 from vlrun.hard_negatives import read_negatives
 from vlrun.plugins.manager import create_plugins
-from vlrun.runs import RunResult
+from vlrun.runs.run import RunResult
 
 pytestmark = pytest.mark.golden
 

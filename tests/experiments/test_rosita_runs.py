@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from vlrun import load_experiment, run_experiment
 from vlrun.cli import main
 from vlrun.config.yaml import dump_yaml
-from vlrun.runs import RunResult
+from vlrun.runs.run import RunResult
 
 pytestmark = pytest.mark.golden
 

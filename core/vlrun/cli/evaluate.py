@@ -80,9 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
         return status
 
     from vlrun.engine.ranks import join_ranks
-    from vlrun.reevaluation import evaluate_run
     from vlrun.reporting.notes import notes_on_stderr
     from vlrun.reporting.results import result_table
+    from vlrun.runs.again import evaluate_run
 
     with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
         reporters = notes_on_stderr(ranks)

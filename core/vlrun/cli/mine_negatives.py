@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
         return status
 
     from vlrun.engine.ranks import join_ranks
-    from vlrun.reevaluation import mine_run
     from vlrun.reporting.notes import notes_on_stderr
+    from vlrun.runs.again import mine_run
 
     with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
         mine_run(

@@ -55,13 +55,13 @@ def _load(path: Path, overrides: list[str], plugins: Plugins, demo: bool) -> Exp
         experiment = load_experiment(path, overrides, plugins=plugins)
         if not experiment.demo:
             return experiment
-    from vlrun.demo_run import load_demo_experiment
+    from vlrun.demo.run import load_demo_experiment
 
     return load_demo_experiment(path, overrides, plugins, _progress)
 
 
 def _prepare_demo_weights(arguments: argparse.Namespace, experiment: Experiment, plugins: Plugins) -> None:
-    from vlrun.demo_run import prepare_demo_weights
+    from vlrun.demo.run import prepare_demo_weights
 
     def silence(message: str) -> None:
         """The first of the processes that are launched will say it."""
@@ -95,7 +95,7 @@ def _start(arguments: argparse.Namespace, experiment: Experiment, plugins: Plugi
         from vlrun.engine.launch import launch
 
         return launch(arguments.command, arguments.nproc)
-    from vlrun.runs import run_experiment
+    from vlrun.runs.run import run_experiment
 
     result = run_experiment(
         experiment, plugins=plugins, continues=arguments.resume, folder=folder, profile=arguments.profile

@@ -22,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from vlrun.cli.run import experiment_path
     from vlrun.interfaces.reporter import ResultRow
-    from vlrun.reevaluation import score_file
     from vlrun.reporting.results import result_table
-    from vlrun.runs import published
+    from vlrun.runs.again import score_file
+    from vlrun.runs.run import published
 
     plugins = create_plugins()
     path, _ = experiment_path(arguments.experiment)

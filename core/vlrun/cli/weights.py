@@ -75,8 +75,8 @@ def _import(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from vlrun.config.experiment import load_experiment
     from vlrun.engine.run_folder import open_run_folder
-    from vlrun.exporting import export_weights
     from vlrun.plugins.manager import create_plugins
+    from vlrun.runs.export import export_weights
 
     plugins = create_plugins()
     folder = open_run_folder(Path(arguments.run_folder))

@@ -27,7 +27,7 @@ from vlrun.matching import MatchingTask
 from vlrun.mining import MiningPlan, mine_negatives
 from vlrun.plugins.manager import Plugins
 from vlrun.pool_scoring import check_pools, first_stage_mark
-from vlrun.runs import published
+from vlrun.runs.run import published
 
 
 def evaluate_run(

@@ -20,7 +20,7 @@ from typing import Any
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import DEMO_WEIGHTS_FOLDER, Experiment, Layer, load_experiment, parse_overrides
 from vlrun.config.yaml import dump_yaml
-from vlrun.demo import DemoData, code_fingerprint, only_one, prepare_demo
+from vlrun.demo.data import DemoData, code_fingerprint, only_one, prepare_demo
 from vlrun.engine.launch import STOP_SIGNALS
 from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
 from vlrun.plugins.manager import Plugins
@@ -132,7 +132,7 @@ def _weights_path(experiment: Experiment, root: Path, plugins: Plugins, progress
 def _make_weights(file: Path, weights: Path, plugins: Plugins) -> None:
     """Runs the pre-training ``file`` and exports its best weights; its run folder stays, under their name."""
     from vlrun.engine.run_folder import latest_run_folder
-    from vlrun.exporting import export_weights
+    from vlrun.runs.export import export_weights
 
     runs_root = weights.parent / "runs" / weights.stem
     _run_demo(file, runs_root)

@@ -21,7 +21,7 @@ from vlrun.engine.trainer import Trainer, build_trainer
 from vlrun.engine.training import check_first_batch, load_final_weights, resume, train
 from vlrun.errors import ConfigError, RunnerError, StoppedOnRequest
 from vlrun.files import write_text
-from vlrun.header import header_facts
+from vlrun.runs.header import header_facts
 from vlrun.interfaces.reporter import Outcome, Reporters, ResultRow, RunInfo
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.pool_scoring import check_pools

@@ -1,0 +1,1 @@
+"""``--demo``: any experiment on embedded data."""
