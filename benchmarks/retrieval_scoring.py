@@ -31,12 +31,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vlrun import Backbone, Encoding, Pair, RegionBatch
-from vlrun.blocks.heads import PairMatcher
 from vlrun.blocks.wordpiece import SPECIAL_TOKENS
-from vlrun.pair_scoring import EncodedTexts, PairScorer
 from vlrun.testing import make_regions
 from vlrun_lxmert_s.config import LxmertConfig, LxmertSConfig
 from vlrun_lxmert_s.model import Lxmert, LxmertS
+from vlrun_retrieval.head import PairMatcher
+from vlrun_retrieval.scorer import EncodedTexts, PairScorer
 from vlrun_rosita.config import RositaConfig
 from vlrun_rosita.model import Rosita
 

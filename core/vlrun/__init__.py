@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vlrun.errors import CheckpointError, ConfigError, DataError, PluginError, RequiredFile, RunnerError
+from vlrun.errors import CheckpointError, ConfigError, DataError, PluginError, RequiredFile, RunnerError, UsageError
 from vlrun.plugins.entries import Builder, BuildReport, Entry, SubmissionFormat, SubmissionRows, WeightFormat
 from vlrun.plugins.hookspecs import hookimpl
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         Config,
         DataPath,
         DatasetConfig,
-        MatchingConfig,
         MetricConfig,
         NamedOptions,
         ReporterConfig,
@@ -41,8 +40,9 @@ if TYPE_CHECKING:
     )
     from vlrun.interfaces.metric import Metric
     from vlrun.interfaces.reporter import Reporter
+    from vlrun.interfaces.run_view import RanksView, RunView
     from vlrun.interfaces.task import Task
-    from vlrun.interfaces.tensors import BackboneOutput, Batch, Encoding
+    from vlrun.interfaces.tensors import BackboneOutput, Batch, Encoding, full_precision
     from vlrun.runs.run import run_experiment
 
 __version__ = "0.3.0"
@@ -65,7 +65,6 @@ _HOMES = {
     "Example": "interfaces.examples",
     "Experiment": "config.experiment",
     "FeatureFormat": "features.formats",
-    "MatchingConfig": "config.base",
     "Metric": "interfaces.metric",
     "MetricConfig": "config.base",
     "NamedOptions": "config.base",
@@ -76,13 +75,16 @@ _HOMES = {
     "RegionBatch": "interfaces.examples",
     "RegionFeatureStore": "features.store",
     "RegionFeatures": "interfaces.examples",
+    "RanksView": "interfaces.run_view",
     "Reporter": "interfaces.reporter",
     "ReporterConfig": "config.base",
+    "RunView": "interfaces.run_view",
     "Score": "interfaces.examples",
     "Task": "interfaces.task",
     "TaskConfig": "config.base",
     "Vocabulary": "interfaces.backbone",
     "canonical_image_id": "interfaces.examples",
+    "full_precision": "interfaces.tensors",
     "load_experiment": "config.experiment",
     "run_experiment": "runs.run",
 }
@@ -122,7 +124,6 @@ __all__ = [
     "Example",
     "Experiment",
     "FeatureFormat",
-    "MatchingConfig",
     "Metric",
     "MetricConfig",
     "NamedOptions",
@@ -130,6 +131,7 @@ __all__ = [
     "PairEncoder",
     "PluginError",
     "Prediction",
+    "RanksView",
     "Referent",
     "RegionBatch",
     "RegionFeatureStore",
@@ -137,15 +139,18 @@ __all__ = [
     "Reporter",
     "ReporterConfig",
     "RequiredFile",
+    "RunView",
     "RunnerError",
     "Score",
     "SubmissionFormat",
     "SubmissionRows",
     "Task",
     "TaskConfig",
+    "UsageError",
     "Vocabulary",
     "WeightFormat",
     "canonical_image_id",
+    "full_precision",
     "hookimpl",
     "load_experiment",
     "run_experiment",

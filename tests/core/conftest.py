@@ -9,7 +9,6 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from textwrap import dedent
 
-import matching_world
 import pytest
 import toy_world as toy
 
@@ -54,19 +53,4 @@ def world(tmp_path: Path) -> Path:
     for split in toy.SIZES:
         (tmp_path / "data" / f"{split}.jsonl").touch()
     (tmp_path / "toy.yaml").write_text(toy.EXPERIMENT)
-    return tmp_path
-
-
-@pytest.fixture(scope="session")
-def caption_plugins() -> Plugins:
-    core = [point for point in entry_points(group="vlrun") if point.name == "core"]
-    return create_plugins([*core, EntryPoint("captions", "matching_world", "vlrun")])
-
-
-@pytest.fixture
-def caption_world(tmp_path: Path) -> Path:
-    toy.write_toy_store(tmp_path / "data" / "toys.lmdb")
-    for split in toy.SIZES:
-        (tmp_path / "data" / f"{split}.jsonl").touch()
-    (tmp_path / "captions.yaml").write_text(matching_world.EXPERIMENT)
     return tmp_path

@@ -17,7 +17,7 @@ from vlrun.blocks.answering import AnsweringTask, pretraining_spelling
 from vlrun.blocks.answers import AnswerVocabulary, frequent_answers, read_answers, soft_score, write_answers
 from vlrun.blocks.heads import PooledClassifier
 
-NO_MINER: Any = None  # this task mines nothing
+NO_RUN: Any = None  # this task needs nothing of it
 WORDS = ["yes", "no", "2", "red"]
 
 
@@ -102,11 +102,11 @@ def test_the_loss_switches_at_its_epoch_and_again_after_a_resume(make: Any) -> N
     logits = torch.tensor([[1.0, 0.0, -1.0, 2.0]])
     values = {}
     for epoch in (0, 1, 2, 3):
-        task.start_epoch(epoch, NO_MINER)
+        task.start_epoch(epoch, NO_RUN)
         values[epoch] = task.loss(logits, targets)["answer"].item()
     assert values[0] == values[1] != values[2] == values[3]
     fresh = pickle.loads(pickle.dumps(make(loss="kl-then-bce", switch_epoch=2)))
-    fresh.start_epoch(3, NO_MINER)
+    fresh.start_epoch(3, NO_RUN)
     assert fresh.loss(logits, targets)["answer"].item() == values[3]
 
 
@@ -149,7 +149,7 @@ def test_mean_losses_equal_rosita(golden: Path, make: Any) -> None:
     }
     task = make(loss="kl-then-bce", scale_by_answers=False)
     for epoch, name in ((0, "kld"), (3, "bce")):
-        task.start_epoch(epoch, NO_MINER)
+        task.start_epoch(epoch, NO_RUN)
         mean = task.loss(logits, targets)["answer"] / task.loss_counts(targets)["answer"]
         assert mean.item() == pytest.approx(vectors[f"loss/{name}"].item(), rel=1e-9)
 

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vlrun import Encoding, Example, Experiment, load_experiment, run_experiment
-from vlrun.candidates import CandidatePool
 from vlrun.cli import main
 from vlrun.config.train import OptimizerConfig, ScheduleConfig
 from vlrun.config.yaml import dump_yaml
 from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
 from vlrun.engine.weights import load_weights
-from vlrun.hard_negatives import HardNegatives, write_negatives
 from vlrun.plugins.manager import create_plugins
 from vlrun.runs.run import RunResult
 from vlrun.seeds import example_rng
 from vlrun.testing import make_regions
+from vlrun_retrieval.candidates import CandidatePool
+from vlrun_retrieval.hard_negatives import HardNegatives, write_negatives
 
 pytestmark = pytest.mark.golden
 

@@ -19,14 +19,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vlrun import Encoding, Experiment, Pair, load_experiment, run_experiment
-from vlrun.candidates import CandidatePool
 from vlrun.cli import main
 from vlrun.config.yaml import dump_yaml
 from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
 from vlrun.engine.weights import load_weights
-from vlrun.hard_negatives import read_negatives
 from vlrun.plugins.manager import create_plugins
 from vlrun.runs.run import RunResult
+from vlrun_retrieval.candidates import CandidatePool
+from vlrun_retrieval.hard_negatives import read_negatives
 
 pytestmark = pytest.mark.golden
 
@@ -269,7 +269,8 @@ class Replay:
     """Gives our run the draws of the original, and keeps what it scored and mined."""
 
     def __init__(self, original: Original, monkeypatch: pytest.MonkeyPatch) -> None:
-        from vlrun import mining, pool_scoring
+        from vlrun_retrieval import mining
+        from vlrun_retrieval import pool as pool_scoring
         from vlrun_retrieval.task import RetrievalTask
 
         self.original, self.epoch = original, -1

@@ -16,10 +16,10 @@ from vlrun.blocks.answering_config import AnsweringConfig
 from vlrun.blocks.answers import AnswerVocabulary, read_answers, soft_score
 from vlrun.blocks.heads import PooledClassifier
 from vlrun.errors import CheckpointError, DataError
-from vlrun.hard_negatives import NegativeMiner
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.examples import Answers, Example, Prediction, RegionBatch
 from vlrun.interfaces.metric import Metric
+from vlrun.interfaces.run_view import RunView
 from vlrun.interfaces.task import Task
 from vlrun.interfaces.tensors import Batch, Encoding
 
@@ -55,7 +55,7 @@ class AnsweringTask(Task[Answers]):
     def build_head(self, backbone: Backbone) -> nn.Module:
         return PooledClassifier(backbone.hidden_size, len(self.vocabulary))
 
-    def start_epoch(self, epoch: int, miner: NegativeMiner) -> None:
+    def start_epoch(self, epoch: int, run: RunView) -> None:
         """ROSITA trains its first epochs with KL divergence and all later ones with binary cross entropy."""
         self.loss_now = _loss_in_epoch(self.config, epoch)
 

@@ -54,18 +54,3 @@ class PooledClassifier(nn.Module):
         pooled = output.pooled.reshape(-1, self.images_per_example * output.pooled.shape[1])
         logits: Tensor = self.dense1(self.layer_norm(nn.functional.gelu(self.dense0(pooled))))
         return logits
-
-
-class PairMatcher(nn.Module):
-    """A backbone's image-text matching head on the pooled output: logits (P, 2), class 1 is a match."""
-
-    def __init__(self, matching_head: nn.Module) -> None:
-        super().__init__()
-        self.layer = matching_head
-
-    def forward(self, output: BackboneOutput) -> Tensor:
-        return self.of_pooled(output.pooled)
-
-    def of_pooled(self, pooled: Tensor) -> Tensor:
-        logits: Tensor = self.layer(pooled)
-        return logits

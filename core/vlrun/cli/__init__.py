@@ -19,7 +19,6 @@ VERBS = {
     "evaluate": "evaluate a run's checkpoint",
     "predict": "write a run's predictions for a split",
     "score": "score a file of predictions",
-    "mine-negatives": "write hard negatives for retrieval, found by a run's model",
     "submit-check": "check a file before an evaluation server refuses it",
     "validate": "check an experiment file without touching features or torch",
     "list-plugins": "installed plugins, what they offer, and what is wrong with them",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vlrun.cli.evaluate import add_run_arguments, launched_elsewhere, open_run
-from vlrun.plugins.manager import create_plugins
+from vlrun.cli.arguments import add_run_arguments, launched_elsewhere, open_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,8 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    plugins = create_plugins()
-    folder, experiment = open_run(arguments, plugins)
+    opened = open_run(arguments)
+    experiment, folder = opened.experiment, opened.folder
     if (status := launched_elsewhere(arguments)) is not None:
         return status
 
@@ -24,7 +23,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
         reporters = notes_on_stderr(ranks)
-        written = predict_run(experiment, folder, arguments.checkpoint, plugins, ranks, reporters, arguments.task)
+        written = predict_run(
+            experiment, folder, arguments.checkpoint, opened.plugins, ranks, reporters, arguments.task
+        )
         for path in written:
             print(path)
     return 0

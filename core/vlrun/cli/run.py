@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vlrun.cli.validate import add_experiment_arguments, missing_message
+from vlrun.cli.arguments import add_experiment_arguments, experiment_path, missing_message
 from vlrun.config.experiment import Experiment, load_experiment
 from vlrun.errors import DataError, UsageError
 from vlrun.plugins.manager import Plugins, create_plugins
@@ -38,16 +38,6 @@ def run(arguments: argparse.Namespace) -> int:
     if missing := experiment.missing_files():
         raise DataError(missing_message(experiment, missing))
     return _start(arguments, experiment, plugins, folder)
-
-
-def experiment_path(given: str) -> tuple[Path, Path | None]:
-    """The YAML file, and the run folder it belongs to if one was named."""
-    path = Path(given)
-    if path.is_dir() and (path / "config.yaml").is_file():
-        return path / "config.yaml", path.resolve()
-    if path.name == "config.yaml" and (path.parent / "status.json").is_file():
-        return path, path.parent.resolve()
-    return path, None
 
 
 def _load(path: Path, overrides: list[str], plugins: Plugins, demo: bool) -> Experiment:

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from vlrun.cli.run import experiment_path
+    from vlrun.cli.arguments import experiment_path
     from vlrun.interfaces.reporter import ResultRow
     from vlrun.reporting.results import result_table
     from vlrun.runs.again import score_file

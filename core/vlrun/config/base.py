@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -178,56 +178,6 @@ class TaskConfig(Config):
     def demo_overrides(self) -> dict[str, Any]:
         """Option values with which this task runs on the demo data."""
         return {"batch_size": None}
-
-
-class RerankConfig(Config):
-    """A cheap first stage: only what another model ranks high is scored."""
-
-    scores: DataPath = Field(description="score matrix of another run on this split, in its scores folder (.npy)")
-    candidates: PositiveInt = Field(description="how many of the best texts per image, and images per text, are scored")
-    final: bool = Field(False, description="also at the end, not only between epochs; written into every score")
-
-
-class MatchingConfig(TaskConfig):
-    """Options of tasks that rank images and texts by how well they match."""
-
-    protocols: list[Literal["all", "first-five", "5-fold-1k", "first-caption"]] = Field(
-        ["all"],
-        min_length=1,
-        description="who competes with whom: all; first-five captions of each image (COCO 5k); 5-fold-1k: the mean "
-        "over folds of 1,000 images; first-caption of each image alone (LXMERT-S's text retrieval)",
-    )
-    ties: Literal["stable_low_index_first", "optimistic", "pessimistic"] = Field(
-        "stable_low_index_first", description="where a right candidate stands among wrong ones with the same score"
-    )
-    score: Literal["log-odds", "match-logit"] = Field(
-        "log-odds",
-        description="log-odds of a match, which orders pairs as its probability does and never saturates; match-logit "
-        "alone, as LXMERT-S's fine-tuned text retrieval ranks",
-    )
-    validation_images: PositiveInt | None = Field(
-        None, description="between epochs, only so many first images and their texts; null: all"
-    )
-    rerank: RerankConfig | None = Field(None, description="score only candidates of a cheap first stage; null: all")
-    pairs_per_batch: PositiveInt = Field(256, description="pairs per forward pass when a pool is scored")
-
-    def required_files(self) -> list[RequiredFile]:
-        if self.rerank is None:
-            return super().required_files()
-        remedy = "evaluate another run on the same split and name its scores/<task>_<split>.npy"
-        return [*super().required_files(), RequiredFile(self.rerank.scores, "scores of the first stage", remedy)]
-
-    def demo_overrides(self) -> dict[str, Any]:
-        """The demo has no splits of 5,000 images and no other run's scores."""
-        from vlrun.ranking import PROTOCOLS
-
-        protocols = [name for name in self.protocols if PROTOCOLS[name].images_per_fold is None]
-        return {
-            **super().demo_overrides(),
-            "protocols": protocols or ["all"],
-            "validation_images": None,
-            "rerank": None,
-        }
 
 
 class ReporterConfig(Config):

@@ -162,10 +162,6 @@ class BatchMaker:
         """The uncut regions of all pairs, in order."""
         return self.store.read([pair.image_id for of_example in pairs for pair in of_example])
 
-    def shown(self, regions: RegionBatch) -> RegionBatch:
-        """What the model may see of them."""
-        return _blank(regions) if self.hides_images else regions
-
     def batch(
         self,
         addresses: Sequence[Address],
@@ -173,7 +169,7 @@ class BatchMaker:
         pairs: Sequence[Sequence[Pair]],
         regions: RegionBatch,
     ) -> Batch:
-        regions = self.shown(regions)
+        regions = shown_regions(regions, self.hides_images)
         encoding = self.encode([pair for of_example in pairs for pair in of_example], regions)
         targets = self.task.collate(examples, regions, encoding)
         ids = tuple(example.id for example in examples)
@@ -230,6 +226,11 @@ def batch_loader(
 def default_workers(device: torch.device) -> int:
     """Loader processes per rank: none on the CPU, where they would take cores from the model."""
     return 0 if device.type == "cpu" else min(4, max(1, (os.cpu_count() or 1) // max(1, torch.cuda.device_count())))
+
+
+def shown_regions(regions: RegionBatch, hides_images: bool) -> RegionBatch:
+    """What the model may see of them."""
+    return _blank(regions) if hides_images else regions
 
 
 def _blank(regions: RegionBatch) -> RegionBatch:

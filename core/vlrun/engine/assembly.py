@@ -12,7 +12,7 @@ import torch
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
 from vlrun.data.leaks import Leak, evaluation_images, find_leaks
-from vlrun.data.loading import BatchMaker, default_workers
+from vlrun.data.loading import BatchMaker, default_workers, shown_regions
 from vlrun.data.splits import TaskData, read_task_data
 from vlrun.engine.checkpoints import Checkpoint
 from vlrun.engine.model import TaskModel
@@ -22,8 +22,9 @@ from vlrun.engine.weights import HeadSlot, LoadReport, load_weights
 from vlrun.errors import CheckpointError, DataError
 from vlrun.features.coverage import Coverage
 from vlrun.features.store import RegionFeatureStore
-from vlrun.interfaces.backbone import Backbone
+from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.dataset import Dataset
+from vlrun.interfaces.examples import RegionBatch
 from vlrun.interfaces.metric import Metric
 from vlrun.interfaces.reporter import Reporters
 from vlrun.interfaces.task import Task
@@ -45,12 +46,17 @@ class TaskRun:
         batch_size: examples per step, over all ranks.
         marks: split -> what its scores must say beside the metric's protocol, such as a leak.
         hidden: splits without any ground truth, as that of test splits often is; they are predicted, not scored.
+        encode: the backbone's text and box pipeline, with this task's longest text.
+        hides_images: whether the model sees blank images.
     """
 
     name: str
     task: Task[Any]
     metrics: Sequence[Metric]
     store: RegionFeatureStore
+    encode: PairEncoder
+    max_text_tokens: int
+    hides_images: bool
     train: BatchMaker | None
     splits: Mapping[str, BatchMaker]
     coverage: Coverage
@@ -59,6 +65,10 @@ class TaskRun:
     sampling_weight: float = 1.0
     marks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     hidden: Collection[str] = ()
+
+    def read_regions(self, image_ids: Sequence[str]) -> RegionBatch:
+        """Regions as the model may see them."""
+        return shown_regions(self.store.read(image_ids), self.hides_images)
 
 
 @dataclass
@@ -233,6 +243,9 @@ def _task_run(
         task=task,
         metrics=metrics_of(config, task, plugins),
         store=data.store,
+        encode=encode,
+        max_text_tokens=config.max_text_tokens,
+        hides_images=config.dataset.hide_images,
         train=maker(data.train) if data.train is not None else None,
         splits={name: maker(data.datasets[name]) for name in config.dataset.evaluate},
         coverage=data.coverage,
@@ -246,6 +259,22 @@ def _task_run(
             if not any(example.target is not None for example in data.datasets[name])
         ],
     )
+
+
+def check_splits(tasks: Sequence[TaskRun]) -> None:
+    """Lets every task look at its evaluation splits before hours of work.
+
+    Raises:
+        DataError: what would stop an evaluation after them.
+    """
+    problems = []
+    for task in tasks:
+        try:
+            task.task.check_splits({name: maker.dataset for name, maker in task.splits.items()})
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
 
 
 def _check_first_splits(runs: Sequence[TaskRun]) -> None:

@@ -1,22 +1,111 @@
-"""Evaluating a split: every example is predicted exactly once, whatever the number of processes, and then scored."""
+"""Evaluating a split: a task predicts it, on all processes, and its metrics score the predictions."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from vlrun.data.loading import batch_loader, evaluation_batches
 from vlrun.engine.assembly import Run, TaskRun
+from vlrun.engine.model import weights_fingerprint
+from vlrun.engine.ranks import Ranks
 from vlrun.engine.stopping import StopRequest, leave_if_asked
 from vlrun.errors import DataError
-from vlrun.interfaces.examples import Prediction, Score
+from vlrun.interfaces.backbone import Backbone, PairEncoder
+from vlrun.interfaces.dataset import Dataset
+from vlrun.interfaces.examples import Prediction, RegionBatch, Score
 from vlrun.interfaces.reporter import EvaluationReport
-from vlrun.interfaces.tensors import on_cpu
-from vlrun.matching import MatchingTask
-from vlrun.pool_scoring import first_stage_mark, pool_dataset, score_pool
+from vlrun.interfaces.tensors import Batch, on_cpu
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """A run as one of its tasks sees it; implements ``vlrun.RunView``."""
+
+    run: Run
+    task: TaskRun
+    stop: StopRequest
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def seed(self) -> int:
+        return self.run.experiment.seed
+
+    @property
+    def datasets(self) -> Mapping[str, Dataset[Any]]:
+        return {name: maker.dataset for name, maker in self.task.splits.items()}
+
+    @property
+    def train(self) -> Dataset[Any] | None:
+        return None if self.task.train is None else self.task.train.dataset
+
+    @property
+    def encode(self) -> PairEncoder:
+        return self.task.encode
+
+    @property
+    def ranks(self) -> Ranks:
+        return self.run.ranks
+
+    @property
+    def device(self) -> torch.device:
+        return self.run.device
+
+    @property
+    def folder(self) -> Path:
+        return self.run.folder.path
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.run.model.backbone
+
+    @property
+    def head(self) -> nn.Module:
+        return self.run.model.heads[self.task.name]
+
+    def read_regions(self, image_ids: Sequence[str]) -> RegionBatch:
+        return self.task.read_regions(image_ids)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return self.run.autocast()
+
+    def predict(self, split: str) -> list[Prediction]:
+        return predict_examples(self.run, self.task, split, self.stop)
+
+    def identity(self) -> dict[str, Any]:
+        options = self.run.experiment.backbone.model_dump(mode="json", exclude={"weights"})
+        return {
+            "weights": self.ranks.from_main(lambda: weights_fingerprint([self.backbone, self.head])),
+            "backbone": hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16],
+            "vocabulary": self.backbone.vocabulary_hash,
+            "features": self.task.store.fingerprint,
+            "images": "hidden" if self.task.hides_images else "shown",
+            "max_text_tokens": self.task.max_text_tokens,
+            "precision": self.run.experiment.train.precision,
+            "device": self.device.type,
+        }
+
+    def leave_if_asked(self, during: str) -> None:
+        leave_if_asked(self.ranks, self.stop, during)
+
+    def note(self, message: str) -> None:
+        self.run.reporters.note(message)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        if self.ranks.is_main:
+            self.run.reporters.progress(what, done, total)
 
 
 def evaluate_split(
@@ -28,7 +117,7 @@ def evaluate_split(
         The scores, the same on every rank; none where the ground truth is hidden.
     """
     started = time.monotonic()
-    predictions = predict_split(run, task, split, stop, final=final)
+    predictions = task.task.evaluate(TaskView(run, task, stop), split, final=final)
     if final and run.ranks.is_main:  # before the metrics, which may refuse them
         run.folder.write_predictions(task.name, split, predictions)
         run.folder.write_submission(task.name, split, task.task, predictions)
@@ -48,11 +137,13 @@ def score_predictions(
     task: TaskRun, split: str, predictions: list[Prediction], checkpoint: str = "", *, final: bool = True
 ) -> list[Score]:
     """All metrics of a task on one split; protocols say which split and which checkpoint."""
-    dataset = task.splits[split].dataset
-    common = {"split": split, **({"checkpoint": checkpoint} if checkpoint else {}), **task.marks.get(split, {})}
-    if isinstance(task.task, MatchingTask):
-        dataset = pool_dataset(task, split, final)
-        common |= first_stage_mark(task.task.config, final)
+    dataset = task.task.evaluated_part(task.splits[split].dataset, final=final)
+    common = {
+        "split": split,
+        **({"checkpoint": checkpoint} if checkpoint else {}),
+        **task.marks.get(split, {}),
+        **task.task.evaluation_protocol(final=final),
+    }
     return [
         replace(score, protocol={**common, **score.protocol})
         for metric in task.metrics
@@ -60,15 +151,13 @@ def score_predictions(
     ]
 
 
-def predict_split(run: Run, task: TaskRun, split: str, stop: StopRequest, *, final: bool = True) -> list[Prediction]:
-    """The predictions of a split, at least on the main rank: of each example in order, or of each query of a pool.
+def predict_examples(run: Run, task: TaskRun, split: str, stop: StopRequest) -> list[Prediction]:
+    """One prediction of each example of a split, in order, the same for any number of processes.
 
     Raises:
         StoppedOnRequest: a signal asked for it.
         DataError: a task did not predict each example once.
     """
-    if isinstance(task.task, MatchingTask):
-        return score_pool(run, task, split, stop, final=final)
     maker = task.splits[split]
     batch_size = run.experiment.train.evaluate_batch_size
     mine = evaluation_batches(len(maker), batch_size, run.ranks.rank, run.ranks.world_size)
@@ -95,7 +184,7 @@ def predict_split(run: Run, task: TaskRun, split: str, stop: StopRequest, *, fin
 
 
 @torch.inference_mode()
-def predict_batch(run: Run, task: TaskRun, batch: Any) -> list[Prediction]:
+def predict_batch(run: Run, task: TaskRun, batch: Batch) -> list[Prediction]:
     """Predictions of one batch, in order."""
     with run.autocast():
         outputs = run.model(task.name, batch.encoding.to(run.device))

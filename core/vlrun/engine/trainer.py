@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 from vlrun.data.loading import BatchMaker, TrainingPlan
 from vlrun.engine.assembly import Run, TaskRun
 from vlrun.engine.checkpoints import Checkpoints
+from vlrun.engine.evaluation import TaskView
 from vlrun.engine.evaluation_history import EvaluationHistory
 from vlrun.engine.mixing import TaskMix, build_mix, is_active
 from vlrun.engine.optimisation import Schedule, build_optimizer, build_schedule
 from vlrun.engine.step_window import StepWindow
 from vlrun.engine.stopping import StopRequest
 from vlrun.errors import ConfigError
-from vlrun.mining import ModelMiner
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Trainer:
         if self.epochs_started.get(task) != epoch:
             self.epochs_started[task] = epoch
             of_task = self.tasks[task].run
-            of_task.task.start_epoch(epoch, ModelMiner(self.run, of_task, self.stop))
+            of_task.task.start_epoch(epoch, TaskView(self.run, of_task, self.stop))
 
     def active(self, epoch: int) -> list[list[bool]]:
         """For each joint epoch up to ``epoch``, which tasks it trains: a pure function of past evaluations."""

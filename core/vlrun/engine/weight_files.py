@@ -12,6 +12,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from vlrun import __version__
 from vlrun.data.leaks import describe_declared
 from vlrun.errors import CheckpointError
 from vlrun.files import atomic_write, sha256_of, write_json
@@ -153,7 +153,7 @@ def write_imported(
         CheckpointError: ``out`` has another suffix.
     """
     check_suffix(out)
-    metadata = {**metadata, "imported_with": f"vlrun {__version__}"}
+    metadata = {**metadata, "imported_with": f"vlrun {version('vlrun')}"}
     with atomic_write(out, "wb") as file:
         file.write(save(dict(tensors), {HEADER_KEY: json.dumps(metadata)}))
     modules = Counter(map(module_of, tensors))

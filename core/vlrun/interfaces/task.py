@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-    from vlrun.hard_negatives import NegativeMiner
     from vlrun.interfaces.backbone import Backbone
     from vlrun.interfaces.dataset import Dataset
+    from vlrun.interfaces.run_view import RunView
     from vlrun.interfaces.tensors import Batch, Encoding
 
 
@@ -95,11 +95,46 @@ class Task(ABC, Generic[Target]):
     def start_training(self, dataset: Dataset[Target], seed: int) -> None:
         """Called once, with all training examples and the run's seed, before any batch of them is made."""
 
-    def start_epoch(self, epoch: int, miner: NegativeMiner) -> None:
+    def start_epoch(self, epoch: int, run: RunView) -> None:
         """Called on every rank before the batches of this task's ``epoch`` (from 0) are made, and after a resume.
 
-        ``miner`` finds hard negatives with the model as it is now.
+        ``run`` has the model as it is now, for tasks that look for their training pairs with it.
+
+        Raises:
+            StoppedOnRequest: a signal came; a checkpoint is written and the epoch starts again after a resume.
         """
+
+    def check_splits(self, datasets: Mapping[str, Dataset[Target]]) -> None:
+        """Called before any work, with the evaluation splits by name: the place to refuse what would fail after hours.
+
+        Raises:
+            DataError: everything that would stop an evaluation of these splits.
+        """
+
+    def describe_splits(self, datasets: Mapping[str, Dataset[Target]]) -> list[tuple[str, str]]:
+        """Labelled lines for the header of a run, on what an evaluation of these splits will have to do."""
+        return []
+
+    def evaluate(self, run: RunView, split: str, *, final: bool) -> list[Prediction]:
+        """The predictions of a split, complete at least on the main rank; by default one of each example.
+
+        A task that does not judge examples one by one, but ranks them for instance, has its own way here.
+
+        Args:
+            final: whether it is the evaluation at the end of a run or after it, or one between epochs.
+
+        Raises:
+            StoppedOnRequest: a signal came.
+        """
+        return run.predict(split)
+
+    def evaluated_part(self, dataset: Dataset[Target], *, final: bool) -> Dataset[Target]:
+        """The examples of a split that ``evaluate`` predicts and metrics see; by default all."""
+        return dataset
+
+    def evaluation_protocol(self, *, final: bool) -> Mapping[str, str]:
+        """What every score of this task says about how ``evaluate`` works, beside what its metrics say."""
+        return {}
 
     def head_meaning(self) -> Mapping[str, Any]:
         """What the numbers of the head mean, such as its list of answers; JSON-ready.

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlrun.candidates import CandidatePool
-from vlrun.config.base import MatchingConfig
 from vlrun.config.experiment import Experiment
-from vlrun.data.splits import JoinedSplits, describe_features
-from vlrun.engine.assembly import Run, TaskRun, assemble, metrics_of
+from vlrun.data.splits import describe_features
+from vlrun.engine.assembly import Run, TaskRun, assemble, check_splits, metrics_of
 from vlrun.engine.checkpoints import Checkpoint, Checkpoints, open_checkpoint
-from vlrun.engine.evaluation import evaluate_split, predict_split
-from vlrun.engine.ranks import Ranks
+from vlrun.engine.evaluation import TaskView, evaluate_split
+from vlrun.engine.ranks import Ranks, join_ranks
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.stopping import StopRequest
 from vlrun.errors import CheckpointError, DataError, UsageError
 from vlrun.features.store import RegionFeatureStore
-from vlrun.hard_negatives import write_negatives
 from vlrun.interfaces.examples import Prediction, Score
+from vlrun.interfaces.run_view import RunView
 from vlrun.interfaces.reporter import Reporters, ResultRow
-from vlrun.matching import MatchingTask
-from vlrun.mining import MiningPlan, mine_negatives
+from vlrun.interfaces.task import Task
 from vlrun.plugins.manager import Plugins
-from vlrun.pool_scoring import check_pools, first_stage_mark
+from vlrun.reporting.notes import notes_on_stderr
 from vlrun.runs.run import published
 
 
@@ -50,7 +48,7 @@ def evaluate_run(
     """
     run = assembled(experiment, folder, plugins, ranks, reporters)
     with ranks.alike():
-        check_pools(run.tasks)
+        check_splits(run.tasks)
     rows = []
     for task in chosen_tasks(run, tasks):
         name = load_checkpoint(run, folder, checkpoint, task)
@@ -75,12 +73,12 @@ def predict_run(
     """Writes predictions and submission files of every evaluation split, without scoring: targets may be hidden."""
     run = assembled(experiment, folder, plugins, ranks, reporters)
     with ranks.alike():
-        check_pools(run.tasks)
+        check_splits(run.tasks)
     written: list[Path] = []
     for task in chosen_tasks(run, tasks):
         load_checkpoint(run, folder, checkpoint, task)
         for split in task.splits:
-            predictions = predict_split(run, task, split, StopRequest())
+            predictions = task.task.evaluate(TaskView(run, task, StopRequest()), split, final=True)
             if ranks.is_main:
                 written.append(folder.write_predictions(task.name, split, predictions))
                 submission = folder.write_submission(task.name, split, task.task, predictions)
@@ -88,45 +86,41 @@ def predict_run(
     return written
 
 
-def mine_run(
-    experiment: Experiment,
-    folder: RunFolder,
-    checkpoint: str,
-    plugins: Plugins,
-    ranks: Ranks,
-    reporters: Reporters,
-    out: Path,
-    *,
-    task: str | None = None,
-    candidates: int,
-    keep: int,
-) -> Path:
-    """Mines hard negatives of the evaluation splits of ``experiment``, joined, with a checkpoint of the run.
+@dataclass(frozen=True)
+class ReopenedTask:
+    """A task of a finished run with its weights.
+
+    Attributes:
+        view: the run as the task sees it, with the splits that its experiment evaluates.
+        experiment: its name.
+        checkpoint: how results call the weights.
+    """
+
+    task: Task[Any]
+    view: RunView
+    experiment: str
+    checkpoint: str
+
+
+@contextmanager
+def reopen_task(
+    experiment: Experiment, folder: RunFolder, checkpoint: str, plugins: Plugins, label: str | None = None
+) -> Iterator[ReopenedTask]:
+    """A task of a finished run with its weights, for a verb that works with them; on all processes of a launched job.
+
+    Args:
+        checkpoint: ``best`` (the task's own best), ``last``, or the path of a checkpoint folder.
+        label: of the task; None for the only or the first one.
 
     Raises:
-        UsageError: the task does not rank images and texts.
+        UsageError: there is no such task.
+        CheckpointError: there is no such checkpoint, or it does not fit.
     """
-    run = assembled(experiment, folder, plugins, ranks, reporters)
-    chosen = chosen_tasks(run, [task] if task else [])[0]
-    if not isinstance(chosen.task, MatchingTask):
-        raise UsageError(f"task '{chosen.name}' of this run does not match images and texts, so it has no negatives")
-    name = load_checkpoint(run, folder, checkpoint, chosen)
-    maker = next(iter(chosen.splits.values()))
-    maker.dataset = JoinedSplits([of_split.dataset for of_split in chosen.splits.values()])
-    pool = CandidatePool.of(maker.dataset)
-    found = mine_negatives(run, chosen, maker, pool, MiningPlan(0, candidates, keep), StopRequest())
-    facts = {
-        "run": folder.path.name,
-        "experiment": experiment.name,
-        "checkpoint": name,
-        "split": maker.dataset.split,
-        "annotations": dict(maker.dataset.protocol),
-        "seed": experiment.seed,
-        "candidates": candidates,
-        "keep": keep,
-    }
-    ranks.from_main(lambda: write_negatives(out, pool, found, facts))
-    return out
+    with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
+        run = assembled(experiment, folder, plugins, ranks, notes_on_stderr(ranks))
+        task = chosen_tasks(run, [label] if label else [])[0]
+        name = load_checkpoint(run, folder, checkpoint, task)
+        yield ReopenedTask(task.task, TaskView(run, task, StopRequest()), experiment.name, name)
 
 
 def score_file(
@@ -150,8 +144,9 @@ def score_file(
             "features": describe_features(RegionFeatureStore(config.dataset.features)),
         }
     predictions = read_predictions(path)
-    scores = [score for metric in metrics_of(config, task, plugins) for score in metric(predictions, dataset)]
-    common = {"split": split, **(first_stage_mark(config, final=True) if isinstance(config, MatchingConfig) else {})}
+    part = task.evaluated_part(dataset, final=True)
+    scores = [score for metric in metrics_of(config, task, plugins) for score in metric(predictions, part)]
+    common = {"split": split, **task.evaluation_protocol(final=True)}
     return config.called, [replace(score, protocol={**common, **score.protocol}) for score in scores]
 
 

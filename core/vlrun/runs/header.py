@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vlrun.candidates import CandidatePool
 from vlrun.engine.assembly import Run, TaskRun
-from vlrun.matching import MatchingTask
-from vlrun.pool_scoring import matching_task, pool_dataset
-from vlrun.retrieval_metric import needed_texts, usable_protocols
 
 if TYPE_CHECKING:
     from vlrun.engine.trainer import Trainer
@@ -45,22 +41,8 @@ def _task_facts(task: TaskRun) -> list[tuple[str, str]]:
     if task.hidden:
         hidden = ", ".join(task.hidden)
         facts.append(("task", f"{task.name}: the ground truth of {hidden} is hidden: predicted, not scored"))
-    if isinstance(task.task, MatchingTask):
-        facts += [("pairs", f"{task.name} {split}: {_pool_size(task, split)}") for split in task.splits]
+    facts += task.task.describe_splits({name: maker.dataset for name, maker in task.splits.items()})
     return facts + [("images", line) for line in task.coverage.table()]
-
-
-def _pool_size(task: TaskRun, split: str) -> str:
-    """What an evaluation of the split has to score."""
-
-    def size(final: bool) -> str:
-        pool = CandidatePool.of(pool_dataset(task, split, final))
-        images = len(pool.image_ids)
-        texts = len(needed_texts(pool, usable_protocols(matching_task(task).config.protocols, images)))
-        return f"{images * texts:,} to score ({images:,} images x {texts:,} texts)"
-
-    at_the_end, between = size(final=True), size(final=False)
-    return at_the_end if between == at_the_end else f"{at_the_end}; between epochs {between}"
 
 
 def _devices(run: Run) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from vlrun.config.experiment import Experiment
 from vlrun.config.yaml import parse_yaml
-from vlrun.engine.assembly import Run, assemble
+from vlrun.engine.assembly import Run, assemble, check_splits
 from vlrun.engine.evaluation import evaluate_split
 from vlrun.engine.model import weights_sum
 from vlrun.engine.ranks import Ranks, join_ranks, lost_ranks_named
@@ -24,7 +24,6 @@ from vlrun.files import write_text
 from vlrun.runs.header import header_facts
 from vlrun.interfaces.reporter import Outcome, Reporters, ResultRow, RunInfo
 from vlrun.plugins.manager import Plugins, create_plugins
-from vlrun.pool_scoring import check_pools
 
 _MAY_CHANGE_ON_RESUME = {
     "train.workers",
@@ -79,7 +78,7 @@ def run_experiment(
         with reporters, _recorded(experiment, run_folder, ranks, reporters) as rows, lost_ranks_named():
             with ranks.alike():
                 run = assemble(experiment, ranks, run_folder, reporters, plugins)
-                check_pools(run.tasks)
+                check_splits(run.tasks)
             rows.extend(_train_and_evaluate(run, plugins, stop, is_new, profile))
         return RunResult(run_folder.path, rows)
 

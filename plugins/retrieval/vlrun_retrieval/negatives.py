@@ -1,7 +1,7 @@
 """Wrong captions and images for training pairs: drawn at random, from the batch, or from tables of hard ones.
 
-Rows are those of ``vlrun.candidates.CandidatePool``: captions in the order of the training examples, images in that of
-their first caption. No negative is of the example's own image.
+Rows are those of ``CandidatePool``: captions in the order of the training examples, images in that of their first
+caption. No negative is of the example's own image.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrun import DataError, Dataset, Example
-from vlrun.candidates import CandidatePool
-from vlrun.hard_negatives import HardNegatives
+from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.dataset import Caption
+from vlrun_retrieval.hard_negatives import HardNegatives
 
 
 class Ids:

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlrun import DataError, Dataset, Encoding, Example, Pair, RegionBatch
-from vlrun.candidates import CandidatePool
-from vlrun.hard_negatives import NegativeMiner, read_negatives
-from vlrun.matching import MatchingTask
+from vlrun import DataError, Dataset, Encoding, Example, Pair, RegionBatch, RunView
+from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.config import RetrievalConfig
 from vlrun_retrieval.dataset import Caption
+from vlrun_retrieval.hard_negatives import read_negatives
+from vlrun_retrieval.matching import MatchingTask
+from vlrun_retrieval.mining import MiningPlan, negatives_of_epoch
 from vlrun_retrieval.negatives import BatchNegatives, CaptionTable, HardTables, Negatives, RandomNegatives
 
 PAIRS_PER_EXAMPLE = {"triple": 3, "four-way": 4}
@@ -23,7 +24,7 @@ PAIRS_PER_EXAMPLE = {"triple": 3, "four-way": 4}
 
 
 class RetrievalTask(MatchingTask):
-    """Trains with several pairs per caption, in one forward; how a split is scored and ranked comes from the core.
+    """Trains with several pairs per caption, in one forward; how a split is scored and ranked is ``MatchingTask``'s.
 
     Attributes:
         hard: None while there are no hard negatives: before the first mining, or where the experiment wants none.
@@ -62,8 +63,8 @@ class RetrievalTask(MatchingTask):
         if self.config.negatives.schedule is not None:
             self._pool = pool
 
-    def start_epoch(self, epoch: int, miner: NegativeMiner) -> None:
-        """Mines where that is due; a resumed run asks for what the epoch before it had, which the miner has kept."""
+    def start_epoch(self, epoch: int, run: RunView) -> None:
+        """Mines where that is due; a resumed run asks for what the epoch before it had, which the run has kept."""
         schedule = self.config.negatives.schedule
         due = schedule.due_epoch(epoch) if schedule else None
         if schedule is None or due == self._mined_in:
@@ -73,8 +74,8 @@ class RetrievalTask(MatchingTask):
         if due is not None:
             assert self._pool is not None, "start_training comes first"
             both = self.config.loss == "triple"  # four-way takes its wrong image at random
-            negatives = miner.mine(self._pool, due, schedule.candidates, schedule.keep, images_of_texts=both)
-            self.hard = HardTables(self.random.table, negatives)
+            plan = MiningPlan(due, schedule.candidates, schedule.keep, images_of_texts=both)
+            self.hard = HardTables(self.random.table, negatives_of_epoch(self, run, self._pool, plan))
 
     def pairs(self, example: Example[Caption], rng: np.random.Generator) -> list[Pair]:
         """The example's own pair and its negatives, in the order of the loss."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from vlrun import MatchingConfig
+from vlrun_retrieval.config import MatchingConfig
 
 
 class ZeroShotConfig(MatchingConfig):

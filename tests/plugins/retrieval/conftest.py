@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+import matching_world
 import numpy as np
 import pytest
+import toy_world as toy
 
 from vlrun import BuildReport, Dataset, DatasetConfig, Example
-from vlrun.candidates import CandidatePool
 from vlrun.data.annotations import AnnotationFile
-from vlrun.hard_negatives import HardNegatives, draw_candidates
+from vlrun.plugins.manager import Plugins, create_plugins
+from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.config import CocoRetrievalConfig, Flickr30kConfig, RetrievalConfig
 from vlrun_retrieval.dataset import Caption
+from vlrun_retrieval.hard_negatives import HardNegatives, draw_candidates
+from vlrun_retrieval.mining import MiningPlan
 from vlrun_retrieval.plugin import vlrun_datasets
 from vlrun_retrieval.task import RetrievalTask
 
@@ -175,7 +180,13 @@ class Miner:
 
 
 @pytest.fixture
-def miner() -> Miner:
+def miner(monkeypatch: pytest.MonkeyPatch) -> Miner:
+    """Stands for the run that a task mines with."""
+
+    def mine(task: Any, run: Miner, pool: CandidatePool, plan: MiningPlan) -> HardNegatives:
+        return run.mine(pool, plan.epoch, plan.candidates, plan.keep, plan.images_of_texts)
+
+    monkeypatch.setattr("vlrun_retrieval.task.negatives_of_epoch", mine)
     return Miner()
 
 
@@ -187,3 +198,18 @@ def make_task() -> Callable[..., RetrievalTask]:
         return RetrievalTask(RetrievalConfig.model_validate(given))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def caption_plugins() -> Plugins:
+    core = [point for point in entry_points(group="vlrun") if point.name == "core"]
+    return create_plugins([*core, EntryPoint("captions", "matching_world", "vlrun")])
+
+
+@pytest.fixture
+def caption_world(tmp_path: Path) -> Path:
+    toy.write_toy_store(tmp_path / "data" / "toys.lmdb")
+    for split in toy.SIZES:
+        (tmp_path / "data" / f"{split}.jsonl").touch()
+    (tmp_path / "captions.yaml").write_text(matching_world.EXPERIMENT)
+    return tmp_path

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from vlrun import ConfigError, Experiment, load_experiment
-from vlrun.config.base import MatchingConfig
 from vlrun.config.yaml import dump_yaml
-from vlrun_retrieval.config import MiningSchedule, RetrievalConfig
+from vlrun_retrieval.config import MatchingConfig, MiningSchedule, RetrievalConfig
 
 DATASET = {"name": "flickr30k", "annotations": "annotations", "features": "features", "evaluate": ["val"]}
 

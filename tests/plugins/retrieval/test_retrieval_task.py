@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from vlrun import DataError, Encoding, Example, Pair, RegionBatch
-from vlrun.candidates import CandidatePool
 from vlrun.data.loading import BatchMaker, TrainingPlan
-from vlrun.hard_negatives import write_negatives
 from vlrun.seeds import example_rng
 from vlrun.testing import make_regions
+from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.dataset import Caption
+from vlrun_retrieval.hard_negatives import write_negatives
 from vlrun_retrieval.negatives import Ids
 
 losses = pytest.mark.parametrize("loss", ["triple", "four-way"])

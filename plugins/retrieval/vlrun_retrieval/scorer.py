@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlrun.blocks.heads import PairMatcher
-from vlrun.errors import CheckpointError, ConfigError
-from vlrun.interfaces.backbone import Backbone, PairEncoder
-from vlrun.interfaces.examples import Pair, RegionBatch
-from vlrun.interfaces.tensors import Encoding, full_precision
+from vlrun import (
+    Backbone,
+    CheckpointError,
+    ConfigError,
+    Dataset,
+    Encoding,
+    Pair,
+    PairEncoder,
+    RegionBatch,
+    RunView,
+    full_precision,
+)
+from vlrun_retrieval.head import PairMatcher
 
 _ENCODED_AT_ONCE = 128
 _MASKS = ("text_mask", "region_mask")
@@ -26,6 +34,21 @@ Part = Mapping[str, Tensor]
 """What a backbone computed of texts or of images alone: tensors with a row for each; see ``Backbone.text_part``."""
 
 Rows = NDArray[np.int64]
+
+
+class Matching(Protocol):
+    """What scoring asks of a task; see ``MatchingTask``."""
+
+    config: Any
+    sample_size: int
+
+    def pair_scores(self, logits: Tensor) -> Tensor: ...
+
+    def check_sample(self, matched: NDArray[np.float32], mismatched: NDArray[np.float32]) -> None: ...
+
+    def evaluated_part(self, dataset: Dataset[Any], *, final: bool) -> Dataset[Any]: ...
+
+    def evaluation_protocol(self, *, final: bool) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -215,3 +238,12 @@ def _repeated(regions: RegionBatch, count: int) -> RegionBatch:
 def bytes_of(part: Part) -> int:
     """What a part takes on the device."""
     return sum(value.numel() * value.element_size() for value in part.values())
+
+
+def pair_scorer(task: Matching, run: RunView) -> PairScorer:
+    """Scores pairs of this task with the model as it is now."""
+    head = run.head
+    assert isinstance(head, PairMatcher)
+    return PairScorer(
+        run.backbone, head, task.pair_scores, run.encode, run.read_regions, device=run.device, autocast=run.autocast
+    )

@@ -7,16 +7,18 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from vlrun import DataError
 from vlrun.blocks.predictions import listed
-from vlrun.errors import DataError
+from vlrun.data.splits import Selection
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vlrun.interfaces.dataset import Dataset
+    from vlrun import Dataset
 
     Ints: TypeAlias = NDArray[np.int64]
 
@@ -38,11 +40,13 @@ class CandidatePool:
 
     @classmethod
     def of(cls, dataset: Dataset[Any]) -> CandidatePool:
-        """Every example is one text with one image.
+        """Every example is one text with one image. A dataset is read once, however often it is asked for.
 
         Raises:
             DataError: an example has no image or several, or an id is there twice.
         """
+        if (known := _POOLS.get(dataset)) is not None and len(known.texts) == len(dataset):
+            return known
         rows: dict[str, int] = {}
         ids, texts, owner = [], [], []
         for example in dataset:
@@ -57,7 +61,8 @@ class CandidatePool:
         twice = [name for name, count in Counter(ids).items() if count > 1]
         if problems := listed(twice, "are those of several texts", split=dataset.split, unit="ids"):
             raise DataError([*problems, "do splits that are joined overlap?"])
-        return cls(tuple(rows), tuple(ids), tuple(texts), np.array(owner, np.int64))
+        pool = _POOLS[dataset] = cls(tuple(rows), tuple(ids), tuple(texts), np.array(owner, np.int64))
+        return pool
 
     @cached_property
     def fingerprint(self) -> str:
@@ -78,3 +83,20 @@ class CandidatePool:
     def _by_image(self) -> tuple[Ints, Ints]:
         order = np.argsort(self.owner, kind="stable")
         return order, np.cumsum(np.bincount(self.owner, minlength=len(self.image_ids)))
+
+
+def first_images(dataset: Dataset[Any], limit: int) -> Dataset[Any]:
+    """The texts of the first ``limit`` images of a split; the split itself if it has no more."""
+    kept = np.flatnonzero(CandidatePool.of(dataset).owner < limit).tolist()
+    if len(kept) == len(dataset):
+        return dataset
+    parts = _PARTS.setdefault(dataset, {})
+    if limit not in parts:
+        parts[limit] = Selection(dataset, kept, f"between epochs only the first {limit:,} images compete")
+    return parts[limit]
+
+
+_POOLS: WeakKeyDictionary[Dataset[Any], CandidatePool] = WeakKeyDictionary()
+"""What was read of each dataset; reading 155,000 captions takes longer than ranking them."""
+
+_PARTS: WeakKeyDictionary[Dataset[Any], dict[int, Selection]] = WeakKeyDictionary()

@@ -20,7 +20,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vlrun.errors import DataError
+from vlrun import DataError
 from vlrun.files import write_json
 
 Scores: TypeAlias = NDArray[np.float32]

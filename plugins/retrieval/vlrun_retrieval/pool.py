@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,24 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlrun.blocks.heads import PairMatcher
-from vlrun.candidates import CandidatePool
-from vlrun.config.base import MatchingConfig
-from vlrun.data.loading import BatchMaker
-from vlrun.data.splits import Selection
-from vlrun.engine.assembly import Run, TaskRun
-from vlrun.engine.model import weights_fingerprint
-from vlrun.engine.ranks import Ranks
-from vlrun.engine.stopping import StopRequest, leave_if_asked
-from vlrun.errors import DataError
-from vlrun.interfaces.dataset import Dataset
-from vlrun.interfaces.examples import Prediction
-from vlrun.matching import MatchingTask
-from vlrun.pair_scoring import EncodedTexts, PairScorer, Part, Rows, bytes_of, take
-from vlrun.ranking import PROTOCOLS
+from vlrun import Dataset, Prediction, RanksView, RunView
 from vlrun.reporting.lines import duration_text
-from vlrun.retrieval_metric import needed_texts, pool_predictions, usable_protocols
-from vlrun.score_matrix import (
+from vlrun_retrieval.candidates import CandidatePool
+from vlrun_retrieval.matrix import (
     FirstStage,
     ScoreMatrix,
     Scores,
@@ -45,85 +31,15 @@ from vlrun.score_matrix import (
     read_first_stage,
     unfinished,
 )
+from vlrun_retrieval.metric import needed_texts, pool_predictions, usable_protocols
+from vlrun_retrieval.scorer import EncodedTexts, Matching, PairScorer, Part, Rows, bytes_of, pair_scorer, take
 
 IMAGE_BLOCK_BYTES = 256 * 2**20  # twice that while a block is being made
 _FLUSH_SECONDS = 30.0
 _MEASURED_SECONDS = 2.0
 
 
-def matching_task(task: TaskRun) -> MatchingTask:
-    assert isinstance(task.task, MatchingTask)
-    return task.task
-
-
-def pair_scorer(run: Run, task: TaskRun, maker: BatchMaker) -> PairScorer:
-    """Scores pairs of this task with the model as it is now."""
-    matching, head = matching_task(task), run.model.heads[task.name]
-    assert isinstance(head, PairMatcher)
-    return PairScorer(
-        run.model.backbone,
-        head,
-        matching.pair_scores,
-        maker.encode,
-        lambda image_ids: maker.shown(maker.store.read(image_ids)),
-        device=run.device,
-        autocast=run.autocast,
-    )
-
-
-def pool_dataset(task: TaskRun, split: str, final: bool) -> Dataset[Any]:
-    """The examples whose images and texts compete: all at the end, between epochs perhaps the first images only."""
-    dataset, limit = task.splits[split].dataset, matching_task(task).config.validation_images
-    if final or limit is None:
-        return dataset
-    rows: dict[str, int] = {}
-    images = [rows.setdefault(example.image_ids[0], len(rows)) for example in dataset]
-    kept = [position for position, row in enumerate(images) if row < limit]
-    if len(kept) == len(dataset):
-        return dataset
-    return Selection(dataset, kept, f"between epochs only the first {limit:,} images compete")
-
-
-def first_stage_mark(config: MatchingConfig, final: bool) -> dict[str, str]:
-    """What scores must say where a first stage chose the candidates."""
-    rerank = config.rerank
-    if rerank is None or (final and not rerank.final):
-        return {}
-    chosen = f"the best {rerank.candidates:,} per query by {rerank.scores.name}; a right one outside them ranks last"
-    return {"first stage": chosen}
-
-
-def check_pools(tasks: Sequence[TaskRun]) -> None:
-    """Finds out before hours of work what would stop an evaluation after them.
-
-    Raises:
-        DataError: a protocol is defined for another number of images than a split has, or a first stage does not know
-            the images and texts of a split.
-    """
-    problems = []
-    for task in tasks:
-        if not isinstance(task.task, MatchingTask):
-            continue
-        config = task.task.config
-        for number, (split, maker) in enumerate(task.splits.items()):
-            pool = CandidatePool.of(maker.dataset)
-            problems += [
-                f"task '{task.name}': retrieval protocol '{name}' is not defined for the {len(pool.image_ids):,} "
-                f"images of split '{split}': {PROTOCOLS[name].summary}. Leave it out of `protocols`, or the split out "
-                "of `evaluate`"
-                for name in config.protocols
-                if not PROTOCOLS[name].fits(len(pool.image_ids))
-            ]
-            if config.rerank is not None and (config.rerank.final or number == 0):
-                try:
-                    read_first_stage(config.rerank.scores, pool.image_ids, pool.text_ids)
-                except DataError as error:
-                    problems += error.problems
-    if problems:
-        raise DataError(problems)
-
-
-def score_pool(run: Run, task: TaskRun, split: str, stop: StopRequest, *, final: bool) -> list[Prediction]:
+def score_pool(task: Matching, run: RunView, split: str, *, final: bool) -> list[Prediction]:
     """Scores every pair of the split once and ranks them; the predictions are on the main rank only.
 
     What an evaluation before this one has scored with the same model is not scored again.
@@ -132,23 +48,23 @@ def score_pool(run: Run, task: TaskRun, split: str, stop: StopRequest, *, final:
         StoppedOnRequest: a signal asked for it; what is scored is kept.
         CheckpointError: a score is not finite, or the task does not trust the head.
     """
-    matching, ranks = matching_task(task), run.ranks
-    maker, pool = task.splits[split], CandidatePool.of(pool_dataset(task, split, final))
-    protocols = usable_protocols(matching.config.protocols, len(pool.image_ids))
-    scorer = pair_scorer(run, task, maker)
+    ranks, dataset = run.ranks, run.datasets[split]
+    pool = CandidatePool.of(task.evaluated_part(dataset, final=final))
+    protocols = usable_protocols(task.config.protocols, len(pool.image_ids))
+    scorer = pair_scorer(task, run)
     predictions: list[Prediction] = []
     with scorer.at_work():
         texts = scorer.encoded(pool.texts, pool.image_ids[0])
         with ranks.alike():
-            _check_sample(matching, scorer, pool, texts)
-        plan = _plan(run, task, scorer, pool, texts, needed_texts(pool, protocols), final)
-        is_whole = final or _is_whole(task, split)
-        name = f"{task.name}_{split}{'' if is_whole else '.between-epochs'}.npy"
-        matrix = ScoreMatrix(ranks.from_main(lambda: _place(run.folder.path / "scores" / name, plan.identity, final)))
+            _check_sample(task, scorer, pool, texts)
+        plan = _plan(task, run, scorer, pool, texts, needed_texts(pool, protocols), final)
+        is_whole = final or _is_whole(task, dataset)
+        name = f"{run.name}_{split}{'' if is_whole else '.between-epochs'}.npy"
+        matrix = ScoreMatrix(ranks.from_main(lambda: _place(run.folder / "scores" / name, plan.identity, final)))
         with _alone(matrix, ranks):
             pending = ranks.from_main(lambda: _prepare(matrix, plan, pool, final))
-            work = _PoolWork(scorer, pool, texts, plan.tiles, matching.config.pairs_per_batch, matrix.open())
-            _fill(work, run, split, pending, stop)
+            work = _PoolWork(scorer, pool, texts, plan.tiles, task.config.pairs_per_batch, matrix.open())
+            _fill(work, run, split, pending)
             ranks.barrier()
             ranks.from_main(lambda: predictions.extend(pool_predictions(work.scores, pool, protocols)))
             if ranks.is_main and not is_whole:
@@ -156,15 +72,14 @@ def score_pool(run: Run, task: TaskRun, split: str, stop: StopRequest, *, final:
     return predictions
 
 
-def _is_whole(task: TaskRun, split: str) -> bool:
+def _is_whole(task: Matching, dataset: Dataset[Any]) -> bool:
     """Whether an evaluation between epochs scores what the one at the end does; if so, it need not be done twice."""
-    config = matching_task(task).config
-    same_first_stage = first_stage_mark(config, final=False) == first_stage_mark(config, final=True)
-    return same_first_stage and pool_dataset(task, split, final=False) is task.splits[split].dataset
+    same_first_stage = task.evaluation_protocol(final=False) == task.evaluation_protocol(final=True)
+    return same_first_stage and task.evaluated_part(dataset, final=False) is dataset
 
 
 @contextmanager
-def _alone(matrix: ScoreMatrix, ranks: Ranks) -> Iterator[None]:
+def _alone(matrix: ScoreMatrix, ranks: RanksView) -> Iterator[None]:
     """While it is open, no other evaluation touches the matrix."""
     ranks.from_main(matrix.acquire)
     try:
@@ -173,7 +88,7 @@ def _alone(matrix: ScoreMatrix, ranks: Ranks) -> Iterator[None]:
         matrix.release()
 
 
-def _check_sample(task: MatchingTask, scorer: PairScorer, pool: CandidatePool, texts: EncodedTexts) -> None:
+def _check_sample(task: Matching, scorer: PairScorer, pool: CandidatePool, texts: EncodedTexts) -> None:
     """Lets the task compare some right pairs with wrong ones."""
     num_images = len(pool.image_ids)
     if not task.sample_size or num_images < 2:
@@ -205,12 +120,18 @@ class _Plan:
 
 
 def _plan(
-    run: Run, task: TaskRun, scorer: PairScorer, pool: CandidatePool, texts: EncodedTexts, needed: Rows, final: bool
+    task: Matching,
+    run: RunView,
+    scorer: PairScorer,
+    pool: CandidatePool,
+    texts: EncodedTexts,
+    needed: Rows,
+    final: bool,
 ) -> _Plan:
-    config = matching_task(task).config
+    config = task.config
     block = max(1, IMAGE_BLOCK_BYTES // bytes_of(scorer.region_part(pool.image_ids[:1])))
     first_stage, spread = None, 1
-    if config.rerank is not None and first_stage_mark(config, final):
+    if config.rerank is not None and task.evaluation_protocol(final=final):
         with run.ranks.alike():
             first_stage = read_first_stage(config.rerank.scores, pool.image_ids, pool.text_ids)
         # few pairs of a tile are scored, so it spans more of them
@@ -223,19 +144,11 @@ def _plan(
         pairs_per_batch=config.pairs_per_batch * spread,
         images_per_block=block,
     )
-    backbone = run.experiment.backbone.model_dump(mode="json", exclude={"weights"})
     identity = {
-        "weights": run.ranks.from_main(lambda: weights_fingerprint([run.model.backbone, run.model.heads[task.name]])),
-        "backbone": hashlib.sha256(json.dumps(backbone, sort_keys=True).encode()).hexdigest()[:16],
-        "vocabulary": run.model.backbone.vocabulary_hash,
+        **run.identity(),
         "pool": pool.fingerprint,
         "texts": hashlib.blake2b(needed.tobytes(), digest_size=8).hexdigest(),
-        "features": task.store.fingerprint,
-        "images": "hidden" if config.dataset.hide_images else "shown",
         "score": config.score,
-        "max_text_tokens": config.max_text_tokens,
-        "precision": run.experiment.train.precision,
-        "device": run.device.type,
         "pairs_per_batch": config.pairs_per_batch,
         "images_per_block": block,
         "first stage": [first_stage.identity, config.rerank.candidates] if first_stage and config.rerank else None,
@@ -314,7 +227,7 @@ class _PoolWork:
         return found
 
 
-def _fill(work: _PoolWork, run: Run, split: str, pending: Rows, stop: StopRequest) -> None:
+def _fill(work: _PoolWork, run: RunView, split: str, pending: Rows) -> None:
     """Scores the pending tiles; rank r takes every world-size-th of them, so nothing is padded to even out."""
     ranks = run.ranks
     left = sum(work.tiles[number].pairs for number in pending)
@@ -322,7 +235,7 @@ def _fill(work: _PoolWork, run: Run, split: str, pending: Rows, stop: StopReques
     mine = work.tile_by_tile(pending[ranks.rank :: ranks.world_size])
     flushed = time.monotonic()
     for start in range(0, len(pending), ranks.world_size):
-        leave_if_asked(ranks, stop)
+        run.leave_if_asked("an evaluation")
         if start + ranks.rank < len(pending):
             next(mine)
         if time.monotonic() - flushed > _FLUSH_SECONDS:
@@ -336,7 +249,7 @@ def _fill(work: _PoolWork, run: Run, split: str, pending: Rows, stop: StopReques
 class _Progress:
     """Tells the reader how much there is, how fast it goes and how long it will take."""
 
-    def __init__(self, run: Run, split: str, pool: CandidatePool, total: int, pending: int) -> None:
+    def __init__(self, run: RunView, split: str, pool: CandidatePool, total: int, pending: int) -> None:
         self.run, self.split, self.pending = run, split, pending
         self.done, self.measured = 0, 0
         self.started: float | None = None  # after the first tile, which warms everything up
@@ -354,21 +267,20 @@ class _Progress:
         self.measured += pairs
         if not self.is_told and time.monotonic() - self.started > _MEASURED_SECONDS:
             self.tell()
-        if self.run.ranks.is_main:
-            self.run.reporters.progress(f"scoring {self.split}", self.done, self.pending)
+        self.run.progress(f"scoring {self.split}", self.done, self.pending)
 
     def tell(self) -> None:
         self.is_told = True
         rate = self.rate()
         left = duration_text((self.pending - self.done) / rate)
-        self.run.reporters.note(f"{self.what}: {rate:,.0f} pairs/s, about {left} left")
+        self.run.note(f"{self.what}: {rate:,.0f} pairs/s, about {left} left")
 
     def end(self) -> None:
         if not self.pending:
-            self.run.reporters.note(f"{self.what}: nothing left to score")
+            self.run.note(f"{self.what}: nothing left to score")
         elif not self.is_told:
             rate = f", {self.rate():,.0f} pairs/s" if self.measured else ""
-            self.run.reporters.note(f"{self.what}{rate}")
+            self.run.note(f"{self.what}{rate}")
 
     def rate(self) -> float:
         assert self.started is not None

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vlrun import DataError
-from vlrun.ranking import PROTOCOLS, TIE_POLICIES, DirectionScores, Protocol, evaluate_retrieval, rank_pool
+from vlrun_retrieval.ranking import PROTOCOLS, TIE_POLICIES, DirectionScores, Protocol, evaluate_retrieval, rank_pool
 
 CASES = (
     "tie_free_40x200",

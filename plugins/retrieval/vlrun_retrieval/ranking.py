@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from vlrun.errors import DataError
+from vlrun import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -7,19 +7,20 @@ and a score on its block alone, so the result is the same for any number of proc
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlrun.candidates import CandidatePool
-from vlrun.engine.model import weights_fingerprint
-from vlrun.engine.stopping import StopRequest, leave_if_asked
+from vlrun import RunView, UsageError
+from vlrun.data.splits import JoinedSplits
 from vlrun.files import atomic_write
-from vlrun.hard_negatives import (
+from vlrun_retrieval.candidates import CandidatePool
+from vlrun_retrieval.hard_negatives import (
     NEGATIVES_SUFFIX,
     AnchorKind,
     HardNegatives,
@@ -29,51 +30,18 @@ from vlrun.hard_negatives import (
     read_negatives,
     write_negatives,
 )
-from vlrun.pair_scoring import EncodedTexts, PairScorer, Part, Rows, bytes_of, take
-from vlrun.pool_scoring import IMAGE_BLOCK_BYTES, matching_task, pair_scorer
+from vlrun_retrieval.matching import MatchingTask
+from vlrun_retrieval.pool import IMAGE_BLOCK_BYTES
+from vlrun_retrieval.scorer import EncodedTexts, Matching, PairScorer, Part, Rows, bytes_of, pair_scorer, take
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vlrun.data.loading import BatchMaker
-    from vlrun.engine.assembly import Run, TaskRun
+    from vlrun.runs.again import ReopenedTask
+
 
 _ANCHORS_PER_BLOCK = 16384
 _PASSING_AT_ONCE = 512
-
-
-@dataclass(frozen=True)
-class ModelMiner:
-    """Mines for one task of a run with the model as it is; see ``NegativeMiner``."""
-
-    run: Run
-    task: TaskRun
-    stop: StopRequest
-
-    def mine(
-        self, pool: CandidatePool, epoch: int, candidates: int, keep: int, images_of_texts: bool = True
-    ) -> HardNegatives:
-        """
-        Raises:
-            StoppedOnRequest: a signal asked for it; finished blocks are kept.
-        """
-        assert self.task.train is not None
-        ranks = self.run.ranks
-        path = self.run.folder.negatives / f"{self.task.name}_epoch{epoch}{NEGATIVES_SUFFIX}"
-        facts = {
-            "pool": pool.fingerprint,
-            "seed": self.run.experiment.seed,
-            "epoch": epoch,
-            "candidates": candidates,
-            "keep": keep,
-            "images_of_texts": images_of_texts,
-        }
-        if not ranks.from_main(lambda: path.is_file() and read_facts(path) == facts):
-            plan = MiningPlan(epoch, candidates, keep, images_of_texts)
-            found = mine_negatives(self.run, self.task, self.task.train, pool, plan, self.stop)
-            ranks.from_main(lambda: write_negatives(path, pool, found, facts))
-        with ranks.alike():
-            return read_negatives(path, pool)
 
 
 @dataclass(frozen=True)
@@ -86,18 +54,62 @@ class MiningPlan:
     images_of_texts: bool = True
 
 
-def mine_negatives(
-    run: Run, task: TaskRun, maker: BatchMaker, pool: CandidatePool, plan: MiningPlan, stop: StopRequest
-) -> HardNegatives:
-    """The hardest texts for every image of ``pool``, and the hardest images for every text.
+def negatives_of_epoch(task: Matching, run: RunView, pool: CandidatePool, plan: MiningPlan) -> HardNegatives:
+    """Those of the plan's epoch, found with the model as it is; called by all ranks, which share the work.
 
-    Args:
-        maker: reads the split that the pool is of.
+    An epoch's are mined once and kept in the run folder; a run that is resumed within that epoch, or in a later one
+    that still uses them, reads them back.
+
+    Raises:
+        StoppedOnRequest: a signal asked for it; finished blocks are kept.
+    """
+    ranks = run.ranks
+    path = negatives_folder(run) / f"{run.name}_epoch{plan.epoch}{NEGATIVES_SUFFIX}"
+    facts = {"pool": pool.fingerprint, "seed": run.seed, **asdict(plan)}
+    if not ranks.from_main(lambda: path.is_file() and read_facts(path) == facts):
+        found = mine_negatives(task, run, pool, plan)
+        ranks.from_main(lambda: write_negatives(path, pool, found, facts))
+    with ranks.alike():
+        return read_negatives(path, pool)
+
+
+def mine_file(reopened: ReopenedTask, out: Path, *, candidates: int, keep: int) -> None:
+    """Mines hard negatives of the splits that a finished run was reopened with, joined, and writes them to ``out``.
+
+    Raises:
+        UsageError: the task does not rank images and texts.
+    """
+    run, task = reopened.view, reopened.task
+    if not isinstance(task, MatchingTask):
+        raise UsageError(f"task '{run.name}' of this run does not match images and texts, so it has no negatives")
+    dataset = JoinedSplits(list(run.datasets.values()))
+    pool = CandidatePool.of(dataset)
+    found = mine_negatives(task, run, pool, MiningPlan(0, candidates, keep))
+    facts = {
+        "run": run.folder.name,
+        "experiment": reopened.experiment,
+        "checkpoint": reopened.checkpoint,
+        "split": dataset.split,
+        "annotations": dict(dataset.protocol),
+        "seed": run.seed,
+        "candidates": candidates,
+        "keep": keep,
+    }
+    run.ranks.from_main(lambda: write_negatives(out, pool, found, facts))
+
+
+def negatives_folder(run: RunView) -> Path:
+    """Where the negatives of a run lie, and finished blocks of those that are being mined."""
+    return run.folder / "negatives"
+
+
+def mine_negatives(task: Matching, run: RunView, pool: CandidatePool, plan: MiningPlan) -> HardNegatives:
+    """The hardest texts for every image of ``pool``, and the hardest images for every text.
 
     Raises:
         StoppedOnRequest: a signal asked for it.
     """
-    scorer, folder = pair_scorer(run, task, maker), _blocks_folder(run, task, pool, plan)
+    scorer, folder = pair_scorer(task, run), _blocks_folder(run, pool, plan)
     anchors: dict[AnchorKind, int] = {"image": len(pool.image_ids), "text": len(pool.texts)}
     if not plan.images_of_texts:
         del anchors["text"]
@@ -108,34 +120,29 @@ def mine_negatives(
             scorer,
             pool,
             scorer.encoded(pool.texts, pool.image_ids[0]),
-            lambda kind, anchor: draw_candidates(pool, run.experiment.seed, plan.epoch, kind, anchor, plan.candidates),
+            lambda kind, anchor: draw_candidates(pool, run.seed, plan.epoch, kind, anchor, plan.candidates),
             plan.keep,
-            matching_task(task).config.pairs_per_batch,
+            task.config.pairs_per_batch,
         )
         for kind, count in anchors.items():
-            tables[kind] = _mine_kind(run, mining, kind, count, folder, stop, (done, total))
+            tables[kind] = _mine_kind(run, mining, kind, count, folder, (done, total))
             done += plan.candidates * count
     run.ranks.barrier()  # all have read all blocks
     run.ranks.from_main(lambda: shutil.rmtree(folder, ignore_errors=True))
     return HardNegatives(tables["image"], tables["text"])
 
 
-def _blocks_folder(run: Run, task: TaskRun, pool: CandidatePool, plan: MiningPlan) -> Path:
+def _blocks_folder(run: RunView, pool: CandidatePool, plan: MiningPlan) -> Path:
     """Where finished blocks wait for the others; made. Another model, pool or plan has another one."""
-
-    def make() -> Path:
-        weights = weights_fingerprint([run.model.backbone, run.model.heads[task.name]])
-        facts = f"{weights} {pool.fingerprint} {plan} {run.experiment.seed} {run.experiment.train.precision}"
-        digest = hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
-        folder = run.folder.negatives / f".blocks-{digest}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    return run.ranks.from_main(make)
+    facts = f"{json.dumps(run.identity(), sort_keys=True)} {pool.fingerprint} {plan} {run.seed}"
+    digest = hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
+    folder = negatives_folder(run) / f".blocks-{digest}"
+    run.ranks.from_main(lambda: folder.mkdir(parents=True, exist_ok=True))
+    return folder
 
 
 def _mine_kind(
-    run: Run, mining: Mining, kind: AnchorKind, count: int, folder: Path, stop: StopRequest, progress: tuple[int, int]
+    run: RunView, mining: Mining, kind: AnchorKind, count: int, folder: Path, progress: tuple[int, int]
 ) -> NDArray[np.int32]:
     """The table of all anchors of a kind, on every rank; blocks of them go to the ranks in turns.
 
@@ -159,12 +166,12 @@ def _mine_kind(
 
     share = work()
     while True:  # ranks have more or fewer batches; all look around after each of them
-        leave_if_asked(ranks, stop, during="mining")
+        run.leave_if_asked("mining")
         (scored,) = ranks.sum_counts([float(next(share, 0))])
         if not scored:
             break
         done += int(scored)
-        run.reporters.progress("mining hard negatives", min(done, total), total)
+        run.progress("mining hard negatives", min(done, total), total)
     ranks.barrier()
     return np.concatenate([np.load(file, allow_pickle=False) for file in files])
 

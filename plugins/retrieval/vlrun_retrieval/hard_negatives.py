@@ -11,19 +11,19 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from vlrun import DataError
 from vlrun.blocks.predictions import listed
-from vlrun.errors import DataError
 from vlrun.files import atomic_write
 from vlrun.seeds import derive_seed, example_rng
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vlrun.candidates import CandidatePool
+    from vlrun_retrieval.candidates import CandidatePool
 
 NEGATIVES_SUFFIX = ".npz"
 
@@ -41,20 +41,6 @@ class HardNegatives:
 
     texts_of_images: NDArray[np.int32]
     images_of_texts: NDArray[np.int32]
-
-
-class NegativeMiner(Protocol):
-    """Finds hard negatives with the model that is being trained."""
-
-    def mine(
-        self, pool: CandidatePool, epoch: int, candidates: int, keep: int, images_of_texts: bool = True
-    ) -> HardNegatives:
-        """Those of ``epoch``; without ``images_of_texts`` those of images alone, a sixth of the work.
-
-        Called by all ranks, which share the work and all get the result. An epoch's are mined once and kept in the run
-        folder; a run that is resumed within that epoch, or in a later one that still uses them, reads them back.
-        """
-        ...
 
 
 def draw_candidates(

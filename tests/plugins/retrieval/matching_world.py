@@ -22,16 +22,18 @@ from vlrun import (
     Encoding,
     Entry,
     Example,
-    MatchingConfig,
     Pair,
     RegionBatch,
+    RunView,
     hookimpl,
 )
-from vlrun.candidates import CandidatePool
 from vlrun.config.experiment import Experiment, load_experiment
-from vlrun.hard_negatives import HardNegatives, NegativeMiner
-from vlrun.matching import MatchingTask
 from vlrun.plugins.manager import Plugins
+from vlrun_retrieval.candidates import CandidatePool
+from vlrun_retrieval.config import MatchingConfig
+from vlrun_retrieval.hard_negatives import HardNegatives
+from vlrun_retrieval.matching import MatchingTask
+from vlrun_retrieval.mining import MiningPlan, negatives_of_epoch
 
 
 class Captions(Dataset[int]):
@@ -134,9 +136,9 @@ class ToyMatching(MatchingTask):
     def start_training(self, dataset: Dataset[Any], seed: int) -> None:
         self.pool = CandidatePool.of(dataset)
 
-    def start_epoch(self, epoch: int, miner: NegativeMiner) -> None:
+    def start_epoch(self, epoch: int, run: RunView) -> None:
         if self.config.mines and self.pool is not None:
-            self.negatives = miner.mine(self.pool, epoch, candidates=6, keep=2)
+            self.negatives = negatives_of_epoch(self, run, self.pool, MiningPlan(epoch, candidates=6, keep=2))
             self.mined.append((epoch, self.negatives))
 
     def pairs(self, example: Example[Any], rng: np.random.Generator) -> list[Pair]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vlrun import DataError
-from vlrun.score_matrix import (
+from vlrun_retrieval.matrix import (
     FirstStage,
     ScoreMatrix,
     TilePlan,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,20 @@ from matching_world import experiment
 from toy_runs import StopAfter, stop_after_step
 from toy_runs import weights as load_weights
 
-from vlrun import DataError, mining, runs
-from vlrun.candidates import CandidatePool
-from vlrun.cli import main
+from vlrun import DataError, UsageError
 from vlrun.config.experiment import Experiment
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import open_run_folder
 from vlrun.errors import StoppedOnRequest
 from vlrun.features.store import RegionFeatureStore
-from vlrun.hard_negatives import (
+from vlrun.plugins.manager import Plugins
+from vlrun.runs import run as runs
+from vlrun.runs.run import run_experiment
+from vlrun.seeds import derive_seed
+from vlrun.testing import run_ranks
+from vlrun_retrieval import mine_command, mining
+from vlrun_retrieval.candidates import CandidatePool
+from vlrun_retrieval.hard_negatives import (
     HardNegatives,
     draw_candidates,
     hardest,
@@ -30,10 +36,6 @@ from vlrun.hard_negatives import (
     read_negatives,
     write_negatives,
 )
-from vlrun.plugins.manager import Plugins
-from vlrun.runs.run import run_experiment
-from vlrun.seeds import derive_seed
-from vlrun.testing import run_ranks
 
 
 def pool_of(owner: list[int]) -> CandidatePool:
@@ -231,6 +233,12 @@ def test_mining_that_was_killed_goes_on_with_its_blocks(
         assert all((first[name] == second[name]).all() for name in first)
 
 
+def command(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    mine_command.add_arguments(parser)
+    return mine_command.run(parser.parse_args(arguments, argparse.Namespace(verb="mine-negatives", command=[])))
+
+
 def test_the_command_writes_a_pool_for_the_training_split(
     caption_world: Path,
     caption_plugins: Plugins,
@@ -238,17 +246,19 @@ def test_the_command_writes_a_pool_for_the_training_split(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = run_experiment(experiment(caption_world, caption_plugins), plugins=caption_plugins).folder
-    monkeypatch.setattr("vlrun.cli.mine_negatives.create_plugins", lambda: caption_plugins)
+    monkeypatch.setattr("vlrun.cli.arguments.create_plugins", lambda: caption_plugins)
     out = caption_world / "pool.npz"
-    assert main(["mine-negatives", str(folder), "--candidates", "6", "--keep", "2", "--out", str(out)]) == 0
+    assert command(str(folder), "--candidates", "6", "--keep", "2", "--out", str(out)) == 0
     assert f"{{name: pool, file: {out}}}" in capsys.readouterr().out
     pool = CandidatePool.of(toy.Captions(experiment(caption_world, caption_plugins).tasks[0].dataset, "train"))
     assert read_negatives(out, pool).images_of_texts.shape == (len(pool.texts), 2)
     facts = read_facts(out)
     assert (facts["split"], facts["seed"], facts["keep"]) == ("train", 5, 2)
     assert facts["checkpoint"].startswith("best (step ")
-    assert main(["mine-negatives", str(folder), "--candidates", "2", "--keep", "3"]) == 2
-    assert main(["mine-negatives", str(folder), "--out", "pool.pkl"]) == 2
+    with pytest.raises(UsageError, match="keep at least 1, at most all"):
+        command(str(folder), "--candidates", "2", "--keep", "3")
+    with pytest.raises(UsageError, match=r"negatives are a \.npz file"):
+        command(str(folder), "--out", "pool.pkl")
 
 
 def test_a_table_that_points_nowhere_is_damaged(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from matching_world import experiment
 from toy_runs import StopAfter
 from toy_world import NUM_IMAGES, image_features
 
-from vlrun import CheckpointError, DataError, pair_scoring, pool_scoring, runs
-from vlrun.candidates import CandidatePool
+from vlrun import CheckpointError, DataError
 from vlrun.config.experiment import Experiment
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import open_run_folder
@@ -25,13 +24,17 @@ from vlrun.errors import StoppedOnRequest
 from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import write_store
 from vlrun.interfaces.reporter import Reporter, Reporters
-from vlrun.pair_scoring import PairScorer
 from vlrun.plugins.manager import Plugins
-from vlrun.ranking import PROTOCOLS, evaluate_retrieval
-from vlrun.retrieval_metric import best_candidates, usable_protocols
+from vlrun.runs import run as runs
 from vlrun.runs.again import evaluate_run, score_file
 from vlrun.runs.run import RunResult, run_experiment
 from vlrun.testing import run_ranks
+from vlrun_retrieval import pool as pool_scoring
+from vlrun_retrieval import scorer as pair_scoring
+from vlrun_retrieval.candidates import CandidatePool
+from vlrun_retrieval.metric import best_candidates, usable_protocols
+from vlrun_retrieval.ranking import PROTOCOLS, evaluate_retrieval
+from vlrun_retrieval.scorer import PairScorer
 
 
 def matrix(result: RunResult | Path, split: str = "test") -> np.ndarray[Any, Any]:
@@ -302,8 +305,8 @@ def test_the_best_candidates_are_those_of_a_sort() -> None:
 def test_protocols_of_options_and_of_ranking_are_the_same() -> None:
     from typing import get_args
 
-    from vlrun import MatchingConfig
-    from vlrun.ranking import TIE_POLICIES
+    from vlrun_retrieval.config import MatchingConfig
+    from vlrun_retrieval.ranking import TIE_POLICIES
 
     fields = MatchingConfig.model_fields
     assert get_args(get_args(fields["protocols"].annotation)[0]) == tuple(PROTOCOLS)

@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlrun import DataError, Dataset, Metric, Prediction, Score
 from vlrun.blocks.predictions import mismatches
-from vlrun.candidates import CandidatePool
-from vlrun.errors import DataError
-from vlrun.interfaces.dataset import Dataset
-from vlrun.interfaces.examples import Prediction, Score
-from vlrun.interfaces.metric import Metric
-from vlrun.ranking import (
+from vlrun_retrieval.candidates import CandidatePool
+from vlrun_retrieval.ranking import (
     PROTOCOLS,
     DirectionScores,
     Pool,

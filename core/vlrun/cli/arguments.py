@@ -1,0 +1,142 @@
+"""What verbs share: naming an experiment or a run, its task and splits, and the number of processes.
+
+Public, for verbs of plugins.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlrun.config.base import TaskConfig
+from vlrun.config.experiment import Experiment, Layer, load_experiment
+from vlrun.engine.run_folder import RunFolder, open_run_folder
+from vlrun.errors import DataError, RequiredFile, UsageError
+from vlrun.plugins.manager import Plugins, create_plugins
+
+
+def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
+    """EXPERIMENT, overrides and --print-config, as `run` and `validate` share them."""
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="a YAML file under experiments/, or a run folder")
+    parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="values laid over the file (YAML)")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print every value with where it came from, and stop"
+    )
+
+
+def experiment_path(given: str) -> tuple[Path, Path | None]:
+    """The YAML file, and the run folder it belongs to if one was named."""
+    path = Path(given)
+    if path.is_dir() and (path / "config.yaml").is_file():
+        return path / "config.yaml", path.resolve()
+    if path.name == "config.yaml" and (path.parent / "status.json").is_file():
+        return path, path.parent.resolve()
+    return path, None
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN, --split, --task, --checkpoint, --nproc and overrides, as `evaluate` and `predict` share them."""
+    parser.add_argument("run_folder", metavar="RUN", help="a run folder, or runs/<experiment> for its newest run")
+    parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="values laid over the run's config.yaml")
+    parser.add_argument(
+        "--split", action="append", default=[], help="a split; may be repeated (default: as in the run)"
+    )
+    parser.add_argument(
+        "--task", action="append", default=[], help="a task of a joint run, by its label; may be repeated"
+    )
+    parser.add_argument("--checkpoint", default="best", help="best, last, or a checkpoint folder (default: best)")
+    parser.add_argument("--nproc", type=int, default=None, metavar="N", help="processes on this machine (default: 1)")
+
+
+def launched_elsewhere(arguments: argparse.Namespace) -> int | None:
+    """Starts the processes that were asked for and gives their exit status; None: go on in this one."""
+    from vlrun.engine.ranks import is_launched
+
+    if arguments.nproc is not None and arguments.nproc < 1:
+        raise UsageError(f"--nproc {arguments.nproc}: at least one process is needed")
+    if (arguments.nproc or 1) == 1 or is_launched():
+        return None
+    from vlrun.engine.launch import launch
+
+    return launch(arguments.command, arguments.nproc)
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A finished run that a verb works with.
+
+    Attributes:
+        experiment: without what only training needs, for the splits that were asked for.
+        index: position of the task that was asked for, or of the first one.
+    """
+
+    folder: RunFolder
+    experiment: Experiment
+    plugins: Plugins
+    index: int
+
+    @property
+    def task(self) -> TaskConfig:
+        return self.experiment.tasks[self.index]
+
+    @property
+    def splits(self) -> list[str]:
+        return self.task.dataset.evaluate
+
+
+def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> OpenedRun:
+    """The run that RUN names, with the splits and the task of the other run arguments.
+
+    Args:
+        trained_splits: without ``--split`` those that the task was trained on, instead of those it was evaluated on.
+
+    Raises:
+        UsageError: a task is unknown, a split is of no certain task, or there is no split.
+        DataError: files are missing.
+    """
+    plugins = create_plugins()
+    folder = open_run_folder(Path(arguments.run_folder))
+    experiment = load_experiment(folder.config, arguments.overrides, plugins=plugins)
+    labels = [task.called for task in experiment.tasks]
+    if unknown := [label for label in arguments.task if label not in labels]:
+        raise UsageError(f"there is no task '{unknown[0]}' in this run (there is: {', '.join(labels)})")
+    if arguments.split and len(labels) > 1 and not arguments.task:
+        raise UsageError(f"say of which task the split is: --task {' or '.join(labels)}")
+    chosen = arguments.task or labels[:1]
+    index = labels.index(chosen[0])
+    splits = arguments.split or (experiment.tasks[index].dataset.train if trained_splits else [])
+    if trained_splits and not splits:
+        raise UsageError(f"{folder.path} trains on nothing, so say which split: --split NAME")
+    values: dict[str, Any] = {"train.epochs": 0}
+    if experiment.train.epochs:
+        values["backbone.weights"] = None  # the checkpoint has the weights
+    for position, label in enumerate(labels):
+        values[f"tasks.{position}.dataset.train"] = []
+        if splits and label in chosen:
+            values[f"tasks.{position}.dataset.evaluate"] = splits
+    layer = Layer(f"runner {arguments.verb}", values)
+    experiment = load_experiment(folder.config, arguments.overrides, plugins=plugins, layers=[layer])
+    if missing := experiment.missing_files():
+        raise DataError(missing_message(experiment, missing))
+    return OpenedRun(folder, experiment, plugins, index)
+
+
+def missing_message(experiment: Experiment, missing: Sequence[RequiredFile]) -> list[str]:
+    """The configuration is right, but files are missing: which, and the commands that make them."""
+    lines = [f"Experiment '{experiment.name}' is well-formed, but files that it needs are not there:"]
+    remedies: dict[str, list[RequiredFile]] = {}
+    for file in missing:
+        remedies.setdefault(file.remedy, []).append(file)
+    for remedy, files in remedies.items():
+        lines.append("")
+        lines += [f"  missing {file.path}  ({file.purpose})" for file in files]
+        lines += [f"    {line}" for line in remedy.splitlines()]
+    lines += [
+        "",
+        f"Relative paths lie under the data root {experiment.data_root} (data_root in the file, or VLRUN_DATA).",
+    ]
+    lines += ["To try the experiment without any of them: runner run EXPERIMENT --demo"]
+    return lines

@@ -1,0 +1,123 @@
+"""Tasks that rank images and texts by how well they match, as retrieval and zero-shot retrieval share them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vlrun import Backbone, Batch, DataError, Dataset, Metric, Prediction, RunView, Task
+from vlrun_retrieval.candidates import CandidatePool, first_images
+from vlrun_retrieval.config import MatchingConfig
+from vlrun_retrieval.head import PairMatcher
+from vlrun_retrieval.matrix import read_first_stage
+from vlrun_retrieval.metric import RetrievalMetric, needed_texts, usable_protocols
+from vlrun_retrieval.pool import score_pool
+from vlrun_retrieval.ranking import PROTOCOLS
+
+MATCH = 1
+"""The class of the matching head that means that text and image match."""
+
+
+class MatchingTask(Task[Any]):
+    """Ranks every image of a split for every text and the reverse, by a score of each pair.
+
+    Every pair of a split's pool is scored and ranked; a subclass says how matching is trained, if at all. An example
+    is one text with its image.
+
+    Attributes:
+        sample_size: how many texts ``check_sample`` gets before a pool is scored; 0: it is not called.
+    """
+
+    sample_size: int = 0
+
+    def __init__(self, config: MatchingConfig) -> None:
+        self.config: Any = config
+
+    def build_head(self, backbone: Backbone) -> PairMatcher:
+        return PairMatcher(backbone.matching_head())
+
+    def pair_scores(self, logits: Tensor) -> Tensor:
+        """Logits (P, 2) -> scores (P,), larger for a better match.
+
+        The log-odds are monotone in the softmax probability of a match, by which the papers rank, but two of them are
+        never both rounded to 1.
+        """
+        return logits[:, MATCH] - logits[:, 1 - MATCH] if self.config.score == "log-odds" else logits[:, MATCH]
+
+    def check_sample(self, matched: NDArray[np.float32], mismatched: NDArray[np.float32]) -> None:
+        """Looks at the scores (n,) of some texts with their own image, and with another one, before all are scored."""
+
+    def check_splits(self, datasets: Mapping[str, Dataset[Any]]) -> None:
+        """Whether every protocol is defined for every split, and the first stage knows its images and texts.
+
+        Raises:
+            DataError: what would stop an evaluation after hours of work.
+        """
+        problems: list[str] = []
+        for number, (split, dataset) in enumerate(datasets.items()):
+            pool = CandidatePool.of(dataset)
+            images = len(pool.image_ids)
+            problems += [
+                f"task '{self.config.called}': retrieval protocol '{name}' is not defined for the {images:,} images of "
+                f"split '{split}': {PROTOCOLS[name].summary}. Leave it out of `protocols`, or the split out of "
+                "`evaluate`"
+                for name in self.config.protocols
+                if not PROTOCOLS[name].fits(images)
+            ]
+            rerank = self.config.rerank
+            if rerank is not None and (rerank.final or number == 0):
+                try:
+                    read_first_stage(rerank.scores, pool.image_ids, pool.text_ids)
+                except DataError as error:
+                    problems += error.problems
+        if problems:
+            raise DataError(problems)
+
+    def describe_splits(self, datasets: Mapping[str, Dataset[Any]]) -> list[tuple[str, str]]:
+        """How many pairs an evaluation of each split has to score."""
+
+        def size(dataset: Dataset[Any], final: bool) -> str:
+            pool = CandidatePool.of(self.evaluated_part(dataset, final=final))
+            images = len(pool.image_ids)
+            texts = len(needed_texts(pool, usable_protocols(self.config.protocols, images)))
+            return f"{images * texts:,} to score ({images:,} images x {texts:,} texts)"
+
+        lines = []
+        for split, dataset in datasets.items():
+            at_the_end, between = size(dataset, final=True), size(dataset, final=False)
+            more = "" if between == at_the_end else f"; between epochs {between}"
+            lines.append(("pairs", f"{self.config.called} {split}: {at_the_end}{more}"))
+        return lines
+
+    def evaluate(self, run: RunView, split: str, *, final: bool) -> list[Prediction]:
+        """Scores every pair of the split once and ranks them: one prediction per query, on the main process."""
+        return score_pool(self, run, split, final=final)
+
+    def evaluated_part(self, dataset: Dataset[Any], *, final: bool) -> Dataset[Any]:
+        """All examples at the end; between epochs perhaps the first images only."""
+        limit = self.config.validation_images
+        return dataset if final or limit is None else first_images(dataset, limit)
+
+    def evaluation_protocol(self, *, final: bool) -> Mapping[str, str]:
+        """What scores must say where a first stage chose the candidates."""
+        rerank = self.config.rerank
+        if rerank is None or (final and not rerank.final):
+            return {}
+        best = f"the best {rerank.candidates:,} per query by {rerank.scores.name}"
+        return {"first stage": f"{best}; a right one outside them ranks last"}
+
+    def metrics(self) -> list[Metric]:
+        return [RetrievalMetric(self.config.protocols, self.config.ties, self.protocol())]
+
+    def protocol(self) -> Mapping[str, str]:
+        """What every score says about how pairs were scored."""
+        return {"matching score": self.config.score}
+
+    def predict(self, outputs: Tensor, batch: Batch) -> list[Prediction]:
+        """The score of each pair of the batch, for those who want them one by one; pools do not come here."""
+        scores: Sequence[float] = self.pair_scores(outputs).tolist()
+        return [Prediction(name, {"score": score}) for name, score in zip(batch.ids, scores, strict=True)]
