@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def positions(plan: TrainingPlan, epoch: int, first_step: int = 0) -> list[list[
     return [
         [position for _, position in batch]
         for step in range(first_step, plan.steps_per_epoch)
-        for batch in plan.micro_batches(epoch, step)
+        for batch in plan.batches(epoch, step)
     ]
 
 
@@ -47,16 +48,18 @@ def test_order_seed_zero_is_the_original_sampler_without_its_repeats(golden: Pat
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_step_trains_on_the_same_examples_however_it_is_spread(world_size: int, accumulate: int) -> None:
+@pytest.mark.parametrize("micro_batches", [1, 2, 4])
+def test_a_step_trains_on_the_same_examples_however_it_is_spread(world_size: int, micro_batches: int) -> None:
     alone = positions(TrainingPlan(53, 12, seed=3), epoch=1)
     shares = [
-        positions(TrainingPlan(53, 12, 3, rank=rank, world_size=world_size, accumulate=accumulate), epoch=1)
+        positions(TrainingPlan(53, 12, 3, rank=rank, world_size=world_size, micro_batches=micro_batches), epoch=1)
         for rank in range(world_size)
     ]
     steps = len(alone)
+    passes = [len(share) // steps for share in shares]
     for step in range(steps):
-        parts = [share[step * accumulate + part] for share in shares for part in range(accumulate)]
+        parts = [part for share, each in zip(shares, passes, strict=True) for part in share[step * each :][:each]]
+        assert len(parts) == max(micro_batches, world_size)
         assert all(parts)
         assert sorted(position for part in parts for position in part) == sorted(alone[step])
 
@@ -108,18 +111,18 @@ class Neighbours(toy.ToyTask):
 
 
 @pytest.fixture
-def neighbours(world: Path) -> BatchMaker:
+def neighbours(world: Path) -> Callable[..., BatchMaker]:
     config = DatasetConfig(name="toys", annotations=world, features=world, evaluate=["val"])
     dataset, store = toy.ToyDataset(config, "train"), RegionFeatureStore(world / "data" / "toys.lmdb")
-    return BatchMaker(Neighbours(), dataset, store, toy.ToyEncoder(None), seed=3)
+    return partial(BatchMaker, Neighbours(), dataset, store, toy.ToyEncoder(None), seed=3)
 
 
-def made(maker: BatchMaker, plan: TrainingPlan, epoch: int) -> dict[str, Any]:
+def made(neighbours: Callable[..., BatchMaker], plan: TrainingPlan, epoch: int) -> dict[str, Any]:
     """What the model is shown of each example."""
-    maker.plan = plan
+    maker = neighbours(plan=plan)
     shown = {}
     for step in range(plan.steps_per_epoch):
-        for addresses in plan.micro_batches(epoch, step):
+        for addresses in plan.batches(epoch, step):
             batch = maker.__getitems__(addresses)
             assert isinstance(batch, Batch)
             for row, name in enumerate(batch.ids):
@@ -128,12 +131,12 @@ def made(maker: BatchMaker, plan: TrainingPlan, epoch: int) -> dict[str, Any]:
     return shown
 
 
-def test_pairs_from_the_batch_and_masks_are_the_same_for_any_spread(neighbours: BatchMaker) -> None:
+def test_pairs_from_the_batch_and_masks_are_the_same_for_any_spread(neighbours: Callable[..., BatchMaker]) -> None:
     alone = made(neighbours, TrainingPlan(23, 6, 3, drop_last=False), epoch=1)
     assert len(alone) == 23
     spread: dict[str, Any] = {}
     for rank in range(2):
-        plan = TrainingPlan(23, 6, 3, drop_last=False, rank=rank, world_size=2, accumulate=2)
+        plan = TrainingPlan(23, 6, 3, drop_last=False, rank=rank, world_size=2, micro_batches=4)
         spread |= made(neighbours, plan, epoch=1)
     assert spread.keys() == alone.keys()
     assert all(torch.equal(spread[name], alone[name]) for name in alone)
@@ -141,9 +144,10 @@ def test_pairs_from_the_batch_and_masks_are_the_same_for_any_spread(neighbours: 
     assert not all(torch.equal(other[name], alone[name]) for name in alone)
 
 
-def test_an_evaluation_has_no_batch_to_draw_from(neighbours: BatchMaker) -> None:
-    examples, pairs = neighbours.pairs([(0, 0), (0, 1)])
+def test_an_evaluation_has_no_batch_to_draw_from(neighbours: Callable[..., BatchMaker]) -> None:
+    maker = neighbours()
+    examples, pairs = maker.pairs([(0, 0), (0, 1)])
     assert [own[0].text for own in pairs] == [example.text for example in examples]
-    whole = [neighbours.dataset[place] for place in TrainingPlan(23, 6, 3).batch_of(0, 5)]
-    assert neighbours.dataset[5] in whole
+    whole = [maker.dataset[place] for place in TrainingPlan(23, 6, 3).batch_of(0, 5)]
+    assert maker.dataset[5] in whole
     assert len(whole) <= 6

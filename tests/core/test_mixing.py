@@ -18,7 +18,6 @@ def mix(name: str, steps: list[int], weights: list[float] | None = None, **optio
     ("name", "weights", "options", "counts"),
     [
         ("proportional", None, {}, (90, 10)),
-        ("round-robin", None, {}, (50, 50)),
         ("weights", [1.0, 3.0], {}, (25, 75)),
         ("weights", [1.0, 0.0], {}, (100, 0)),
         ("temperature", None, {"temperature": 2.0}, (75, 25)),  # square roots: 9.49 to 3.16
@@ -33,9 +32,8 @@ def test_steps_are_shared_out_as_named(
     assert Counter(shared.order(0)) == {task: count for task, count in enumerate(counts) if count}
 
 
-def test_no_task_is_left_out_and_round_robin_takes_turns() -> None:
+def test_no_task_is_left_out() -> None:
     assert min(mix("temperature", [1000, 1, 1], temperature=1.0).counts) == 1
-    assert mix("round-robin", [4, 2]).order(0) == [0, 1, 0, 1, 0, 1]
 
 
 def test_the_order_derives_from_seed_and_epoch() -> None:
@@ -45,7 +43,7 @@ def test_the_order_derives_from_seed_and_epoch() -> None:
 
 
 def test_every_task_counts_its_own_epochs() -> None:
-    shared = mix("round-robin", [6, 2])
+    shared = mix("weights", [6, 2], [1.0, 1.0])
     planned = [step for epoch in range(3) for step in shared.steps(epoch, [[True, True]] * (epoch + 1))]
     assert [step.position for step in planned] == list(range(24))
     own = [(step.epoch, step.step) for step in planned if step.task == 1]

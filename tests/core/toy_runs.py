@@ -13,7 +13,7 @@ import torch
 
 from vlrun.config.experiment import Experiment, load_experiment
 from vlrun.engine.ranks import Ranks
-from vlrun.engine.step_window import StepWindow
+from vlrun.engine.step_window import StepRecord, StepWindow
 from vlrun.engine.stopping import StopRequest
 from vlrun.plugins.manager import Plugins
 from vlrun.runs import run as runs
@@ -62,12 +62,12 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
 
 
 def stop_after_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """A signal comes right after this step; it is noticed during the next, or by what comes before that."""
+    """A signal comes right after this step; it is noticed before the next."""
     request, add = StopRequest(), StepWindow.add
 
-    def add_and_stop(window: StepWindow, number: int, *others: Any) -> None:
-        add(window, number, *others)
-        if number == step:
+    def add_and_stop(window: StepWindow, record: StepRecord) -> None:
+        add(window, record)
+        if record.number == step:
             request.signal = signal.SIGTERM
 
     monkeypatch.setattr(StepWindow, "add", add_and_stop)

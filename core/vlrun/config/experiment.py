@@ -339,10 +339,10 @@ class _Check:
                 where: KeyPath = ("tasks", index, "label")
                 message = f"two tasks are called '{label}'; give one of them a label of its own"
                 self.problems.append(Problem(where, message))
-        accumulate = experiment.train.accumulate
+        micro_batches = experiment.train.micro_batches
         for index, task in enumerate(experiment.tasks):
-            if task.batch_size is not None and task.batch_size % accumulate:
-                message = f"train.accumulate {accumulate} does not divide batch_size {task.batch_size}"
+            if task.batch_size is not None and task.batch_size < micro_batches:
+                message = f"train.micro_batches {micro_batches} is more than batch_size {task.batch_size}"
                 self.problems.append(Problem(("tasks", index, "batch_size"), message))
         if not any(task.sampling_weight for task in experiment.tasks):
             self.problems.append(Problem(("tasks", 0, "sampling_weight"), "the sampling_weight of every task is 0"))

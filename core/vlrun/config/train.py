@@ -66,10 +66,10 @@ class ScheduleConfig(NamedOptions):
 class SamplingConfig(Config):
     """Which task a step trains, where there are several."""
 
-    name: Literal["proportional", "temperature", "weights", "round-robin"] = Field(
+    name: Literal["proportional", "temperature", "weights"] = Field(
         "proportional",
         description="share of steps: proportional to the size of each task's data; by that size to the power "
-        "1/temperature; by the tasks' sampling_weight; equal and in turns",
+        "1/temperature; by the tasks' sampling_weight",
     )
     temperature: PositiveFloat = Field(2.0, description="for temperature: 1 is proportional, large is equal")
 
@@ -86,13 +86,12 @@ class TrainConfig(Config):
     """How to train. Sizes are global: they say the same for any number of processes."""
 
     epochs: NonNegativeInt = Field(description="passes over the training data; 0 only evaluates")
-    batch_size: PositiveInt = Field(description="examples per optimiser step, summed over ranks and accumulation")
-    accumulate: PositiveInt = Field(1, description="forward passes per optimiser step; the gradient stays the same")
-    shards: PositiveInt | None = Field(
-        None,
-        description="cut every step into so many forward passes, spread over the processes, each with its own dropout: "
-        "one process and two then train alike, with 2 shards to the last bit. Not used by a number of processes that "
-        "does not divide it",
+    batch_size: PositiveInt = Field(description="examples per optimiser step, over all processes")
+    micro_batches: PositiveInt = Field(
+        1,
+        description="forward passes into which every step is cut, shared by the processes; one each if there are more "
+        "processes. The gradient stays the same. Each has its own dropout, so any number of processes up to this one "
+        "trains alike, with 2 to the last bit",
     )
     learning_rate: PositiveFloat = Field(description="peak value")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
@@ -129,9 +128,7 @@ class TrainConfig(Config):
     distributed_timeout: PositiveInt = Field(600, description="seconds after which a rank that hangs ends the job")
 
     @model_validator(mode="after")
-    def _accumulation_divides_the_batch(self) -> TrainConfig:
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}")
-        if self.shards is not None and self.accumulate > 1:
-            raise ValueError("shards and accumulate both cut a step into forward passes; set one of them")
+    def _every_micro_batch_has_examples(self) -> TrainConfig:
+        if self.batch_size < self.micro_batches:
+            raise ValueError(f"micro_batches {self.micro_batches} is more than batch_size {self.batch_size}")
         return self

@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import accumulate, chain, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -59,9 +58,9 @@ def _places(size: int, seed: int, epoch: int, order_seed: int | None) -> NDArray
 class TrainingPlan:
     """Which examples every step of every epoch trains on, whatever the number of ranks.
 
-    A global batch is a run of ``batch_size`` examples of the epoch's order. Rank r takes every world-size-th example
-    from r on, and cuts its share into ``accumulate`` micro-batches. With ``shards``, a multiple of the world size,
-    micro-batch s of the step is every shards-th example from s on, whichever rank it goes to.
+    A global batch is a run of ``batch_size`` examples of the epoch's order. Micro-batch m of M is every M-th of them
+    from m on, whichever rank it goes to; the ranks take consecutive ones. M is ``micro_batches``, or the world size if
+    that is larger.
     """
 
     num_examples: int
@@ -71,18 +70,23 @@ class TrainingPlan:
     drop_last: bool = True
     rank: int = 0
     world_size: int = 1
-    accumulate: int = 1
-    shards: int | None = None
+    micro_batches: int = 1
 
     @property
     def passes(self) -> int:
-        """Forward passes of this rank in a step."""
-        return self.accumulate if self.shards is None else self.shards // self.world_size
+        """Forward passes of all ranks in a step."""
+        return max(self.micro_batches, self.world_size)
+
+    @property
+    def own_passes(self) -> range:
+        """Numbers of this rank's forward passes in a step."""
+        first, last = (rank * self.passes // self.world_size for rank in (self.rank, self.rank + 1))
+        return range(first, last)
 
     @property
     def steps_per_epoch(self) -> int:
         full, rest = divmod(self.num_examples, self.batch_size)
-        keeps_rest = rest >= self.world_size * self.passes and (not self.drop_last or full == 0)
+        keeps_rest = rest >= self.passes and (not self.drop_last or full == 0)
         return full + int(keeps_rest)
 
     def global_batch(self, epoch: int, step: int) -> Sequence[int]:
@@ -96,15 +100,10 @@ class TrainingPlan:
         place = int(_places(self.num_examples, self.seed, epoch, self.order_seed)[position])
         return self.global_batch(epoch, place // self.batch_size)
 
-    def micro_batches(self, epoch: int, step: int) -> list[list[Address]]:
-        """This rank's micro-batches of a step, ``passes`` of them."""
-        if self.shards is not None:
-            batch, first = self.global_batch(epoch, step), self.rank * self.passes
-            parts = (batch[shard :: self.shards] for shard in range(first, first + self.passes))
-            return [[(epoch, position) for position in part] for part in parts]
-        share = self.global_batch(epoch, step)[self.rank :: self.world_size]
-        edges = [len(share) * part // self.accumulate for part in range(self.accumulate + 1)]
-        return [[(epoch, position) for position in share[low:high]] for low, high in pairwise(edges)]
+    def batches(self, epoch: int, step: int) -> list[list[Address]]:
+        """This rank's micro-batches of a step, one for each of ``own_passes``."""
+        batch = self.global_batch(epoch, step)
+        return [[(epoch, position) for position in batch[number :: self.passes]] for number in self.own_passes]
 
 
 def evaluation_batches(size: int, batch_size: int, rank: int, world_size: int) -> list[list[Address]]:
@@ -116,11 +115,7 @@ def evaluation_batches(size: int, batch_size: int, rank: int, world_size: int) -
 
 
 class BatchMaker:
-    """Makes whole batches; lives in loader workers, so it is picklable and holds no open handles.
-
-    Attributes:
-        plan: of the training, for tasks whose pairs depend on the global batch; None in evaluation.
-    """
+    """Makes whole batches; lives in loader workers, so it is picklable and holds no open handles."""
 
     def __init__(
         self,
@@ -130,11 +125,16 @@ class BatchMaker:
         encode: PairEncoder,
         seed: int,
         hides_images: bool = False,
+        plan: TrainingPlan | None = None,
     ) -> None:
-        """``hides_images`` shows the model blank images."""
+        """
+        Args:
+            hides_images: show the model blank images.
+            plan: of the training, for tasks whose pairs depend on the global batch; None in evaluation.
+        """
         self.task, self.dataset, self.store, self.encode, self.seed = task, dataset, store, encode, seed
         self.hides_images = hides_images
-        self.plan: TrainingPlan | None = None
+        self.plan = plan
 
     def __len__(self) -> int:
         return len(self.dataset)

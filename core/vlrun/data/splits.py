@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from typing import Any
 
@@ -55,7 +55,7 @@ class Selection(Dataset[Any]):
         return self.dataset[self.positions[index]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class TaskData:
     """The splits that a run uses of one task.
 
@@ -81,8 +81,8 @@ class TaskData:
             return {image for part in self.train.parts for image in self.images[part.split]}
         return set(self.train.image_ids()) if self.train is not None else set()
 
-    def leave_out(self, keys: Collection[str]) -> None:
-        """Removes training examples with any image whose key is in ``keys``.
+    def without(self, keys: Collection[str]) -> TaskData:
+        """The same data without training examples with any image whose key is in ``keys``.
 
         Raises:
             DataError: nothing is left.
@@ -98,7 +98,7 @@ class TaskData:
                 f"task '{self.name}': every training image is also an image of an evaluation split, so "
                 "train.remove_evaluation_images leaves nothing to train on"
             )
-        self.train = Selection(self.train, kept, "their images are in an evaluation split")
+        return replace(self, train=Selection(self.train, kept, "their images are in an evaluation split"))
 
 
 def read_task_data(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,14 +13,14 @@ import torch
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
 from vlrun.data.leaks import Leak, evaluation_images, find_leaks
-from vlrun.data.loading import BatchMaker, default_workers, shown_regions
+from vlrun.data.loading import BatchMaker, TrainingPlan, default_workers, shown_regions
 from vlrun.data.splits import TaskData, read_task_data
 from vlrun.engine.checkpoints import Checkpoint
 from vlrun.engine.model import TaskModel
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weights import HeadSlot, LoadReport, load_weights
-from vlrun.errors import CheckpointError, DataError
+from vlrun.errors import CheckpointError, ConfigError, DataError
 from vlrun.features.coverage import Coverage
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import Backbone, PairEncoder
@@ -39,36 +40,45 @@ class TaskRun:
     """A task of the experiment with its data, ready to make batches.
 
     Attributes:
-        name: what the experiment calls it; the task's own name unless it has a label.
-        train: the training examples; None where nothing is trained.
+        train: makes the training batches; None where nothing is trained.
         splits: evaluation splits, in the order of the experiment file.
         coverage: images needed and found, per split.
-        batch_size: examples per step, over all ranks.
         marks: split -> what its scores must say beside the metric's protocol, such as a leak.
         hidden: splits without any ground truth, as that of test splits often is; they are predicted, not scored.
         encode: the backbone's text and box pipeline, with this task's longest text.
-        hides_images: whether the model sees blank images.
     """
 
-    name: str
+    config: TaskConfig
     task: Task[Any]
     metrics: Sequence[Metric]
     store: RegionFeatureStore
     encode: PairEncoder
-    max_text_tokens: int
-    hides_images: bool
     train: BatchMaker | None
     splits: Mapping[str, BatchMaker]
     coverage: Coverage
-    loss_weight: float
-    batch_size: int
-    sampling_weight: float = 1.0
     marks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     hidden: Collection[str] = ()
 
+    @property
+    def name(self) -> str:
+        """What the experiment calls it."""
+        return self.config.called
+
+    @property
+    def training(self) -> BatchMaker:
+        """The maker of training batches of a run that trains."""
+        assert self.train is not None
+        return self.train
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """Which examples every step trains on."""
+        assert self.training.plan is not None
+        return self.training.plan
+
     def read_regions(self, image_ids: Sequence[str]) -> RegionBatch:
         """Regions as the model may see them."""
-        return shown_regions(self.store.read(image_ids), self.hides_images)
+        return shown_regions(self.store.read(image_ids), self.config.dataset.hide_images)
 
 
 @dataclass
@@ -128,11 +138,21 @@ class Run:
 
 
 def assemble(
-    experiment: Experiment, ranks: Ranks, folder: RunFolder, reporters: Reporters, plugins: Plugins, train: bool = True
+    experiment: Experiment,
+    ranks: Ranks,
+    folder: RunFolder,
+    reporters: Reporters,
+    plugins: Plugins,
+    train: bool = True,
+    known_marks: Mapping[str, Mapping[str, Mapping[str, str]]] = MappingProxyType({}),
 ) -> Run:
     """Builds the run of ``experiment`` on this rank's device.
 
+    Args:
+        known_marks: task -> split -> what its scores must say in any case.
+
     Raises:
+        ConfigError: the batch size does not fit the number of processes or of examples.
         DataError: files are missing, or images of a split have no features.
         CheckpointError: the weights do not fit the backbone.
     """
@@ -152,11 +172,11 @@ def assemble(
         report = load_weights(backbone, experiment.backbone.weights, heads=slots)
     if experiment.backbone.weights is not None or train:
         _check_matching_heads(experiment, tasks, backbone, report)
-    notes = _clean(data) if experiment.train.remove_evaluation_images else []
+    data, notes = _clean(data) if experiment.train.remove_evaluation_images else (data, [])
     leaks = _leaks(data, report)
     runs = [
-        _task_run(experiment, of_task, task, backbone, plugins, leaks)
-        for of_task, task in zip(data, tasks, strict=True)
+        _task_run(experiment, own, task, backbone, plugins, ranks, _marks(own, leaks, known_marks.get(own.name, {})))
+        for own, task in zip(data, tasks, strict=True)
     ]
     if train and experiment.train.epochs:
         _check_first_splits(runs)
@@ -200,17 +220,17 @@ def _task_data(
     return read_task_data(config, train_splits, store, plugins)
 
 
-def _clean(data: Sequence[TaskData]) -> list[str]:
-    """Takes the images of all evaluation splits out of all training; says how many examples that cost."""
-    unwanted = evaluation_images(of_task.images[split] for of_task in data for split in of_task.config.dataset.evaluate)
-    notes = []
-    for of_task in data:
-        if of_task.train is not None:
-            before = len(of_task.train)
-            of_task.leave_out(unwanted)
-            left = len(of_task.train)
-            notes.append(f"cleaned: {of_task.name}: {before - left:,} of {before:,} training examples left out")
-    return notes
+def _clean(data: Sequence[TaskData]) -> tuple[list[TaskData], list[str]]:
+    """The data without the images of all evaluation splits in any training, and how many examples that costs."""
+    unwanted = evaluation_images(own.images[split] for own in data for split in own.config.dataset.evaluate)
+    cleaned, notes = [], []
+    for own in data:
+        rest = own if own.train is None else own.without(unwanted)
+        cleaned.append(rest)
+        if own.train is not None and rest.train is not None:
+            before, left = len(own.train), len(rest.train)
+            notes.append(f"cleaned: {own.name}: {before - left:,} of {before:,} training examples left out")
+    return cleaned, notes
 
 
 def _leaks(data: Sequence[TaskData], weights: LoadReport | None) -> list[Leak]:
@@ -223,35 +243,29 @@ def _leaks(data: Sequence[TaskData], weights: LoadReport | None) -> list[Leak]:
 
 
 def _task_run(
-    experiment: Experiment, data: TaskData, task: Task[Any], backbone: Backbone, plugins: Plugins, leaks: Sequence[Leak]
+    experiment: Experiment,
+    data: TaskData,
+    task: Task[Any],
+    backbone: Backbone,
+    plugins: Plugins,
+    ranks: Ranks,
+    marks: Mapping[str, Mapping[str, str]],
 ) -> TaskRun:
     config = data.config
     encode = backbone.pair_encoder(config.max_text_tokens)
 
-    def maker(dataset: Dataset[Any]) -> BatchMaker:
-        return BatchMaker(task, dataset, data.store, encode, experiment.seed, config.dataset.hide_images)
+    def maker(dataset: Dataset[Any], plan: TrainingPlan | None = None) -> BatchMaker:
+        return BatchMaker(task, dataset, data.store, encode, experiment.seed, config.dataset.hide_images, plan)
 
-    marks: dict[str, dict[str, str]] = {split: {} for split in config.dataset.evaluate}
-    for leak in leaks:
-        if leak.task == data.name:
-            marks[leak.split]["leak"] = leak.mark
-    if config.dataset.hide_images:
-        for mark in marks.values():
-            mark["images"] = "hidden"
     return TaskRun(
-        name=data.name,
+        config=config,
         task=task,
         metrics=metrics_of(config, task, plugins),
         store=data.store,
         encode=encode,
-        max_text_tokens=config.max_text_tokens,
-        hides_images=config.dataset.hide_images,
-        train=maker(data.train) if data.train is not None else None,
+        train=maker(data.train, _plan(experiment, data, ranks)) if data.train is not None else None,
         splits={name: maker(data.datasets[name]) for name in config.dataset.evaluate},
         coverage=data.coverage,
-        loss_weight=config.loss_weight,
-        batch_size=config.batch_size or experiment.train.batch_size,
-        sampling_weight=config.sampling_weight,
         marks=marks,
         hidden=[
             name
@@ -259,6 +273,41 @@ def _task_run(
             if not any(example.target is not None for example in data.datasets[name])
         ],
     )
+
+
+def _marks(
+    data: TaskData, leaks: Sequence[Leak], known: Mapping[str, Mapping[str, str]]
+) -> dict[str, Mapping[str, str]]:
+    """What the scores of each split must say: what is known of it already, leaks, and hidden images."""
+    own = {leak.split: {"leak": leak.mark} for leak in leaks if leak.task == data.name}
+    hidden = {"images": "hidden"} if data.config.dataset.hide_images else {}
+    return {split: {**known.get(split, {}), **own.get(split, {}), **hidden} for split in data.config.dataset.evaluate}
+
+
+def _plan(experiment: Experiment, data: TaskData, ranks: Ranks) -> TrainingPlan:
+    """Which examples every step of a task trains on.
+
+    Raises:
+        ConfigError: the batch size does not fit the number of processes or of examples.
+    """
+    config = experiment.train
+    assert data.train is not None
+    plan = TrainingPlan(
+        num_examples=len(data.train),
+        batch_size=data.config.batch_size or config.batch_size,
+        seed=experiment.seed,
+        order_seed=config.order_seed,
+        drop_last=config.drop_last,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        micro_batches=config.micro_batches,
+    )
+    if plan.batch_size < plan.passes or not plan.steps_per_epoch:
+        raise ConfigError(
+            f"batch_size {plan.batch_size} of task '{data.name}': {plan.num_examples} examples, {ranks.world_size} "
+            f"processes and {plan.passes} forward passes a step leave nothing to train on"
+        )
+    return plan
 
 
 def check_splits(tasks: Sequence[TaskRun]) -> None:

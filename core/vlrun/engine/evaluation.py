@@ -91,8 +91,8 @@ class TaskView:
             "backbone": hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16],
             "vocabulary": self.backbone.vocabulary_hash,
             "features": self.task.store.fingerprint,
-            "images": "hidden" if self.task.hides_images else "shown",
-            "max_text_tokens": self.task.max_text_tokens,
+            "images": "hidden" if self.task.config.dataset.hide_images else "shown",
+            "max_text_tokens": self.task.config.max_text_tokens,
             "precision": self.run.experiment.train.precision,
             "device": self.device.type,
         }

@@ -38,13 +38,11 @@ class TaskMix:
     Attributes:
         own_steps: steps in an epoch of each task.
         counts: its steps in a joint epoch.
-        in_turns: whether tasks follow each other in a fixed order instead of a shuffled one.
     """
 
     own_steps: tuple[int, ...]
     counts: tuple[int, ...]
     seed: int
-    in_turns: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -52,7 +50,7 @@ class TaskMix:
 
     def order(self, epoch: int) -> Sequence[int]:
         """The task of every step of a joint epoch."""
-        return _order(self.counts, self.seed, epoch, self.in_turns)
+        return _order(self.counts, self.seed, epoch)
 
     def steps(self, epoch: int, active: Sequence[Sequence[bool]]) -> list[PlannedStep]:
         """The steps of a joint epoch, those of paused tasks left out.
@@ -75,18 +73,16 @@ def build_mix(own_steps: Sequence[int], weights: Sequence[float], config: Sampli
     """The mix that ``config`` describes for tasks with these numbers of steps in an epoch.
 
     A joint epoch has as many steps as all tasks have together. ``proportional`` gives each its own number: an epoch of
-    every task. ``temperature`` T shares by size to the power 1/T, ``weights`` by the tasks' sampling weights,
-    ``round-robin`` equally and in turns.
+    every task. ``temperature`` T shares by size to the power 1/T, ``weights`` by the tasks' sampling weights.
     """
     if config.name == "proportional":
         return TaskMix(tuple(own_steps), tuple(own_steps), seed)
     shares = {
         "temperature": [size ** (1 / config.temperature) for size in own_steps],
         "weights": list(weights),
-        "round-robin": [1.0] * len(own_steps),
     }[config.name]
     counts = _apportioned(sum(own_steps), shares)
-    return TaskMix(tuple(own_steps), counts, seed, in_turns=config.name == "round-robin")
+    return TaskMix(tuple(own_steps), counts, seed)
 
 
 def is_active(merits: Sequence[float], config: StopAndGoConfig | None) -> bool:
@@ -121,15 +117,7 @@ def _apportioned(total: int, shares: Sequence[float]) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=4)
-def _order(counts: tuple[int, ...], seed: int, epoch: int, in_turns: bool) -> list[int]:
-    if in_turns:
-        left, order = list(counts), []
-        while any(left):
-            for task, count in enumerate(left):
-                if count:
-                    order.append(task)
-                    left[task] -= 1
-        return order
+def _order(counts: tuple[int, ...], seed: int, epoch: int) -> list[int]:
     order = [task for task, count in enumerate(counts) for _ in range(count)]
     random.Random(derive_seed(seed, "tasks", epoch)).shuffle(order)  # noqa: S311 - addressed, not secret
     return order

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,34 +11,39 @@ import torch
 from torch import Tensor
 
 from vlrun.engine.ranks import Ranks
-from vlrun.errors import NonFiniteLossError
 from vlrun.interfaces.reporter import Reporters, StepReport
 
 T = TypeVar("T")
 
-_MAX_LISTED_IDS = 20
-
 
 @dataclass(frozen=True)
-class _Step:
+class StepRecord:
+    """What one step did. Nothing of it is read from the device yet, which would wait for it.
+
+    Attributes:
+        number: of the step, from 1.
+        task_epoch: of the task's own epochs, from 1.
+        losses: this rank's part of each named loss; they add up over the ranks.
+        gradient_norm: over all ranks, before clipping.
+        ids: the examples of this rank.
+    """
+
     number: int
     task: str
     task_epoch: int
     losses: Mapping[str, Tensor]
-    rate: float
-    norm: Tensor
+    learning_rate: float
+    gradient_norm: Tensor
     ids: Sequence[str]
 
 
 class StepWindow:
     """The steps since the last report, with the time they took and the part of it spent waiting for data."""
 
-    def __init__(
-        self, reporters: Reporters, ranks: Ranks, steps_per_epoch: int, total_steps: int, checks_norm: bool
-    ) -> None:
+    def __init__(self, reporters: Reporters, ranks: Ranks, steps_per_epoch: int, total_steps: int) -> None:
         self.reporters, self.ranks = reporters, ranks
-        self.steps_per_epoch, self.total_steps, self.checks_norm = steps_per_epoch, total_steps, checks_norm
-        self.steps: list[_Step] = []
+        self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
+        self.steps: list[StepRecord] = []
         self.seconds_per_step: float | None = None
         self.restart()
 
@@ -60,31 +64,17 @@ class StepWindow:
             self.waited += time.perf_counter() - before
             yield batch
 
-    def add(
-        self,
-        number: int,
-        task: str,
-        task_epoch: int,
-        losses: Mapping[str, Tensor],
-        rate: float,
-        norm: Tensor,
-        ids: Sequence[str],
-    ) -> None:
-        """Remembers a step; ``losses`` are this rank's part, nothing is read from the device yet."""
-        self.steps.append(_Step(number, task, task_epoch, losses, rate, norm, ids))
+    def add(self, step: StepRecord) -> None:
+        """Remembers a step; nothing is read from the device yet."""
+        self.steps.append(step)
 
     def report(self) -> None:
-        """Sums the losses over ranks and reports each remembered step.
-
-        Raises:
-            NonFiniteLossError: a loss or a gradient is infinite or not a number; names step, task and example ids.
-        """
+        """Sums the losses over ranks and reports each remembered step."""
         if not self.steps:
             return
         parts = torch.stack([value for step in self.steps for value in step.losses.values()]).double()
-        local = parts.tolist()
         summed = self.ranks.sum_tensor(parts).tolist()
-        norms = torch.stack([step.norm for step in self.steps]).tolist()
+        norms = torch.stack([step.gradient_norm for step in self.steps]).tolist()
         examples = sum(self.ranks.sum_counts([float(len(step.ids)) for step in self.steps]))
         seconds = max(time.perf_counter() - self.started, 1e-9)
         self._note_speed(seconds / len(self.steps))
@@ -94,7 +84,6 @@ class StepWindow:
         for step, norm in zip(self.steps, norms, strict=True):
             end = position + len(step.losses)
             losses = dict(zip(step.losses, summed[position:end], strict=True))
-            self._check(step, losses, norm, local[position:end])
             burst.append(self._as_report(step, losses, norm, examples / seconds, self.waited / seconds))
             position = end
         self.reporters.steps(burst)
@@ -102,7 +91,7 @@ class StepWindow:
         self.restart()
 
     def _as_report(
-        self, step: _Step, losses: dict[str, float], norm: float, examples_per_second: float, wait_share: float
+        self, step: StepRecord, losses: dict[str, float], norm: float, examples_per_second: float, wait_share: float
     ) -> StepReport:
         return StepReport(
             step=step.number,
@@ -111,7 +100,7 @@ class StepWindow:
             task_epoch=step.task_epoch,
             losses=losses,
             loss=sum(losses.values()),
-            learning_rate=step.rate,
+            learning_rate=step.learning_rate,
             gradient_norm=norm,
             examples_per_second=examples_per_second,
             data_wait_share=min(wait_share, 1.0),
@@ -122,23 +111,3 @@ class StepWindow:
         """A slow average: one late batch must not swing the estimate of the time left."""
         known = self.seconds_per_step
         self.seconds_per_step = seconds if known is None else 0.8 * known + 0.2 * seconds
-
-    def _check(self, step: _Step, losses: Mapping[str, float], norm: float, local: Sequence[float]) -> None:
-        """All ranks see the same sums, so all stop; the ids come from the ranks whose own part is to blame."""
-        wrong = [f"{name} = {value}" for name, value in losses.items() if not math.isfinite(value)]
-        if not wrong and self.checks_norm and not math.isfinite(norm):
-            wrong = [f"gradient norm = {norm}"]
-        if not wrong:
-            return
-        blamed = step.ids if not all(map(math.isfinite, local)) or math.isfinite(sum(losses.values())) else []
-        ids = list(dict.fromkeys(self.ranks.gather(list(blamed))))
-        with self.ranks.alike():
-            raise NonFiniteLossError(self._explanation(step, wrong, ids))
-
-    def _explanation(self, step: _Step, wrong: Sequence[str], ids: Sequence[str]) -> str:
-        more = f" and {len(ids) - _MAX_LISTED_IDS} more" if len(ids) > _MAX_LISTED_IDS else ""
-        return (
-            f"step {step.number}, task {step.task}: {', '.join(wrong)}. Examples: "
-            f"{', '.join(ids[:_MAX_LISTED_IDS])}{more}. No checkpoint holds this step. Look at these examples, lower "
-            "train.learning_rate, or use train.precision=fp32"
-        )

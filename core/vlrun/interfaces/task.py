@@ -76,7 +76,7 @@ class Task(ABC, Generic[Target]):
     def loss(self, outputs: Any, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Named losses, each *summed* over the items of this batch and already weighted.
 
-        The core divides by ``loss_counts`` summed over all ranks and accumulated batches, which makes the gradient
+        The core divides by ``loss_counts`` summed over all ranks and micro-batches, which makes the gradient
         the same however a global batch is spread.
         """
 

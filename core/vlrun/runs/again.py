@@ -174,13 +174,9 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 def assembled(experiment: Experiment, folder: RunFolder, plugins: Plugins, ranks: Ranks, reporters: Reporters) -> Run:
     """The run without its training data; what training has marked about a split stays known."""
+    known = {task: of_task.get("marks", {}) for task, of_task in folder.read_data().items()}
     with ranks.alike():
-        run = assemble(experiment, ranks, folder, reporters, plugins, train=False)
-    known = folder.read_data()
-    for task in run.tasks:
-        marks = known.get(task.name, {}).get("marks", {})
-        task.marks = {split: {**marks.get(split, {}), **task.marks.get(split, {})} for split in task.splits}
-    return run
+        return assemble(experiment, ranks, folder, reporters, plugins, train=False, known_marks=known)
 
 
 def chosen_tasks(run: Run, labels: Sequence[str]) -> list[TaskRun]:

@@ -81,28 +81,24 @@ def _recipe(run: Run, trainer: Trainer) -> list[tuple[str, str]]:
 
 
 def _batch(run: Run, task: TaskRun) -> str:
-    config, world_size = run.experiment.train, run.ranks.world_size
-    passes = config.accumulate
-    if config.shards is not None and config.shards % world_size == 0:
-        passes = config.shards // world_size
-    share = task.batch_size // (world_size * passes)
-    spread = f"{world_size} x {passes} x {share}" if share != task.batch_size else "one pass"
+    config, passes = run.experiment.train, task.plan.passes
+    spread = f"in {passes} forward passes" if passes > 1 else "one pass"
     of_task = f"{task.name}: " if len(run.tasks) > 1 else ""
-    return f"{of_task}{task.batch_size} examples a step ({spread}), {config.precision}, {_workers(run.workers)}"
+    return f"{of_task}{task.plan.batch_size} examples a step ({spread}), {config.precision}, {_workers(run.workers)}"
 
 
 def _mix(trainer: Trainer) -> list[tuple[str, str]]:
     """How several tasks share the steps of a joint epoch."""
-    if len(trainer.tasks) < 2:
+    if len(trainer.run.tasks) < 2:
         return []
     config, mix = trainer.run.experiment.train, trainer.mix
     facts = [
         (
             "joint training",
-            f"{task.run.name}: {count:,} steps an epoch, {count / own:.3g} of its own epochs, "
-            f"loss weight {task.run.loss_weight:g}",
+            f"{task.name}: {count:,} steps an epoch, {count / own:.3g} of its own epochs, "
+            f"loss weight {task.config.loss_weight:g}",
         )
-        for task, count, own in zip(trainer.tasks, mix.counts, mix.own_steps, strict=True)
+        for task, count, own in zip(trainer.run.tasks, mix.counts, mix.own_steps, strict=True)
     ]
     pauses = config.stop_and_go
     rule = f"; a task pauses after {pauses.patience} evaluations without a gain of {pauses.min_gain}" if pauses else ""

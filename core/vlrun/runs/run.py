@@ -105,8 +105,8 @@ def _train_and_evaluate(run: Run, plugins: Plugins, stop: StopRequest, is_new: b
     if trainer is not None:
         with run.ranks.alike():
             check_first_batch(trainer)
-        with _profiled(run, profile, trainer.total_steps - run.step) as trainer.profiler:
-            train(trainer)
+        with _profiled(run, profile, trainer.total_steps - run.step) as profiler:
+            train(trainer, profiler)
     return _final_results(run, trainer, stop)
 
 

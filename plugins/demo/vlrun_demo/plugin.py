@@ -72,8 +72,7 @@ class DemoWorld(DemoProvider):
         return {
             "train.epochs": epochs,
             "train.batch_size": 32,
-            "train.accumulate": 1,
-            "train.shards": 2,  # so that --nproc 2 gives the same numbers
+            "train.micro_batches": 2,  # so that --nproc 2 gives the same numbers
             "train.learning_rate": min(_RATES.get(dataset, 5e-4) for dataset in datasets),
             # BERT's own does not correct its first moments: too large a step for networks that start from nothing
             "train.optimizer": {"name": "adam", "betas": [0.9, 0.98], "eps": 1e-9},

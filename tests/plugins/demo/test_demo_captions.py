@@ -337,8 +337,8 @@ def test_caption_datasets_have_a_schedule_of_their_own(dataset: str, epochs: int
     assert schedule["train.evaluate_every"] == 2
 
 
-def test_processes_share_the_two_shards_of_every_demo() -> None:
-    assert all(DemoWorld().overrides([dataset])["train.shards"] == 2 for dataset in DemoWorld.datasets)
+def test_processes_share_the_two_micro_batches_of_every_demo() -> None:
+    assert all(DemoWorld().overrides([dataset])["train.micro_batches"] == 2 for dataset in DemoWorld.datasets)
 
 
 def test_six_captions_are_the_five_and_one_more() -> None:

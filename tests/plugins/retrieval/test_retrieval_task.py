@@ -94,11 +94,11 @@ def test_pairs_depend_on_seed_epoch_and_example_alone(
         task.start_epoch(1, miner)
         found = {}
         for rank in range(world_size):
-            plan = TrainingPlan(len(captions), 6, seed=5, rank=rank, world_size=world_size, accumulate=2)
-            maker = BatchMaker(pickle.loads(pickle.dumps(task)), captions, BlankStore(), no_encoding, seed=5)
-            maker.plan = plan
+            plan = TrainingPlan(len(captions), 6, seed=5, rank=rank, world_size=world_size, micro_batches=6)
+            copied = pickle.loads(pickle.dumps(task))
+            maker = BatchMaker(copied, captions, BlankStore(), no_encoding, seed=5, plan=plan)
             for step in range(plan.steps_per_epoch):
-                for addresses in plan.micro_batches(1, step):
+                for addresses in plan.batches(1, step):
                     examples, pairs = maker.pairs(addresses)
                     found.update(zip((example.id for example in examples), pairs, strict=True))
         return found
@@ -113,15 +113,14 @@ def test_in_batch_negatives_are_of_the_global_batch(make_task: Any, captions: An
     task.start_training(captions, seed=0)
     for rank in range(2):
         plan = TrainingPlan(len(captions), 6, seed=0, rank=rank, world_size=2)
-        maker = BatchMaker(task, captions, BlankStore(), no_encoding, seed=0)
-        maker.plan = plan
+        maker = BatchMaker(task, captions, BlankStore(), no_encoding, seed=0, plan=plan)
         seen = set()
         for epoch in range(40):
             batch = [captions[position] for position in plan.global_batch(epoch, 1)]
-            _, pairs = maker.pairs(plan.micro_batches(epoch, 1)[0])
+            _, pairs = maker.pairs(plan.batches(epoch, 1)[0])
             assert {own[1].text for own in pairs} <= {example.text for example in batch}
             assert {own[2].image_id for own in pairs} <= {example.image_ids[0] for example in batch}
-            mine = {captions[position].text for _, position in plan.micro_batches(epoch, 1)[0]}
+            mine = {captions[position].text for _, position in plan.batches(epoch, 1)[0]}
             seen |= {own[1].text in mine for own in pairs}
         assert seen == {True, False}  # those of the other rank too
 
