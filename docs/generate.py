@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,6 +18,7 @@ from vlrun.config.experiment import Experiment
 from vlrun.config.train import OptimizerConfig, SamplingConfig, ScheduleConfig, StopAndGoConfig, TrainConfig
 from vlrun.plugins import hookspecs
 from vlrun.plugins.manager import HOOKS, create_plugins
+from vlrun.testing import PUBLIC
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "reference.md"
@@ -24,7 +27,7 @@ OURS = {"vlrun", *(f"vlrun-{folder.name}" for folder in (ROOT / "plugins").iterd
 
 def reference() -> str:
     """The whole page."""
-    return "\n".join([*head(), *statuses(), *verbs(), *experiment(), *components(), *hooks()]) + "\n"
+    return "\n".join([*head(), *statuses(), *verbs(), *experiment(), *components(), *hooks(), *public()]) + "\n"
 
 
 def head() -> Iterator[str]:
@@ -111,6 +114,30 @@ def hooks() -> Iterator[str]:
 
 def first_line(text: str | None) -> str:
     return " ".join((text or "").strip().split())
+
+
+def public() -> Iterator[str]:
+    yield from ("", "## What plugins may import", "", "Everything else is private and may change at any time.")
+    for module_name in PUBLIC:
+        module = import_module(module_name)
+        yield from ("", f"### {module_name}", "", first_line(module.__doc__), "", "| name | |", "|---|---|")
+        for name in sorted(getattr(module, "__all__", None) or own_names(module)):
+            about = getattr(module, name)
+            is_ours = str(getattr(about, "__module__", "")).startswith("vlrun")
+            summary = (about.__doc__ or "").partition("\n")[0] if is_ours else ""
+            yield f"| `{name}` | {summary} |".replace("  |", " |")
+
+
+def own_names(module: ModuleType) -> list[str]:
+    """Public functions, classes and constants that a module defines."""
+    borrowed = {"F", "TYPE_CHECKING"}
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and name not in borrowed
+        and (name.isupper() or getattr(value, "__module__", None) == module.__name__)
+    ]
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TaskConfig,
     )
     from vlrun.config.experiment import Experiment, load_experiment
+    from vlrun.data.leaks import image_key
     from vlrun.features.formats import FeatureFormat
     from vlrun.features.store import RegionFeatureStore
     from vlrun.interfaces.backbone import Backbone, PairEncoder, Vocabulary
@@ -85,6 +86,7 @@ _HOMES = {
     "Vocabulary": "interfaces.backbone",
     "canonical_image_id": "interfaces.examples",
     "full_precision": "interfaces.tensors",
+    "image_key": "data.leaks",
     "load_experiment": "config.experiment",
     "run_experiment": "runs.run",
 }
@@ -152,6 +154,7 @@ __all__ = [
     "canonical_image_id",
     "full_precision",
     "hookimpl",
+    "image_key",
     "load_experiment",
     "run_experiment",
 ]

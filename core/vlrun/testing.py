@@ -1,7 +1,11 @@
-"""Checks for plugin authors: call them from your tests. ``check_backbone``, ``check_task``, ``run_ranks``."""
+"""Checks for plugin authors: call them from your tests.
+
+``check_backbone``, ``check_task``, ``private_imports``, ``run_ranks``.
+"""
 
 from __future__ import annotations
 
+import ast
 import json
 import pickle
 import traceback
@@ -23,9 +27,53 @@ from vlrun.interfaces.task import Task
 from vlrun.interfaces.tensors import Batch, Encoding, in_full_precision, on_cpu
 from vlrun.seeds import example_rng
 
+PUBLIC = (
+    "vlrun",
+    "vlrun.blocks.answering",
+    "vlrun.blocks.answers",
+    "vlrun.blocks.boxes",
+    "vlrun.blocks.heads",
+    "vlrun.blocks.pair_encoding",
+    "vlrun.blocks.predictions",
+    "vlrun.blocks.wordpiece",
+    "vlrun.cli.arguments",
+    "vlrun.data.annotations",
+    "vlrun.data.splits",
+    "vlrun.data.submissions",
+    "vlrun.files",
+    "vlrun.runs.again",
+    "vlrun.seeds",
+    "vlrun.testing",
+)
+"""What plugins may import. Everything else may change at any time."""
+
 _TOLERANCE = 1e-5
 _TEXT_FIELDS = ("text_mask", "token_ids", "position_ids")  # the mask comes first
 _REGION_FIELDS = ("region_mask", "region_features", "boxes")
+
+
+def private_imports(folder: Path) -> list[str]:
+    """Every import of a plugin, in any file below ``folder``, that is of something in vlrun which is not public."""
+    found = []
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for module, name in _imports(node):
+                if module.split(".")[0] != "vlrun":
+                    continue
+                if module not in PUBLIC and f"{module}.{name}" not in PUBLIC:
+                    found.append(f"{path}:{node.lineno}: {module} is not public")
+                elif name.startswith("_") and not name.startswith("__"):
+                    found.append(f"{path}:{node.lineno}: {module}.{name} is not public")
+    return found
+
+
+def _imports(node: Any) -> list[tuple[str, str]]:
+    """(module, name) of an import statement."""
+    if isinstance(node, ast.Import):
+        return [(alias.name, "") for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [(node.module, alias.name) for alias in node.names]
+    return []
 
 
 def make_regions(image_ids: Sequence[str], feature_size: int, num_regions: int = 5, seed: int = 0) -> RegionBatch:

@@ -18,7 +18,7 @@ from vlrun_demo.regions import NUM_REGIONS, region_features
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vlrun.interfaces.examples import RegionFeatures
+    from vlrun import RegionFeatures
 
 
 def write_features(folder: Path, chosen: Iterable[Image]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlrun.interfaces.examples import RegionFeatures
+from vlrun import RegionFeatures
 from vlrun.seeds import derive_seed
 from vlrun_demo.scene import ATTRIBUTES, BACKGROUNDS, COLOURS, KINDS, Box, Scene
 

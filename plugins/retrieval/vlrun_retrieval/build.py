@@ -9,9 +9,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from vlrun import BuildReport, DataError, canonical_image_id
+from vlrun import BuildReport, DataError, canonical_image_id, image_key
 from vlrun.data.annotations import first_problems, write_annotations
-from vlrun.data.leaks import image_key
 from vlrun.files import read_json
 from vlrun_retrieval.records import ImageCaption
 from vlrun_retrieval.source_files import (
