@@ -12,8 +12,8 @@ import pytest
 
 from vlrun.interfaces.examples import Score
 from vlrun.interfaces.reporter import EvaluationReport, Outcome, ResultRow, RunInfo, StepReport
-from vlrun.reporting.charts import Series, line_chart, smooth, thin, thin_steps
-from vlrun.reporting.html import HtmlReporter, render_report, rewrite_report, write_report
+from vlrun.reporting.charts import Chart, Line, smooth, thin
+from vlrun.reporting.html import HtmlReporter, page_template, render_report, rewrite_report, write_report
 from vlrun.reporting.jsonl import JsonLinesReporter
 
 NASTY = "<script>alert('x')</script> & \"quotes\" \x1b[31m"
@@ -214,24 +214,36 @@ def test_a_long_run_gives_a_small_page(tmp_path: Path) -> None:
     assert len(render_report(tmp_path, outcome(tmp_path), run)) < 40_000
 
 
+def drawn(points: list[tuple[float, float]]) -> ElementTree.Element:
+    chart = Chart("x", "t", "d", [Line("a", points, has_dots=True)], "step")
+    return ElementTree.fromstring(page_template("chart.svg").render(chart=chart))
+
+
 def test_a_gap_in_the_data_is_a_gap_in_the_line() -> None:
-    points = [(1.0, 1.0), (2.0, 2.0), (3.0, float("nan")), (4.0, 1.0), (5.0, 2.0)]
-    tree = ElementTree.fromstring(line_chart("x", "t", "d", [Series("a", points)], "step"))
+    tree = drawn([(1.0, 1.0), (2.0, 2.0), (3.0, float("nan")), (4.0, 1.0), (5.0, 2.0)])
     assert len(tree.findall(".//g/polyline")) == 2
 
 
 @pytest.mark.parametrize("points", [[(5.0, 2.0)], [(1.0, 0.0), (2.0, 0.0)], [(0.0, -1e-9), (1e7, 1e12)]])
 def test_points_of_any_size_lie_inside_the_frame(points: list[tuple[float, float]]) -> None:
-    tree = ElementTree.fromstring(line_chart("x", "t", "d", [Series("a", points, has_dots=True)], "step"))
+    tree = drawn(points)
     _, _, width, height = map(float, tree.get("viewBox", "").split())
     dots = [(float(dot.get("cx", "nan")), float(dot.get("cy", "nan"))) for dot in tree.iter("circle")]
     assert len(dots) == len(points)
     assert all(0 <= x <= width and 0 <= y <= height for x, y in dots)
 
 
-@pytest.mark.parametrize("points", [[], [(1.0, float("nan"))]])
-def test_nothing_to_draw_is_no_chart(points: list[tuple[float, float]]) -> None:
-    assert line_chart("x", "t", "d", [Series("a", points)], "step") == ""
+@pytest.mark.parametrize("score", [None, float("nan")])
+def test_nothing_to_draw_is_no_chart(tmp_path: Path, score: float | None) -> None:
+    run = run_info(tmp_path)
+    reporter = JsonLinesReporter()
+    reporter.start(run)
+    if score is not None:
+        reporter.evaluation(EvaluationReport("rec", "val", 1, 1, [Score("accuracy", score)], 1.0, 7))
+    reporter.close()
+    page = Page(render_report(tmp_path, outcome(tmp_path), run))
+    assert page.all("svg") == []
+    assert "Curves" not in page.text
 
 
 def test_smoothing_keeps_a_straight_line_and_does_not_lag() -> None:
@@ -241,9 +253,11 @@ def test_smoothing_keeps_a_straight_line_and_does_not_lag() -> None:
 
 def test_thinning_keeps_the_ends_and_the_jumps_of_a_schedule() -> None:
     steps = [(float(x), 1.0 if x < 5000 else 0.1) for x in range(10_000)]
-    assert thin_steps(steps) == [(0.0, 1.0), (4999.0, 1.0), (5000.0, 0.1), (9999.0, 0.1)]
-    assert len(thin(steps)) < 300
-    assert thin(steps)[-1] == steps[-1]
+    kept = thin(steps)
+    assert len(kept) < 300
+    assert (kept[0], kept[-1]) == (steps[0], steps[-1])
+    assert {rate for _, rate in kept} == {1.0, 0.1}
+    assert thin(steps[:200]) == steps[:200]
 
 
 def test_every_task_has_its_own_loss_and_details_lie_folded_up(tmp_path: Path) -> None:

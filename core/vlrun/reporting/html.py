@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from html import escape
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
 from vlrun import __version__
 from vlrun.files import write_text
 from vlrun.interfaces.reporter import Outcome, Reporter, ResultRow, RunInfo
-from vlrun.reporting.charts import Point, Series, line_chart, smooth, thin, thin_steps
+from vlrun.reporting.charts import Chart, Line, Point, smooth, thin
 from vlrun.reporting.jsonl import FILE_NAME as METRICS_NAME
 from vlrun.reporting.jsonl import read_metrics
 from vlrun.reporting.lines import DEMO_NOTICE, grouped_facts, plain, rate_text, score_text, share_text
-from vlrun.reporting.page_style import STYLE
 from vlrun.reporting.results import (
     Protocols,
     compare_protocols,
@@ -30,12 +30,15 @@ from vlrun.reporting.run_record import config_text, read_header, read_run, score
 
 FILE_NAME = "report.html"
 
-_STATUS_WORDS = {
+_STATUS_TEXTS = {
     "done": "finished",
     "stopped": "stopped on request; it can be continued",
     "failed": "failed",
     "running": "not finished",
 }
+
+Metrics = Mapping[str, Any]  # a line of metrics.jsonl
+ScoreKey = tuple[str, str, str]  # task, split, name
 
 
 class HtmlReporter(Reporter):
@@ -72,306 +75,191 @@ def rewrite_report(run_folder: Path) -> Path:
 
 
 def render_report(run_folder: Path, outcome: Outcome, info: RunInfo) -> str:
-    curves = _read_curves(run_folder / METRICS_NAME)
-    title = f"{info.experiment}: {run_folder.name}"
-    sections = [
-        _results(outcome.rows, info.is_demo),
-        _charts(curves),
-        _facts(info, curves),
-        _locations(outcome.locations, run_folder),
-        _configuration(run_folder),
-    ]
-    return (
-        "<!DOCTYPE html>\n"
-        '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"{_heading(run_folder, outcome, info)}\n<main>\n{''.join(section for section in sections if section)}</main>\n"
-        f"<footer>Written by vlrun {_text(__version__)}.</footer>\n</body>\n</html>\n"
-    )
-
-
-@dataclass
-class _Curves:
-    """What ``metrics.jsonl`` says over time, losses by task. ``scores`` are those of evaluations during training."""
-
-    loss: dict[str, list[Point]] = field(default_factory=dict)
-    losses: dict[str, dict[str, list[Point]]] = field(default_factory=dict)
-    learning_rate: list[Point] = field(default_factory=list)
-    examples_per_second: list[float] = field(default_factory=list)
-    data_wait_share: list[float] = field(default_factory=list)
-    scores: dict[tuple[str, str, str], list[tuple[int, int, str, float]]] = field(default_factory=dict)
-
-
-def _read_curves(path: Path) -> _Curves:
-    curves = _Curves()
-    scores: dict[tuple[str, str, str], list[tuple[int, int, str, float]]] = {}
-    primary: set[tuple[str, str, str]] = set()
-    for line in read_metrics(path):
-        if line["kind"] == "step":
-            task, step = str(line.get("task", "")), float(line["step"])
-            curves.loss.setdefault(task, []).append((step, _number(line.get("loss"))))
-            curves.learning_rate.append((step, _number(line.get("learning_rate"))))
-            curves.examples_per_second.append(_number(line.get("examples_per_second")))
-            curves.data_wait_share.append(_number(line.get("data_wait_share")))
-            for name, value in (line.get("losses") or {}).items():
-                curves.losses.setdefault(task, {}).setdefault(str(name), []).append((step, _number(value)))
-        elif line["kind"] == "result" and not line.get("final"):
-            score = score_of(line)
-            key = (str(line.get("task", "")), str(line.get("split", "")), score.name)
-            if score.primary:
-                primary.add(key)
-            scores.setdefault(key, []).append((line["step"], int(line.get("epoch") or 0), score.unit, score.value))
-    curves.scores = {key: points for key, points in scores.items() if key in primary or not primary}
-    return curves
-
-
-def _heading(run_folder: Path, outcome: Outcome, info: RunInfo) -> str:
-    status = _STATUS_WORDS.get(outcome.status, outcome.status)
-    message = f'<p class="message">{_text(outcome.message)}</p>' if outcome.message else ""
-    banner = f'<p class="banner" role="note">{_text(DEMO_NOTICE)}</p>' if info.is_demo else ""
-    kind = outcome.status if outcome.status in _STATUS_WORDS else "running"
-    return (
-        f'<header>\n<h1>{_text(info.experiment)}</h1>\n<p class="run">{_text(run_folder.name)} '
-        f'<span class="status {kind}">{_text(status)}</span></p>\n{message}{banner}</header>'
-    )
-
-
-def _results(rows: Sequence[ResultRow], is_demo: bool) -> str:
-    if not rows:
-        return _section("Results", "<p>There are no final results.</p>")
-    main = [row for row in rows if not row.score.detail]
-    details = [row for row in rows if row.score.detail]
+    """The page as text; see ``templates/report.html`` for its order."""
+    metrics = list(read_metrics(run_folder / METRICS_NAME))
+    steps = [entry for entry in metrics if entry["kind"] == "step"]
+    scores = _scores_during_training(metrics)
+    main = [row for row in outcome.rows if not row.score.detail]
+    details = [row for row in outcome.rows if row.score.detail]
     protocols = compare_protocols(main)
-    caption = "Final results" + (" on demo data" if is_demo else "")
-    table = _result_table(main, protocols.marks, caption, is_demo)
-    sources = list(dict.fromkeys(row.published_source for row in rows if row.published is not None))
-    published = f"<p>Published numbers: {_text('; '.join(filter(None, sources)))}</p>" if any(sources) else ""
-    groups = ""
-    if details:
-        inner = _result_table(details, [None] * len(details), "More scores", is_demo)
-        groups = f"<details><summary>More scores ({len(details)})</summary>\n{inner}</details>\n"
-    return _section("Results", table + published + groups + _protocols(protocols))
+    caption = "Final results" + (" on demo data" if info.is_demo else "")
+    return page_template(FILE_NAME).render(
+        run=info,
+        folder=run_folder,
+        outcome=outcome,
+        status=outcome.status if outcome.status in _STATUS_TEXTS else "running",
+        status_text=_STATUS_TEXTS.get(outcome.status, outcome.status),
+        demo_notice=DEMO_NOTICE,
+        version=__version__,
+        results=_result_table(caption, main, protocols.marks, info.is_demo),
+        details=_result_table("More scores", details, [None] * len(details), info.is_demo),
+        sources=list(
+            dict.fromkeys(
+                row.published_source for row in outcome.rows if row.published is not None and row.published_source
+            )
+        ),
+        protocols=_protocol_lines(protocols),
+        charts=[*_loss_charts(steps), _score_chart(scores), _rate_chart(steps)],
+        scores=_score_table(scores),
+        facts=[*grouped_facts(info.facts), *_speed(steps)],
+        locations=[(label, place, _link(Path(place), run_folder)) for label, place in outcome.locations],
+        config=config_text(run_folder),
+    )
 
 
-def _result_table(rows: Sequence[ResultRow], marks: Sequence[int | None], caption: str, is_demo: bool) -> str:
+def page_template(name: str) -> Template:
+    """A template of ours; what it is given stays text, without control characters, which HTML forbids."""
+
+    def printable(value: Any) -> Any:
+        return "\n".join(map(plain, value.split("\n"))) if type(value) is str else value
+
+    pages = Environment(
+        loader=PackageLoader("vlrun.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return pages.get_template(name)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Rows are texts by column; the column ``names_row`` says what a row is, those in ``numeric`` are aligned right."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+    names_row: str
+    numeric: Collection[str]
+
+
+def _result_table(caption: str, rows: Sequence[ResultRow], marks: Sequence[int | None], is_demo: bool) -> _Table:
     columns = ["task", "split", "score", "result", "examples", "published", "difference"]
     if len({row.task for row in rows}) == 1:
         columns.remove("task")
-    columns = with_published_columns(columns, rows, is_demo)
-    body = []
-    for row, mark in zip(rows, marks, strict=True):
-        cells = {key: _text(value) for key, value in result_cells(row, None, is_demo).items()}
-        cells["examples"] = f"{row.score.count:,}" if row.score.count else "-"
-        if mark:
-            cells["result"] += f'<sup><a href="#protocol-{mark}" aria-label="protocol note {mark}">{mark}</a></sup>'
-        kind = ' class="primary"' if row.score.primary else ""
-        body.append("".join([f"<tr{kind}>", *(_cell(column, cells[column]) for column in columns), "</tr>\n"]))
-    head = "".join(f'<th scope="col"{_numeric(column)}>{column}</th>' for column in columns)
-    table = f"<table>\n{_caption(caption)}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(body)}</tbody>\n</table>"
-    return _scrolling(caption, table)
-
-
-def _protocols(protocols: Protocols) -> str:
-    if not (protocols.shared or protocols.by_column or protocols.notes):
-        return ""
-    lines = [("all results", "", protocols.shared)] if protocols.shared else []
-    lines += [(cell, "", items) for cell, items in protocols.by_column]
-    lines += [(f"marked {number}", f' id="protocol-{number}"', note) for number, note in enumerate(protocols.notes, 1)]
-    rows = "".join(
-        f'<tr{anchor}><th scope="row">{_text(label)}</th><td>{_items(items)}</td></tr>\n'
-        for label, anchor, items in lines
-    )
-    return (
-        "<h3>Protocol</h3>\n<p>Results are comparable only where their protocols agree.</p>\n"
-        f'<table class="facts">{_caption("Protocol")}\n<tbody>\n{rows}</tbody></table>\n'
-    )
-
-
-def _items(values: Mapping[str, Any]) -> str:
-    items = "".join(
-        f'<li><span class="key">{_text(label_of(key))}</span> {_text(value_text(value))}</li>'
-        for key, value in values.items()
-    )
-    return f'<ul class="items">{items}</ul>'
-
-
-def _charts(curves: _Curves) -> str:
-    losses = [_loss_figure(curves, task) for task in curves.loss]
-    figures = [*losses, _score_figure(curves), _rate_figure(curves)]
-    if not any(figures):
-        return ""
-    return _section("Curves", f'<div class="charts">{"".join(figures)}</div>{_score_table(curves)}')
-
-
-def _loss_figure(curves: _Curves, task: str) -> str:
-    loss = [point for point in curves.loss[task] if math.isfinite(point[1])]
-    if not loss:
-        return ""
-    window = max(1, min(50, len(loss) // 20))
-    lines = [Series("loss", thin(smooth(loss, window)), 0)]
-    if window > 1:
-        lines.insert(0, Series("each step", thin(loss), 0, is_faint=True))
-        lines[1] = Series("loss, smoothed", lines[1].points, 0)
-    named = curves.losses.get(task, {})
-    if len(named) > 1:
-        lines += [
-            Series(name, thin(smooth(points, window)), style) for style, (name, points) in enumerate(named.items(), 1)
-        ]
-    text = f"from {loss[0][1]:.4g} at step {loss[0][0]:,.0f} to {loss[-1][1]:.4g} at step {loss[-1][0]:,.0f}"
-    place = list(curves.loss).index(task)
-    name, title = (f"loss-{place}", f"Training loss of {task}") if len(curves.loss) > 1 else ("loss", "Training loss")
-    return _figure(name, title, f"{title} over steps, {text}.", lines, "step")
-
-
-def _rate_figure(curves: _Curves) -> str:
-    rates = [point for point in curves.learning_rate if math.isfinite(point[1])]
-    if not rates:
-        return ""
-    peak = max(rate for _, rate in rates)
-    text = f"Learning rate over steps: {rates[0][1]:.3g} first, {peak:.3g} at its peak, {rates[-1][1]:.3g} last."
-    return _figure("rate", "Learning rate", text, [Series("learning rate", thin_steps(rates), 0)], "step")
-
-
-def _score_figure(curves: _Curves) -> str:
-    lines = [
-        Series(_score_name(key, curves), [(float(epoch), value) for _, epoch, _, value in points], style, has_dots=True)
-        for style, (key, points) in enumerate(curves.scores.items())
+    cells = [
+        {
+            **result_cells(row, None, is_demo),
+            "examples": f"{row.score.count:,}" if row.score.count else "-",
+            "mark": mark,
+            "is_primary": row.score.primary,
+        }
+        for row, mark in zip(rows, marks, strict=True)
     ]
-    units = {unit for points in curves.scores.values() for _, _, unit, _ in points}
+    columns = with_published_columns(columns, rows, is_demo)
+    return _Table(caption, columns, cells, "split", ("result", "examples", "published", "difference"))
+
+
+def _protocol_lines(protocols: Protocols) -> list[tuple[str, int | None, list[tuple[str, str]]]]:
+    """Whose protocol, the mark that leads there, and the items."""
+    lines: list[tuple[str, int | None, Mapping[str, Any]]] = []
+    if protocols.shared:
+        lines.append(("all results", None, protocols.shared))
+    lines += [(cell, None, items) for cell, items in protocols.by_column]
+    lines += [(f"marked {mark}", mark, note) for mark, note in enumerate(protocols.notes, 1)]
+    return [
+        (label, mark, [(label_of(key), value_text(value)) for key, value in items.items()])
+        for label, mark, items in lines
+    ]
+
+
+def _loss_charts(steps: Sequence[Metrics]) -> list[Chart]:
+    """One for each task."""
+    by_task: dict[str, list[Metrics]] = {}
+    for step in steps:
+        by_task.setdefault(str(step.get("task", "")), []).append(step)
+    return [
+        _loss_chart(f"loss-{place}", f"Training loss of {task}" if len(by_task) > 1 else "Training loss", of_task)
+        for place, (task, of_task) in enumerate(by_task.items())
+    ]
+
+
+def _loss_chart(name: str, title: str, steps: Sequence[Metrics]) -> Chart:
+    loss = _points(steps, "loss")
+    window = max(1, min(50, len(loss) // 20))
+    lines = [Line("each step", thin(loss), is_faint=True)] if window > 1 else []
+    lines.append(Line("loss, smoothed" if window > 1 else "loss", thin(smooth(loss, window))))
+    parts = list(dict.fromkeys(part for step in steps for part in step.get("losses") or {}))
+    if len(parts) > 1:
+        lines += [
+            Line(part, thin(smooth(_points(steps, part, "losses"), window)), place)
+            for place, part in enumerate(parts, 1)
+        ]
+    ends = [f"{value:.4g} at step {step:,.0f}" for step, value in (*loss[:1], *loss[-1:])]
+    return Chart(name, title, f"{title} over steps, from {' to '.join(ends)}.", lines, "step")
+
+
+def _rate_chart(steps: Sequence[Metrics]) -> Chart:
+    points = _points(steps, "learning_rate")
+    rates = [rate for _, rate in points] or [math.nan]
+    text = f"Learning rate over steps: {rates[0]:.3g} first, {max(rates):.3g} at its peak, {rates[-1]:.3g} last."
+    return Chart("rate", "Learning rate", text, [Line("learning rate", thin(points))], "step")
+
+
+def _scores_during_training(metrics: Sequence[Metrics]) -> dict[ScoreKey, list[Metrics]]:
+    """The evaluations during training by score: the primary ones, or all where none is."""
+    results = [entry for entry in metrics if entry["kind"] == "result" and not entry.get("final")]
+    scores: dict[ScoreKey, list[Metrics]] = {}
+    for entry in results:
+        key = (str(entry.get("task", "")), str(entry.get("split", "")), score_of(entry).name)
+        scores.setdefault(key, []).append(entry)
+    primary = {key: entries for key, entries in scores.items() if any(score_of(entry).primary for entry in entries)}
+    return primary or scores
+
+
+def _score_chart(scores: Mapping[ScoreKey, Sequence[Metrics]]) -> Chart:
+    lines = [
+        Line(name, [(_epoch(entry), score_of(entry).value) for entry in entries], place, has_dots=True)
+        for place, (name, entries) in enumerate(zip(_short_names(scores), scores.values(), strict=True))
+    ]
+    units = {score_of(entry).unit for entries in scores.values() for entry in entries}
     unit = f" in {next(iter(units))}" if len(units) == 1 and "" not in units else ""
     text = "Scores of the evaluations during training, by epoch; the table below has the numbers."
-    return _figure("scores", f"Scores after each epoch{unit}", text, lines, "epoch")
+    return Chart("scores", f"Scores after each epoch{unit}", text, lines, "epoch")
 
 
-def _score_table(curves: _Curves) -> str:
+def _score_table(scores: Mapping[ScoreKey, Sequence[Metrics]]) -> _Table:
     """The numbers behind the chart of scores."""
-    if not curves.scores:
-        return ""
-    keys = list(curves.scores)
-    by_epoch: dict[tuple[int, int], dict[tuple[str, str, str], str]] = {}
-    for key, points in curves.scores.items():
-        for step, epoch, unit, value in points:
-            by_epoch.setdefault((epoch, step), {})[key] = score_text(value, unit)
-    head = "".join(f'<th scope="col" class="number">{_text(_score_name(key, curves))}</th>' for key in keys)
-    rows = "".join(
-        f'<tr><th scope="row" class="number">{epoch}</th><td class="number">{step:,}</td>'
-        + "".join(f'<td class="number">{_text(cells.get(key, "-"))}</td>' for key in keys)
-        + "</tr>\n"
-        for (epoch, step), cells in sorted(by_epoch.items())
-    )
-    when = "".join(f'<th scope="col" class="number">{name}</th>' for name in ("epoch", "step"))
-    table = (
-        f"<table>{_caption('Scores during training')}\n<thead><tr>{when}{head}</tr></thead>\n"
-        f"<tbody>\n{rows}</tbody></table>"
-    )
-    return f"<details><summary>Scores as a table</summary>{_scrolling('Scores during training', table)}</details>\n"
+    names = _short_names(scores)
+    rows: dict[tuple[int, int], dict[str, str]] = {}
+    for name, entries in zip(names, scores.values(), strict=True):
+        for entry in entries:
+            score, epoch, step = score_of(entry), _epoch(entry), entry["step"]
+            row = rows.setdefault(
+                (epoch, step), {"epoch": str(epoch), "step": f"{step:,}", **dict.fromkeys(names, "-")}
+            )
+            row[name] = score_text(score.value, score.unit)
+    columns = ["epoch", "step", *names]
+    return _Table("Scores during training", columns, [rows[when] for when in sorted(rows)], "epoch", columns)
 
 
-def _score_name(key: tuple[str, str, str], curves: _Curves) -> str:
+def _short_names(scores: Collection[ScoreKey]) -> list[str]:
     """As short as tells the scores apart."""
-    task, split, name = key
-    tasks = {task for task, _, _ in curves.scores}
-    return " ".join([task, split, name] if len(tasks) > 1 else [split, name])
+    is_joint = len({task for task, _, _ in scores}) > 1
+    return [" ".join(key if is_joint else key[1:]) for key in scores]
 
 
-def _figure(identifier: str, title: str, description: str, lines: Sequence[Series], x_label: str) -> str:
-    svg = line_chart(identifier, title, description, lines, x_label)
-    if not svg:
-        return ""
-    names = [line for line in lines if line.name != title.lower()]
-    keys = "".join(f"<li>{_swatch(line)}{_text(line.name)}</li>" for line in names)
-    legend = f'<ul class="legend">{keys}</ul>' if keys else ""
-    return f"<figure><figcaption>{_text(title)}</figcaption>{svg}{legend}</figure>\n"
+def _speed(steps: Sequence[Metrics]) -> list[tuple[str, str]]:
+    rates = sorted(rate for _, rate in _points(steps, "examples_per_second"))
+    waits = [share for _, share in _points(steps, "data_wait_share")]
+    if not rates or not waits:
+        return []
+    middle, share = rates[len(rates) // 2], sum(waits) / len(waits)
+    return [("speed", f"{rate_text(middle)} examples/s (median), {share_text(share)} waiting for data")]
 
 
-def _swatch(series: Series) -> str:
-    """The line of a series as the legend shows it."""
-    kind = f"line s{series.style % 6}" + (" faint" if series.is_faint else "")
-    return (
-        f'<svg class="swatch" viewBox="0 0 24 8" aria-hidden="true"><g class="{kind}">'
-        '<polyline points="0,4 24,4"/></g></svg>'
-    )
+def _link(place: Path, run_folder: Path) -> str:
+    """Where the page finds what lies beside it and so moves with it; empty for other places."""
+    return quote(f"./{place.relative_to(run_folder).as_posix()}") if place.is_relative_to(run_folder) else ""
 
 
-def _facts(info: RunInfo, curves: _Curves) -> str:
-    facts = grouped_facts(info.facts)
-    rates = sorted(value for value in curves.examples_per_second if math.isfinite(value))
-    waits = [value for value in curves.data_wait_share if math.isfinite(value)]
-    if rates and waits:
-        middle, share = rates[len(rates) // 2], sum(waits) / len(waits)
-        facts.append(("speed", f"{rate_text(middle)} examples/s (median), {share_text(share)} waiting for data"))
-    if not facts:
-        return ""
-    rows = "".join(f'<tr><th scope="row">{_text(label)}</th><td>{_fact(value)}</td></tr>\n' for label, value in facts)
-    table = f'<table class="facts">{_caption("What was run, and how")}\n<tbody>\n{rows}</tbody></table>'
-    return _section("Recipe", table)
+def _points(steps: Sequence[Metrics], key: str, within: str | None = None) -> list[Point]:
+    """The finite values of ``key`` over steps."""
+    values = ((float(step["step"]), (step if within is None else step.get(within) or {}).get(key)) for step in steps)
+    return [(step, float(value)) for step, value in values if isinstance(value, int | float) and math.isfinite(value)]
 
 
-def _locations(locations: Sequence[tuple[str, str]], run_folder: Path) -> str:
-    if not locations:
-        return ""
-    rows = "".join(
-        f'<tr><th scope="row">{_text(label)}</th><td>{_place(place, run_folder)}</td></tr>\n'
-        for label, place in locations
-    )
-    table = f'<table class="facts">{_caption("Files of this run")}\n<tbody>\n{rows}</tbody></table>'
-    return _section("Where everything lies", table)
-
-
-def _place(place: str, run_folder: Path) -> str:
-    """A path, as a link where it lies beside the page and so moves with it."""
-    code = f"<code>{_text(place)}</code>"
-    try:
-        relative = Path(place).relative_to(run_folder)
-    except ValueError:
-        return code
-    return f'<a href="{escape(quote(f"./{relative.as_posix()}"))}">{code}</a>'
-
-
-def _configuration(run_folder: Path) -> str:
-    text = config_text(run_folder)
-    if not text:
-        return ""
-    body = f'<pre tabindex="0">{_text(text)}</pre>'
-    return _section("Configuration", f"<details><summary>config.yaml, as it ran</summary>{body}</details>")
-
-
-def _section(heading: str, body: str) -> str:
-    return f"<section>\n<h2>{heading}</h2>\n{body}\n</section>\n"
-
-
-def _scrolling(label: str, table: str) -> str:
-    """A wide table scrolls by itself, by keyboard too, instead of widening the page."""
-    return f'<div class="scroll" role="region" aria-label="{_text(label)}" tabindex="0">{table}</div>\n'
-
-
-def _caption(text: str) -> str:
-    """Names a table for those who hear the page; others see the heading above it."""
-    return f'<caption><span class="unseen">{_text(text)}</span></caption>'
-
-
-def _cell(column: str, content: str) -> str:
-    if column == "split":
-        return f'<th scope="row">{content}</th>'
-    return f"<td{_numeric(column)}>{content}</td>"
-
-
-def _numeric(column: str) -> str:
-    return ' class="number"' if column in ("result", "examples", "published", "difference") else ""
-
-
-def _fact(value: str) -> str:
-    """A fact of several lines is a small table made with spaces."""
-    return f'<div class="lines" tabindex="0">{_text(value)}</div>' if "\n" in value else _text(value)
-
-
-def _text(text: str) -> str:
-    """Text that stays text: escaped, and without control characters, which HTML forbids."""
-    return escape("\n".join(plain(line) for line in text.split("\n")))
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+def _epoch(entry: Metrics) -> int:
+    return int(entry.get("epoch") or 0)
