@@ -5,7 +5,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vlrun.errors import CheckpointError, ConfigError, DataError, PluginError, RequiredFile, RunnerError, UsageError
+from vlrun.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    PluginError,
+    RequiredFile,
+    RunnerError,
+    UsageError,
+    first_few,
+)
 from vlrun.plugins.entries import Builder, BuildReport, Entry, SubmissionFormat, SubmissionRows, WeightFormat
 from vlrun.plugins.hookspecs import hookimpl
 
@@ -152,6 +161,7 @@ __all__ = [
     "Vocabulary",
     "WeightFormat",
     "canonical_image_id",
+    "first_few",
     "full_precision",
     "hookimpl",
     "image_key",

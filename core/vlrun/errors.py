@@ -22,6 +22,12 @@ class RequiredFile:
     remedy: str
 
 
+def first_few(items: Sequence[str], shown: int = 20) -> list[str]:
+    """The first of ``items`` and how many more there are: a file that is wrong on every line fills no screen."""
+    hidden = len(items) - shown
+    return [*items[:shown], *([f"... and {hidden:,} more"] if hidden > 0 else [])]
+
+
 class RunnerError(Exception):
     """Base of all errors shown without traceback; a bug raises anything else and keeps its traceback."""
 

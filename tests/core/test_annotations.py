@@ -12,12 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vlrun.data.annotations import (
     AnnotationFile,
-    first_problems,
     load_plain_pickle,
     validate_annotations,
     write_annotations,
 )
-from vlrun.errors import DataError
+from vlrun.errors import DataError, first_few
 
 
 class Caption(BaseModel):
@@ -166,8 +165,8 @@ def test_a_failed_write_leaves_the_old_file(three_lines: Path) -> None:
 
 
 def test_many_problems_are_cut_short() -> None:
-    assert first_problems([str(number) for number in range(1030)], shown=2) == ["0", "1", "... and 1,028 more problems"]
-    assert first_problems(["a"]) == ["a"]
+    assert first_few([str(number) for number in range(1030)], shown=2) == ["0", "1", "... and 1,028 more"]
+    assert first_few(["a"]) == ["a"]
 
 
 # --- validating ---

@@ -109,7 +109,7 @@ def test_validate_shows_the_first_problems_of_many(tmp_path: Path, capsys: pytes
     assert main(["data", "validate", "toy", str(path)]) == 5
     captured = capsys.readouterr()
     assert captured.out == f"{path}: 200 problems\n"
-    assert captured.err.splitlines()[-1] == "... and 180 more problems"
+    assert captured.err.splitlines()[-1] == "... and 180 more"
 
 
 def test_an_empty_folder_has_nothing_to_validate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

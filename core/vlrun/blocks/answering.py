@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vlrun.blocks.answering_config import AnsweringConfig
 from vlrun.blocks.answers import AnswerVocabulary, read_answers, soft_score
 from vlrun.blocks.heads import PooledClassifier
-from vlrun.errors import CheckpointError, DataError
+from vlrun.errors import CheckpointError, DataError, first_few
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.examples import Answers, Example, Prediction, RegionBatch
 from vlrun.interfaces.metric import Metric
@@ -135,7 +135,7 @@ class AnsweringTask(Task[Answers]):
         found = len(self.vocabulary) - len(missing)
         lines = [f"answer head: {found:,} of {len(self.vocabulary):,} answers found among {len(theirs):,}; others zero"]
         if missing:
-            lines.append(f"answer head: not found: {', '.join(map(repr, missing[:10]))}{' ...' * (len(missing) > 10)}")
+            lines.append(f"answer head: not found: {', '.join(first_few(list(map(repr, missing)), 10))}")
         return {**tensors, **moved}, lines
 
     def _fill(self, soft_scores: np.ndarray, shares: np.ndarray, example: Example[Answers]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlrun.blocks.answering_config import ANSWERS_FILE
-from vlrun.errors import DataError
+from vlrun.errors import DataError, first_few
 from vlrun.files import read_json, write_text
 
 _HASH_LENGTH = 12
@@ -60,7 +60,7 @@ def read_answers(path: Path) -> AnswerVocabulary:
     if not answers or not all(isinstance(answer, str) for answer in answers):
         raise DataError(f"{path}: expected a list of answers, or an object from answers to indices 0, 1, 2, ...")
     if repeated := [answer for answer, count in Counter(answers).items() if count > 1]:
-        raise DataError(f"{path}: answers that are there twice: {', '.join(map(repr, repeated[:5]))}")
+        raise DataError(f"{path}: answers that are there twice: {', '.join(first_few(list(map(repr, repeated)), 5))}")
     return AnswerVocabulary(tuple(answers))
 
 

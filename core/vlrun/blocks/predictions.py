@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
+from vlrun.errors import first_few
 from vlrun.interfaces.examples import Prediction
 
 _SHOWN_IDS = 5
@@ -40,5 +41,4 @@ def listed(ids: Iterable[str], what: str, *, split: str, unit: str = "examples")
     found = list(ids)
     if not found:
         return []
-    more = ", ..." if len(found) > _SHOWN_IDS else ""
-    return [f"split '{split}': {len(found):,} {unit} {what}: {', '.join(found[:_SHOWN_IDS])}{more}"]
+    return [f"split '{split}': {len(found):,} {unit} {what}: {', '.join(first_few(found, _SHOWN_IDS))}"]

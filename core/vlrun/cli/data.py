@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vlrun.errors import DataError, UsageError
+from vlrun.errors import DataError, UsageError, first_few
 from vlrun.plugins.entries import Builder, Entry
 from vlrun.plugins.manager import create_plugins
 
@@ -51,7 +51,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from vlrun.data.annotations import first_problems, validate_annotations
+    from vlrun.data.annotations import validate_annotations
 
     record = _record(_dataset(arguments.dataset))
     problems = []
@@ -60,7 +60,7 @@ def _validate(arguments: argparse.Namespace) -> int:
         print(f"{path}: {f'{len(found):,} problems' if found else 'ok'}")
         problems += found
     if problems:
-        raise DataError(first_problems(problems))
+        raise DataError(first_few(problems))
     return 0
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlrun.errors import DataError, PluginError
+from vlrun.errors import DataError, PluginError, first_few
 
 if TYPE_CHECKING:
     from vlrun.features.formats import FeatureFormat
@@ -111,7 +111,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         ids = store.image_ids()
         print(f"{arguments.store}")
         print("\n".join(_facts(store.manifest, arguments.store)))
-        print(f"    images       {', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}")
+        print(f"    images       {', '.join(first_few(ids, 3))}")
     return 0
 
 

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from vlrun.config.base import DatasetConfig
-from vlrun.errors import DataError
+from vlrun.errors import DataError, first_few
 from vlrun.files import atomic_write
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Example, Target
@@ -167,7 +167,7 @@ def write_annotations(path: Path, records: Iterable[BaseModel | Mapping[str, Any
             line = json.dumps(checked.model_dump(mode="json", exclude_none=True), ensure_ascii=False)
             file.write(f"{line}\n")
         if problems:
-            raise DataError(first_problems(problems))
+            raise DataError(first_few(problems))
         if count == 0:
             raise DataError(f"{path}: there is nothing to write")
     return count
@@ -220,12 +220,6 @@ def load_plain_pickle(path: Path) -> Any:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise DataError(f"{path}: not a readable pickle ({type(error).__name__}: {error})") from error
-
-
-def first_problems(problems: Sequence[str], shown: int = 20) -> list[str]:
-    """The first few problems and how many more there are: a file that is wrong on every line fills no screen."""
-    hidden = len(problems) - shown
-    return [*problems[:shown], *([f"... and {hidden:,} more problems"] if hidden > 0 else [])]
 
 
 def field_problems(error: ValidationError) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vlrun.errors import first_few
 from vlrun.interfaces.examples import RegionBatch
 from vlrun.interfaces.tensors import Batch
 
@@ -77,4 +78,4 @@ def _outside(regions: RegionBatch) -> np.ndarray:
 
 def _listed(ids: Iterable[str], rows: np.ndarray, most: int = 5) -> str:
     found = list(dict.fromkeys(name for name, is_bad in zip(ids, rows, strict=True) if is_bad))
-    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+    return ", ".join(first_few(found, most))

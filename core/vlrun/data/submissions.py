@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlrun.data.annotations import AnnotationFile
-from vlrun.errors import DataError
+from vlrun.errors import DataError, first_few
 from vlrun.files import read_json
 from vlrun.plugins.entries import SubmissionFormat
 
@@ -59,7 +59,7 @@ def check_submission(
     expected = _expected(wanted, annotations, questions)
     rows = wanted.read(path)
     split = min(expected, key=lambda name: len(expected[name] ^ set(rows.ids)))  # the first of equals
-    problems = [*_shortened(rows.problems), *_id_problems(rows.ids, expected[split], split)]
+    problems = [*first_few(rows.problems, SHOWN_PROBLEMS), *_id_problems(rows.ids, expected[split], split)]
     if problems and annotations is not None and (other := _other_split(rows.ids, annotations, set(expected))):
         problems.append(f"its ids are those of split '{other}': a file of the wrong split?")
     return SubmissionCheck(path, wanted.name, len(rows.ids), split, tuple(problems))
@@ -109,7 +109,7 @@ def _id_problems(ids: list[str], expected: set[str], split: str) -> Iterator[str
         (repeated, "ids are there more than once"),
     ):
         if names:
-            yield f"{len(names):,} {what}: {_listed(names)}"
+            yield f"{len(names):,} {what}: {', '.join(first_few(names, SHOWN_IDS))}"
 
 
 def _other_split(ids: Iterable[str], annotations: Path, compared: set[str]) -> str | None:
@@ -119,12 +119,3 @@ def _other_split(ids: Iterable[str], annotations: Path, compared: set[str]) -> s
         if file.stem not in compared and found and set(split_ids(file)) == found:
             return file.stem
     return None
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN_IDS]) + (", ..." if len(names) > SHOWN_IDS else "")
-
-
-def _shortened(problems: list[str]) -> list[str]:
-    hidden = len(problems) - SHOWN_PROBLEMS
-    return [*problems[:SHOWN_PROBLEMS], *([f"... and {hidden:,} more rows like these"] if hidden > 0 else [])]

@@ -16,7 +16,7 @@ from vlrun.engine.optimisation import clip_gradients, set_learning_rate
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.step_window import StepRecord
 from vlrun.engine.trainer import Trainer
-from vlrun.errors import ConfigError, NonFiniteLossError
+from vlrun.errors import ConfigError, NonFiniteLossError, first_few
 from vlrun.interfaces.tensors import Batch, in_full_precision
 from vlrun.seeds import derive_seed
 
@@ -77,11 +77,10 @@ def check_finite(trainer: Trainer) -> None:
 
 
 def _explanation(record: StepRecord, wrong: Sequence[str], ids: Sequence[str]) -> str:
-    more = f" and {len(ids) - _MAX_LISTED_IDS} more" if len(ids) > _MAX_LISTED_IDS else ""
     return (
         f"step {record.number}, task {record.task}: {', '.join(wrong)}. Examples: "
-        f"{', '.join(ids[:_MAX_LISTED_IDS])}{more}. No checkpoint holds this step. Look at these examples, lower "
-        "train.learning_rate, or use train.precision=fp32"
+        f"{', '.join(first_few(ids, _MAX_LISTED_IDS))}. No checkpoint holds this step. Look at these examples, "
+        "lower train.learning_rate, or use train.precision=fp32"
     )
 
 

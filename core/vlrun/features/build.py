@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlrun.errors import DataError, UsageError
+from vlrun.errors import DataError, UsageError, first_few
 from vlrun.features.formats import FeatureFormat, FeatureSource, SourceRecord
 from vlrun.features.layout import Manifest
 from vlrun.features.progress import Progress
@@ -123,7 +123,7 @@ def _twice(source: _Sources, second: SourceRecord, image_id: str) -> str:
 def _refuse_missing(missing: Sequence[str], consequence: str) -> None:
     if missing:
         heading = f"{len(missing):,} expected images are missing from the source, among them:"
-        shown = [f"    {image_id}" for image_id in missing[:MOST_PROBLEMS]]
+        shown = [f"    {image_id}" for image_id in first_few(missing, MOST_PROBLEMS)]
         raise DataError([heading, *shown, consequence])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlrun.errors import DataError
+from vlrun.errors import DataError, first_few
 from vlrun.features.spelling import likely_spelling
 from vlrun.features.store import RegionFeatureStore
 
@@ -51,8 +51,7 @@ class Coverage:
             counts = f"{split.needed:>13,}  {split.found:>9,}  {len(split.missing):>9,}"
             lines.append(f"{split.split:<{width}}  {counts}")
             if split.missing:
-                more = ", ..." if len(split.missing) > SHOWN_IDS else ""
-                lines.append(f"{'':<{width}}  missing: {', '.join(split.missing[:SHOWN_IDS])}{more}")
+                lines.append(f"{'':<{width}}  missing: {', '.join(first_few(split.missing, SHOWN_IDS))}")
         return lines
 
     def error(self) -> DataError:

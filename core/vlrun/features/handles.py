@@ -13,7 +13,7 @@ from typing import Any
 
 import lmdb
 
-from vlrun.errors import DataError
+from vlrun.errors import DataError, first_few
 from vlrun.features.layout import (
     IDS_KEY,
     MANIFEST_KEY,
@@ -151,8 +151,7 @@ def _memory_bytes() -> int:
 
 def _contents(folder: Path) -> str:
     names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    found = f"it holds {shown}" if names else "the folder is empty"
+    found = f"it holds {', '.join(first_few(names, 5))}" if names else "the folder is empty"
     if any(name.endswith((".npz", ".tsv")) or name == "npz_files/" for name in names):
         found += " (source files: make a store of them with `runner features build`)"
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vlrun.errors import DataError
+from vlrun.errors import DataError, first_few
 from vlrun.features.handles import Handle, find_store_file, shared_handle
 from vlrun.features.layout import Header, Manifest, boxes_view, decode, features_as_bytes, read_header
 from vlrun.features.spelling import likely_spelling
@@ -154,9 +154,7 @@ class RegionFeatureStore:
             hint = f"; did you mean '{near}'?" if near else ""
             images = "image" if len(self) == 1 else "images"
             problems.append(f"image '{image_id}' has no region features in {self.path} ({len(self):,} {images}){hint}")
-        if len(image_ids) > 5:
-            problems.append(f"and {len(image_ids) - 5} more images of this batch")
-        return DataError(problems)
+        return DataError([*problems, *first_few(image_ids, 5)[5:]])
 
     def _damaged(self, image_id: str, reason: object) -> DataError:
         return DataError(f"image '{image_id}' is damaged in {self.path}: {reason}; see `runner features verify`")

@@ -17,7 +17,7 @@ from vlrun.engine.evaluation import TaskView, evaluate_split
 from vlrun.engine.ranks import Ranks, join_ranks
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.stopping import StopRequest
-from vlrun.errors import CheckpointError, DataError, UsageError
+from vlrun.errors import CheckpointError, DataError, UsageError, first_few
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.examples import Prediction, Score
 from vlrun.interfaces.run_view import RunView
@@ -168,7 +168,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         except (ValueError, KeyError, AttributeError):
             problems.append(f"{path}:{number}: not a JSON object with an id")
     if problems:
-        raise DataError(problems[:20])
+        raise DataError(first_few(problems))
     return predictions
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from vlrun import BuildReport, DataError, canonical_image_id
+from vlrun import BuildReport, DataError, canonical_image_id, first_few
 from vlrun.blocks.answers import ANSWERS_FILE, AnswerVocabulary, frequent_answers, read_answers, write_answers
-from vlrun.data.annotations import field_problems, first_problems, write_annotations
+from vlrun.data.annotations import field_problems, write_annotations
 from vlrun_gqa.json_stream import list_items, object_items
 from vlrun_gqa.records import GqaQuestion
 from vlrun_gqa.sources import (
@@ -166,7 +166,7 @@ def _files_of_splits(folder: Path, stems: Mapping[str, str], obtain: str) -> dic
         raise DataError(f"{folder}: unpack the archive first and give the folder")
     files = {split: found for split, stem in stems.items() if (found := _source_files(folder, stem))}
     if not files:
-        names = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) if folder.is_dir() else ""
+        names = ", ".join(first_few(sorted(path.name for path in folder.iterdir()), 10)) if folder.is_dir() else ""
         wanted = ", ".join(f"{stem}.json" for stem in stems.values())
         raise DataError(f"{folder}: expected some of {wanted} (found: {names or 'nothing'}). {obtain}")
     return files
@@ -246,7 +246,7 @@ def _records(
             tally.add(record, has_choices)
             yield record
     if problems:
-        raise DataError(first_problems(problems))
+        raise DataError(first_few(problems))
 
 
 def _official_record(name: str, row: Any, choices: Choices) -> GqaQuestion:

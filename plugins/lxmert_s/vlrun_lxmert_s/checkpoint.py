@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vlrun import CheckpointError
+from vlrun import CheckpointError, first_few
 
 BERT_VOCABULARY_SIZE = 30522
 BERT_CLS_ID = 101
@@ -105,7 +105,7 @@ def _tensors_of_kind(wanted: str, content: Mapping[str, Any]) -> dict[str, Tenso
     if kind == wanted:
         return tensors
     if kind is None:
-        first = ", ".join(map(str, list(content)[:5])) or "nothing"
+        first = ", ".join(first_few(list(map(str, content)), 5)) or "nothing"
         raise CheckpointError(f"not {_KINDS[wanted]}, nor of any kind known here; it begins with {first}")
     hint = "bert-lxmert-s or bert-lxmert" if kind == "bert" else kind
     raise CheckpointError(f"not {_KINDS[wanted]} but {_KINDS[kind]}; import it with --from {hint}")

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlrun import DataError, Pair, RegionBatch
+from vlrun import DataError, Pair, RegionBatch, first_few
 from vlrun.blocks.pair_encoding import LENGTH_STEP, check_feature_size, fit_regions
 from vlrun.blocks.wordpiece import SPECIAL_TOKENS
-from vlrun.data.annotations import first_problems
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,7 +92,7 @@ def box_shares(regions: RegionBatch) -> NDArray[np.float32]:
         remedy = (
             "LXMERT takes shares of the image as boxes: correct boxes or sizes, and build the region features again"
         )
-        raise DataError([*first_problems(list(dict.fromkeys(problems))), remedy])
+        raise DataError([*first_few(list(dict.fromkeys(problems))), remedy])
     return shares
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from vlrun import BuildReport, DataError, canonical_image_id
-from vlrun.data.annotations import first_problems, write_annotations
+from vlrun import BuildReport, DataError, canonical_image_id, first_few
+from vlrun.data.annotations import write_annotations
 from vlrun_nlvr2.records import ImagePairStatement, Subset
 from vlrun_nlvr2.source_files import LxmertRow, OfficialRow, read_json_lines, read_json_list, read_phenomena
 from vlrun_nlvr2.sources import LXMERT_FILES, OBTAIN, PHENOMENA_FILE, PUBLISHED_SIZES, parse_identifier
@@ -65,7 +65,7 @@ def _folder_with(names: Sequence[str], folder: Path, inside: str) -> Path:
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     raise DataError(
         f"{folder}: expected a folder with some of {', '.join(names)} "
-        f"(found: {', '.join(found[:10]) or 'nothing'}). {OBTAIN}"
+        f"(found: {', '.join(first_few(found, 10)) or 'nothing'}). {OBTAIN}"
     )
 
 
@@ -119,7 +119,7 @@ def _lxmert_record(row: LxmertRow) -> ImagePairStatement:
 
 def _written(records: Records, output: Path, problems: Sequence[str], remarks: Sequence[str]) -> BuildReport:
     if problems:
-        raise DataError(first_problems(problems))
+        raise DataError(first_few(problems))
     counts = {
         split: write_annotations(output / f"{split}.jsonl", of_split, ImagePairStatement)
         for split, of_split in records.items()

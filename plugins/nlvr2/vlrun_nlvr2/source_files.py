@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ValidationError
 
-from vlrun import DataError
-from vlrun.data.annotations import AnnotationFile, field_problems, first_problems
+from vlrun import DataError, first_few
+from vlrun.data.annotations import AnnotationFile, field_problems
 from vlrun.files import read_json
 from vlrun_nlvr2.sources import parse_identifier
 
@@ -114,7 +114,7 @@ def read_identifiers(path: Path) -> list[str]:
     problems: list[str] = []
     rows = read_json_lines(path, problems)
     if problems:
-        raise DataError(first_problems(problems))
+        raise DataError(first_few(problems))
     return [row.identifier for row in rows]
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlrun import DataError, Prediction, SubmissionRows
-from vlrun.data.annotations import first_problems
+from vlrun import DataError, Prediction, SubmissionRows, first_few
 from vlrun.files import write_text
 
 _EXAMPLE = "dev-850-0-1,True"
@@ -32,7 +31,7 @@ def read_csv(path: Path) -> list[Prediction]:
         else:
             predictions.append(Prediction(identifier, {"label": label}))
     if problems:
-        raise DataError(first_problems(problems))
+        raise DataError(first_few(problems))
     return predictions
 
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from vlrun import BuildReport, DataError, canonical_image_id
-from vlrun.data.annotations import field_problems, first_problems, write_annotations
+from vlrun import BuildReport, DataError, canonical_image_id, first_few
+from vlrun.data.annotations import field_problems, write_annotations
 from vlrun.files import read_json
 from vlrun_pretraining.records import CocoCaption
 from vlrun_pretraining.sources import OBTAIN, OFFICIAL_FILES, OfficialFile
@@ -48,7 +48,7 @@ def build_official(folder: Path, output: Path) -> BuildReport:
         name: _captions(path, problems) for name, path in _paths(folder).items()
     }  # both are read before a word is written, so that all problems are told at once
     if problems:
-        raise DataError(first_problems(problems))
+        raise DataError(first_few(problems))
     counts = {
         name: write_annotations(output / f"{name}.jsonl", _records(captions), CocoCaption)
         for name, captions in splits.items()

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
-from vlrun import BuildReport, DataError, canonical_image_id
-from vlrun.data.annotations import field_problems, first_problems, load_plain_pickle, write_annotations
+from vlrun import BuildReport, DataError, canonical_image_id, first_few
+from vlrun.data.annotations import field_problems, load_plain_pickle, write_annotations
 from vlrun.files import read_json
 from vlrun_rec.records import ReferringExpression
 from vlrun_rec.sources import OfficialSource, rosita_file
@@ -122,9 +122,9 @@ def _folder_with_archive(source: OfficialSource, folder: Path) -> Path:
     for candidate in (folder, folder / source.dataset):
         if all((candidate / name).is_file() for name in names):
             return candidate
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    found = first_few(sorted(path.name for path in folder.iterdir()), 10) if folder.is_dir() else []
     raise DataError(
-        f"{folder}: expected {' and '.join(names)} (found: {', '.join(found[:10]) or 'nothing'}). {source.obtain}"
+        f"{folder}: expected {' and '.join(names)} (found: {', '.join(found) or 'nothing'}). {source.obtain}"
     )
 
 
@@ -284,12 +284,12 @@ def _checked(model: type[Model], content: Any, path: Path) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise DataError(first_problems([f"{path}: {problem}" for problem in field_problems(error)])) from error
+        raise DataError(first_few([f"{path}: {problem}" for problem in field_problems(error)])) from error
 
 
 def _raise_any(problems: Sequence[str]) -> None:
     if problems:
-        raise DataError(first_problems(problems))
+        raise DataError(first_few(problems))
 
 
 def _write(records: Records, output: Path) -> dict[str, int]:

@@ -9,8 +9,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from vlrun import BuildReport, DataError, canonical_image_id, image_key
-from vlrun.data.annotations import first_problems, write_annotations
+from vlrun import BuildReport, DataError, canonical_image_id, first_few, image_key
+from vlrun.data.annotations import write_annotations
 from vlrun.files import read_json
 from vlrun_retrieval.records import ImageCaption
 from vlrun_retrieval.source_files import (
@@ -229,7 +229,7 @@ def _written(
     if not problems:
         problems = [problem for name, split in splits.items() for problem in _repeated_ids(name, split)]
     if problems:
-        raise DataError(first_problems(problems))
+        raise DataError(first_few(problems))
     if not splits:
         raise DataError("the source holds no captions")
     counts = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from vlrun import DataError
+from vlrun import DataError, first_few
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -249,8 +249,8 @@ def _best_captions(right: NDArray[Any], owner: Ints, pool: Pool) -> tuple[NDArra
     num_images = len(pool.images)
     captions = np.bincount(owner, minlength=num_images)
     if len(without := np.flatnonzero(captions == 0)) or num_images == 0:
-        rows = ", ".join(str(pool.images[row]) for row in without[:5])
-        raise DataError(f"score matrix: {len(without):,} of {num_images:,} images have no caption (rows {rows}, ...)")
+        rows = ", ".join(first_few([str(pool.images[row]) for row in without], 5))
+        raise DataError(f"score matrix: {len(without):,} of {num_images:,} images have no caption (rows {rows})")
     order = np.lexsort((-np.arange(len(owner)), right, owner))  # by image, then score, then from the last column
     ends = np.cumsum(captions) - 1
     first = order[ends]

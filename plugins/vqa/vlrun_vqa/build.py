@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vlrun import BuildReport, DataError
+from vlrun import BuildReport, DataError, first_few
 from vlrun.blocks.answers import ANSWERS_FILE, frequent_answers, read_answers, write_answers
-from vlrun.data.annotations import field_problems, first_problems, write_annotations
+from vlrun.data.annotations import field_problems, write_annotations
 from vlrun_vqa.records import VqaQuestion
 from vlrun_vqa.sources import HIDDEN_SPLITS, SPLIT_SIZES
 
@@ -110,7 +110,7 @@ def counted_vocabulary(counts: Mapping[str, Counter[str]]) -> Vocabulary:
 
 def raise_any(problems: Sequence[str]) -> None:
     if problems:
-        raise DataError(first_problems(problems))
+        raise DataError(first_few(problems))
 
 
 def _with_nominival(splits: dict[str, Questions]) -> list[str]:

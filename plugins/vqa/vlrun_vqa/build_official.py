@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vlrun import BuildReport, DataError
+from vlrun import BuildReport, DataError, first_few
 from vlrun.data.annotations import field_problems
 from vlrun.files import read_json
 from vlrun_vqa.build import (
@@ -131,7 +131,7 @@ def _parts(source: Path) -> list[_Part]:
         found = sorted(path.name for path in source.iterdir()) if source.is_dir() else []
         raise DataError(
             f"{source}: expected files such as v2_OpenEnded_mscoco_val2014_questions.json and "
-            f"v2_mscoco_val2014_annotations.json (found: {', '.join(found[:10]) or 'nothing'}). {OBTAIN}"
+            f"v2_mscoco_val2014_annotations.json (found: {', '.join(first_few(found, 10)) or 'nothing'}). {OBTAIN}"
         )
     return parts
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlrun import DataError, Prediction, SubmissionFormat, SubmissionRows
-from vlrun.data.annotations import first_problems
+from vlrun import DataError, Prediction, SubmissionFormat, SubmissionRows, first_few
 from vlrun.data.submissions import read_json_list
 from vlrun.files import read_json, write_json
 
@@ -36,7 +35,7 @@ def write_results(predictions: Sequence[Prediction], path: Path) -> None:
         ),
     ]
     if problems:
-        raise DataError(first_problems(problems))
+        raise DataError(first_few(problems))
     write_json(path, [{"question_id": int(item.id), "answer": item.fields["answer"]} for item in predictions])
 
 
@@ -72,7 +71,7 @@ def official_ids(path: Path) -> list[str]:
         if not isinstance(question, Mapping) or not _is_integer(question.get("question_id"))
     ]
     if wrong:
-        raise DataError(first_problems(wrong))
+        raise DataError(first_few(wrong))
     return [str(question["question_id"]) for question in questions]
 
 

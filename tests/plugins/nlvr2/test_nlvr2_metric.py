@@ -185,7 +185,7 @@ def test_all_that_does_not_fit_is_one_error(make_dataset: Any) -> None:
 
 
 def test_many_missing_predictions_fill_no_screen(make_dataset: Any) -> None:
-    with pytest.raises(DataError, match=r"7 statements have no prediction: 1, 2, 3, 4, 5, \.\.\.$"):
+    with pytest.raises(DataError, match=r"7 statements have no prediction: 1, 2, 3, 4, 5, \.\.\. and 2 more$"):
         METRIC(predictions([True]), make_dataset([True] * 8))
 
 

@@ -274,7 +274,7 @@ def test_infinite_scores_have_a_rank() -> None:
 
 
 def test_an_image_without_a_caption_is_refused() -> None:
-    with pytest.raises(DataError, match=r"1 of 3 images have no caption \(rows 1, "):
+    with pytest.raises(DataError, match=r"1 of 3 images have no caption \(rows 1\)"):
         rank_pool(np.zeros((3, 2)), [0, 2])
 
 
