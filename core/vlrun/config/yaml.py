@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from vlrun.config.problems import KeyPath, Sources
+from vlrun.config.problems import KeyPath, Sources, dotted
 
 _MAX_NODES = 20_000  # an alias bomb expands when walked; no experiment file comes near
 _MAX_DEPTH = 40
@@ -122,7 +122,7 @@ class _Walk:
             here = (*path, key)
             if key in result:
                 first = self.located.lines[here]
-                self._problem(line, f"{_dotted(here)}: duplicate key, first given on line {first}")
+                self._problem(line, f"{dotted(here)}: duplicate key, first given on line {first}")
                 continue
             self.located.lines[here] = line
             result[key] = self.value(value_node, here)
@@ -130,10 +130,6 @@ class _Walk:
 
     def _problem(self, line: int, message: str) -> None:
         self.located.problems.append((line, message))
-
-
-def _dotted(path: KeyPath) -> str:
-    return ".".join(str(part) for part in path)
 
 
 class _Dumper(yaml.SafeDumper):
