@@ -14,8 +14,8 @@ from rich.console import Console
 from vlrun.interfaces.examples import Score
 from vlrun.interfaces.reporter import EvaluationReport, Outcome, ResultRow, RunInfo, StepReport
 from vlrun.reporting.console import ConsoleReporter, is_live_terminal
-from vlrun.reporting.lines import duration_text, rate_text
 from vlrun.reporting.log import LogReporter
+from vlrun.reporting.wording import duration_text, rate_text
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
@@ -188,9 +188,9 @@ def test_a_long_evaluation_says_how_far_it_is_and_a_short_one_does_not() -> None
         reporter.progress("evaluating testA", done, 100)
         clock.now += 1.0
     assert lines_of(stream)[before:] == [
-        "evaluating testA  31 of 100  1 min 07 s left",
-        "evaluating testA  61 of 100  38 s left",
-        "evaluating testA  91 of 100  8.9 s left",
+        "evaluating testA: 31 of 100, 1/s, 1 min 09 s left",
+        "evaluating testA: 61 of 100, 1/s, 39 s left",
+        "evaluating testA: 91 of 100, 1/s, 9.0 s left",
     ]
 
 
@@ -247,7 +247,7 @@ def test_the_panel_shows_training_and_the_evaluation_that_is_going_on(
     assert "step 60/100  3 min 20 s left" in text
     assert re.search(r"examples/s +812 +waiting for data +3 %", text)
     assert re.search(r"loss +1\.0000 +\(last 1\.0000\) +learning rate +4e-05", text)
-    assert re.search(r"evaluating testA.*120/500", text)
+    assert re.search(r"evaluating testA.*120 of 500", text)
     assert "toy [tiny], 8 hidden" in text  # no markup
 
 

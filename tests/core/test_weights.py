@@ -188,6 +188,7 @@ def test_the_report_counts_by_module(save: Any) -> None:
     table = [line.split() for line in report.lines()]
     assert table == [
         ["module", "matched", "missing", "unexpected", "other", "shape"],
+        ["-------", "-------", "-------", "----------", "-----------"],
         ["layers", "199", "1", "0", "0"],
         ["pooler", "1", "0", "0", "0"],
         ["boxes", "0", "2", "0", "0"],

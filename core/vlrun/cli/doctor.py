@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlrun.plugins.manager import create_plugins
+from vlrun.reporting.tables import TextTable, print_table
 
 _SMALL_SHARED_MEMORY = 512 * 2**20  # a container's default is 64 MiB; a few workers of a base-size run need more
 
@@ -25,10 +26,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({**facts, "warnings": warnings}, indent=2))
         return 0
-    for name, value in facts.items():
-        text = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
-        print(f"{name:<10} {text}")
-    print("\n".join(f"warning    {warning}" for warning in warnings) or "no known problems")
+    rows = [
+        (name, ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value))
+        for name, value in facts.items()
+    ]
+    print_table(TextTable((), [*rows, *(("warning", warning) for warning in warnings)]))
+    if not warnings:
+        print("no known problems")
     return 0
 
 

@@ -21,17 +21,20 @@ def run(arguments: argparse.Namespace) -> int:
         return status
 
     from vlrun.engine.ranks import join_ranks
-    from vlrun.reporting.notes import notes_on_stderr
+    from vlrun.reporting.progress import progress_on_stderr
     from vlrun.reporting.results import result_table
+    from vlrun.reporting.tables import print_table
     from vlrun.runs.again import evaluate_run
 
     with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
-        reporters = notes_on_stderr(ranks)
-        rows = evaluate_run(experiment, folder, arguments.checkpoint, opened.plugins, ranks, reporters, arguments.task)
+        with progress_on_stderr(ranks.is_main) as reporters:
+            rows = evaluate_run(
+                experiment, folder, arguments.checkpoint, opened.plugins, ranks, reporters, arguments.task
+            )
         if ranks.is_main:
             if arguments.json:
                 print(json.dumps([asdict(row) for row in rows], indent=2))
             else:
-                print("\n".join(result_table(rows, experiment.demo).as_lines()))
+                print_table(result_table(rows, experiment.demo))
                 print(f"\npredictions: {folder.path / 'predictions'}")
     return 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import DataError, PluginError, first_few
@@ -53,28 +54,30 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _build(arguments: argparse.Namespace) -> int:
     from vlrun.features.build import build_store
+    from vlrun.reporting.progress import progress_on_stderr
 
-    try:
-        built = build_store(
-            arguments.source,
-            arguments.out,
-            _chosen_format(arguments),
-            dtype=arguments.dtype,
-            extractor=arguments.extractor,
-            overwrite=arguments.overwrite,
-            expected_ids=_ids_in(arguments.expect_ids) if arguments.expect_ids else (),
-            say=_say,
-            show_progress=True,
-        )
-    except KeyboardInterrupt:
-        _say("the same command continues this build")
-        raise
+    with progress_on_stderr() as told:
+        try:
+            built = build_store(
+                arguments.source,
+                arguments.out,
+                _chosen_format(arguments, told.note),
+                dtype=arguments.dtype,
+                extractor=arguments.extractor,
+                overwrite=arguments.overwrite,
+                expected_ids=_ids_in(arguments.expect_ids) if arguments.expect_ids else (),
+                say=told.note,
+                progress=told.progress,
+            )
+        except KeyboardInterrupt:
+            told.note("the same command continues this build")
+            raise
     print(f"{'built' if built.is_new else 'up to date:'} {built.path}")
-    print("\n".join(_facts(built.manifest, built.path)))
+    _print_facts(built.manifest, built.path)
     return 0
 
 
-def _chosen_format(arguments: argparse.Namespace) -> FeatureFormat:
+def _chosen_format(arguments: argparse.Namespace, say: Callable[[str], None]) -> FeatureFormat:
     from vlrun.features.build import detect_format
     from vlrun.plugins.manager import create_plugins
 
@@ -82,7 +85,7 @@ def _chosen_format(arguments: argparse.Namespace) -> FeatureFormat:
     formats = plugins.feature_formats()
     if arguments.format is None:
         found = detect_format(arguments.source, formats)
-        _say(f"reading {', '.join(map(str, arguments.source))} as --from {found.name}")
+        say(f"reading {', '.join(map(str, arguments.source))} as --from {found.name}")
         return found
     if arguments.format not in formats:
         raise PluginError(plugins.why_missing("feature format", arguments.format))
@@ -110,8 +113,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     else:
         ids = store.image_ids()
         print(f"{arguments.store}")
-        print("\n".join(_facts(store.manifest, arguments.store)))
-        print(f"    images       {', '.join(first_few(ids, 3))}")
+        _print_facts(store.manifest, arguments.store, {"images": ", ".join(first_few(ids, 3))})
     return 0
 
 
@@ -121,7 +123,9 @@ def _as_json(store: RegionFeatureStore) -> dict[str, Any]:
     return {"path": str(store.path), "bytes": _size_of(store.path), **asdict(store.manifest)}
 
 
-def _facts(manifest: Manifest, path: Path) -> list[str]:
+def _print_facts(manifest: Manifest, path: Path, more: Mapping[str, str] = MappingProxyType({})) -> None:
+    from vlrun.reporting.tables import TextTable
+
     regions = f"{manifest.min_regions}"
     if manifest.max_regions != manifest.min_regions:
         regions += f" to {manifest.max_regions}"
@@ -133,11 +137,14 @@ def _facts(manifest: Manifest, path: Path) -> list[str]:
         "source": f"{manifest.source_format} {manifest.source}".rstrip(),
         "created": manifest.created,
         "fingerprint": manifest.fingerprint,
+        **more,
     }
-    return [f"    {name:<11}  {value}" for name, value in facts.items()]
+    print("\n".join(TextTable((), list(facts.items())).as_lines(indent=4)))
 
 
 def _show_image(regions: RegionFeatures, *, as_json: bool) -> None:
+    from vlrun.reporting.tables import TextTable, print_table
+
     optional = ("class_ids", "class_scores", "attribute_ids", "attribute_scores")
     given = {name: array.tolist() for name in optional if (array := getattr(regions, name)) is not None}
     features = regions.features.astype("float32")
@@ -154,19 +161,23 @@ def _show_image(regions: RegionFeatures, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**facts, "boxes": regions.boxes.tolist(), **given}))
         return
-    print("\n".join(f"{name:<14} {value}" for name, value in facts.items()))
-    print("region  box (x1, y1, x2, y2)" + "".join(f"  {name}" for name in given))
-    for number, box in enumerate(regions.boxes):
-        corners = " ".join(f"{value:7.1f}" for value in box)
-        print(f"{number:>6}  {corners}" + "".join(f"  {values[number]:.4g}" for values in given.values()))
+    print_table(TextTable((), [(name, str(value)) for name, value in facts.items()]))
+    columns = ["region", "x1", "y1", "x2", "y2", *given]
+    rows = [
+        [str(number), *(f"{corner:.1f}" for corner in box), *(f"{values[number]:.4g}" for values in given.values())]
+        for number, box in enumerate(regions.boxes)
+    ]
+    print_table(TextTable(columns, rows, numeric=columns))
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from vlrun.features.verify import verify_store
+    from vlrun.reporting.progress import progress_on_stderr
 
-    found = verify_store(arguments.store)
+    with progress_on_stderr() as told:
+        found = verify_store(arguments.store, told.progress)
     if arguments.json:
         problems = [asdict(problem) for problem in found.problems]
         summary = {"path": str(found.path), "ok": found.is_sound, "count": found.count}
@@ -193,7 +204,3 @@ def _in_units(size: float) -> str:
             return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)

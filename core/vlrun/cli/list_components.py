@@ -8,6 +8,7 @@ from typing import Any
 
 from vlrun.plugins.entries import Entry
 from vlrun.plugins.manager import Plugins, create_plugins
+from vlrun.reporting.tables import TextTable, print_table
 
 SUBMISSIONS = "submissions"
 KINDS = ("backbones", "tasks", "datasets", "metrics", "reporters", SUBMISSIONS)
@@ -30,11 +31,13 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if not entries:
         print(f"no {arguments.kind} are installed")
-    width = max((len(entry.name) for entry in entries), default=0)
-    for entry in entries:
-        print(f"{entry.name:<{width}}  {entry.summary}  [{plugins.provider_of(kind, entry.name).label}]")
-        if arguments.options:
-            print("\n".join(_options(entry)))
+    rows = [(entry.name, f"{entry.summary}  [{plugins.provider_of(kind, entry.name).label}]") for entry in entries]
+    if not arguments.options:
+        print_table(TextTable((), rows))
+        return 0
+    for entry, line in zip(entries, TextTable((), rows).as_lines(), strict=True):
+        print(line)
+        print("\n".join(_options(entry)))
     return 0
 
 
@@ -48,9 +51,7 @@ def _submissions(plugins: Plugins, as_json: bool) -> int:
         ]
         print(json.dumps(rows, indent=2))
         return 0
-    width = max(map(len, formats), default=0)
-    for name, submission in formats.items():
-        print(f"{name:<{width}}  {submission.summary}")
+    print_table(TextTable((), [(name, submission.summary) for name, submission in formats.items()]))
     return 0
 
 

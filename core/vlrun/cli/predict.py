@@ -18,14 +18,14 @@ def run(arguments: argparse.Namespace) -> int:
         return status
 
     from vlrun.engine.ranks import join_ranks
-    from vlrun.reporting.notes import notes_on_stderr
+    from vlrun.reporting.progress import progress_on_stderr
     from vlrun.runs.again import predict_run
 
     with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
-        reporters = notes_on_stderr(ranks)
-        written = predict_run(
-            experiment, folder, arguments.checkpoint, opened.plugins, ranks, reporters, arguments.task
-        )
+        with progress_on_stderr(ranks.is_main) as reporters:
+            written = predict_run(
+                experiment, folder, arguments.checkpoint, opened.plugins, ranks, reporters, arguments.task
+            )
         for path in written:
             print(path)
     return 0

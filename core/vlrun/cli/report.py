@@ -11,15 +11,16 @@ from typing import Any
 
 from vlrun.errors import DataError, UsageError
 from vlrun.reporting.jsonl import finite
-from vlrun.reporting.lines import DEMO_NOTICE
 from vlrun.reporting.results import (
-    ResultTable,
+    NUMERIC,
     compare_protocols,
     protocol_footnotes,
     published_footnotes,
     result_cells,
 )
 from vlrun.reporting.run_record import RunRecord, is_run_folder, read_run
+from vlrun.reporting.tables import TextTable, print_table
+from vlrun.reporting.wording import DEMO_NOTICE
 
 _MAX_DEPTH = 3  # runs/<experiment>/<run>, and a folder of such runs folders
 
@@ -44,8 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         content = {"runs": [_as_json(record, pages.get(record.folder)) for record in runs]}
         print(json.dumps(finite(content), indent=2, ensure_ascii=False, default=str))
         return 0
-    for line in comparison(runs).as_lines():
-        print(line)
+    print_table(comparison(runs))
     for page in pages.values():
         print(f"wrote {page}")
     return 0
@@ -78,7 +78,7 @@ def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
                 yield from _runs_below(child, depth - 1)
 
 
-def comparison(runs: Sequence[RunRecord]) -> ResultTable:
+def comparison(runs: Sequence[RunRecord]) -> TextTable:
     """All results of all runs; a number carries a mark where its protocol is not that of its neighbours."""
     headers = ["run", "experiment", "task", "split", "score", "result", "published", "difference"]
     rows_of = {record.folder: [row for row in record.rows if not row.score.detail] for record in runs}
@@ -101,7 +101,7 @@ def comparison(runs: Sequence[RunRecord]) -> ResultTable:
     ]
     if any(record.is_demo for record in runs):
         footnotes.append(f"(demo) {DEMO_NOTICE}")
-    return ResultTable(headers, [[row[header] for header in headers] for row in cells], footnotes)
+    return TextTable(headers, [[row[header] for header in headers] for row in cells], NUMERIC, footnotes)
 
 
 def _progress(record: RunRecord) -> str:

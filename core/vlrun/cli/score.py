@@ -23,6 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vlrun.cli.arguments import experiment_path
     from vlrun.interfaces.reporter import ResultRow
     from vlrun.reporting.results import result_table
+    from vlrun.reporting.tables import print_table
     from vlrun.runs.again import score_file
     from vlrun.runs.run import published
 
@@ -37,5 +38,5 @@ def run(arguments: argparse.Namespace) -> int:
         ResultRow(task, arguments.split, score, *published(experiment, task, arguments.split, score.name))
         for score in scores
     ]
-    print("\n".join(result_table(rows, experiment.demo).as_lines()))
+    print_table(result_table(rows, experiment.demo))
     return 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from vlrun.config.base import TaskConfig
 from vlrun.errors import DataError
-from vlrun.features.coverage import Coverage, check_coverage
+from vlrun.data.coverage import Coverage, check_coverage
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Example

@@ -12,6 +12,7 @@ import torch
 
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
+from vlrun.data.coverage import Coverage
 from vlrun.data.leaks import Leak, evaluation_images, find_leaks
 from vlrun.data.loading import BatchMaker, TrainingPlan, default_workers, shown_regions
 from vlrun.data.splits import TaskData, read_task_data
@@ -21,7 +22,6 @@ from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weights import HeadSlot, LoadReport, load_weights
 from vlrun.errors import CheckpointError, ConfigError, DataError
-from vlrun.features.coverage import Coverage
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.dataset import Dataset

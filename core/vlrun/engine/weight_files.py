@@ -25,6 +25,7 @@ from vlrun.data.leaks import describe_declared
 from vlrun.errors import CheckpointError
 from vlrun.files import atomic_write, sha256_of, write_json
 from vlrun.plugins.entries import WeightFormat
+from vlrun.reporting.tables import TextTable
 
 SUFFIX = ".safetensors"
 HEADER_KEY = "vlrun"
@@ -86,7 +87,8 @@ class WeightSummary:
         rows = [[m.name, str(m.tensors), f"{m.parameters:,}", ", ".join(m.dtypes)] for m in self.modules]
         tensors, parameters = sum(m.tensors for m in self.modules), sum(m.parameters for m in self.modules)
         rows.append(["total", str(tensors), f"{parameters:,}", ""])
-        lines = [f"{self.path}: {self.bytes:,} bytes", *table(["module", "tensors", "parameters", "types"], rows)]
+        columns = ["module", "tensors", "parameters", "types"]
+        lines = [f"{self.path}: {self.bytes:,} bytes", *TextTable(columns, rows, columns[1:]).as_lines()]
         facts = {**self.metadata, "heads": ", ".join(self.metadata.get("heads", {})), **self.other}
         if "pretraining_sets" in facts:
             facts["pretraining_sets"] = describe_declared(facts["pretraining_sets"])
@@ -310,12 +312,3 @@ def module_of(name: str) -> str:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n", 1)[0]
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = []
-    for first, *others in [head, *rows]:
-        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-        lines.append("  ".join([first.ljust(widths[0]), *numbers]).rstrip())
-    return lines

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vlrun.engine.weight_files import module_of, read_imported, table
+from vlrun.engine.weight_files import module_of, read_imported
 from vlrun.errors import CheckpointError
 from vlrun.interfaces.backbone import Backbone
+from vlrun.reporting.tables import TextTable
 
 REQUIRED_SHARE = 0.99
 """Under this share of the backbone's tensors nothing is loaded: a wrong prefix must not train a random network."""
@@ -69,7 +70,7 @@ class LoadReport:
         modules = list(dict.fromkeys(module for column in columns.values() for module in column))
         rows = [[module, *(str(column[module]) for column in columns.values())] for module in modules]
         rows.append(["total", *(str(column.total()) for column in columns.values())])
-        return [*table(["module", *columns], rows), *self.remarks]
+        return TextTable(["module", *columns], rows, numeric=columns, footnotes=self.remarks).as_lines()
 
 
 def load_weights(backbone: Backbone, path: Path, *, heads: Sequence[HeadSlot] = ()) -> LoadReport:

@@ -12,9 +12,9 @@ from typing import Any
 from vlrun.errors import DataError, UsageError, first_few
 from vlrun.features.formats import FeatureFormat, FeatureSource, SourceRecord
 from vlrun.features.layout import Manifest
-from vlrun.features.progress import Progress
 from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import DuplicateImageError, StoreWriter, refuse_to_replace
+from vlrun.interfaces.reporter import ProgressCallback
 
 MOST_PROBLEMS = 20
 
@@ -38,7 +38,7 @@ def build_store(
     overwrite: bool = False,
     expected_ids: Iterable[str] = (),
     say: Callable[[str], None] = lambda message: None,
-    show_progress: bool = False,
+    progress: ProgressCallback = lambda what, done, total: None,
 ) -> Built:
     """Imports ``paths`` into a store at ``out``.
 
@@ -49,6 +49,7 @@ def build_store(
         extractor: what made the features; kept in the manifest.
         expected_ids: canonical ids that must be among the images.
         say: is told at once what a user wants to know: that a build continues, or the first problem.
+        progress: is told after each image what is done, how many there are, and of how many.
 
     Raises:
         DataError: a source is damaged or not complete, with up to 20 problems; then there is no store at ``out``.
@@ -65,7 +66,7 @@ def build_store(
             say(writer.discarded)
         if writer.count:
             say(f"continuing a build that stopped after {writer.count:,} images")
-        problems = _copy(source, writer, say, show_progress)
+        problems = _copy(source, writer, say, progress)
         if problems:
             writer.discard()
             raise DataError([*problems, f"{out} was not built"])
@@ -79,9 +80,11 @@ def build_store(
     return Built(out, manifest, is_new=True)
 
 
-def _copy(source: _Sources, writer: StoreWriter, say: Callable[[str], None], show_progress: bool) -> list[str]:
+def _copy(source: _Sources, writer: StoreWriter, say: Callable[[str], None], progress: ProgressCallback) -> list[str]:
     """Adds every record to ``writer``; after the first problem it only looks for more."""
     problems: list[str] = []
+    expected = source.num_records()
+    what = "importing images" if expected else "importing images (total estimated)"
 
     def note(location: str, error: DataError) -> None:
         if not problems:
@@ -89,7 +92,6 @@ def _copy(source: _Sources, writer: StoreWriter, say: Callable[[str], None], sho
             say(f"{location}{error.problems[0]} (looking for more problems; nothing will be built)")
         problems.extend(f"{location}{problem}" for problem in error.problems)
 
-    progress: Progress | None = None
     try:
         for record in source.records(writer.position):
             try:
@@ -100,14 +102,9 @@ def _copy(source: _Sources, writer: StoreWriter, say: Callable[[str], None], sho
                 note(f"{record.location}: ", error)
             if len(problems) >= MOST_PROBLEMS:
                 return [*problems, f"stopped after {MOST_PROBLEMS} problems"]
-            if show_progress:
-                progress = progress or Progress("features", writer.count, record.share)
-                progress.update(writer.count, record.share)
+            progress(what, writer.count, expected or round(writer.count / record.share) if record.share else 0)
     except DataError as error:  # the source cannot go on
         note("", error)
-    if progress:
-        progress.close()
-    expected = source.num_records()
     if not problems and expected is not None and writer.count != expected:
         note("", DataError(f"{source.describe()}: {writer.count:,} of {expected:,} records were read"))
     if not problems and not writer.count:

@@ -6,11 +6,13 @@ The reading happens in a process of its own, because a page that was damaged in 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,10 @@ from vlrun.features.layout import (
     is_intact,
     read_header,
 )
-from vlrun.features.progress import Progress
+from vlrun.interfaces.reporter import ProgressCallback
 
 KEPT_PROBLEMS = 20
+_PROGRESS_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class Verification:
         return self.num_problems == 0
 
 
-def verify_store(path: Path) -> Verification:
-    """Checks every record of a store; shows its progress on standard error.
+def verify_store(path: Path, progress: ProgressCallback = lambda what, done, total: None) -> Verification:
+    """Checks every record of a store; ``progress`` is told now and then what is done, how many are, and of how many.
 
     Raises:
         DataError: there is no store at ``path``.
@@ -67,17 +70,21 @@ def verify_store(path: Path) -> Verification:
     file = find_store_file(path).resolve()
     packages = str(Path(__file__).resolve().parents[2])
     search_path = os.pathsep.join(filter(None, (packages, os.environ.get("PYTHONPATH"))))
-    child = subprocess.run(
-        [sys.executable, "-m", __name__, str(file)],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": search_path},
-        check=False,
-    )
+    command = [sys.executable, "-m", __name__, str(file)]
+    found: dict[str, Any] = {}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": search_path}
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            found = json.loads(line)
+            if "done" in found:
+                progress("verifying images", found["done"], found["total"])
     if child.returncode < 0:
         crash = signal.Signals(-child.returncode).name
         return Verification(path, 0, 1, (Problem(None, f"reading it crashed ({crash}): the file is damaged"),))
-    child.check_returncode()  # anything else is a bug, whose traceback has been shown
-    found = json.loads(child.stdout)
+    if child.returncode:  # a bug, whose traceback has been shown
+        raise subprocess.CalledProcessError(child.returncode, command)
     problems = tuple(Problem(**problem) for problem in found["problems"])
     return Verification(path, found["count"], found["num_problems"], problems)
 
@@ -93,15 +100,16 @@ class _Scan:
         self.count = 0
 
     def problems(self) -> Iterator[Problem]:
-        progress = Progress("verify")
+        told = -math.inf
         try:
             with self._handle.reading() as transaction:
                 for key, value in transaction.cursor():
                     yield from self._record_problems(bytes(key), value)
-                    progress.update(self.count, self.count / max(self._manifest.count, 1))
+                    if time.monotonic() - told > _PROGRESS_SECONDS:
+                        told = time.monotonic()
+                        _report({"done": self.count, "total": self._manifest.count})
         except DataError as error:
             yield Problem(None, str(error))
-        progress.close()
         yield from self._total_problems()
 
     def _record_problems(self, key: bytes, value: memoryview) -> Iterator[Problem]:
@@ -146,7 +154,7 @@ def _fits(header: Header, manifest: Manifest) -> bool:
 
 
 def _scan(file: Path) -> dict[str, Any]:
-    """What the child process reports."""
+    """What the child process reports at its end."""
     found: list[Problem] = []
     count = num_problems = 0
     try:
@@ -163,5 +171,11 @@ def _scan(file: Path) -> dict[str, Any]:
     return {"count": count, "num_problems": num_problems, "problems": [asdict(problem) for problem in found]}
 
 
+def _report(found: Mapping[str, Any]) -> None:
+    """Tells the parent process, a line at a time."""
+    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_scan(Path(sys.argv[1]))))
+    _report(_scan(Path(sys.argv[1])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +97,10 @@ class Outcome:
     message: str
     rows: Sequence[ResultRow] = field(default_factory=list)
     locations: Sequence[tuple[str, str]] = field(default_factory=list)
+
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Like ``Reporter.progress``: what is going on, how much of it is done, and of how much."""
 
 
 class Reporter:

@@ -17,7 +17,6 @@ from vlrun.interfaces.reporter import Outcome, Reporter, ResultRow, RunInfo
 from vlrun.reporting.charts import Chart, Line, Point, smooth, thin
 from vlrun.reporting.jsonl import FILE_NAME as METRICS_NAME
 from vlrun.reporting.jsonl import read_metrics
-from vlrun.reporting.lines import DEMO_NOTICE, grouped_facts, plain, rate_text, score_text, share_text
 from vlrun.reporting.results import (
     Protocols,
     compare_protocols,
@@ -27,6 +26,8 @@ from vlrun.reporting.results import (
     with_published_columns,
 )
 from vlrun.reporting.run_record import config_text, read_header, read_run, score_of, write_header
+from vlrun.reporting.tables import plain
+from vlrun.reporting.wording import DEMO_NOTICE, grouped_facts, rate_text, score_text, share_text
 
 FILE_NAME = "report.html"
 

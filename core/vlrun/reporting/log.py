@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import TextIO
 
 from vlrun.interfaces.reporter import EvaluationReport, Outcome, Reporter, RunInfo, StepReport
-from vlrun.reporting.lines import ending_line, ends_epoch, evaluation_line, header_lines, plain, step_line
 from vlrun.reporting.results import result_table
+from vlrun.reporting.tables import plain
+from vlrun.reporting.wording import ending_line, ends_epoch, evaluation_line, header_lines, step_line
 
 FILE_NAME = "log.txt"
 _LINE_SECONDS = 10.0  # between lines of the training

@@ -1,4 +1,4 @@
-"""The table of results as data: scores beside published numbers, and marks where protocols differ.
+"""The table of results: scores beside published numbers, and marks where protocols differ.
 
 Two numbers of different protocols are not comparable even where they carry the same name (candidate pools, captions
 per image, box sources), so a table says once what all its rows share and marks each row with what it does not share.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from vlrun.interfaces.reporter import ResultRow
-from vlrun.reporting.lines import DEMO_NOTICE, difference_text, plain, score_text, text_table
+from vlrun.reporting.tables import TextTable
+from vlrun.reporting.wording import DEMO_NOTICE, difference_text, score_text
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,7 @@ class Protocols:
     notes: Sequence[Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class ResultTable:
-    """Cells as text; ``footnotes`` belong below the table, one line each."""
-
-    headers: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    footnotes: Sequence[str] = field(default_factory=list)
-
-    NUMERIC = ("result", "published", "difference")
-
-    def as_lines(self) -> list[str]:
-        return [*text_table(self.headers, self.rows, self.NUMERIC), *(plain(note) for note in self.footnotes)]
+NUMERIC = ("result", "published", "difference")
 
 
 def compare_protocols(rows: Sequence[ResultRow]) -> Protocols:
@@ -93,7 +83,7 @@ def protocol_of(row: ResultRow) -> dict[str, Any]:
     return {key: value for key, value in row.score.protocol.items() if (key, value) not in said}
 
 
-def result_table(rows: Sequence[ResultRow], is_demo: bool) -> ResultTable:
+def result_table(rows: Sequence[ResultRow], is_demo: bool) -> TextTable:
     """The final table of one run, without details. Beside a demo run, published numbers say that they are of the real
     data."""
     details = sum(row.score.detail for row in rows)
@@ -109,7 +99,7 @@ def result_table(rows: Sequence[ResultRow], is_demo: bool) -> ResultTable:
         footnotes.append(f"{details} more scores are in the report and in metrics.jsonl")
     if is_demo:
         footnotes.append(DEMO_NOTICE)
-    return ResultTable(columns, [[row[column] for column in columns] for row in cells], footnotes)
+    return TextTable(columns, [[row[column] for column in columns] for row in cells], NUMERIC, footnotes)
 
 
 def result_cells(row: ResultRow, mark: int | None, is_demo: bool) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vlrun.interfaces.reporter import EvaluationReport, Outcome, Reporter, RunInfo, StepReport
-from vlrun.reporting.lines import DEMO_NOTICE, grouped_facts
+from vlrun.reporting.wording import DEMO_NOTICE, grouped_facts
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -24,7 +24,7 @@ from vlrun.interfaces.run_view import RunView
 from vlrun.interfaces.reporter import Reporters, ResultRow
 from vlrun.interfaces.task import Task
 from vlrun.plugins.manager import Plugins
-from vlrun.reporting.notes import notes_on_stderr
+from vlrun.reporting.progress import progress_on_stderr
 from vlrun.runs.run import published
 
 
@@ -116,8 +116,9 @@ def reopen_task(
         UsageError: there is no such task.
         CheckpointError: there is no such checkpoint, or it does not fit.
     """
-    with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
-        run = assembled(experiment, folder, plugins, ranks, notes_on_stderr(ranks))
+    distributed = join_ranks(experiment.train.distributed_timeout, experiment.train.threads)
+    with distributed as ranks, progress_on_stderr(ranks.is_main) as reporters:
+        run = assembled(experiment, folder, plugins, ranks, reporters)
         task = chosen_tasks(run, [label] if label else [])[0]
         name = load_checkpoint(run, folder, checkpoint, task)
         yield ReopenedTask(task.task, TaskView(run, task, StopRequest()), experiment.name, name)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrun import Dataset, Prediction, RanksView, RunView
-from vlrun.reporting.lines import duration_text
+from vlrun.reporting.wording import duration_text
 from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.matrix import (
     FirstStage,

@@ -58,6 +58,21 @@ def test_a_killed_build_leaves_no_store_and_continues_to_the_same_content(lxmert
     assert not (tmp_path / "out.partial").exists()
 
 
+def test_a_build_says_after_each_image_how_far_it_is(lxmert_file, tmp_path):
+    told = []
+    build_store([lxmert_file], tmp_path / "out", LXMERT, progress=lambda *report: told.append(report))
+    assert [done for _, done, _ in told] == list(range(1, 11))
+    assert told[-1] == ("importing images (total estimated)", 10, 10)
+
+
+def test_a_continued_build_counts_what_was_there(lxmert_file, tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED_BUILD, lxmert_file, tmp_path / "out"], check=False)
+    told = []
+    build_store([lxmert_file], tmp_path / "out", LXMERT, progress=lambda *report: told.append(report))
+    assert told[0][1] > 1
+    assert told[-1][1:] == (10, 10)
+
+
 def test_a_build_from_other_options_starts_anew_and_says_so(lxmert_file, tmp_path):
     out = tmp_path / "out"
     subprocess.run([sys.executable, "-c", KILLED_BUILD, lxmert_file, out], check=False)

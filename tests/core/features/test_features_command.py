@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from io import StringIO
-
-import pytest
 
 from vlrun.cli import main
-from vlrun.features import progress
-from vlrun.features.progress import Progress, in_words
+from vlrun.reporting import progress
 
 
 def test_build_recognises_the_format_and_says_so(lxmert_file, tmp_path, capsys):
@@ -86,33 +83,9 @@ def test_nothing_of_it_imports_torch(store_path):
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    return now
-
-
-def test_progress_prints_a_plain_line_every_five_seconds_at_most(clock):
-    stream = StringIO()
-    bar = Progress("features", stream=stream)
-    for second in range(1, 12):
-        clock[0] = second
-        bar.update(100 * second, second / 100)
-    bar.close()
-    assert stream.getvalue().splitlines() == [
-        "features: 500 images, 5%, 100/s, 1 min 35 s left",
-        "features: 1,000 images, 10%, 100/s, 1 min 30 s left",
-    ]
-
-
-def test_progress_of_a_continued_build_counts_only_its_own_work(clock):
-    stream = StringIO()
-    bar = Progress("features", 9_000, 0.9, stream)
-    clock[0] = 10.0
-    bar.update(9_500, 0.95)
-    assert stream.getvalue() == "features: 9,500 images, 95%, 50/s, 10 s left\n"
-
-
-def test_durations_in_words():
-    assert [in_words(seconds) for seconds in (9.6, 75, 3725)] == ["10 s", "1 min 15 s", "1 h 2 min"]
+def test_progress_goes_to_standard_error_and_results_to_standard_output(lxmert_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_PLAIN_SECONDS", 0.0)
+    assert main(["features", "build", str(lxmert_file), str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert re.search(r"^importing images \(total estimated\): \d+ of 10, .*/s, .* left$", captured.err, re.MULTILINE)
+    assert "importing" not in captured.out

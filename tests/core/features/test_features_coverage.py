@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 from vlrun import RegionFeatureStore
-from vlrun.features.coverage import check_coverage
+from vlrun.data.coverage import check_coverage
 
 
 def test_complete_coverage_counts_distinct_images(store_path):
@@ -14,6 +14,7 @@ def test_complete_coverage_counts_distinct_images(store_path):
     assert coverage.missing == frozenset()
     assert [re.split(r"\s{2,}", line.strip()) for line in coverage.table()] == [
         ["split", "images needed", "found", "missing"],
+        ["-----", "-------------", "-----", "-------"],
         ["train", "12", "12", "0"],
         ["testA", "2", "2", "0"],
     ]
@@ -27,7 +28,9 @@ def test_missing_images_are_counted_per_split_and_five_are_named(store_path):
     assert coverage.missing == frozenset(absent)
     text = str(coverage.error())
     assert text.startswith(f"{store_path} (12 images) lacks 7 images that the data need:\n")
-    assert re.search(r"val +8 +1 +7\n +missing: flickr-0, flickr-1, flickr-2, flickr-3, flickr-4, \.\.\. and 2 more$", text)
+    assert re.search(
+        r"val +8 +1 +7\n +val: missing flickr-0, flickr-1, flickr-2, flickr-3, flickr-4, \.\.\. and 2 more$", text
+    )
 
 
 def test_ids_in_another_spelling_are_told_apart_from_absent_ones(store_path):

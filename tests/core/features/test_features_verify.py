@@ -57,6 +57,12 @@ def test_damaged_pages_fail_and_do_not_crash(large_store, seed):
     assert not verify_store(large_store).is_sound
 
 
+def test_the_process_that_reads_tells_how_far_it_is(store_path):
+    told = []
+    assert verify_store(store_path, lambda *report: told.append(report)).is_sound
+    assert told[0] == ("verifying images", 0, 12)  # the manifest comes first
+
+
 def test_what_the_checksum_cannot_see_is_found(tmp_path, make_regions, monkeypatch):
     monkeypatch.setattr(writer, "problems_of", lambda regions: [])  # a writer that does not look
     records = [

@@ -1,12 +1,12 @@
-"""Reports as single lines of plain ASCII, for logs, pipes and the words that all reporters share."""
+"""The words of reports: lines of plain text for logs and pipes, and how every reporter writes a number."""
 
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
 
 from vlrun.interfaces.reporter import EvaluationReport, Outcome, RunInfo, StepReport
+from vlrun.reporting.tables import TextTable, plain
 
 DEMO_NOTICE = (
     "DEMO RUN: generated data, a tiny model and a short schedule. "
@@ -21,13 +21,7 @@ def header_lines(run: RunInfo) -> list[str]:
         lines.append(DEMO_NOTICE)
     if run.start_step:
         lines.append(f"continues after step {run.start_step:,} of {run.total_steps:,}")
-    facts = grouped_facts(run.facts)
-    width = max((len(label) for label, _ in facts), default=0)
-    for label, value in facts:
-        first, *rest = value.splitlines() or [""]
-        lines.append(f"  {label:<{width}}  {first}".rstrip())
-        lines.extend(f"  {'':<{width}}  {line}" for line in rest)
-    return [plain(line) for line in lines]
+    return [*map(plain, lines), *TextTable((), grouped_facts(run.facts)).as_lines(indent=2)]
 
 
 def grouped_facts(facts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -76,12 +70,6 @@ def evaluation_line(report: EvaluationReport) -> str:
     return plain(f"{final}{report.task} {report.split}  {scores}  ({work}, after step {report.step:,})")
 
 
-def progress_line(what: str, done: int, total: int, seconds: float) -> str:
-    """``seconds`` is how long ``done`` of ``total`` took."""
-    left = f"  {duration_text(seconds / done * (total - done))} left" if 0 < done < total and seconds > 0 else ""
-    return plain(f"{what}  {done:,} of {total:,}{left}")
-
-
 def ending_line(outcome: Outcome, seconds: float) -> str:
     message = f": {outcome.message}" if outcome.message else ""
     return f"{outcome.status} after {duration_text(seconds)}{message}"
@@ -123,23 +111,3 @@ def duration_text(seconds: float) -> str:
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
-
-
-def plain(text: str) -> str:
-    """``text`` on one line without control characters, which could move the cursor or hide what follows."""
-    return "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
-
-
-def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str] = ()) -> list[str]:
-    """Columns with two spaces between them; those named in ``numeric`` are aligned to the right."""
-    cells = [[plain(cell) for cell in row] for row in (headers, *rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
-
-    def line(row: Sequence[str]) -> str:
-        padded = (
-            cell.rjust(width) if header in numeric else cell.ljust(width)
-            for header, cell, width in zip(headers, row, widths, strict=True)
-        )
-        return "  ".join(padded).rstrip()
-
-    return [line(cells[0]), "  ".join("-" * width for width in widths), *(line(row) for row in cells[1:])]

@@ -9,6 +9,7 @@ from pathlib import Path
 from vlrun.errors import DataError, first_few
 from vlrun.features.spelling import likely_spelling
 from vlrun.features.store import RegionFeatureStore
+from vlrun.reporting.tables import TextTable
 
 SHOWN_IDS = 5
 
@@ -44,15 +45,18 @@ class Coverage:
         return frozenset(image_id for split in self.splits for image_id in split.missing)
 
     def table(self) -> list[str]:
-        """Text lines: a header, and one line per split with five of the missing ids below it."""
-        width = max([len("split"), *(len(split.split) for split in self.splits)])
-        lines = [f"{'split':<{width}}  {'images needed':>13}  {'found':>9}  {'missing':>9}"]
-        for split in self.splits:
-            counts = f"{split.needed:>13,}  {split.found:>9,}  {len(split.missing):>9,}"
-            lines.append(f"{split.split:<{width}}  {counts}")
-            if split.missing:
-                lines.append(f"{'':<{width}}  missing: {', '.join(first_few(split.missing, SHOWN_IDS))}")
-        return lines
+        """Text lines: one per split, and below them a few of the missing ids."""
+        columns = ["split", "images needed", "found", "missing"]
+        rows = [
+            [split.split, *(f"{count:,}" for count in (split.needed, split.found, len(split.missing)))]
+            for split in self.splits
+        ]
+        notes = [
+            f"{split.split}: missing {', '.join(first_few(split.missing, SHOWN_IDS))}"
+            for split in self.splits
+            if split.missing
+        ]
+        return TextTable(columns, rows, numeric=columns[1:], footnotes=notes).as_lines()
 
     def error(self) -> DataError:
         """What to raise where every image must be there."""
