@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrun import Dataset, Prediction, RanksView, RunView
-from vlrun.reporting.wording import duration_text
 from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.matrix import (
     FirstStage,
@@ -36,7 +35,6 @@ from vlrun_retrieval.scorer import EncodedTexts, Matching, PairScorer, Part, Row
 
 IMAGE_BLOCK_BYTES = 256 * 2**20  # twice that while a block is being made
 _FLUSH_SECONDS = 30.0
-_MEASURED_SECONDS = 2.0
 
 
 def score_pool(task: Matching, run: RunView, split: str, *, final: bool) -> list[Prediction]:
@@ -231,9 +229,9 @@ def _fill(work: _PoolWork, run: RunView, split: str, pending: Rows) -> None:
     """Scores the pending tiles; rank r takes every world-size-th of them, so nothing is padded to even out."""
     ranks = run.ranks
     left = sum(work.tiles[number].pairs for number in pending)
-    progress = _Progress(run, split, work.pool, work.tiles.pairs, left)
     mine = work.tile_by_tile(pending[ranks.rank :: ranks.world_size])
-    flushed = time.monotonic()
+    done = unmeasured = 0
+    started = flushed = time.monotonic()
     for start in range(0, len(pending), ranks.world_size):
         run.leave_if_asked("an evaluation")
         if start + ranks.rank < len(pending):
@@ -241,47 +239,20 @@ def _fill(work: _PoolWork, run: RunView, split: str, pending: Rows) -> None:
         if time.monotonic() - flushed > _FLUSH_SECONDS:
             work.scores.flush()  # type: ignore[attr-defined]  # it is a memmap
             flushed = time.monotonic()
-        progress.add(sum(work.tiles[number].pairs for number in pending[start : start + ranks.world_size]))
+        done += sum(work.tiles[number].pairs for number in pending[start : start + ranks.world_size])
+        if not start:  # the first tiles warm everything up
+            unmeasured, started = done, time.monotonic()
+        run.progress(f"scoring {split}", done, left)
     work.scores.flush()  # type: ignore[attr-defined]
-    progress.end()
+    run.note(_summary(work, split, left, (done - unmeasured) / max(1e-9, time.monotonic() - started)))
 
 
-class _Progress:
-    """Tells the reader how much there is, how fast it goes and how long it will take."""
-
-    def __init__(self, run: RunView, split: str, pool: CandidatePool, total: int, pending: int) -> None:
-        self.run, self.split, self.pending = run, split, pending
-        self.done, self.measured = 0, 0
-        self.started: float | None = None  # after the first tile, which warms everything up
-        self.is_told = False
-        texts = total // len(pool.image_ids)
-        self.what = f"{split}: {total:,} pairs ({len(pool.image_ids):,} images x {texts:,} texts)"
-        if pending < total:
-            self.what += f", {total - pending:,} of them scored before or left out"
-
-    def add(self, pairs: int) -> None:
-        self.done += pairs
-        if self.started is None:
-            self.started = time.monotonic()
-            return
-        self.measured += pairs
-        if not self.is_told and time.monotonic() - self.started > _MEASURED_SECONDS:
-            self.tell()
-        self.run.progress(f"scoring {self.split}", self.done, self.pending)
-
-    def tell(self) -> None:
-        self.is_told = True
-        rate = self.rate()
-        left = duration_text((self.pending - self.done) / rate)
-        self.run.note(f"{self.what}: {rate:,.0f} pairs/s, about {left} left")
-
-    def end(self) -> None:
-        if not self.pending:
-            self.run.note(f"{self.what}: nothing left to score")
-        elif not self.is_told:
-            rate = f", {self.rate():,.0f} pairs/s" if self.measured else ""
-            self.run.note(f"{self.what}{rate}")
-
-    def rate(self) -> float:
-        assert self.started is not None
-        return self.measured / max(1e-9, time.monotonic() - self.started)
+def _summary(work: _PoolWork, split: str, scored: int, rate: float) -> str:
+    """How many pairs there are, how many of them were scored, and how fast."""
+    images, total = len(work.pool.image_ids), work.tiles.pairs
+    text = f"{split}: {total:,} pairs ({images:,} images x {total // images:,} texts)"
+    if scored < total:
+        text += f", {total - scored:,} of them scored before or left out"
+    if not scored:
+        return f"{text}: nothing left to score"
+    return f"{text}, {rate:,.0f} pairs/s" if rate else text
