@@ -14,8 +14,12 @@ from toy_runs import experiment, lines, losses, ranks_run, stop_after, weights
 
 from vlrun.config.experiment import load_experiment
 from vlrun.engine.checkpoints import open_checkpoint
+from vlrun.engine.ranks import Ranks
+from vlrun.engine.run_folder import RunFolder
 from vlrun.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, StoppedOnRequest
+from vlrun.interfaces.reporter import Reporters
 from vlrun.plugins.manager import Plugins
+from vlrun.runs.again import evaluate_run
 from vlrun.runs.run import run_experiment
 
 
@@ -213,9 +217,9 @@ def write_answers(self: toy.ToyTask, predictions: Any, path: Path) -> None:
     path.write_text(json.dumps([{"id": prediction.id, **prediction.fields} for prediction in predictions]))
 
 
-def test_a_hidden_split_is_predicted_and_submitted_but_not_scored(
-    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def hidden_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toy split ``test`` has no ground truth."""
     inner = toy.ToyDataset.__getitem__
 
     def hidden(self: toy.ToyDataset, index: int) -> Any:
@@ -223,6 +227,12 @@ def test_a_hidden_split_is_predicted_and_submitted_but_not_scored(
         return replace(example, target=None) if self.split == "test" else example
 
     monkeypatch.setattr(toy.ToyDataset, "__getitem__", hidden)
+
+
+@pytest.mark.usefixtures("hidden_test")
+def test_a_hidden_split_is_predicted_and_submitted_but_not_scored(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(toy.ToyTask, "submission_suffix", ".json")
     monkeypatch.setattr(toy.ToyTask, "write_submission", write_answers)
     result = run_experiment(experiment(world, plugins, "train.epochs=1"), plugins=plugins)
@@ -231,8 +241,32 @@ def test_a_hidden_split_is_predicted_and_submitted_but_not_scored(
     assert [row["id"] for row in submitted] == [f"test-{index}" for index in range(11)]
     assert {path.name for path in (result.folder / "submission").iterdir()} == {"match_val.json", "match_test.json"}
 
-    with pytest.raises(DataError, match="put a split with known answers first"):
+    with pytest.raises(DataError, match=r"put a split with known answers first in dataset.evaluate$"):
         run_experiment(experiment(world, plugins, "tasks.0.dataset.evaluate=[test, val]"), plugins=plugins)
+
+
+ALL_HIDDEN = "tasks.0.dataset.evaluate=[test]"
+
+
+@pytest.mark.usefixtures("hidden_test")
+def test_hidden_splits_alone_are_predicted_with_the_last_checkpoint(world: Path, plugins: Plugins) -> None:
+    result = run_experiment(experiment(world, plugins, ALL_HIDDEN, "train.final_checkpoint=last"), plugins=plugins)
+    assert result.rows == []
+    assert lines(result, "result") == [], "nothing is scored between epochs either"
+    assert len((result.folder / "predictions" / "match_test.jsonl").read_text().splitlines()) == toy.SIZES["test"]
+    assert not (result.folder / "checkpoints" / "best").exists()
+    assert lines(result, "step")[-1]["step"] == len(losses(result)) == 3 * (toy.SIZES["train"] // 6)
+
+    scored = experiment(world, plugins, "tasks.0.dataset.evaluate=[val]", "train.epochs=0")
+    alone = Ranks(0, 1, torch.device("cpu"))
+    (row,) = evaluate_run(scored, RunFolder(result.folder), "best", plugins, alone, Reporters([]))
+    assert row.score.protocol["checkpoint"] == f"last (step {len(losses(result))})"
+
+
+@pytest.mark.usefixtures("hidden_test")
+def test_hidden_splits_alone_cannot_choose_the_best_checkpoint(world: Path, plugins: Plugins) -> None:
+    with pytest.raises(DataError, match=r"'test' is hidden.*or, as all .*set train.final_checkpoint=last"):
+        run_experiment(experiment(world, plugins, ALL_HIDDEN), plugins=plugins)
 
 
 def test_hidden_images_change_what_the_model_sees_and_mark_the_scores(world: Path, plugins: Plugins) -> None:

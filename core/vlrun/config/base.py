@@ -109,7 +109,9 @@ class DatasetConfig(Config):
     features: DataPath = Field(description="region-feature store, from `runner features build`")
     train: list[FileName] = Field(["train"], description="splits to train on, concatenated in this order")
     evaluate: list[FileName] = Field(
-        min_length=1, description="splits to evaluate at the end; the first also between epochs, to choose the best"
+        min_length=1,
+        description="splits to evaluate at the end; the first also between epochs, to choose the best. Hidden "
+        "ones alone need train.final_checkpoint: last",
     )
     allow_missing_features: bool = Field(
         False, description="leave out examples whose images have no features; written into every score"

@@ -80,6 +80,11 @@ class TaskRun:
         """Regions as the model may see them."""
         return shown_regions(self.store.read(image_ids), self.config.dataset.hide_images)
 
+    @property
+    def validation_split(self) -> str | None:
+        """The split that is scored between epochs: the first one; None where the ground truth of all is hidden."""
+        return None if set(self.splits) <= set(self.hidden) else next(iter(self.splits))
+
 
 @dataclass
 class Run:
@@ -179,7 +184,7 @@ def assemble(
         for own, task in zip(data, tasks, strict=True)
     ]
     if train and experiment.train.epochs:
-        _check_first_splits(runs)
+        _check_first_splits(runs, experiment.train.final_checkpoint)
     model = TaskModel(backbone, {run.name: head for run, head in zip(runs, heads, strict=True)}).to(ranks.device)
     workers = experiment.train.workers
     if workers is None:
@@ -326,20 +331,25 @@ def check_splits(tasks: Sequence[TaskRun]) -> None:
         raise DataError(problems)
 
 
-def _check_first_splits(runs: Sequence[TaskRun]) -> None:
-    """
+def _check_first_splits(runs: Sequence[TaskRun], final_checkpoint: str) -> None:
+    """Refuses an evaluation that could not choose the checkpoint which the experiment asks for.
+
+    Where all splits of a task are hidden nothing is scored between its epochs; only the last checkpoint can count then.
+
     Raises:
-        DataError: a split that is to choose the best checkpoint has no ground truth.
+        DataError: a split that is to be scored between epochs has no ground truth.
     """
-    first = [(run.name, split) for run in runs if (split := next(iter(run.splits))) in run.hidden]
-    if first:
-        raise DataError(
-            [
-                f"task '{task}': the ground truth of split '{split}' is hidden, so it cannot be scored between epochs; "
-                "put a split with known answers first in dataset.evaluate"
-                for task, split in first
-            ]
-        )
+    problems = []
+    for run in runs:
+        first, all_hidden = next(iter(run.splits)), run.validation_split is None
+        if first in run.hidden and not (all_hidden and final_checkpoint == "last"):
+            instead = ", or, as all of these splits are hidden, set train.final_checkpoint=last" if all_hidden else ""
+            problems.append(
+                f"task '{run.name}': the ground truth of split '{first}' is hidden, so it cannot be scored between "
+                f"epochs; put a split with known answers first in dataset.evaluate{instead}"
+            )
+    if problems:
+        raise DataError(problems)
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

@@ -129,6 +129,10 @@ class Checkpoints:
                 refused.append(str(error))
         return None, refused
 
+    def has_best(self, task: str | None = None) -> bool:
+        """Whether evaluations have chosen a best checkpoint, for ``task`` or for all."""
+        return any((self.folder / _best_name(name)).exists() for name in (task, None))
+
     def best(self, task: str | None = None) -> Checkpoint | None:
         """The best checkpoint, of a task where it has its own, or the newest one where none was chosen."""
         path = self.folder / _best_name(task)

@@ -124,6 +124,8 @@ def batches_of(trainer: Trainer, segment: Sequence[PlannedStep]) -> Iterator[tup
 def evaluate_if_due(trainer: Trainer) -> None:
     """Evaluates, and chooses the best checkpoint, where an epoch has just ended and has not been evaluated yet."""
     run, config = trainer.run, trainer.run.experiment.train
+    if not any(task.validation_split for task in run.tasks):
+        return  # all is hidden
     epochs_done, rest = divmod(run.step, trainer.mix.steps_per_epoch)
     if rest or not epochs_done or trainer.evaluations.has(run.step):
         return
@@ -132,16 +134,18 @@ def evaluate_if_due(trainer: Trainer) -> None:
 
 
 def _evaluate_and_choose_best(trainer: Trainer) -> None:
-    """Scores the first split of each task and marks the best checkpoints: of each task, and by the mean of all."""
+    """Scores the first split of each task that has a known one; marks the best checkpoints, of each and by the mean."""
     run = trainer.run
     epoch = run.step // trainer.mix.steps_per_epoch
+    names = []
     for task in run.tasks:
-        split = next(iter(task.splits))
-        scores = evaluate_split(run, task, split, epoch=epoch, stop=trainer.stop)
-        trainer.evaluations.add(run.step, task.name, split, scores)
+        split = task.validation_split
+        if split is not None:
+            scores = evaluate_split(run, task, split, epoch=epoch, stop=trainer.stop)
+            trainer.evaluations.add(run.step, task.name, split, scores)
+            names.append(task.name)
     if run.ranks.is_main:
         trainer.evaluations.write()
-        names = [task.name for task in run.tasks]
         trainer.checkpoints.mark_best(trainer.evaluations.best_step(names))
         if len(names) > 1:
             for name in names:

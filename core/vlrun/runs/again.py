@@ -198,6 +198,8 @@ def load_checkpoint(run: Run, folder: RunFolder, choice: str, task: TaskRun) -> 
     """
     if run.weights is not None and choice in ("best", "last") and not folder.checkpoints.is_dir():
         return "imported weights"
+    if choice == "best" and not Checkpoints(folder.checkpoints).has_best(task.name):
+        choice = "last"  # which is taken then, and which results should say
     checkpoint = _chosen(folder, choice, task.name)
     run.check_checkpoint(checkpoint)
     checkpoint.load_model(run.model)

@@ -41,6 +41,8 @@ def _task_facts(task: TaskRun) -> list[tuple[str, str]]:
     if task.hidden:
         hidden = ", ".join(task.hidden)
         facts.append(("task", f"{task.name}: the ground truth of {hidden} is hidden: predicted, not scored"))
+    if task.train is not None and task.validation_split is None:
+        facts.append(("task", f"{task.name}: nothing is scored between epochs; the last checkpoint counts"))
     facts += task.task.describe_splits({name: maker.dataset for name, maker in task.splits.items()})
     return facts + [("images", line) for line in task.coverage.table()]
 
