@@ -79,12 +79,13 @@ def test_the_experiments_that_ship_are_complete() -> None:
     answering = {
         f"{backbone}_{task}" for backbone in ("rosita", "lxmert_s", "lxmert") for task in ("vqa", "gqa", "nlvr2")
     }
+    as_published = {"rosita_vqa_trainval"}  # on splits of its own; rosita_vqa holds minival out
     grounding = {"rosita_refcoco", "rosita_refcoco+", "rosita_refcocog", "lxmert_s_refcoco+"}
     joint = {"lxmert_s_vqa+gqa+nlvr2", "rosita_vqa+refcoco+"}
     retrieval = {"rosita_itr_coco", "rosita_itr_flickr", "lxmert_s_ir", "lxmert_s_tr", "lxmert_retrieval_flickr"}
     zero_shot = {"lxmert_s_ir_zero_shot", "lxmert_s_tr_zero_shot", "rosita_zero_shot_flickr"}
     pretraining = {"demo_pretrain_rosita", "demo_pretrain_lxmert_s", "demo_pretrain_lxmert"}
-    assert names == answering | grounding | joint | retrieval | zero_shot | pretraining
+    assert names == answering | as_published | grounding | joint | retrieval | zero_shot | pretraining
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,14 @@ ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
 LIMIT = 96  # examples of each split: three steps of each task
 RANKING = ("retrieval", "zero_shot")
+HIDDEN = {("vqa", "test")}  # splits whose answers nobody has
 QUICK = ["train.workers=0", "train.log_every=1"]
 
 pytestmark = pytest.mark.slow
 
 
 def test_all_shipped_experiments_are_tested() -> None:
-    assert len(EXPERIMENTS) == 26
+    assert len(EXPERIMENTS) == 27
 
 
 @pytest.fixture(scope="session")
@@ -79,16 +80,51 @@ def test_an_experiment_runs_on_the_demo_data(
     assert "DEMO RUN" in (folder / "report.html").read_text()
 
 
-def check_split(folder: Path, rows: list[dict[str, Any]], task: str, split: str) -> None:
-    """A final score with a count, a prediction for each example, and, where there is a server, its file."""
-    final = [
-        row for row in rows if row["kind"] == "result" and row["final"] and (row["task"], row["split"]) == (task, split)
+def test_no_experiment_scores_what_it_trains_on() -> None:
+    """minival is a part of val, so a split may be trained on under another name."""
+    within = {("vqav2", "minival"): "val", ("vqav2", "nominival"): "val"}
+    for file in EXPERIMENTS:
+        for task in yaml.safe_load(file.read_text())["tasks"]:
+            name, trained = task["dataset"]["name"], task["dataset"]["train"]
+            for split in task["dataset"]["evaluate"]:
+                assert not {split, within.get((name, split))} & set(trained), f"{file.name}: {split}"
+
+
+def test_published_numbers_are_those_of_the_training_data_that_the_file_has() -> None:
+    """ROSITA's VQA numbers are those of train and val; GQA's server has another number than a local testdev."""
+    held_out, trainval, gqa = (
+        yaml.safe_load((ROOT / "experiments" / f"{name}.yaml").read_text())
+        for name in ("rosita_vqa", "rosita_vqa_trainval", "lxmert_s_gqa")
+    )
+    assert "published" not in held_out
+    assert trainval["tasks"][0]["dataset"]["train"] == ["train", "val"]
+    assert {row["split"] for row in trainval["published"]["results"]} == {"test-dev", "test"}
+    assert recipe(trainval) == recipe(held_out)
+    assert trainval["train"] == {**held_out["train"], "final_checkpoint": "last"}
+    assert {row["split"] for row in gqa["published"]["results"]} == {"test-dev", "test"}
+
+
+def recipe(experiment: dict[str, Any]) -> list[Any]:
+    """Seed, backbone and the options of the tasks, but for their splits."""
+    tasks = [
+        {**task, "dataset": {key: value for key, value in task["dataset"].items() if key not in ("train", "evaluate")}}
+        for task in experiment["tasks"]
     ]
-    (primary,) = [row for row in final if row["primary"]]
-    assert 0 <= primary["value"] <= 100
+    return [experiment["seed"], experiment["backbone"], tasks]
+
+
+def check_split(folder: Path, rows: list[dict[str, Any]], task: str, split: str) -> None:
+    """A prediction for each example, a final score with a count unless the split is hidden, and the server's file."""
     predictions = (folder / "predictions" / f"{task}_{split}.jsonl").read_text().splitlines()
-    assert 0 < primary["count"] <= len(predictions)
+    assert predictions
     assert len(predictions) <= LIMIT or task in RANKING  # which have one for each image, too
+    scores = [row for row in rows if row["kind"] == "result" and (row["task"], row["split"]) == (task, split)]
+    if (task, split) in HIDDEN:
+        assert not scores
+    else:
+        (primary,) = [row for row in scores if row["final"] and row["primary"]]
+        assert 0 <= primary["value"] <= 100
+        assert 0 < primary["count"] <= len(predictions)
     submissions = list((folder / "submission").glob(f"{task}_{split}.*"))
     assert len(submissions) == (task in ("vqa", "gqa", "nlvr2"))
     assert (folder / "scores" / f"{task}_{split}.npy").exists() == (task in RANKING)
