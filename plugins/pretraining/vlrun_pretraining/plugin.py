@@ -54,7 +54,7 @@ def vlrun_datasets() -> list[Entry[CocoCaptions]]:
     return [
         Entry(
             "coco-captions",
-            "COCO captions (Chen et al. 2015) with the splits of 2014: 123,287 images, five captions each",
+            "COCO captions (Chen et al. 2015) with the splits of 2014: 123,287 images, five or more captions each",
             CocoCaptionsConfig,
             build_dataset,
             TARGET,

@@ -59,8 +59,13 @@ class Split:
 Splits = dict[str, Split]
 
 
-def build_karpathy(collection: Collection, source: Path, output: Path) -> BuildReport:
+def build_karpathy(
+    collection: Collection, source: Path, output: Path, *, captions_per_image: int | None = None
+) -> BuildReport:
     """Translates ``dataset_coco.json`` or ``dataset_flickr30k.json``; ``source`` is the file, or a folder with it.
+
+    Args:
+        captions_per_image: keep so many first captions of each image; None keeps all.
 
     Raises:
         DataError: the file is missing, damaged or that of another dataset, or images of it do not fit.
@@ -73,13 +78,15 @@ def build_karpathy(collection: Collection, source: Path, output: Path) -> BuildR
     problems: list[str] = []
     splits: Splits = {}
     given: Counter[str] = Counter()
+    left_out = 0
     for place, image in rows_of(content.get("images"), KarpathyImage, f"{path}: images", problems):
         if image.split not in KARPATHY_SPLITS:
             problems.append(f"{place}: unknown split '{image.split}' (known: {', '.join(KARPATHY_SPLITS)})")
             continue
         problems += [f"{place}: {problem}" for problem in image.problems()]
         given[image.split] += 1
-        captions = [(str(sentence.sentid), sentence.raw) for sentence in image.sentences]
+        captions = [(str(sentence.sentid), sentence.raw) for sentence in image.sentences[:captions_per_image]]
+        left_out += len(image.sentences) - len(captions)
         split = splits.setdefault(KARPATHY_SPLITS[image.split], Split())
         split.add(canonical_image_id(image.filename), captions, place, problems)
     remarks = [
@@ -88,6 +95,8 @@ def build_karpathy(collection: Collection, source: Path, output: Path) -> BuildR
     ]
     if not given["restval"]:
         remarks = []
+    if left_out:
+        remarks.append(f"{left_out:,} captions beyond the first {captions_per_image} of their images are left out")
     return _written(collection, splits, output, problems, remarks)
 
 
@@ -107,7 +116,7 @@ def build_rosita(collection: Collection, source: Path, output: Path) -> BuildRep
     splits: Splits = {}
     for theirs, rows in read_object(path).items():
         ours = collection.rosita_splits.get(theirs, theirs)
-        if ours not in collection.sizes:
+        if ours not in collection.images:
             problems.append(f"{path}: unknown split '{theirs}' (known: {', '.join(collection.rosita_splits)})")
             continue
         if ours != theirs:
@@ -248,8 +257,8 @@ def _repeated_ids(name: str, split: Split) -> list[str]:
 def _split_remarks(collection: Collection, name: str, split: Split) -> list[str]:
     """What may surprise in a split: its size, images with more or fewer captions than usual, captions without text."""
     remarks = []
-    images, published = len(split.captions), collection.sizes[name].images
-    if images != published:
+    images, published = len(split.captions), collection.images[name]
+    if published is not None and images != published:
         remarks.append(f"split '{name}' has {images:,} images; published are {published:,}")
     lengths = Counter(len(captions) for captions in split.captions.values())
     usual = lengths.pop(CAPTIONS_PER_IMAGE, 0)

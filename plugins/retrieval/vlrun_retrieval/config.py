@@ -152,9 +152,9 @@ class RetrievalConfig(MatchingConfig):
 
 
 class CocoRetrievalConfig(DatasetConfig):
-    """COCO captions: train (Karpathy's train and restval), val, test (5,000 images), test1k (ROSITA's 1,000)."""
+    """COCO captions: train (Karpathy's train and restval), val, test (5,000 images), test1k (ROSITA's test)."""
 
-    known_splits = tuple(COCO.sizes)
+    known_splits = tuple(COCO.images)
 
     def required_files(self) -> list[RequiredFile]:
         features = [
@@ -168,7 +168,7 @@ class CocoRetrievalConfig(DatasetConfig):
 class Flickr30kConfig(DatasetConfig):
     """Flickr30k with Karpathy's splits: train, val, test. Those of Flickr30k Entities are others."""
 
-    known_splits = tuple(FLICKR30K.sizes)
+    known_splits = tuple(FLICKR30K.images)
 
     def required_files(self) -> list[RequiredFile]:
         features = [
@@ -184,7 +184,8 @@ def _with_remedies(config: DatasetConfig, collection: Collection, features: list
     """The files that every dataset needs, with what to download and the commands that make ours from it."""
     annotations = [
         f"{OBTAIN}. Then:",
-        f"runner data build {config.name} --from karpathy {collection.karpathy_file} {config.annotations}",
+        f"runner data build {config.name} --from {collection.publishes[0]} {collection.karpathy_file} "
+        f"{config.annotations}",
         f"Or, from {collection.rosita_file} that ROSITA publishes ({', '.join(collection.rosita_splits.values())}):",
         f"runner data build {config.name} --from rosita FILE {config.annotations}",
         f"(other sources: `runner data sources {config.name}`)",

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from vlrun import Builder, BuildReport, DatasetConfig, Entry, hookimpl
 from vlrun_retrieval.config import CocoRetrievalConfig, Flickr30kConfig, RetrievalConfig
 from vlrun_retrieval.records import ImageCaption
-from vlrun_retrieval.sources import COCO, FLICKR30K, LXMERT_S_FILES, OBTAIN, VOLTA_FILES, Collection
+from vlrun_retrieval.sources import (
+    CAPTIONS_PER_IMAGE,
+    COCO,
+    FLICKR30K,
+    LXMERT_S_FILES,
+    OBTAIN,
+    VOLTA_FILES,
+    Collection,
+)
 
 if TYPE_CHECKING:
     from vlrun_retrieval.dataset import Captions
@@ -39,6 +47,12 @@ def build_karpathy(collection: Collection, source: Path, output: Path) -> BuildR
     return build.build_karpathy(collection, source, output)
 
 
+def build_karpathy_five(collection: Collection, source: Path, output: Path) -> BuildReport:
+    from vlrun_retrieval import build
+
+    return build.build_karpathy(collection, source, output, captions_per_image=CAPTIONS_PER_IMAGE)
+
+
 def build_rosita(collection: Collection, source: Path, output: Path) -> BuildReport:
     from vlrun_retrieval import build
 
@@ -59,8 +73,13 @@ def build_volta(collection: Collection, folder: Path, output: Path) -> BuildRepo
 
 def builders(collection: Collection) -> tuple[Builder, ...]:
     """One for each source that has the dataset."""
+    karpathy = f"{collection.karpathy_file} of Karpathy's archive, or a folder with it"
     known: dict[str, tuple[str, Translation]] = {
-        "karpathy": (f"{collection.karpathy_file} of Karpathy's archive, or a folder with it", build_karpathy),
+        "karpathy-five": (
+            f"{karpathy}: the first five captions of each image",
+            build_karpathy_five,
+        ),
+        "karpathy": (f"{karpathy}: all captions", build_karpathy),
         "rosita": (f"{collection.rosita_file}, published with ROSITA, or a folder with it", build_rosita),
         "lxmert-s": (f"folder with {', '.join(LXMERT_S_FILES.values())}, as LXMERT-S reads them", build_lxmert_s),
         "volta": (f"folder with {', '.join(VOLTA_FILES.values())} of VOLTA or ViLBERT", build_volta),
@@ -81,7 +100,7 @@ def vlrun_datasets() -> list[Entry[Captions]]:
     return [
         Entry(
             "coco-retrieval",
-            "COCO captions (Chen et al. 2015) with Karpathy's splits: 123,287 images, five captions each",
+            "COCO captions (Chen et al. 2015) with Karpathy's splits: 123,287 images, five or more captions each",
             CocoRetrievalConfig,
             build_dataset,
             TARGET,

@@ -59,6 +59,18 @@ def test_train_holds_restval_too_in_the_order_of_the_file(build: Any, records: A
     assert remarks[0].startswith("split 'train' holds Karpathy's 'train' (1 images) and 'restval' (1)")
 
 
+def test_the_first_five_captions_of_each_image_are_kept(build: Any, records: Any, karpathy: Any) -> None:
+    report = build("coco-retrieval", "karpathy-five", karpathy.write())
+    assert report.counts == {"test": 5, "train": 9, "val": 5}
+    sentences = karpathy.images[3]["sentences"]
+    assert [(record["id"], record["text"]) for record in records("val")] == [
+        (str(sentence["sentid"]), sentence["raw"]) for sentence in sentences[:5]
+    ]
+    assert [record["position"] for record in records("val")] == [0, 1, 2, 3, 4]
+    assert "1 captions beyond the first 5 of their images are left out" in report.remarks
+    assert not any(remark.startswith("split 'val': 1 of 1 images") for remark in report.remarks)
+
+
 def test_images_with_other_than_five_captions_and_other_sizes_are_remarked(build: Any, karpathy: Any) -> None:
     karpathy.images[0]["sentences"][1]["raw"] = " "
     remarks = build("coco-retrieval", "karpathy", karpathy.write()).remarks

@@ -76,7 +76,7 @@ def test_names_of_splits_elsewhere_are_refused_with_the_known_ones(
 @pytest.mark.parametrize(
     ("dataset", "commands"),
     [
-        ("coco-retrieval", ["karpathy dataset_coco.json", "itr_coco_annotations.json", "(train, test1k, test)"]),
+        ("coco-retrieval", ["karpathy-five dataset_coco.json", "itr_coco_annotations.json", "(train, test1k, test)"]),
         ("flickr30k", ["karpathy dataset_flickr30k.json", "itr_flickr_annotations.json", "(train, test)"]),
     ],
 )
@@ -93,7 +93,7 @@ def test_missing_files_come_with_the_commands_that_make_them(
 def test_every_dataset_offers_its_sources() -> None:
     found = {entry.name: [builder.source for builder in entry.builders] for entry in vlrun_datasets()}
     assert found == {
-        "coco-retrieval": ["karpathy", "rosita", "volta"],
+        "coco-retrieval": ["karpathy-five", "karpathy", "rosita", "volta"],
         "flickr30k": ["karpathy", "rosita", "lxmert-s", "volta"],
     }
     assert all(entry.target == "caption" and entry.record is ImageCaption for entry in vlrun_datasets())
