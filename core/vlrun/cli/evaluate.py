@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 print(json.dumps([asdict(row) for row in rows], indent=2))
             else:
-                print_table(result_table(rows, experiment.demo))
+                if rows:  # none where all splits are hidden
+                    print_table(result_table(rows, experiment.demo))
                 print(f"\npredictions: {folder.path / 'predictions'}")
     return 0

@@ -89,7 +89,7 @@ class BackboneConfig(Config):
 
     @classmethod
     def demo_overrides(cls, files: DemoFiles) -> dict[str, Any]:
-        """Option values with which this backbone runs on the demo data, in about a minute."""
+        """Option values with which this backbone runs on the demo data, quickly."""
         return {"weights": None}
 
 

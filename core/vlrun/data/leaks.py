@@ -16,7 +16,7 @@ def image_key(image_id: str) -> str:
     """What two ids of one image have in common.
 
     ``COCO_val2014_000000000042`` and ``000000000042`` are one image of COCO. That an image of Visual Genome is also one
-    of COCO cannot be seen from its id.
+    of COCO is not in its id; Visual Genome's image_data.json says so.
     """
     match = _COCO_NAME.fullmatch(image_id)
     return f"coco:{int(match.group(1))}" if match else image_id

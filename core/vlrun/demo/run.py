@@ -1,4 +1,4 @@
-"""``--demo``: the same experiment on the embedded data, with the backbone's tiny size and a short schedule.
+"""``--demo``: an experiment on the embedded data, with the backbone's tiny size and the demo's own training recipe.
 
 An experiment that needs weights which have seen captions names, as ``demo_pretraining``, another one. Its demo is run
 before the first demo that needs it, once, and its weights are kept beside the demo data.

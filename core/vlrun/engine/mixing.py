@@ -89,7 +89,9 @@ def is_active(merits: Sequence[float], config: StopAndGoConfig | None) -> bool:
     """Whether a task trains after these validation scores (larger is better), the oldest first.
 
     It pauses when ``patience`` evaluations in a row gained less than ``min_gain`` on the best score before, and goes on
-    when its score has fallen ``fall_back`` below its best. After Lu et al. 2020 (12-in-1, dynamic stop-and-go).
+    when its score has fallen ``fall_back`` below its best. The idea is that of Lu et al. 2020 (12-in-1, dynamic
+    stop-and-go), the rule is not: there a stopped task trains every fourth step, patience is 1, and the thresholds are
+    relative, .001 and .005.
     """
     if config is None:
         return True

@@ -17,7 +17,7 @@ from vlrun.data.annotations import field_problems, write_annotations
 from vlrun_vqa.records import VqaQuestion
 from vlrun_vqa.sources import HIDDEN_SPLITS, SPLIT_SIZES
 
-MIN_QUESTIONS = 9  # an answer needs as many to be in the published vocabularies
+MIN_QUESTIONS = 9  # whose most common answer it has to be
 _COMPLETE = 0.9  # a split with this share of its published questions is probably meant to be the whole one
 
 Questions = dict[str, VqaQuestion]
@@ -86,7 +86,8 @@ def published_vocabulary(folders: Iterable[Path], names: Sequence[str]) -> Vocab
 def counted_vocabulary(counts: Mapping[str, Counter[str]]) -> Vocabulary:
     """Answers that are the most common one of enough questions of train and val, the most frequent first.
 
-    That is how the published vocabularies were made; their order differs from ours, and from one another's.
+    The rule of ``tools/compute_softscore.py`` in github.com/hengyuan-hu/bottom-up-attention-vqa. The published
+    vocabularies have orders of their own.
 
     Args:
         counts: split -> for how many questions an answer, as ``vocabulary_spelling`` has it, is the most common one.

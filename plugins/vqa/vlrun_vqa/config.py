@@ -15,7 +15,7 @@ class VqaConfig(AnsweringConfig):
     normalise_answers: bool = Field(
         False,
         description="spell people's answers as the vocabulary does before looking them up for training (ROSITA); "
-        "false: look them up as they were typed (LXMERT)",
+        "false: look them up as they were typed",
     )
 
 
