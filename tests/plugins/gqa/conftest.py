@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vlrun import Answers, Dataset, Example
@@ -100,3 +101,26 @@ def make_task(tmp_path: Path) -> Callable[..., Any]:
         return GqaTask(GqaConfig(**{"name": "gqa", "dataset": dataset, **options}))
 
     return make
+
+
+@pytest.fixture
+def outputs(golden: Path) -> dict[str, Any]:
+    """What LXMERT-S's program for GQA made of all questions of ``gqa.npz``; the losses are those of the first batch."""
+    vectors = np.load(golden / "lxmert_s/gqa.npz")
+    dumped = json.loads((golden / "lxmert_s/gqa_predict_example.json").read_text())
+    steps = range(len(vectors["train/loss"]))
+    targets = np.concatenate([vectors[f"in/step{step}/target"] for step in steps])
+    assert (targets == 1).sum(axis=1).tolist() == targets.astype(bool).sum(axis=1).tolist() == [1] * len(targets)
+    answers = [f"ans{index}" for index in range(targets.shape[1])]
+    return {
+        "answers": answers,
+        "question_ids": [str(name) for step in steps for name in vectors[f"in/step{step}/question_id"]],
+        "batch_size": len(vectors["in/step0/target"]),
+        "logits": np.concatenate([vectors[f"out/step{step}/logit_init"] for step in steps]),
+        "gold": [answers[index] for index in targets.argmax(axis=1)],
+        "predictions": vectors["out/predict_init"].tolist(),
+        "score": vectors["out/predict_init_score"].item(),
+        "losses": {name: vectors[f"out/step0/{name}"].item() for name in ("bce_loss", "mce_loss")},
+        "dumped": [(str(name), answer) for name, answer in dumped["predictions"]],
+        "file": dumped["file_text"],
+    }
