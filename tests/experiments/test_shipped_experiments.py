@@ -1,16 +1,23 @@
-"""Every experiment file that ships runs on the demo data, for a few steps and an evaluation."""
+"""Every experiment file that ships runs on the demo data, for a few steps and an evaluation.
+
+Twice: with the schedule of the demo, as ``--demo`` has it, and with its own.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from vlrun import load_experiment
 from vlrun.cli import main
+from vlrun.engine.optimisation import build_schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
@@ -18,12 +25,17 @@ LIMIT = 96  # examples of each split: three steps of each task
 RANKING = ("retrieval", "zero_shot")
 HIDDEN = {("vqa", "test")}  # splits whose answers nobody has
 QUICK = ["train.workers=0", "train.log_every=1"]
+TINY_BATCH, STEPS_PER_EPOCH = 4, 2  # of each split of training data
+SIZES = {"batch_size", "micro_batches", "workers", "threads", "log_every", "evaluate_every", "checkpoint_every"}
+NO_RECIPE = {*SIZES, "remove_evaluation_images"}
+"""Options of ``train`` that do not say how parameters move: how much at once, how often, and on which images."""
 
 pytestmark = pytest.mark.slow
 
 
 def test_all_shipped_experiments_are_tested() -> None:
-    assert len(EXPERIMENTS) == 27
+    assert EXPERIMENTS
+    assert {ROOT / "experiments", ROOT / "experiments" / "multitask"} <= {file.parent for file in EXPERIMENTS}
 
 
 @pytest.fixture(scope="session")
@@ -43,41 +55,77 @@ def pretrained(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: path.stem)
-def test_an_experiment_runs_on_the_demo_data(
-    file: Path,
+@pytest.fixture
+def demo_run(
     cache: Path,
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:
-    if not os.environ.get("VLRUN_CACHE"):
-        monkeypatch.setenv("VLRUN_CACHE", str(cache))
-    tasks = yaml.safe_load(file.read_text())["tasks"]
-    limits = [f"tasks.{index}.dataset.limit={LIMIT}" for index in range(len(tasks))]
-    # an image of a joint run's evaluation may be in each of so few training examples
-    overrides = [*limits, *QUICK, "train.remove_evaluation_images=false"]
-    trained = [task["name"] for task in tasks if task["name"] != "zero_shot"]
-    if trained:
-        overrides.append("train.epochs=1")
-    else:
+) -> Callable[..., Path]:
+    """``demo_run(file, overrides, limit=96)``: the folder of its demo run with so many examples of each split."""
+
+    def run(file: Path, overrides: Sequence[str], limit: int) -> Path:
+        if not os.environ.get("VLRUN_CACHE"):
+            monkeypatch.setenv("VLRUN_CACHE", str(cache))
         # what little a few steps teach would not pass for a matching head; plugins/zero_shot tests that
         monkeypatch.setattr("vlrun_zero_shot.task.ZeroShotTask.check_sample", lambda *scores: None)
-    if "demo_pretraining" in (content := yaml.safe_load(file.read_text())):
-        overrides.append(f"backbone.weights={pretrained(content['demo_pretraining'], tmp_path_factory)}")
-    status = main(["run", str(file), "--demo", "--output", str(tmp_path), *overrides])
-    assert status == 0, capsys.readouterr().err
+        content = yaml.safe_load(file.read_text())
+        limits = [f"tasks.{index}.dataset.limit={limit}" for index in range(len(content["tasks"]))]
+        # an image of a joint run's evaluation may be in each of so few training examples
+        options = [*limits, *QUICK, "train.remove_evaluation_images=false", *overrides]
+        if "demo_pretraining" in content:
+            options.append(f"backbone.weights={pretrained(content['demo_pretraining'], tmp_path_factory)}")
+        status = main(["run", str(file), "--demo", "--output", str(tmp_path), *options])
+        assert status == 0, capsys.readouterr().err
+        (folder,) = (path.resolve() for path in tmp_path.glob("*/latest"))
+        return folder
 
-    (folder,) = (path.resolve() for path in tmp_path.glob("*/latest"))
+    return run
+
+
+def rows_of(folder: Path, kind: str) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    steps = [row for row in rows if row["kind"] == "step"]
+    return [row for row in rows if row["kind"] == kind]
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_runs_on_the_demo_data(file: Path, demo_run: Callable[..., Path]) -> None:
+    tasks = yaml.safe_load(file.read_text())["tasks"]
+    trained = [task["name"] for task in tasks if task["name"] != "zero_shot"]
+    folder = demo_run(file, ["train.epochs=1"] if trained else [], LIMIT)
+    steps = rows_of(folder, "step")
     assert {row["task"] for row in steps} == set(trained)
     assert all(row["loss"] > 0 for row in steps)
     for task in tasks:
         for split in task["dataset"]["evaluate"]:
-            check_split(folder, rows, task["name"], split)
+            check_split(folder, rows_of(folder, "result"), task["name"], split)
     assert "DEMO RUN" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_trains_by_its_own_optimiser_and_schedule(file: Path, demo_run: Callable[..., Path]) -> None:
+    """From the first epoch to the last, each of a few steps; the demo would lay its own recipe over the file's."""
+    experiment, plain = load_experiment(file), yaml.safe_load(file.read_text())["train"]
+    own = experiment.train
+    recipe = {name: value for name, value in own.model_dump(mode="json").items() if name not in NO_RECIPE}
+    sizes = {"batch_size": TINY_BATCH, "evaluate_every": max(1, own.epochs), "checkpoint_every": 1_000}
+    overrides = [f"train.{name}={json.dumps(value)}" for name, value in {**recipe, **sizes}.items()]
+
+    folder = demo_run(file, overrides, STEPS_PER_EPOCH * TINY_BATCH)
+
+    used = yaml.safe_load((folder / "config.yaml").read_text())["train"]
+    assert {name: used[name] for name in recipe} == recipe
+    assert used["precision"] == "fp32"
+    for section in ("optimizer", "schedule"):  # as they are written in the file
+        assert plain.get(section, {}).items() <= used[section].items()
+    steps = rows_of(folder, "step")
+    per_epoch = STEPS_PER_EPOCH * sum(len(task.dataset.train) for task in experiment.tasks)
+    assert len(steps) == own.epochs * per_epoch
+    assert all(math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"]) for row in steps)
+    if own.epochs:
+        rate = build_schedule(own.schedule, own.learning_rate, per_epoch, own.epochs)
+        assert [row["learning_rate"] for row in steps] == [rate(step) for step in range(len(steps))]
 
 
 def test_no_experiment_scores_what_it_trains_on() -> None:
