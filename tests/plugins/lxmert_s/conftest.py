@@ -18,7 +18,6 @@ from vlrun_lxmert_s.config import Sizes
 from vlrun_lxmert_s.model import Lxmert, LxmertS
 
 CLASSES = {"lxmert-s": LxmertS, "lxmert": Lxmert}
-CLS_ID = 4  # in the vocabulary of the golden networks
 VISUAL_CLS_TABLE = "word_embeddings.weight"
 
 
@@ -60,12 +59,16 @@ class GoldenNetwork:
         vectors: the arrays of the file.
         heads: what the importer gave beside the backbone, by neutral name.
         prefix: what the authors' names of the backbone have before ours.
+        cls_id: id of [CLS] in their vocabulary.
+        vocabulary_size: how many tokens it has.
     """
 
     vectors: Mapping[str, Any]
     network: Lxmert
     heads: dict[str, Tensor]
     prefix: str
+    cls_id: int
+    vocabulary_size: int
 
     def tensor(self, name: str) -> Tensor:
         return torch.from_numpy(self.vectors[name])
@@ -73,7 +76,7 @@ class GoldenNetwork:
     def array(self, folder: str, name: str) -> np.ndarray[Any, Any]:
         """The authors' array for our parameter ``name`` of the backbone; of the visual [CLS] table, our one row."""
         array = self.vectors[f"{folder}/{self.prefix}{name}"]
-        return array[CLS_ID : CLS_ID + 1] if name == VISUAL_CLS_TABLE else array
+        return array[self.cls_id : self.cls_id + 1] if name == VISUAL_CLS_TABLE else array
 
 
 @pytest.fixture
@@ -91,9 +94,9 @@ def golden_network(golden: Path) -> Callable[[str], GoldenNetwork]:
             size["max_position_embeddings"],
         )
         wordpiece = WordPiece(golden / "lxmert_s" / "tiny_vocab.txt")
-        assert (wordpiece.size, wordpiece.cls_id) == (size["vocab_size"], CLS_ID)
-        num_regions = 36 if file == "nlvr2" else 5
-        options = {"region_feature_size": size["visual_feat_dim"], "num_regions": num_regions, "dropout": 0.0}
+        assert wordpiece.size == size["vocab_size"]
+        features = vectors["in/feats" if "in/feats" in vectors else "in/step0/feats"]  # (..., regions, width)
+        options = {"region_feature_size": size["visual_feat_dim"], "num_regions": features.shape[-2], "dropout": 0.0}
         state = {
             key.removeprefix("state/"): torch.from_numpy(vectors[key]) for key in vectors if key.startswith("state/")
         }
@@ -101,10 +104,10 @@ def golden_network(golden: Path) -> Callable[[str], GoldenNetwork]:
         if file == "backbone_lxmert":
             network, tensors = Lxmert(wordpiece, sizes, **options), translate_lxmert(state)
         else:
-            network, tensors = LxmertS(wordpiece, sizes, **options), translate_lxmert_s(state, cls_id=CLS_ID)
+            network, tensors = LxmertS(wordpiece, sizes, **options), translate_lxmert_s(state, cls_id=wordpiece.cls_id)
         own = set(network.state_dict())
         network.load_state_dict({name: tensor for name, tensor in tensors.items() if name in own})
         heads = {name: tensor for name, tensor in tensors.items() if name not in own}
-        return GoldenNetwork(vectors, network.eval(), heads, prefix)
+        return GoldenNetwork(vectors, network.eval(), heads, prefix, wordpiece.cls_id, wordpiece.size)
 
     return load

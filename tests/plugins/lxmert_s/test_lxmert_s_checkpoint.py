@@ -25,7 +25,6 @@ from vlrun_lxmert_s.plugin import vlrun_weight_formats
 
 MakeNetwork = Callable[..., Lxmert]
 FORMATS = {weight_format.name: weight_format for weight_format in vlrun_weight_formats()}
-CLS_ID = 4
 LAYERS = {"dense0": "0", "layer_norm": "2", "dense1": "3"}
 
 both = pytest.mark.parametrize("name", ["lxmert-s", "lxmert"])
@@ -295,19 +294,19 @@ def test_a_file_without_its_cross_modal_layers_fills_nothing(make_network: MakeN
 def test_the_authors_snapshot_comes_over_by_its_names(golden: Path, golden_network: Any) -> None:
     """``--loadLXMERTQA`` of the original: encoder, answer head, and matching head from one file."""
     vectors = np.load(golden / "lxmert_s" / "answer_head_transfer.npz")
-    network = golden_network("vqa").network
-    state = network.state_dict()
+    vqa = golden_network("vqa")
+    network, state = vqa.network, vqa.network.state_dict()
     content = {}
     for name in map(str, vectors["snapshot_keys"]):
         ours = name.removeprefix("module.bert.")
         if f"snapshot/{name}" in vectors:
             content[name] = torch.from_numpy(vectors[f"snapshot/{name}"])
         elif ours == "word_embeddings.weight":
-            content[name] = state[ours].expand(200, -1)
+            content[name] = state[ours].expand(vqa.vocabulary_size, -1)
         else:
             content[name] = state.get(ours, torch.ones(1))
 
-    tensors = translate_lxmert_s(content, cls_id=CLS_ID)
+    tensors = translate_lxmert_s(content, cls_id=vqa.cls_id)
 
     network.matching_head()
     in_backbone = set(network.state_dict())
