@@ -113,10 +113,10 @@ def archive(tmp_path: Path) -> Archive:
 
 
 @pytest.fixture(scope="session")
-def real_dev(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Statements:
+def real_dev(tmp_path_factory: pytest.TempPathFactory) -> Statements:
     """The development set as the official builder makes it; identifiers, labels and groups are real, texts are not."""
     folder = tmp_path_factory.mktemp("nlvr2")
-    compact = json.loads(gzip.decompress((golden / "metrics/nlvr2/dev_compact.json.gz").read_bytes()))
+    compact = json.loads(gzip.decompress(Path(__file__).with_name("dev_compact.json.gz").read_bytes()))
     files: dict[str, list[str]] = {"dev": [], "balanced": [], "unbalanced": []}
     columns = (compact[name] for name in ("identifiers", "labels", "subsets", "sentences"))
     for identifier, label, subset, sentence in zip(*columns, strict=True):
@@ -139,11 +139,13 @@ def real_dev(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Statemen
 
 @pytest.fixture(scope="session")
 def official_csv(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``official_csv(name)``: a file of predictions for the whole development set that the official scripts scored."""
+    """``official_csv(name)``: a copy of a file of predictions for the whole development set that the official scripts
+    scored; it may lie there compressed."""
 
     def unpack(name: str) -> Path:
-        path = tmp_path_factory.mktemp("csv") / name
-        path.write_bytes(gzip.decompress((golden / "metrics/nlvr2" / f"{name}.gz").read_bytes()))
+        path, source = tmp_path_factory.mktemp("csv") / name, golden / "metrics/nlvr2" / name
+        packed = source.with_name(f"{name}.gz")
+        path.write_bytes(source.read_bytes() if source.is_file() else gzip.decompress(packed.read_bytes()))
         return path
 
     return unpack

@@ -25,12 +25,13 @@ def test_predictions_become_identifiers_and_words_without_a_header(tmp_path: Pat
     assert (tmp_path / "p.csv").read_text() == "dev-1-0-0,True\ndev-1-0-1,False\n"
 
 
-def test_the_file_is_that_of_lxmerts_code(tmp_path: Path, task: Any) -> None:
-    labels = [False] + [True] * 11  # golden/lxmert_s/nlvr2_predict_example.json
-    made = [Prediction(f"x-{index}-0", {"label": label}) for index, label in enumerate(labels)]
+@pytest.mark.golden
+def test_the_file_is_that_of_lxmerts_code(golden: Path, tmp_path: Path, task: Any) -> None:
+    theirs = json.loads((golden / "lxmert_s/nlvr2_predict_example.json").read_text())
+    made = [Prediction(theirs["identifier"][uid], {"label": bool(label)}) for uid, label in theirs["predictions"]]
+    assert made
     task.write_submission(made, tmp_path / "p.csv")
-    expected = "x-0-0,False\n" + "".join(f"x-{index}-0,True\n" for index in range(1, 12))
-    assert (tmp_path / "p.csv").read_text() == expected
+    assert (tmp_path / "p.csv").read_text() == theirs["file_text"]
     assert task.submission_suffix == ".csv"
 
 
