@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Folder of vectors made with the original systems; VLRUN_GOLDEN names another of the same layout."""
-    return Path(os.environ.get("VLRUN_GOLDEN", ROOT / "tests" / "golden"))
+    return Path(os.environ.get("VLRUN_GOLDEN", ROOT / "tests" / "golden")).absolute()
 
 
 @pytest.fixture(scope="session")

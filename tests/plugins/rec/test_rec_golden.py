@@ -190,7 +190,7 @@ def test_chosen_regions_and_decoded_boxes(rec: Vectors, make_task: Any, make_enc
         "image_sizes": torch.from_numpy(rec["decode/img_shape_hw"]).float(),
         "target_boxes": torch.from_numpy(rec["decode/gt_xyxy"]).double(),
     }
-    batch = Batch(tuple(map(str, range(count))), make_encoding(np.ones((count, 6), bool)), targets)
+    batch = Batch(tuple(map(str, range(count))), make_encoding(np.ones(rec["decode/rank"].shape, bool)), targets)
     outputs = GroundingLogits(torch.from_numpy(rec["decode/rank"]), torch.from_numpy(rec["decode/deltas_normalised"]))
     found = task.predict(outputs, batch)
     best = rec["decode/best"]

@@ -308,7 +308,7 @@ def test_three_optimiser_steps_equal_the_original(prove: Any, task: str, dtype: 
     adam = OptimizerConfig(name="adam", betas=betas, eps=option["eps"], weight_decay=option["weight_decay"])
     staircase = ScheduleConfig(name="warmup-staircase", warmup_epochs=option["warmup_epochs"])
     optimizer = build_optimizer(adam, proof.named_parameters().items())
-    rate = build_schedule(staircase, option["lr_base"], option["epoch_steps"], epochs=15)
+    rate = build_schedule(staircase, option["lr_base"], option["epoch_steps"], epochs=len(proof.vectors["trace/lr"]))
     trace: dict[str, list[float]] = {"lr": [], "loss": [], "grad_norm_before_clip": []}
 
     for step in range(len(proof.vectors["trace/lr"])):

@@ -23,7 +23,6 @@ from vlrun_vqa.normalisation import (
 def test_the_tables_are_those_of_the_evaluator(golden: Path) -> None:
     tables = json.loads((golden / "metrics/vqa/normalisation_tables.json").read_text())
     assert tables["contractions"] == CONTRACTIONS
-    assert len(CONTRACTIONS) == 120
     assert tables["number_words"] == NUMBER_WORDS
     assert set(tables["articles"]) == ARTICLES
     assert sorted(tables["punctuation_in_processing_order"]) == sorted(PUNCTUATION)
@@ -32,7 +31,7 @@ def test_the_tables_are_those_of_the_evaluator(golden: Path) -> None:
 @pytest.mark.golden
 def test_answers_are_spelled_as_rosita_spells_them(golden: Path) -> None:
     items = json.loads((golden / "rosita/answers.json").read_text())["items"]
-    assert len(items) == 80
+    assert items
     assert {item["raw"]: vocabulary_spelling(item["raw"]) for item in items} == {
         item["raw"]: item["processed"] for item in items
     }
