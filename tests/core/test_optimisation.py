@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -16,18 +17,7 @@ from vlrun.config.train import OptimizerConfig, ScheduleConfig
 from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
 from vlrun.errors import ConfigError
 
-EPOCHS = 15  # of every fine-tuning recipe
-# reference/rosita.md section 9: base rate, warm-up epochs, decay epochs
-RECIPES = {
-    "vqa": (5e-5, 3, (6, 9)),
-    "refcoco": (7e-5, 1, (4, 6)),
-    "refcocoplus": (5e-5, 1, (6, 8)),
-    "refcocog": (5e-5, 1, (8, 10)),
-    "itr_coco": (4e-5, 1, (2, 4)),
-    "itr_flickr": (4e-5, 1, (2, 4)),
-}
-
-recipes = pytest.mark.parametrize("recipe", RECIPES)
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
 @pytest.fixture
@@ -39,10 +29,12 @@ def steps_per_epoch(name: str) -> int:
     return int(name.rsplit("steps", 1)[1])
 
 
-def recipe_schedule(recipe: str, steps: int) -> Callable[[int], float]:
-    learning_rate, warmup_epochs, decay_epochs = RECIPES[recipe]
-    config = ScheduleConfig(name="warmup-staircase", warmup_epochs=warmup_epochs, decay_epochs=decay_epochs)
-    return build_schedule(config, learning_rate, steps, EPOCHS)
+def shipped_schedule(recipe: str, steps: int) -> tuple[int, Callable[[int], float]]:
+    """Epochs and rates of our experiment that has the recipe of this name."""
+    file = EXPERIMENTS / f"rosita_{recipe.replace('plus', '+')}.yaml"
+    train = yaml.safe_load(file.read_text())["train"]
+    config = ScheduleConfig(**train["schedule"])
+    return train["epochs"], build_schedule(config, train["learning_rate"], steps, train["epochs"])
 
 
 def pretraining_schedule(traces: dict[str, Any], steps: int) -> Callable[[int], float]:
@@ -59,29 +51,30 @@ def parameter(values: list[float]) -> nn.Parameter:
 
 
 @pytest.mark.golden
-@recipes
-def test_staircase_gives_the_rates_of_the_authors(traces: dict[str, Any], recipe: str) -> None:
-    names = [name for name in traces if name.startswith(f"warmup_adam/{recipe}/")]
-
-    rates = {name: recipe_schedule(recipe, steps_per_epoch(name)) for name in names}
-    ours = {name: [rates[name](step) for step in range(len(traces[name]))] for name in names}
-
+def test_the_experiments_of_rosita_have_the_rates_of_the_authors(traces: dict[str, Any]) -> None:
+    names = [name for name in traces if name.startswith("warmup_adam/") and "resumed" not in name]
     assert names
-    assert ours == {name: pytest.approx(list(traces[name]), rel=1e-12, abs=0) for name in names}
+    for name in names:
+        steps = steps_per_epoch(name)
+        epochs, rate = shipped_schedule(name.split("/")[1], steps)
+        assert len(traces[name]) == epochs * steps, name
+        assert [rate(step) for step in range(epochs * steps)] == pytest.approx(list(traces[name]), rel=1e-12), name
 
 
 @pytest.mark.golden
 def test_a_resumed_run_keeps_the_drops_that_the_authors_code_forgets(traces: dict[str, Any]) -> None:
-    resumed = [name for name in traces if "resumed_after_epoch" in name]
+    resumed = [name for name in traces if "_resumed_after_epoch" in name]
     assert resumed
-    first_epoch = int(resumed[0].split("resumed_after_epoch")[1].split("/")[0])
-    steps = steps_per_epoch(resumed[0])
-    unbroken = traces[resumed[0].replace(f"_resumed_after_epoch{first_epoch}", "")]
+    for name in resumed:
+        recipe, _, rest = name.removeprefix("warmup_adam/").partition("_resumed_after_epoch")
+        steps, first_epoch = steps_per_epoch(name), int(rest.split("/")[0])
+        unbroken = traces[name.replace(f"_resumed_after_epoch{first_epoch}", "")]
+        epochs, rate = shipped_schedule(recipe, steps)
 
-    ours = [recipe_schedule("vqa", steps)(n) for n in range(first_epoch * steps, EPOCHS * steps)]
+        ours = [rate(step) for step in range(first_epoch * steps, epochs * steps)]
 
-    assert ours == pytest.approx(list(unbroken[first_epoch * steps :]), rel=1e-12)
-    assert ours[0] < traces[resumed[0]][0]
+        assert ours == pytest.approx(list(unbroken[first_epoch * steps :]), rel=1e-12)
+        assert ours[0] < traces[name][0]
 
 
 @pytest.mark.golden
@@ -97,20 +90,22 @@ def test_linear_schedule_gives_the_rates_of_the_authors_pretraining(traces: dict
 
 @pytest.mark.golden
 def test_bert_adam_moves_a_parameter_as_the_authors_does(traces: dict[str, Any]) -> None:
-    name = next(name for name in traces if name.startswith("bert_adam/parameter_decrease/"))
-    rate = pretraining_schedule(traces, steps_per_epoch(name))
-    moved = parameter([0.0])
-    optimizer = build_optimizer(OptimizerConfig(name="bert-adam", weight_decay=0.0), [("moved", moved)])
-    decreases = []
+    names = [name for name in traces if name.startswith("bert_adam/parameter_decrease/")]
+    assert names
+    for name in names:
+        rate = pretraining_schedule(traces, steps_per_epoch(name))
+        moved = parameter([0.0])
+        optimizer = build_optimizer(OptimizerConfig(name="bert-adam", weight_decay=0.0), [("moved", moved)])
+        decreases = []
 
-    for step in range(len(traces[name])):
-        before = moved.item()
-        moved.grad = torch.ones_like(moved)
-        set_learning_rate(optimizer, rate(step))
-        optimizer.step()
-        decreases.append(before - moved.item())
+        for step in range(len(traces[name])):
+            before = moved.item()
+            moved.grad = torch.ones_like(moved)
+            set_learning_rate(optimizer, rate(step))
+            optimizer.step()
+            decreases.append(before - moved.item())
 
-    assert decreases == pytest.approx(list(traces[name]), rel=1e-9, abs=1e-15)
+        assert decreases == pytest.approx(list(traces[name]), rel=1e-9, abs=1e-15), name
 
 
 def test_bert_adam_is_adam_without_bias_correction_and_with_decoupled_decay() -> None:
