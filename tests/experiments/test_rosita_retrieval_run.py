@@ -236,13 +236,14 @@ def test_logits_loss_and_gradients_of_three_pairs_in_one_forward(
     assert max(differences.values()) <= tolerance.gradient * largest, differences
 
 
-def test_three_updates(original: Original, network: Network, experiment: Experiment, dtype: str) -> None:
+def test_updates(original: Original, network: Network, experiment: Experiment, dtype: str) -> None:
     tolerance, train = TOLERANCES[dtype], experiment.train
     optimizer = build_optimizer(train.optimizer, network.parameters().items())
     schedule = train.schedule.model_copy(update={"decay_epochs": ()})
-    rate = build_schedule(schedule, original.option("opt/lr_base"), original.option("opt/epoch_steps"), epochs=15)
+    steps = len(original.network["trace/lr"])
+    rate = build_schedule(schedule, original.option("opt/lr_base"), original.option("opt/epoch_steps"), epochs=steps)
     rates, losses, norms = [], [], []
-    for step in range(3):
+    for step in range(steps):
         optimizer.zero_grad()
         _, loss = network.loss()
         loss.backward()
@@ -276,7 +277,7 @@ class Replay:
         self.original, self.epoch = original, -1
         self.mined: list[NDArray[np.float32]] = []
         self.matrices: list[NDArray[np.float32]] = []
-        rows, per_epoch = original.run["itr/pos_text"], len(original.run["itr/pos_text"]) // 2
+        rows, per_epoch = original.run["itr/pos_text"], len(original.run["itr/pos_text"]) // original.settings["epochs"]
         self.drawn = {
             (step // per_epoch, int(text)): (int(negative), int(image))
             for step, row in enumerate(rows)
@@ -385,8 +386,9 @@ def test_the_whole_run_equals_the_original(
     assert_same_parameters(result, original, dtype)
     assert_same_mining(result, original, replay, dtype)
 
-    matrices = [*replay.matrices[:2], np.load(result.folder / "scores" / "retrieval_test1k.npy")]
-    for matrix, epoch in zip(matrices, (0, 1, 1), strict=True):
+    epochs = range(original.settings["epochs"])
+    matrices = [*replay.matrices[: len(epochs)], np.load(result.folder / "scores" / "retrieval_test1k.npy")]
+    for matrix, epoch in zip(matrices, (*epochs, epochs[-1]), strict=True):
         theirs = original.run[f"itr/score_matrix_epoch{epoch}"]
         np.testing.assert_allclose(sigmoid(matrix), theirs, atol=TOLERANCES[dtype].score)
 
