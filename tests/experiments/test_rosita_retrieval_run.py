@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vlrun import Encoding, Experiment, Pair, load_experiment, run_experiment
 from vlrun.cli import main
+from vlrun.config.train import ScheduleConfig
 from vlrun.config.yaml import dump_yaml
 from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
 from vlrun.engine.weights import load_weights
@@ -107,7 +108,6 @@ def experiment(original: Original, tmp_path: Path) -> Experiment:
 
 def experiment_of(original: Original) -> dict[str, Any]:
     settings = original.settings["settings"]
-    optimizer, schedule = optimisation_of(original)
     mined = {"name": "mined", "candidates": settings["neg_rand_size"], "keep": settings["neg_hard_size"]}
     return {
         "backbone": {
@@ -142,9 +142,9 @@ def experiment_of(original: Original) -> dict[str, Any]:
             "batch_size": settings["batch_size"],
             "learning_rate": settings["lr_base"],
             "max_grad_norm": settings["grad_clip"],
-            "optimizer": optimizer,
+            "optimizer": optimizer_of(original),
             "schedule": {
-                **schedule,
+                "name": "warmup-staircase",
                 "warmup_epochs": settings["warmup_epochs"],
                 "decay_epochs": settings["decay_epochs"],
                 "decay_factor": settings["decay_factor"],
@@ -158,10 +158,9 @@ def experiment_of(original: Original) -> dict[str, Any]:
     }
 
 
-def optimisation_of(original: Original) -> tuple[dict[str, Any], dict[str, Any]]:
+def optimizer_of(original: Original) -> dict[str, Any]:
     beta1, beta2, eps, decay = (original.option(f"opt/{name}") for name in ("beta1", "beta2", "eps", "weight_decay"))
-    optimizer = {"name": "adam", "betas": [beta1, beta2], "eps": eps, "weight_decay": decay}
-    return optimizer, {"name": "warmup-staircase", "warmup_epochs": original.option("opt/warmup_epochs")}
+    return {"name": "adam", "betas": [beta1, beta2], "eps": eps, "weight_decay": decay}
 
 
 # One batch, three pairs of each example in one forward
@@ -237,9 +236,9 @@ def test_logits_loss_and_gradients_of_three_pairs_in_one_forward(
 
 
 def test_updates(original: Original, network: Network, experiment: Experiment, dtype: str) -> None:
-    tolerance, train = TOLERANCES[dtype], experiment.train
-    optimizer = build_optimizer(train.optimizer, network.parameters().items())
-    schedule = train.schedule.model_copy(update={"decay_epochs": ()})
+    tolerance = TOLERANCES[dtype]
+    optimizer = build_optimizer(experiment.train.optimizer, network.parameters().items())
+    schedule = ScheduleConfig(name="warmup-staircase", warmup_epochs=original.option("opt/warmup_epochs"))
     steps = len(original.network["trace/lr"])
     rate = build_schedule(schedule, original.option("opt/lr_base"), original.option("opt/epoch_steps"), epochs=steps)
     rates, losses, norms = [], [], []
