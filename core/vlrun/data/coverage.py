@@ -24,6 +24,7 @@ class SplitCoverage:
 
     @property
     def found(self) -> int:
+        """How many of the needed images the store has."""
         return self.needed - len(self.missing)
 
 
@@ -38,10 +39,12 @@ class Coverage:
 
     @property
     def is_complete(self) -> bool:
+        """Whether the store has all images."""
         return not any(split.missing for split in self.splits)
 
     @property
     def missing(self) -> frozenset[str]:
+        """The ids that some split needs and the store lacks."""
         return frozenset(image_id for split in self.splits for image_id in split.missing)
 
     def table(self) -> list[str]:

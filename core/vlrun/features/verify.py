@@ -58,6 +58,7 @@ class Verification:
 
     @property
     def is_sound(self) -> bool:
+        """Whether nothing was found."""
         return self.num_problems == 0
 
 

@@ -44,17 +44,13 @@ class Axis:
         self._low, self._high = min(*values, *self.ticks), max(*values, *self.ticks)
 
     def at(self, value: float) -> str:
+        """The place of ``value``, in the picture's coordinates."""
         share = (value - self._low) / (self._high - self._low)
         return f"{self.start + share * (self.end - self.start):.1f}"
 
     def text(self, tick: float) -> str:
-        largest = max(map(abs, self.ticks))
-        if tick == 0 or 0.001 <= largest < 10_000:
-            return f"{tick:.6g}"
-        if largest >= 10_000:
-            return f"{tick / 1000:g}k" if largest < 1e6 else f"{tick / 1e6:g}M"
-        mantissa, _, exponent = f"{tick:.2e}".partition("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
+        """A tick as the axis shows it."""
+        return f"{tick:g}" if abs(tick) < 10_000 else f"{tick / 1000:g}k"
 
 
 class Chart:

@@ -29,6 +29,7 @@ class SmoothedLoss:
         self._weight = 0.0
 
     def add(self, loss: float) -> None:
+        """Takes the loss of the next step; one that is not finite is left out."""
         if math.isfinite(loss):
             share = 1 / _SMOOTHING_STEPS
             self._mean += share * (loss - self._mean)
@@ -36,19 +37,24 @@ class SmoothedLoss:
 
     @property
     def value(self) -> float:
+        """The mean so far; nan before the first loss."""
         return self._mean / self._weight if self._weight else math.nan
 
 
 class Screen(Output, Protocol):
     """Where the console's words go."""
 
-    def header(self, run: RunInfo) -> None: ...
+    def header(self, run: RunInfo) -> None:
+        """What is known when a run starts."""
 
-    def training(self, report: StepReport, smoothed_loss: float) -> None: ...
+    def training(self, report: StepReport, smoothed_loss: float) -> None:
+        """How the training goes."""
 
-    def results(self, table: TextTable) -> None: ...
+    def results(self, table: TextTable) -> None:
+        """The final table."""
 
-    def locations(self, table: TextTable) -> None: ...
+    def locations(self, table: TextTable) -> None:
+        """Where everything lies."""
 
 
 class ConsoleReporter(ProgressReporter):

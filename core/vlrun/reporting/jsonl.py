@@ -78,6 +78,7 @@ class JsonLinesReporter(Reporter):
 
 
 def result_line(report: EvaluationReport, score: Score) -> dict[str, Any]:
+    """A score as an object of ``metrics.jsonl``."""
     return {
         "kind": "result",
         "task": report.task,

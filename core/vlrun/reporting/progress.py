@@ -137,6 +137,7 @@ class LiveArea:
             self.draw(always=work is None)
 
     def draw(self, always: bool) -> None:
+        """Redraws the area; unless ``always``, only when the last time is long enough ago."""
         if self._live is None:
             self._open()
         elif not always and self._clock() - self._drawn < _REDRAW_SECONDS:
@@ -174,6 +175,7 @@ Bar = tuple[str, ProgressBar, str]
 
 
 def work_bar(work: Work) -> Bar:
+    """The bar of a piece of work, for ``bars``."""
     return work.what, ProgressBar(total=max(1, work.total), completed=work.done), work.text()
 
 

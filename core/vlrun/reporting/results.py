@@ -124,6 +124,7 @@ def with_published_columns(columns: Sequence[str], rows: Sequence[ResultRow], is
 
 
 def protocol_footnotes(protocols: Protocols) -> list[str]:
+    """Lines on what all results share, what comes with a split or a score, and what each mark means."""
     lines = [f"Protocol of all results: {protocol_text(protocols.shared)}"] if protocols.shared else []
     lines += [f"{cell}: {protocol_text(items)}" for cell, items in protocols.by_column]
     lines += [f"[{number}] {protocol_text(note)}" for number, note in enumerate(protocols.notes, 1)]
@@ -131,6 +132,7 @@ def protocol_footnotes(protocols: Protocols) -> list[str]:
 
 
 def published_footnotes(rows: Sequence[ResultRow]) -> list[str]:
+    """Lines on where published numbers come from."""
     sources: dict[str, list[str]] = {}
     for row in rows:
         if row.published is not None and row.published_source:
@@ -141,10 +143,12 @@ def published_footnotes(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def protocol_text(protocol: Mapping[str, Any], shorten: bool = True) -> str:
+    """A protocol on one line."""
     return "; ".join(f"{label_of(key)} {value_text(value, shorten)}" for key, value in protocol.items())
 
 
 def label_of(key: str) -> str:
+    """The key of a protocol as people read it."""
     return key.replace("_", " ")
 
 

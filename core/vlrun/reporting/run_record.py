@@ -40,6 +40,7 @@ class RunRecord:
 
 
 def is_run_folder(folder: Path) -> bool:
+    """Whether ``folder`` holds a run, whole or not."""
     return any((folder / name).is_file() for name in ("status.json", FILE_NAME))
 
 
@@ -67,11 +68,13 @@ def write_header(folder: Path, facts: Sequence[tuple[str, str]]) -> None:
 
 
 def read_header(folder: Path) -> list[tuple[str, str]]:
+    """The facts that ``write_header`` kept; none where there is no such file."""
     facts = _read_json(folder / HEADER_NAME).get("facts") or []
     return [(str(label), str(value)) for label, value in facts]
 
 
 def config_text(folder: Path) -> str:
+    """The configuration of a run as it is written; empty where it cannot be read."""
     try:
         return (folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -36,10 +36,12 @@ def grouped_facts(facts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def ends_epoch(report: StepReport, run: RunInfo) -> bool:
+    """Whether this step is the last one of an epoch or of the run."""
     return report.step == run.total_steps or report.step % max(1, run.steps_per_epoch) == 0
 
 
 def step_line(report: StepReport, run: RunInfo, smoothed_loss: float | None = None) -> str:
+    """One line on a step; with ``smoothed_loss`` it shows that and the step's own loss beside it."""
     loss = report.loss if smoothed_loss is None else smoothed_loss
     last = "" if smoothed_loss is None else f"last {loss_text(report.loss)}"
     named = [f"{name} {loss_text(value)}" for name, value in report.losses.items()] if len(report.losses) > 1 else []
@@ -59,6 +61,7 @@ def step_line(report: StepReport, run: RunInfo, smoothed_loss: float | None = No
 
 
 def evaluation_line(report: EvaluationReport) -> str:
+    """One line on the scores of a split, without details."""
     scores = ", ".join(
         f"{score.name} {score_text(score.value, score.unit)}"
         + (f" of {score.count:,}" if score.count not in (0, report.num_examples) else "")
@@ -71,17 +74,20 @@ def evaluation_line(report: EvaluationReport) -> str:
 
 
 def ending_line(outcome: Outcome, seconds: float) -> str:
+    """One line on how a run ended and how long it took."""
     message = f": {outcome.message}" if outcome.message else ""
     return f"{outcome.status} after {duration_text(seconds)}{message}"
 
 
 def score_text(value: float, unit: str) -> str:
+    """A score with its unit: two decimals of a percentage, four digits of anything else."""
     if not math.isfinite(value):
         return str(value)
     return f"{value:.2f} %" if unit == "%" else f"{value:.4g} {unit}".rstrip()
 
 
 def difference_text(difference: float, unit: str) -> str:
+    """A difference of two scores, with its sign."""
     return f"{difference:+.2f}" if unit == "%" else f"{difference:+.4g}"
 
 
@@ -91,10 +97,12 @@ def loss_text(value: float) -> str:
 
 
 def rate_text(value: float) -> str:
+    """A rate in whole numbers, or two digits of a small one."""
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def share_text(share: float) -> str:
+    """A share in [0, 1] as a whole percentage."""
     return f"{100 * share:.0f} %" if math.isfinite(share) else "unknown"
 
 
