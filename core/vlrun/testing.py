@@ -57,22 +57,22 @@ def private_imports(folder: Path) -> list[str]:
     found = []
     for path in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            for module, name in _imports(node):
+            for module, name, line in _imports(node):
                 if module.split(".")[0] != "vlrun":
                     continue
                 if module not in PUBLIC and f"{module}.{name}" not in PUBLIC:
-                    found.append(f"{path}:{node.lineno}: {module} is not public")
+                    found.append(f"{path}:{line}: {module} is not public")
                 elif name.startswith("_") and not name.startswith("__"):
-                    found.append(f"{path}:{node.lineno}: {module}.{name} is not public")
+                    found.append(f"{path}:{line}: {module}.{name} is not public")
     return found
 
 
-def _imports(node: Any) -> list[tuple[str, str]]:
-    """(module, name) of an import statement."""
+def _imports(node: ast.AST) -> list[tuple[str, str, int]]:
+    """(module, name, line) of an import statement."""
     if isinstance(node, ast.Import):
-        return [(alias.name, "") for alias in node.names]
+        return [(alias.name, "", node.lineno) for alias in node.names]
     if isinstance(node, ast.ImportFrom) and node.module:
-        return [(node.module, alias.name) for alias in node.names]
+        return [(node.module, alias.name, node.lineno) for alias in node.names]
     return []
 
 

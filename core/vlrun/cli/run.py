@@ -14,7 +14,8 @@ from vlrun.plugins.manager import Plugins, create_plugins
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_experiment_arguments(parser)
-    parser.add_argument("--demo", action="store_true", help="embedded data, tiny model, short recipe of its own; needs no files")
+    demo = "embedded data, tiny model, short recipe of its own; needs no files"
+    parser.add_argument("--demo", action="store_true", help=demo)
     parser.add_argument("--nproc", type=int, default=None, metavar="N", help="processes on this machine (default: 1)")
     parser.add_argument("--output", metavar="DIR", help="where run folders go: DIR/<experiment>/<timestamp>-<id>/")
     parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run, if there is one")
