@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from vlrun import errors
 from vlrun.cli import VERBS, verb_module
+from vlrun.config.components import config_model
 from vlrun.config.experiment import Experiment
 from vlrun.config.train import OptimizerConfig, SamplingConfig, ScheduleConfig, StopAndGoConfig, TrainConfig
 from vlrun.plugins import hookspecs
@@ -76,7 +77,7 @@ def components() -> Iterator[str]:
             if record.distribution not in OURS:
                 continue
             yield from ("", f"### {entry.name}", "", f"{entry.summary}. From `{record.distribution}`.", "")
-            yield from options(entry.config)
+            yield from options(config_model(kind, entry))
 
 
 def options(model: type[BaseModel]) -> Iterator[str]:

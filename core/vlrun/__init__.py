@@ -15,7 +15,16 @@ from vlrun.errors import (
     UsageError,
     first_few,
 )
-from vlrun.plugins.entries import Builder, BuildReport, Entry, SubmissionFormat, SubmissionRows, WeightFormat
+from vlrun.plugins.entries import (
+    Builder,
+    BuildReport,
+    DemoEntry,
+    Entry,
+    FeatureFormat,
+    SubmissionFormat,
+    SubmissionRows,
+    WeightFormat,
+)
 from vlrun.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -32,7 +41,6 @@ if TYPE_CHECKING:
     )
     from vlrun.config.experiment import Experiment, load_experiment
     from vlrun.data.leaks import image_key
-    from vlrun.features.formats import FeatureFormat
     from vlrun.features.store import RegionFeatureStore
     from vlrun.interfaces.backbone import Backbone, PairEncoder, Vocabulary
     from vlrun.interfaces.dataset import Dataset
@@ -74,7 +82,6 @@ _HOMES = {
     "Encoding": "interfaces.tensors",
     "Example": "interfaces.examples",
     "Experiment": "config.experiment",
-    "FeatureFormat": "features.formats",
     "Metric": "interfaces.metric",
     "MetricConfig": "config.base",
     "NamedOptions": "config.base",
@@ -127,6 +134,7 @@ __all__ = [
     "DataPath",
     "Dataset",
     "DatasetConfig",
+    "DemoEntry",
     "DemoFiles",
     "DemoProvider",
     "DemoSource",

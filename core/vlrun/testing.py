@@ -1,6 +1,6 @@
 """Checks for plugin authors: call them from your tests.
 
-``check_backbone``, ``check_task``, ``private_imports``, ``run_ranks``.
+``check_plugin``, ``check_backbone``, ``check_task``, ``private_imports``, ``run_ranks``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pickle
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from vlrun.config.components import check_references
 from vlrun.engine.ranks import Ranks
 from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.examples import Example, Pair, RegionBatch
 from vlrun.interfaces.task import Task
 from vlrun.interfaces.tensors import Batch, Encoding, in_full_precision, on_cpu
+from vlrun.plugins.manager import create_plugins
 from vlrun.seeds import example_rng
 
 PUBLIC = (
@@ -126,6 +129,15 @@ def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, 
     _check_padding(backbone, encode, pairs, regions, output.pooled)
     _check_parts(backbone, encode, pairs, regions, encoding)
     _check_weights_round_trip(backbone)
+
+
+def check_plugin(module: str) -> None:
+    """Asserts that the entry-point module of a plugin can be loaded, and that every path it names leads somewhere."""
+    plugins = create_plugins([EntryPoint("checked", module, "vlrun")])
+    check_references(plugins)
+    (record,) = plugins.records
+    assert record.status == "ok", "\n".join(record.reasons)
+    assert record.offers, f"{module} offers nothing"
 
 
 def check_task(task: Task[Any], backbone: Backbone, examples: Sequence[Example[Any]], regions: RegionBatch) -> Batch:

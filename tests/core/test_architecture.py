@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from vlrun.testing import check_plugin
+
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "core" / "vlrun"
 PLUGINS = sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml"))
@@ -88,27 +90,49 @@ def test_the_experiments_that_ship_are_complete() -> None:
     assert names == answering | as_published | grounding | joint | retrieval | zero_shot | pretraining
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["list-plugins"],
-        ["list", "backbones"],
-        ["validate", "experiments/rosita_refcoco+.yaml"],
-        ["run", "--help"],
-    ],
-    ids=" ".join,
-)
-def test_quick_commands_import_no_torch(arguments: list[str]) -> None:
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
+def test_every_path_that_a_plugin_names_leads_somewhere(plugin: Path) -> None:
+    check_plugin(f"{package_of(plugin)}.plugin")
+
+
+def test_every_path_that_the_example_names_leads_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "own_plugin"))
+    check_plugin("vlrun_own.plugin")
+
+
+def imported_by(arguments: list[str]) -> set[str]:
+    """The modules that a command imports, in a fresh process."""
     script = (
         "import sys\n"
         "from vlrun.cli import main\n"
         "try:\n    main(sys.argv[1:])\n"
         "except SystemExit:\n    pass\n"
-        "heavy = {'torch', 'numpy', 'tensorboard', 'tokenizers', 'lmdb'} & set(sys.modules)\n"
-        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+        "print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.returncode == 0, done.stderr
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list-plugins"], ["list", "backbones"], ["run", "--help"]], ids=" ".join
+)
+def test_listing_imports_no_pydantic_and_no_options_of_a_plugin(arguments: list[str]) -> None:
+    modules = imported_by(arguments)
+    assert not modules & {"pydantic", "numpy", "torch", "yaml", "lmdb", "tensorboard", "tokenizers"}
+    of_plugins = {name for name in modules if name.startswith("vlrun_")}
+    assert not {name for name in of_plugins if not name.endswith((".plugin", ".sources")) and "." in name}
+    assert "vlrun.config" not in modules
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["list", "backbones", "--options"],
+        ["validate", "experiments/rosita_refcoco+.yaml"],
+    ],
+    ids=" ".join,
+)
+def test_quick_commands_import_no_torch(arguments: list[str]) -> None:
+    assert not imported_by(arguments) & {"torch", "numpy", "tensorboard", "tokenizers", "lmdb"}

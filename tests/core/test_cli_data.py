@@ -12,7 +12,7 @@ from vlrun.cli import main
 
 PLUGIN = """
 from pydantic import BaseModel
-from vlrun import BuildReport, Builder, DataError, DatasetConfig, Entry, hookimpl
+from vlrun import BuildReport, Builder, DataError, Entry, hookimpl
 from vlrun.data.annotations import write_annotations
 
 
@@ -30,10 +30,12 @@ def build_lines(path, output):
 
 @hookimpl
 def vlrun_datasets():
-    builder = Builder("lines", "text file with one caption a line", build_lines)
+    builder = Builder(source="lines", summary="text file with one caption a line", function="vlrun_toy:build_lines")
+    shared = {"config": "vlrun:DatasetConfig", "factory": "builtins:print"}
+    toy = {"record": "vlrun_toy:Caption", "builders": (builder,), "obtain": "Write one yourself"}
     return [
-        Entry("toy", "a toy", DatasetConfig, print, record=Caption, builders=(builder,), obtain="Write one yourself"),
-        Entry("bare", "nothing to build", DatasetConfig, print),
+        Entry(name="toy", summary="a toy", **shared, **toy),
+        Entry(name="bare", summary="nothing to build", **shared),
     ]
 """
 

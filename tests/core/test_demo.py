@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlrun import Builder, BuildReport, DataError, DatasetConfig, DemoProvider, Entry, PluginError, RegionFeatureStore
+from vlrun import Builder, BuildReport, DataError, DemoProvider, Entry, FeatureFormat, PluginError, RegionFeatureStore
 from vlrun.demo.data import cache_folder, prepare_demo
-from vlrun.features.formats import BUILTIN_FORMATS, FeatureFormat
 from vlrun.interfaces.demo_provider import DemoSource
+from vlrun.plugins.builtin import vlrun_feature_formats
 
 NUM_IMAGES = 4
 
@@ -68,22 +68,33 @@ class ToyPlugins:
 
     def __init__(self, *providers: DemoProvider, builders: tuple[Builder, ...] | None = None) -> None:
         self.providers = list(providers)
-        self.builders = (Builder("official", "", build),) if builders is None else builders
+        self.builders = (builder_of("build"),) if builders is None else builders
 
-    def find(self, kind: str, name: str) -> Entry[Any]:
+    def find(self, kind: str, name: str) -> Entry:
         assert kind == "dataset"
-        return Entry(name, "", DatasetConfig, lambda config: None, builders=self.builders)
+        return Entry(
+            name=name, summary="", config="vlrun:DatasetConfig", factory="builtins:print", builders=self.builders
+        )
 
     def demo_providers(self) -> list[DemoProvider]:
         return self.providers
 
     def feature_formats(self) -> dict[str, FeatureFormat]:
-        return {found.name: found for found in BUILTIN_FORMATS}
+        return {found.name: found for found in vlrun_feature_formats()}
 
 
 def build(source: Path, output: Path) -> BuildReport:
     (output / "train.jsonl").write_text(f'{{"from": "{(source / "official.txt").read_text().strip()}"}}\n')
     return BuildReport({"train": 1})
+
+
+def fail(source: Path, output: Path) -> BuildReport:
+    (output / "train.jsonl").write_text("half")
+    raise DataError("broken")
+
+
+def builder_of(function: str, source: str = "official") -> Builder:
+    return Builder(source=source, summary="", function=f"{__name__}:{function}")
 
 
 @pytest.fixture
@@ -201,7 +212,7 @@ def test_without_demo_data_the_message_says_what_to_look_for(tmp_path: Path) -> 
 
 
 def test_a_missing_builder_is_named(provider: ToyProvider, tmp_path: Path) -> None:
-    plugins = ToyPlugins(provider, builders=(Builder("rosita", "", build),))
+    plugins = ToyPlugins(provider, builders=(builder_of("build", source="rosita"),))
 
     with pytest.raises(PluginError, match=r"needs the builder 'official' of dataset 'animals' \(found: rosita\)"):
         prepare_demo(plugins, ["animals"], cache=tmp_path)
@@ -222,12 +233,8 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_remedy(provider: ToyPr
 
 
 def test_a_failed_part_leaves_nothing_behind(provider: ToyProvider, tmp_path: Path) -> None:
-    def fail(source: Path, output: Path) -> BuildReport:
-        (output / "train.jsonl").write_text("half")
-        raise DataError("broken")
-
     with pytest.raises(DataError, match="broken"):
-        prepare_demo(ToyPlugins(provider, builders=(Builder("official", "", fail),)), ["animals"], cache=tmp_path)
+        prepare_demo(ToyPlugins(provider, builders=(builder_of("fail"),)), ["animals"], cache=tmp_path)
 
     (root,) = (tmp_path / "vlrun").iterdir()
     assert list((root / "annotations").iterdir()) == []

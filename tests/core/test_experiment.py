@@ -14,7 +14,7 @@ from vlrun.errors import ConfigError, PluginError, UsageError
 
 PLUGIN = """
     from pydantic import Field, PositiveInt
-    from vlrun import BackboneConfig, DatasetConfig, Entry, TaskConfig, hookimpl
+    from vlrun import BackboneConfig, Entry, hookimpl
 
     KINDS = {"classify": "class", "find": "box"}
     DATA = {"pets": "class", "maps": "box"}
@@ -24,15 +24,21 @@ PLUGIN = """
 
     @hookimpl
     def vlrun_backbones():
-        return [Entry("net", "", Net, None)]
+        return [Entry(name="net", summary="", config="vlrun_toy:Net", factory="builtins:print")]
 
     @hookimpl
     def vlrun_tasks():
-        return [Entry(name, "", TaskConfig, None, target=kind) for name, kind in KINDS.items()]
+        return [
+            Entry(name=name, summary="", config="vlrun:TaskConfig", factory="builtins:print", target=kind)
+            for name, kind in KINDS.items()
+        ]
 
     @hookimpl
     def vlrun_datasets():
-        return [Entry(name, "", DatasetConfig, None, target=kind) for name, kind in DATA.items()]
+        return [
+            Entry(name=name, summary="", config="vlrun:DatasetConfig", factory="builtins:print", target=kind)
+            for name, kind in DATA.items()
+        ]
 """
 
 EXPERIMENT = """\

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 import pytest
+from toy_world import EXPERIMENT
 
 from vlrun.cli import main
-from vlrun.errors import PluginError
+from vlrun.config.experiment import load_experiment
+from vlrun.errors import ConfigError, PluginError
 from vlrun.plugins.manager import PluginRecord, Plugins, create_plugins
+from vlrun.testing import check_plugin
 
 Install = Callable[..., None]
 
 BACKBONE = """
-    from vlrun import BackboneConfig, Entry, hookimpl
+    from vlrun import Entry, hookimpl
 
     @hookimpl
     def vlrun_backbones():
-        return [Entry("{name}", "a backbone", BackboneConfig, lambda config: None)]
+        return [Entry(name="{name}", summary="a backbone", config="vlrun:BackboneConfig", factory="builtins:print")]
 """
 
 
@@ -98,8 +103,13 @@ def test_a_plugin_cannot_take_a_built_in_name(install: Install) -> None:
 @pytest.mark.parametrize(
     ("returned", "reason"),
     [
-        pytest.param("[42]", "returned 42, which has no name", id="not-an-entry"),
-        pytest.param("[Entry('x', '', dict, len)]", "must derive from vlrun.BackboneConfig", id="wrong-config"),
+        pytest.param("[42]", "returned 42, expected vlrun.Entry", id="not-an-entry"),
+        pytest.param(
+            "[Entry(name='x', summary='', config=dict, factory='a:b')]", "config=<class 'dict'> is not", id="no-path"
+        ),
+        pytest.param(
+            "[Entry(name='x', summary='', config='a:b', factory='a.b')]", "write 'package.module:name'", id="no-name"
+        ),
         pytest.param("1 / 0", "ZeroDivisionError", id="hook-raises"),
     ],
 )
@@ -131,3 +141,115 @@ def test_list_plugins_exits_with_zero_whatever_is_broken(install: Install, capsy
     listed = {record["distribution"]: record for record in json.loads(capsys.readouterr().out)}
     assert listed["vlrun-bad"]["status"] == "broken"
     assert main(["list-plugins", "--strict"]) == PluginError.exit_status
+
+
+PATHS = """
+    from vlrun import Builder, Entry, WeightFormat, hookimpl
+
+    class NoConfig: ...
+
+    @hookimpl
+    def vlrun_backbones():
+        return [Entry(name="net", summary="", config="{config}", factory="{factory}")]
+
+    @hookimpl
+    def vlrun_datasets():
+        return [
+            Entry(
+                name="pets",
+                summary="",
+                config="vlrun:DatasetConfig",
+                factory="builtins:print",
+                record="{record}",
+                builders=(Builder(source="official", summary="", function="{function}"),),
+            )
+        ]
+
+    @hookimpl
+    def vlrun_weight_formats():
+        return [WeightFormat(name="foreign", backbone="net", summary="", translator="{translator}")]
+"""
+RIGHT = {
+    "config": "vlrun:BackboneConfig",
+    "factory": "builtins:print",
+    "record": "pydantic:BaseModel",
+    "function": "builtins:print",
+    "translator": "builtins:dict.fromkeys",
+}
+
+
+@pytest.mark.parametrize(
+    ("attribute", "path", "reason"),
+    [
+        ("config", "vlrun_paths.config:Net", "cannot load vlrun_paths.config:Net: ModuleNotFoundError"),
+        ("config", "vlrun_paths:NoConfig", "vlrun_paths:NoConfig of backbone 'net' must derive from vlrun.Backbone"),
+        ("factory", "vlrun_paths:Net", "cannot load vlrun_paths:Net: AttributeError"),
+        ("factory", "vlrun:__version__", "vlrun:__version__ cannot be called (factory of backbone 'net')"),
+        ("record", "vlrun_paths:NoConfig", "vlrun_paths:NoConfig is no pydantic model"),
+        ("function", "vlrun_paths:build", "cannot load vlrun_paths:build: AttributeError"),
+        ("translator", "vlrun_paths:translate", "cannot load vlrun_paths:translate: AttributeError"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_found_by_the_check_and_by_the_kit(
+    install: Install, capsys: pytest.CaptureFixture[str], attribute: str, path: str, reason: str
+) -> None:
+    install("vlrun-paths", PATHS.format(**{**RIGHT, attribute: path}))
+    assert record_of(create_plugins(), "vlrun-paths").status == "ok"
+    assert main(["list-plugins", "--check"]) == PluginError.exit_status
+    printed = capsys.readouterr().out
+    assert f"! vlrun-paths 1.0: {reason}" in printed
+    assert printed.count("broken") == 1, "every path of our own leads somewhere"
+    with pytest.raises(AssertionError) as failed:
+        check_plugin("vlrun_paths")
+    assert reason in str(failed.value)
+
+
+def test_a_plugin_whose_paths_are_right_passes_the_kit(install: Install) -> None:
+    install("vlrun-paths", PATHS.format(**RIGHT))
+    check_plugin("vlrun_paths")
+
+
+def test_the_kit_refuses_a_module_that_cannot_be_loaded_or_offers_nothing(install: Install) -> None:
+    install("vlrun-bad", "raise RuntimeError('no luck')")
+    with pytest.raises(AssertionError, match="no luck"):
+        check_plugin("vlrun_bad")
+    install("vlrun-empty", "")
+    with pytest.raises(AssertionError, match="vlrun_empty offers nothing"):
+        check_plugin("vlrun_empty")
+
+
+def test_a_factory_is_called_with_the_config_and_the_split(install: Install) -> None:
+    source = """
+        from vlrun import Entry, hookimpl
+
+        class Toys:
+            @classmethod
+            def of(cls, config, split):
+                return cls, config, split
+
+        @hookimpl
+        def vlrun_datasets():
+            return [Entry(name="toys", summary="", config="vlrun:DatasetConfig", factory="vlrun_toys:Toys.of")]
+    """
+    install("vlrun-toys", source)
+    made, config, split = create_plugins().find("dataset", "toys").build(None, "val")  # type: ignore[arg-type]
+    assert (made.__name__, config, split) == ("Toys", None, "val")
+
+
+def test_an_experiment_that_names_a_broken_component_says_which_plugin_and_why(
+    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("vlrun-paths", PATHS.format(**{**RIGHT, "config": "vlrun_paths.config:Net"}))
+    path = tmp_path / "toy.yaml"
+    path.write_text("backbone: {name: net}\ntasks: []\ntrain: {epochs: 1, batch_size: 1, learning_rate: 1}\n")
+    with pytest.raises(ConfigError, match=r"vlrun-paths 1\.0: cannot load vlrun_paths\.config:Net"):
+        load_experiment(path)  # `tasks` is wrong too
+    path.write_text(EXPERIMENT.replace("name: toy}", "name: net}"))
+    plugins = create_plugins([*entry_points(group="vlrun"), EntryPoint("toy", "toy_world", "vlrun")])
+    with pytest.raises(PluginError) as refused:
+        load_experiment(path, plugins=plugins)
+    (message,) = refused.value.problems
+    expected = f"{path}:2: backbone.name: vlrun-paths 1.0: cannot load vlrun_paths.config:Net: ModuleNotFoundError"
+    assert message.startswith(expected)
+    assert main(["list", "backbones", "--options"]) == PluginError.exit_status
+    assert "Traceback" not in capsys.readouterr().err

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from vlrun.config.components import config_model
 from vlrun.interfaces.reporter import Outcome, Reporter, Reporters, RunInfo, StepReport
-from vlrun.plugins.builtin_reporters import BUILTIN_REPORTERS
+from vlrun.plugins.builtin import vlrun_reporters
+from vlrun.plugins.entries import Entry
 
 
 class Recorder(Reporter):
@@ -127,19 +129,19 @@ def test_reporters_are_closed_once_after_the_end_and_after_an_exception(tmp_path
     assert interrupted.of("close") == [None]
 
 
-@pytest.mark.parametrize("entry", BUILTIN_REPORTERS, ids=lambda entry: entry.name)
-def test_built_in_reporters_build_from_their_name_alone(entry: object) -> None:
-    config = entry.config(name=entry.name)  # type: ignore[attr-defined]
-    assert isinstance(entry.build(config), Reporter)  # type: ignore[attr-defined]
+@pytest.mark.parametrize("entry", vlrun_reporters(), ids=lambda entry: entry.name)
+def test_built_in_reporters_build_from_their_name_alone(entry: Entry) -> None:
+    config = config_model("reporter", entry)(name=entry.name)
+    assert isinstance(entry.build(config), Reporter)
 
 
 def test_all_five_reporters_are_built_in() -> None:
-    assert [entry.name for entry in BUILTIN_REPORTERS] == ["console", "log", "jsonl", "tensorboard", "html"]
+    assert [entry.name for entry in vlrun_reporters()] == ["console", "log", "jsonl", "tensorboard", "html"]
 
 
 def test_listing_the_reporters_loads_neither_rich_nor_torch() -> None:
     code = (
-        "import sys; import vlrun.plugins.builtin_reporters; "
+        "import sys; import vlrun.config.reporters, vlrun.plugins.builtin; "
         "print(sorted({'rich', 'torch', 'tensorboard', 'numpy'} & set(sys.modules)))"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

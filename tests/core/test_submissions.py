@@ -20,8 +20,17 @@ def read_rows(path: Path) -> SubmissionRows:
     return SubmissionRows([str(row["id"]) for row in rows], problems)
 
 
+def read_ids(path: Path) -> list[str]:
+    return list(json.loads(path.read_text()))
+
+
 FORMAT = SubmissionFormat(
-    "toys-test", "toys", ("test", "test-all"), "", read_rows, lambda path: json.loads(path.read_text())
+    name="toys-test",
+    dataset="toys",
+    splits=("test", "test-all"),
+    summary="",
+    reader=f"{__name__}:read_rows",
+    id_reader=f"{__name__}:read_ids",
 )
 
 

@@ -63,7 +63,11 @@ def translate(content: dict[str, Any]) -> dict[str, Any]:
     return dict(content["net"])
 
 
-TOY = WeightFormat("toy", "toy-backbone", "files of toys", translate)
+def translate_nothing(content: dict[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+TOY = WeightFormat(name="toy", backbone="toy-backbone", summary="files of toys", translator=f"{__name__}:translate")
 
 
 @pytest.fixture
@@ -318,7 +322,7 @@ def test_imported_weights_must_be_called_safetensors(source: Path, tmp_path: Pat
 
 
 def test_inspecting_a_foreign_file_finds_its_format(source: Path) -> None:
-    other = WeightFormat("other", "other", "", lambda content: {})
+    other = WeightFormat(name="other", backbone="other", summary="", translator=f"{__name__}:translate_nothing")
 
     summary = inspect_weights(source, {"toy": TOY, "other": other})
 

@@ -63,6 +63,10 @@ class ToyDataset(Dataset[int]):
 class ToyTask(Task[int]):
     """Matches a text with its image and with a randomly drawn one."""
 
+    @classmethod
+    def from_config(cls, config: TaskConfig) -> ToyTask:
+        return cls()
+
     def pairs(self, example: Example[int], rng: np.random.Generator) -> list[Pair]:
         negative = f"img{rng.integers(NUM_IMAGES)}"
         return [Pair(example.text, example.image_ids[0]), Pair(example.text, negative)]
@@ -155,18 +159,24 @@ class ToyEncoder:
 
 
 @hookimpl
-def vlrun_backbones() -> list[Entry[ToyBackbone]]:
-    return [Entry("toy", "", ToyConfig, ToyBackbone)]
+def vlrun_backbones() -> list[Entry]:
+    return [Entry(name="toy", summary="", config="toy_world:ToyConfig", factory="toy_world:ToyBackbone")]
 
 
 @hookimpl
-def vlrun_tasks() -> list[Entry[ToyTask]]:
-    return [Entry("match", "", TaskConfig, lambda config: ToyTask(), target="class")]
+def vlrun_tasks() -> list[Entry]:
+    return [
+        Entry(
+            name="match", summary="", config="vlrun:TaskConfig", factory="toy_world:ToyTask.from_config", target="class"
+        )
+    ]
 
 
 @hookimpl
-def vlrun_datasets() -> list[Entry[ToyDataset]]:
-    return [Entry("toys", "", DatasetConfig, ToyDataset, target="class")]
+def vlrun_datasets() -> list[Entry]:
+    return [
+        Entry(name="toys", summary="", config="vlrun:DatasetConfig", factory="toy_world:ToyDataset", target="class")
+    ]
 
 
 EXPERIMENT = """\

@@ -9,13 +9,15 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vlrun.config.base import TaskConfig
-from vlrun.config.experiment import Experiment, Layer, load_experiment
 from vlrun.engine.run_folder import RunFolder, open_run_folder
 from vlrun.errors import DataError, RequiredFile, UsageError
 from vlrun.plugins.manager import Plugins, create_plugins
+
+if TYPE_CHECKING:
+    from vlrun.config.base import TaskConfig
+    from vlrun.config.experiment import Experiment
 
 
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +99,8 @@ def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> 
         UsageError: a task is unknown, a split is of no certain task, or there is no split.
         DataError: files are missing.
     """
+    from vlrun.config.experiment import Layer, load_experiment
+
     plugins = create_plugins()
     folder = open_run_folder(Path(arguments.run_folder))
     experiment = load_experiment(folder.config, arguments.overrides, plugins=plugins)

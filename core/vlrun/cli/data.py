@@ -86,11 +86,11 @@ def _sources(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _dataset(name: str) -> Entry[Any]:
+def _dataset(name: str) -> Entry:
     return create_plugins().find("dataset", name)
 
 
-def _builder(entry: Entry[Any], source: str) -> Builder:
+def _builder(entry: Entry, source: str) -> Builder:
     for builder in entry.builders:
         if builder.source == source:
             return builder
@@ -98,10 +98,10 @@ def _builder(entry: Entry[Any], source: str) -> Builder:
     raise UsageError(f"dataset '{entry.name}' cannot be built from '{source}'; its sources are:{known}")
 
 
-def _record(entry: Entry[Any]) -> Any:
+def _record(entry: Entry) -> Any:
     if entry.record is None:
         raise UsageError(f"dataset '{entry.name}' publishes no schema of its annotation files")
-    return entry.record
+    return entry.load_record()
 
 
 def _files(paths: list[Path]) -> list[Path]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from vlrun.errors import DataError, PluginError, first_few
 
 if TYPE_CHECKING:
-    from vlrun.features.formats import FeatureFormat
     from vlrun.features.layout import Manifest
     from vlrun.features.store import RegionFeatureStore
     from vlrun.interfaces.examples import RegionFeatures
+    from vlrun.plugins.entries import FeatureFormat
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

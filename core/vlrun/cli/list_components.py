@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     for entry, line in zip(entries, TextTable((), rows).as_lines(), strict=True):
         print(line)
-        print("\n".join(_options(entry)))
+        print("\n".join(_options(kind, entry)))
     return 0
 
 
@@ -55,7 +55,9 @@ def _submissions(plugins: Plugins, as_json: bool) -> int:
     return 0
 
 
-def _as_json(plugins: Plugins, kind: str, entry: Entry[Any]) -> dict[str, Any]:
+def _as_json(plugins: Plugins, kind: str, entry: Entry) -> dict[str, Any]:
+    from vlrun.config.components import config_model
+
     provider = plugins.provider_of(kind, entry.name)
     return {
         "name": entry.name,
@@ -63,13 +65,15 @@ def _as_json(plugins: Plugins, kind: str, entry: Entry[Any]) -> dict[str, Any]:
         "target": entry.target,
         "distribution": provider.distribution,
         "version": provider.version,
-        "options": entry.config.model_json_schema(),
+        "options": config_model(kind, entry).model_json_schema(),
     }
 
 
-def _options(entry: Entry[Any]) -> list[str]:
+def _options(kind: str, entry: Entry) -> list[str]:
+    from vlrun.config.components import config_model
+
     lines = []
-    for name, field in entry.config.model_fields.items():
+    for name, field in config_model(kind, entry).model_fields.items():
         if name == "name":
             continue
         default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 
 from vlrun.errors import PluginError
@@ -13,16 +12,25 @@ from vlrun.plugins.manager import PluginRecord, create_plugins
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.add_argument("--strict", action="store_true", help="exit with status 4 if any plugin is not ok")
+    parser.add_argument(
+        "--check", action="store_true", help="import whatever the plugins name, options and code; implies --strict"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    records = create_plugins().records
+    plugins = create_plugins()
+    if arguments.check:
+        from vlrun.config.components import check_references
+
+        check_references(plugins)
     if arguments.json:
-        print(json.dumps([asdict(record) for record in records], indent=2))
+        import json
+
+        print(json.dumps([asdict(record) for record in plugins.records], indent=2))
     else:
-        print("\n".join(_lines(records)))
-    failed = [record.label for record in records if record.status != "ok"]
-    if arguments.strict and failed:
+        print("\n".join(_lines(plugins.records)))
+    failed = [record.label for record in plugins.records if record.status != "ok"]
+    if failed and (arguments.strict or arguments.check):
         raise PluginError(f"not ok: {', '.join(failed)}")
     return 0
 

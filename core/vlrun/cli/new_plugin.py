@@ -29,36 +29,40 @@ packages = ["{package}"]
 """
 
 _PLUGIN = '''\
-"""What this plugin offers. Keep it light: import torch inside the builders."""
+"""What this plugin offers. Keep it light: name options and code here, import them nowhere."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from pydantic import PositiveInt
-
-from vlrun import BackboneConfig, Entry, hookimpl
-
-if TYPE_CHECKING:
-    from {package}.backbone import {title}
-
-
-class {title}Config(BackboneConfig):
-    """Options that an experiment file may set."""
-
-    hidden_size: PositiveInt = 128
-    region_feature_size: PositiveInt = 2048
-
-
-def build_backbone(config: {title}Config) -> {title}:
-    from {package}.backbone import {title}
-
-    return {title}(config.hidden_size, config.region_feature_size)
+from vlrun import Entry, hookimpl
 
 
 @hookimpl
-def vlrun_backbones() -> list[Entry[{title}]]:
-    return [Entry("{name}", "Describe it in one line", {title}Config, build_backbone)]
+def vlrun_backbones() -> list[Entry]:
+    return [
+        Entry(
+            name="{name}",
+            summary="Describe it in one line",
+            config="{package}.config:{title}Config",
+            factory="{package}.backbone:{title}.from_config",
+        )
+    ]
+'''
+
+_CONFIG = '''\
+"""Options that an experiment file may set (no torch here)."""
+
+from __future__ import annotations
+
+from pydantic import PositiveInt
+
+from vlrun import BackboneConfig
+
+
+class {title}Config(BackboneConfig):
+    """Sizes of the backbone."""
+
+    hidden_size: PositiveInt = 128
+    region_feature_size: PositiveInt = 2048
 '''
 
 _BACKBONE = '''\
@@ -69,6 +73,7 @@ from __future__ import annotations
 from torch import nn
 
 from vlrun import Backbone, BackboneOutput, Encoding, PairEncoder
+from {package}.config import {title}Config
 
 
 class {title}(Backbone):
@@ -79,6 +84,10 @@ class {title}(Backbone):
         self.hidden_size = hidden_size
         self.regions = nn.Linear(region_feature_size, hidden_size)
         self.match = nn.Linear(hidden_size, 2)
+
+    @classmethod
+    def from_config(cls, config: {title}Config) -> {title}:
+        return cls(config.hidden_size, config.region_feature_size)
 
     def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
         raise NotImplementedError("turn pairs and region features into an Encoding; must be picklable")
@@ -93,9 +102,13 @@ class {title}(Backbone):
 _TEST = '''\
 """The kit of the core checks what it relies on."""
 
-from vlrun.testing import check_backbone
+from vlrun.testing import check_backbone, check_plugin
 
 from {package}.backbone import {title}
+
+
+def test_every_path_that_the_plugin_names_leads_somewhere() -> None:
+    check_plugin("{package}.plugin")
 
 
 def test_the_backbone_keeps_its_promises() -> None:
@@ -138,6 +151,7 @@ def _files(name: str) -> dict[str, str]:
         "pyproject.toml": _PYPROJECT,
         f"{package}/__init__.py": "",
         f"{package}/plugin.py": _PLUGIN,
+        f"{package}/config.py": _CONFIG,
         f"{package}/backbone.py": _BACKBONE,
         f"tests/test_{package}.py": _TEST,
     }

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlrun.cli.arguments import add_experiment_arguments, experiment_path, missing_message
-from vlrun.config.experiment import Experiment, load_experiment
 from vlrun.errors import DataError, UsageError
 from vlrun.plugins.manager import Plugins, create_plugins
+
+if TYPE_CHECKING:
+    from vlrun.config.experiment import Experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _load(path: Path, overrides: list[str], plugins: Plugins, demo: bool) -> Experiment:
+    from vlrun.config.experiment import load_experiment
+
     if not demo:
         experiment = load_experiment(path, overrides, plugins=plugins)
         if not experiment.demo:

@@ -7,7 +7,6 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from vlrun.config.experiment import load_experiment
 from vlrun.plugins.manager import create_plugins
 
 
@@ -21,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from vlrun.cli.arguments import experiment_path
+    from vlrun.config.experiment import load_experiment
     from vlrun.interfaces.reporter import ResultRow
     from vlrun.reporting.results import result_table
     from vlrun.reporting.tables import print_table

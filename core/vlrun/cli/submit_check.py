@@ -7,7 +7,6 @@ import json
 import os
 from pathlib import Path
 
-from vlrun.config.experiment import DATA_ROOT_VARIABLE
 from vlrun.errors import DataError, PluginError
 from vlrun.plugins.manager import create_plugins
 
@@ -39,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     if wanted is None:
         raise PluginError(plugins.why_missing("submission", arguments.phase))
 
+    from vlrun.config.experiment import DATA_ROOT_VARIABLE
     from vlrun.data.submissions import check_submission
 
     annotations = arguments.annotations

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
 from vlrun.cli.arguments import add_experiment_arguments, experiment_path, missing_message
-from vlrun.config.experiment import Experiment, load_experiment
 from vlrun.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from vlrun.config.experiment import Experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from vlrun.config.experiment import load_experiment
+
     path, _ = experiment_path(arguments.experiment)
     try:
         experiment = load_experiment(path, arguments.overrides)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, ValidationError
 
 from vlrun.config.base import BackboneConfig, Config, DatasetConfig, FileName, ReporterConfig, TaskConfig
+from vlrun.config.components import config_model
 from vlrun.config.problems import KeyPath, Problem, Sources, dotted, validation_problems
 from vlrun.config.train import TrainConfig
 from vlrun.config.yaml import annotate, dump_yaml, parse_value, parse_yaml
 from vlrun.errors import ConfigError, PluginError, RequiredFile, UsageError
-from vlrun.plugins.entries import Entry
 
 if TYPE_CHECKING:
     from vlrun.plugins.manager import Plugins
@@ -262,7 +262,7 @@ class _Check:
         return (experiment if not self.problems else None), self.problems  # type: ignore[return-value]
 
     def component(
-        self, kind: str, raw: Any, path: KeyPath, prepare: Callable[[Entry[Any], dict[str, Any]], None] | None = None
+        self, kind: str, raw: Any, path: KeyPath, prepare: Callable[[dict[str, Any]], None] | None = None
     ) -> BaseModel | None:
         """The config of a named component, checked with its own model; None if that is not possible."""
         if not isinstance(raw, dict):
@@ -272,22 +272,30 @@ class _Check:
         if not isinstance(name, str):
             self.problems.append(Problem((*path, "name"), f"name of the {kind} is missing"))
             return None
-        try:
-            entry = self.plugins.find(kind, name)
-        except PluginError as error:
-            is_plugin = self.plugins.is_broken(kind, name)
-            self.problems.append(Problem((*path, "name"), str(error), is_plugin))
-            entry = None
+        model = self.model_of(kind, name, (*path, "name"))
         content = dict(raw)
         if prepare is not None:
-            prepare(entry, content)  # type: ignore[arg-type]
-        config = self.validated(entry.config, content, path, raw) if entry else None
+            prepare(content)
+        config = self.validated(model, content, path, raw) if model else None
         if isinstance(config, BackboneConfig | DatasetConfig):
             self.parts.append(config)
         return config
 
+    def model_of(self, kind: str, name: str, path: KeyPath) -> type[BaseModel] | None:
+        """The model of the options of a component; a plugin that is missing or broken is noted as a problem."""
+        try:
+            entry = self.plugins.find(kind, name)
+        except PluginError as error:
+            self.problems.append(Problem(path, str(error), self.plugins.is_broken(kind, name)))
+            return None
+        try:
+            return config_model(kind, entry)
+        except PluginError as error:
+            self.problems.append(Problem(path, str(error), is_plugin=True))
+            return None
+
     def task(self, raw: Any, path: KeyPath) -> Any:
-        def with_parts(_: Entry[Any] | None, content: dict[str, Any]) -> None:
+        def with_parts(content: dict[str, Any]) -> None:
             if "dataset" in content:
                 dataset = self.component("dataset", content["dataset"], (*path, "dataset"))
                 content["dataset"] = dataset or _unchecked(DatasetConfig)

@@ -21,8 +21,7 @@ from vlrun.interfaces.demo_provider import DemoFiles, DemoProvider
 from vlrun.plugins.manager import CORE, GROUP
 
 if TYPE_CHECKING:
-    from vlrun.features.formats import FeatureFormat
-    from vlrun.plugins.entries import Builder
+    from vlrun.plugins.entries import Builder, FeatureFormat
     from vlrun.plugins.manager import Plugins
 
 CACHE_VARIABLE = "VLRUN_CACHE"

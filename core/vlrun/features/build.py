@@ -7,16 +7,18 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vlrun.errors import DataError, UsageError, first_few
-from vlrun.features.formats import FeatureFormat, FeatureSource, SourceRecord
+from vlrun.features.formats import FeatureSource, SourceFormat, SourceRecord
 from vlrun.features.layout import Manifest
 from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import DuplicateImageError, StoreWriter, refuse_to_replace
 from vlrun.interfaces.reporter import ProgressCallback
 
 MOST_PROBLEMS = 20
+
+Format = TypeVar("Format", bound=SourceFormat)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Built:
 def build_store(
     paths: Sequence[Path],
     out: Path,
-    feature_format: FeatureFormat,
+    feature_format: SourceFormat,
     *,
     dtype: str = "float16",
     extractor: str = "",
@@ -172,7 +174,7 @@ class _Sources(FeatureSource):
             inner = ()
 
 
-def detect_format(paths: Sequence[Path], formats: Mapping[str, FeatureFormat]) -> FeatureFormat:
+def detect_format(paths: Sequence[Path], formats: Mapping[str, Format]) -> Format:
     """The one format that recognises all of ``paths``; raises UsageError where none does, or several."""
     for path in paths:
         if not path.exists():

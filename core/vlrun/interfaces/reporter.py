@@ -112,6 +112,11 @@ class Reporter:
 
     shows_notes = False
 
+    @classmethod
+    def from_config(cls, config: Any) -> Reporter:
+        """The reporter with the options of an experiment; one that has options reads them here."""
+        return cls()
+
     def start(self, run: RunInfo) -> None: ...
 
     def step(self, report: StepReport) -> None: ...

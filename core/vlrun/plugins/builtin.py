@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+from vlrun.plugins.entries import Entry, FeatureFormat
 from vlrun.plugins.hookspecs import hookimpl
 
-if TYPE_CHECKING:
-    from vlrun.features.formats import FeatureFormat
-    from vlrun.plugins.entries import Entry
+_REPORTERS = (
+    ("console", "live panel on a terminal, plain lines elsewhere", "ConsoleConfig", "console:ConsoleReporter"),
+    ("log", "log.txt, lines with the time", "LogConfig", "log:LogReporter"),
+    ("jsonl", "metrics.jsonl, every step and score for programs", "JsonLinesConfig", "jsonl:JsonLinesReporter"),
+    ("tensorboard", "tensorboard/, curves", "TensorBoardConfig", "tensorboard:TensorBoardReporter"),
+    ("html", "report.html, one page with results, curves and recipe", "HtmlConfig", "html:HtmlReporter"),
+)
 
 
 @hookimpl
-def vlrun_reporters() -> list[Entry[Any]]:
-    from vlrun.plugins.builtin_reporters import BUILTIN_REPORTERS
-
-    return list(BUILTIN_REPORTERS)
+def vlrun_reporters() -> list[Entry]:
+    return [
+        Entry(
+            name=name,
+            summary=summary,
+            config=f"vlrun.config.reporters:{config}",
+            factory=f"vlrun.reporting.{reporter}.from_config",
+        )
+        for name, summary, config, reporter in _REPORTERS
+    ]
 
 
 @hookimpl
 def vlrun_feature_formats() -> list[FeatureFormat]:
-    from vlrun.features.formats import BUILTIN_FORMATS
-
-    return list(BUILTIN_FORMATS)
+    return [
+        FeatureFormat(
+            name="npz",
+            summary="folder of .npz files, one per image, as bottom-up-attention.pytorch and ROSITA write them",
+            opener="vlrun.features.formats.npz:NpzFolder",
+            recogniser="vlrun.features.formats.npz:is_npz",
+        ),
+        FeatureFormat(
+            name="rosita-tsv",
+            summary="folder with imgfeat.tsv, imgfeat.lineidx and img_feat_offset_map.json",
+            opener="vlrun.features.formats.rosita_tsv:RositaTsv",
+            recogniser="vlrun.features.formats.rosita_tsv:is_rosita_tsv",
+        ),
+        FeatureFormat(
+            name="lxmert-tsv",
+            summary="TSV file of 10 columns (img_id, img_h, img_w, ...), or a folder of them",
+            opener="vlrun.features.formats.tsv:open_lxmert_tsv",
+            recogniser="vlrun.features.formats.tsv:is_lxmert_tsv",
+        ),
+        FeatureFormat(
+            name="butd-tsv",
+            summary="TSV file of 6 columns (image_id, image_w, image_h, ...), or a folder of them",
+            opener="vlrun.features.formats.tsv:open_butd_tsv",
+            recogniser="vlrun.features.formats.tsv:is_butd_tsv",
+        ),
+    ]

@@ -1,16 +1,83 @@
-"""What a plugin declares: light records that name a component, its options and a function that builds it later."""
+"""What a plugin declares: light records that name a component, its options and what makes it.
+
+Whatever is code is named by its path, ``"package.module:name"``, and imported when it is first used. So a declaration
+costs nothing, and the module that makes it needs no pydantic and no torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vlrun.errors import PluginError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from typing_extensions import Self
 
-T = TypeVar("T")
+    from vlrun.features.formats import FeatureSource
+    from vlrun.interfaces.demo_provider import DemoProvider
+
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def resolve(path: str, plugin: str = "") -> Any:
+    """What ``"package.module:name"`` names.
+
+    Args:
+        plugin: whose declaration holds the path, for the message.
+
+    Raises:
+        PluginError: the module cannot be imported, or there is no such name in it.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return attrgetter(name)(import_module(module))
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{plugin or 'plugin'}: cannot load {path}: {type(error).__name__}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What all records have: paths to code, and the plugin that they come from.
+
+    Attributes:
+        plugin: distribution and version; filled in where plugins are loaded, for messages.
+    """
+
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Names of the attributes that hold paths."""
+
+    plugin: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        for attribute in self.named_paths():
+            path = getattr(self, attribute)
+            if not _is_path(path):
+                raise ValueError(f"{attribute}={path!r} is not the path of something; write 'package.module:name'")
+
+    def named_paths(self) -> list[str]:
+        """Those of ``paths`` that are set."""
+        return [attribute for attribute in self.paths if getattr(self, attribute) is not None]
+
+    def resolve(self, attribute: str) -> Any:
+        """What the path in ``attribute`` names; raises PluginError like the function."""
+        return resolve(getattr(self, attribute), self.plugin)
+
+    def declared_by(self, plugin: str) -> Self:
+        """The same, with the name of its plugin."""
+        return replace(self, plugin=plugin)
+
+
+def _is_path(path: object) -> bool:
+    if not isinstance(path, str):
+        return False
+    parts = path.split(":")
+    return len(parts) == 2 and all(_MODULE.fullmatch(part) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -21,65 +88,127 @@ class BuildReport:
     remarks: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Builder:
+@dataclass(frozen=True, kw_only=True)
+class Builder(Declaration):
     """Turns source files of one kind into the JSON-lines files that a dataset reads.
 
     Attributes:
         source: name of the source layout, as in ``runner data build DATASET --from SOURCE``.
         summary: what has to lie in the source folder, in one line.
-        build: ``(source folder or file, output folder) -> BuildReport``; raises DataError.
+        function: path of ``(*arguments, source folder or file, output folder) -> BuildReport``; raises DataError.
+        arguments: what the function gets first, such as which of several collections it is to build.
     """
+
+    paths = ("function",)
 
     source: str
     summary: str
-    build: Callable[[Path, Path], BuildReport]
+    function: str
+    arguments: tuple[Any, ...] = ()
+
+    def build(self, path: Path, output: Path) -> BuildReport:
+        """Builds the files of a dataset in ``output`` from those at ``path``."""
+        report: BuildReport = self.resolve("function")(*self.arguments, path, output)
+        return report
 
 
-@dataclass(frozen=True)
-class Entry(Generic[T]):
+@dataclass(frozen=True, kw_only=True)
+class Entry(Declaration):
     """One component that a plugin offers.
 
     Attributes:
         name: the name used in YAML.
         summary: one line, shown by ``runner list``.
-        config: pydantic model of the options; its module must not import torch.
-        build: makes the component from its validated config and imports what it needs when called. Datasets are
-            built with ``build(config, split)``, everything else with ``build(config)``.
+        config: path of the pydantic model of the options; its module must not import torch.
+        factory: path of the class, class method or function that makes the component. Datasets are made with
+            ``factory(config, split)``, everything else with ``factory(config)``.
         target: tasks and datasets: the kind of target, such as ``"referent"``. A task fits the datasets of its kind.
-        record: datasets: pydantic model of one line of its annotation files; the published schema.
+        record: datasets: path of the pydantic model of one line of its annotation files; the published schema.
         builders: datasets: how the official files become the files that training reads.
         obtain: where a user gets the source files; shown when they are missing.
     """
 
+    paths = ("config", "factory", "record")
+
     name: str
     summary: str
-    config: type[BaseModel]
-    build: Callable[..., T]
+    config: str
+    factory: str
     target: str | None = None
-    record: type[BaseModel] | None = None
+    record: str | None = None
     builders: tuple[Builder, ...] = ()
     obtain: str = ""
 
+    def build(self, config: BaseModel, *split: str) -> Any:
+        """The component with these options; a dataset takes the split too."""
+        return self.resolve("factory")(config, *split)
 
-@dataclass(frozen=True)
-class WeightFormat:
+    def load_config(self) -> Any:
+        """The model of the options; ``vlrun.config.components`` checks what it derives from."""
+        return self.resolve("config")
+
+    def load_record(self) -> Any:
+        """The model of one line of the annotation files; only where there is a ``record``."""
+        return self.resolve("record")
+
+    def declared_by(self, plugin: str) -> Self:
+        builders = tuple(builder.declared_by(plugin) for builder in self.builders)
+        return replace(self, plugin=plugin, builders=builders)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureFormat(Declaration):
+    """A way in which others store region features.
+
+    Attributes:
+        name: as in ``runner features build --from NAME``.
+        summary: what has to be given as SOURCE, in one line.
+        opener: path of ``(file or folder) -> FeatureSource``; raises DataError.
+        recogniser: path of ``(file or folder) -> bool``, whether it looks like this format; quick.
+    """
+
+    paths = ("opener", "recogniser")
+
+    name: str
+    summary: str
+    opener: str
+    recogniser: str | None = None
+
+    def open(self, path: Path) -> FeatureSource:
+        """The opened source at ``path``."""
+        source: FeatureSource = self.resolve("opener")(path)
+        return source
+
+    def recognises(self, path: Path) -> bool:
+        """Whether what lies at ``path`` looks like this format."""
+        return self.recogniser is not None and bool(self.resolve("recogniser")(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFormat(Declaration):
     """Reads a foreign checkpoint layout; used by ``runner weights import --from NAME``.
 
     Attributes:
         name: the name of the layout, such as ``"rosita"``.
         backbone: name of the backbone that the result is for.
         summary: one line on the files it reads.
-        translate: ``(content of the file) -> {our key: tensor}``; pure, raises CheckpointError.
+        translator: path of ``(content of the file) -> {our key: tensor}``; pure, raises CheckpointError.
         partial: whether such a file fills only a part of the backbone by design, as BERT's does. Loading then demands
             that all of the file is used, instead of that nearly all of the backbone is filled.
     """
 
+    paths = ("translator",)
+
     name: str
     backbone: str
     summary: str
-    translate: Callable[[dict[str, Any]], dict[str, Any]]
+    translator: str
     partial: bool = False
+
+    def translate(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Our names of the tensors of a file, each with its tensor."""
+        translated: dict[str, Any] = self.resolve("translator")(content)
+        return translated
 
 
 @dataclass(frozen=True)
@@ -90,8 +219,8 @@ class SubmissionRows:
     problems: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class SubmissionFormat:
+@dataclass(frozen=True, kw_only=True)
+class SubmissionFormat(Declaration):
     """A file that an evaluation server takes; used by ``runner submit-check FILE --for NAME``.
 
     Attributes:
@@ -99,13 +228,47 @@ class SubmissionFormat:
         dataset: name of the dataset whose annotations hold the expected ids.
         splits: the file must hold exactly the ids of one of these; the first is the usual one.
         summary: what the file looks like, in one line.
-        read: ``(file) -> SubmissionRows``; raises DataError where it is no such file at all.
-        official_ids: ``(official list of questions, as downloaded) -> ids``; raises DataError.
+        reader: path of ``(file) -> SubmissionRows``; raises DataError where it is no such file at all.
+        id_reader: path of ``(official list of questions, as downloaded) -> ids``; raises DataError.
     """
+
+    paths = ("reader", "id_reader")
 
     name: str
     dataset: str
     splits: tuple[str, ...]
     summary: str
-    read: Callable[[Path], SubmissionRows]
-    official_ids: Callable[[Path], list[str]]
+    reader: str
+    id_reader: str
+
+    def read(self, path: Path) -> SubmissionRows:
+        """The rows of a submission file."""
+        rows: SubmissionRows = self.resolve("reader")(path)
+        return rows
+
+    def official_ids(self, path: Path) -> list[str]:
+        """The ids of an official list of questions."""
+        ids: list[str] = self.resolve("id_reader")(path)
+        return ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoEntry(Declaration):
+    """Embedded demo data, for ``--demo``.
+
+    Attributes:
+        name: shown where plugins are listed.
+        summary: what the data are, in one line.
+        provider: path of a ``DemoProvider``; it is made without arguments.
+    """
+
+    paths = ("provider",)
+
+    name: str
+    summary: str
+    provider: str
+
+    def make_provider(self) -> DemoProvider:
+        """The provider itself."""
+        provider: DemoProvider = self.resolve("provider")()
+        return provider

@@ -7,37 +7,35 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from vlrun.features.formats import FeatureFormat
-    from vlrun.interfaces.demo_provider import DemoProvider
-    from vlrun.plugins.entries import Entry, SubmissionFormat, WeightFormat
+    from vlrun.plugins.entries import DemoEntry, Entry, FeatureFormat, SubmissionFormat, WeightFormat
 
 hookspec = pluggy.HookspecMarker("vlrun")
 hookimpl = pluggy.HookimplMarker("vlrun")
 
 
 @hookspec
-def vlrun_backbones() -> list[Entry]:  # type: ignore[type-arg,empty-body]
-    """Backbones; ``config`` derives from BackboneConfig, ``build(config)`` returns a Backbone."""
+def vlrun_backbones() -> list[Entry]:  # type: ignore[empty-body]
+    """Backbones; ``config`` derives from BackboneConfig, ``factory(config)`` returns a Backbone."""
 
 
 @hookspec
-def vlrun_tasks() -> list[Entry]:  # type: ignore[type-arg,empty-body]
-    """Tasks; ``config`` derives from TaskConfig, ``build(config)`` returns a Task; ``target`` says what it learns."""
+def vlrun_tasks() -> list[Entry]:  # type: ignore[empty-body]
+    """Tasks; ``config`` derives from TaskConfig, ``factory(config)`` returns a Task; ``target`` says what it learns."""
 
 
 @hookspec
-def vlrun_datasets() -> list[Entry]:  # type: ignore[type-arg,empty-body]
-    """Datasets; ``config`` derives from DatasetConfig, ``build(config, split)`` returns a Dataset."""
+def vlrun_datasets() -> list[Entry]:  # type: ignore[empty-body]
+    """Datasets; ``config`` derives from DatasetConfig, ``factory(config, split)`` returns a Dataset."""
 
 
 @hookspec
-def vlrun_metrics() -> list[Entry]:  # type: ignore[type-arg,empty-body]
-    """Metrics; ``config`` derives from MetricConfig, ``build(config)`` returns a Metric."""
+def vlrun_metrics() -> list[Entry]:  # type: ignore[empty-body]
+    """Metrics; ``config`` derives from MetricConfig, ``factory(config)`` returns a Metric."""
 
 
 @hookspec
-def vlrun_reporters() -> list[Entry]:  # type: ignore[type-arg,empty-body]
-    """Reporters; ``config`` derives from ReporterConfig, ``build(config)`` returns a Reporter."""
+def vlrun_reporters() -> list[Entry]:  # type: ignore[empty-body]
+    """Reporters; ``config`` derives from ReporterConfig, ``factory(config)`` returns a Reporter."""
 
 
 @hookspec
@@ -56,5 +54,5 @@ def vlrun_submissions() -> list[SubmissionFormat]:  # type: ignore[empty-body]
 
 
 @hookspec
-def vlrun_demo_data() -> list[DemoProvider]:  # type: ignore[empty-body]
+def vlrun_demo_data() -> list[DemoEntry]:  # type: ignore[empty-body]
     """Providers of embedded demo data, for ``--demo``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,16 @@ import pluggy
 
 from vlrun.errors import PluginError
 from vlrun.plugins import hookspecs
-from vlrun.plugins.entries import Entry, SubmissionFormat, WeightFormat
+from vlrun.plugins.entries import (
+    Declaration,
+    DemoEntry,
+    Entry,
+    FeatureFormat,
+    SubmissionFormat,
+    WeightFormat,
+)
 
 if TYPE_CHECKING:
-    from vlrun.features.formats import FeatureFormat
     from vlrun.interfaces.demo_provider import DemoProvider
 
 GROUP = "vlrun"
@@ -33,8 +39,13 @@ HOOKS = {
     "submission": "vlrun_submissions",
     "demo data": "vlrun_demo_data",
 }
+_DECLARATIONS: dict[str, type[Declaration]] = {  # others: Entry
+    "feature format": FeatureFormat,
+    "weight format": WeightFormat,
+    "submission": SubmissionFormat,
+    "demo data": DemoEntry,
+}
 _CORE_REQUIREMENT = re.compile(rf"{CORE}\s*(\[[^\]]*\])?\s*\(?(?P<versions>([<>=!~][^;()]*?)?)\)?\s*(;.*)?")
-_ENTRY_KINDS = ("backbone", "task", "dataset", "metric", "reporter")
 
 
 @dataclass
@@ -54,7 +65,7 @@ class PluginRecord:
 
     @property
     def label(self) -> str:
-        return f"{self.distribution} {self.version}"
+        return f"{self.distribution} {self.version}".rstrip()
 
     def fail(self, status: str, reason: str) -> None:
         self.status = status
@@ -75,11 +86,11 @@ class Plugins:
         self._offers: dict[tuple[str, str], _Offer] = {}
         self._clashes: dict[tuple[str, str], list[str]] = {}
 
-    def entries(self, kind: str) -> list[Entry[Any]]:
+    def entries(self, kind: str) -> list[Entry]:
         """All usable components of a kind: backbone, task, dataset, metric or reporter, by name."""
         return [offer.item for (of_kind, _), offer in sorted(self._offers.items()) if of_kind == kind]
 
-    def find(self, kind: str, name: str) -> Entry[Any]:
+    def find(self, kind: str, name: str) -> Entry:
         """The component ``name``.
 
         Raises:
@@ -88,7 +99,7 @@ class Plugins:
         offer = self._offers.get((kind, name))
         if offer is None:
             raise PluginError(self.why_missing(kind, name))
-        entry: Entry[Any] = offer.item
+        entry: Entry = offer.item
         return entry
 
     def provider_of(self, kind: str, name: str) -> PluginRecord:
@@ -120,6 +131,11 @@ class Plugins:
             message += f" Install the plugin that offers it, such as: pip install vlrun-{name}"
         return message
 
+    def offers(self) -> Iterator[tuple[PluginRecord, str, Any]]:
+        """(plugin, kind, declaration) of all that can be used."""
+        for (kind, _), offer in self._offers.items():
+            yield offer.record, kind, offer.item
+
     def feature_formats(self) -> dict[str, FeatureFormat]:
         return self._by_name("feature format")
 
@@ -130,7 +146,8 @@ class Plugins:
         return self._by_name("submission")
 
     def demo_providers(self) -> list[DemoProvider]:
-        return list(self._by_name("demo data").values())
+        """The embedded demo data; importing it may need more than listing it."""
+        return [entry.make_provider() for entry in self._by_name("demo data").values()]
 
     def _by_name(self, kind: str) -> dict[str, Any]:
         return {name: offer.item for (of_kind, name), offer in sorted(self._offers.items()) if of_kind == kind}
@@ -222,38 +239,17 @@ def _load(manager: pluggy.PluginManager, plugins: Plugins, point: EntryPoint, re
 
 
 def _collect(plugins: Plugins, record: PluginRecord, kind: str, hook: str, function: Any) -> None:
+    expected = _DECLARATIONS.get(kind, Entry)
     try:
         items = list(function())
-        problems = [problem for item in items if (problem := _wrong(kind, item))]
     except (Exception, SystemExit) as error:
         record.fail("broken", f"{type(error).__name__}: {error} (while calling {hook})")
         return
-    for problem in problems:
-        record.fail("broken", f"{hook}: {problem}")
     for item in items:
-        if not _wrong(kind, item):
-            plugins._add(kind, _Offer(record, item))
-
-
-def _wrong(kind: str, item: Any) -> str:
-    """Why ``item`` is not what the hook must return; empty if it is."""
-    if not isinstance(getattr(item, "name", None), str):
-        return f"returned {item!r}, which has no name"
-    if kind not in _ENTRY_KINDS:
-        return ""
-    if not isinstance(item, Entry):
-        return f"returned {type(item).__name__} '{item.name}', expected vlrun.Entry"
-    base = _config_base(kind)
-    if not (isinstance(item.config, type) and issubclass(item.config, base)):
-        return f"config of '{item.name}' must derive from vlrun.{base.__name__}"
-    return ""
-
-
-def _config_base(kind: str) -> type:
-    from vlrun.config import base as configs
-
-    base: type = getattr(configs, f"{kind.capitalize()}Config")
-    return base
+        if isinstance(item, expected):
+            plugins._add(kind, _Offer(record, item.declared_by(record.label)))
+        else:
+            record.fail("broken", f"{hook}: returned {item!r}, expected vlrun.{expected.__name__}")
 
 
 def _misspelt_hook(error: pluggy.PluginValidationError) -> str:

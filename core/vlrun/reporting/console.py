@@ -57,6 +57,16 @@ class Screen(Output, Protocol):
         """Where everything lies."""
 
 
+class ConsoleOptions(Protocol):
+    """What an experiment may set."""
+
+    @property
+    def stream(self) -> str: ...
+
+    @property
+    def every_seconds(self) -> float: ...
+
+
 class ConsoleReporter(ProgressReporter):
     """Tells whoever watches what goes on.
 
@@ -84,6 +94,10 @@ class ConsoleReporter(ProgressReporter):
         self._losses: dict[str, SmoothedLoss] = {}
         self._last: StepReport | None = None
         self._started = clock()
+
+    @classmethod
+    def from_config(cls, config: ConsoleOptions) -> ConsoleReporter:
+        return cls(getattr(sys, config.stream), every_seconds=config.every_seconds)
 
     def start(self, run: RunInfo) -> None:
         self._run = run

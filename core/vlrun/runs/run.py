@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlrun.config.components import config_model
 from vlrun.config.experiment import Experiment
 from vlrun.config.yaml import parse_yaml
 from vlrun.engine.assembly import Run, assemble, check_splits
@@ -90,7 +91,7 @@ def build_reporters(experiment: Experiment, plugins: Plugins, ranks: Ranks) -> R
     if experiment.reporters is not None:
         return Reporters([plugins.find("reporter", config.name).build(config) for config in experiment.reporters])
     own = [entry for entry in plugins.entries("reporter") if plugins.is_built_in("reporter", entry.name)]
-    return Reporters([entry.build(entry.config(name=entry.name)) for entry in own])
+    return Reporters([entry.build(config_model("reporter", entry)(name=entry.name)) for entry in own])
 
 
 def _train_and_evaluate(run: Run, plugins: Plugins, stop: StopRequest, is_new: bool, profile: bool) -> list[ResultRow]:

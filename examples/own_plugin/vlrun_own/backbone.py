@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from vlrun import Backbone, BackboneOutput, Encoding, Pair, RegionBatch
+from vlrun_own.config import BagOfWordsConfig
 
 NUM_BUCKETS = 4096
 
@@ -43,6 +44,10 @@ class BagOfWords(Backbone):
         self.regions = nn.Sequential(nn.Linear(region_feature_size + 4, hidden_size), nn.GELU())
         self.fuse = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.LayerNorm(hidden_size))
         self.match = nn.Linear(hidden_size, 2)
+
+    @classmethod
+    def from_config(cls, config: BagOfWordsConfig) -> BagOfWords:
+        return cls(config.hidden_size, config.region_feature_size)
 
     def pair_encoder(self, max_text_tokens: int) -> HashedWords:
         return HashedWords(max_text_tokens)

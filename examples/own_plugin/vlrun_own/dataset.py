@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from vlrun import Dataset, Example, Referent
 from vlrun.data.annotations import AnnotationFile
+from vlrun_own.config import ShortExpressionsConfig
 
 
 class ShortExpressions(Dataset[Referent]):
-    """Referring expressions of at most ``max_words`` words."""
+    """Referring expressions of at most ``config.max_words`` words."""
 
-    def __init__(self, path: Path, split: str, max_words: int) -> None:
+    def __init__(self, config: ShortExpressionsConfig, split: str) -> None:
         self.split = split
-        self.file = AnnotationFile(path)
-        self.lines = [line for line in range(len(self.file)) if len(self.file[line]["text"].split()) <= max_words]
-        self.protocol = {"annotations": path.name, "expressions": f"at most {max_words} words"}
+        self.file = AnnotationFile(config.split_file(split))
+        lengths = [len(self.file[line]["text"].split()) for line in range(len(self.file))]
+        self.lines = [line for line, length in enumerate(lengths) if length <= config.max_words]
+        self.protocol = {"annotations": f"{split}.jsonl", "expressions": f"at most {config.max_words} words"}
 
     def __len__(self) -> int:
         return len(self.lines)

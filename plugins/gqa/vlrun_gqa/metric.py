@@ -11,6 +11,7 @@ from typing import Any
 from vlrun import Answers, DataError, Dataset, Metric, Prediction, Score
 from vlrun.blocks.answers import AnswerVocabulary
 from vlrun.blocks.predictions import listed, mismatches
+from vlrun_gqa.config import GqaAccuracyConfig
 from vlrun_gqa.dataset import GqaAnswer
 
 _ANSWERS_TO_COMMON = frozenset({"color", "material", "shape"})  # what two objects can have in common
@@ -49,6 +50,11 @@ class GqaAccuracy(Metric):
 
     def __init__(self, vocabulary: AnswerVocabulary | None = None) -> None:
         self.vocabulary = vocabulary
+
+    @classmethod
+    def from_config(cls, config: GqaAccuracyConfig) -> GqaAccuracy:
+        """Without a vocabulary: an experiment names the metric, not the task that has one."""
+        return cls()
 
     def __call__(self, predictions: Sequence[Prediction], dataset: Dataset[Answers]) -> list[Score]:
         questions, rightness, counted = _joined(predictions, dataset)

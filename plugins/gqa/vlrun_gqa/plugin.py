@@ -2,98 +2,83 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from vlrun import Builder, BuildReport, Entry, SubmissionFormat, hookimpl
-from vlrun_gqa.config import GqaAccuracyConfig, GqaConfig, GqaDatasetConfig
-from vlrun_gqa.records import GqaQuestion
-from vlrun_gqa.sources import OFFICIAL_OBTAIN
-
-if TYPE_CHECKING:
-    from vlrun_gqa.dataset import GqaQuestions
-    from vlrun_gqa.metric import GqaAccuracy
-    from vlrun_gqa.task import GqaTask
+from vlrun import Builder, Entry, SubmissionFormat, hookimpl
+from vlrun_gqa.sources import OFFICIAL_OBTAIN, SUBMISSION_FILE
 
 TARGET = "gqa-answer"
-
-
-def build_task(config: GqaConfig) -> GqaTask:
-    from vlrun_gqa.task import GqaTask
-
-    return GqaTask(config)
-
-
-def build_dataset(config: GqaDatasetConfig, split: str) -> GqaQuestions:
-    from vlrun_gqa.dataset import GqaQuestions
-
-    return GqaQuestions(config, split)
-
-
-def build_metric(_: GqaAccuracyConfig) -> GqaAccuracy:
-    from vlrun_gqa.metric import GqaAccuracy
-
-    return GqaAccuracy()
-
-
-def build_official(folder: Path, output: Path) -> BuildReport:
-    from vlrun_gqa.build import build_official
-
-    return build_official(folder, output)
-
-
-def build_lxmert(folder: Path, output: Path) -> BuildReport:
-    from vlrun_gqa.build import build_lxmert
-
-    return build_lxmert(folder, output)
+PHASES = {
+    "gqa-submission": (
+        ("submission",),
+        "all of submission_all_questions.json: what the evaluation server takes, for every phase",
+    ),
+    "gqa-testdev": (("testdev", "testdev_all"), "testdev, which the official evaluator scores"),
+    "gqa-valid": (("valid", "valid_all"), "valid, which the official evaluator scores"),
+}
 
 
 @hookimpl
-def vlrun_tasks() -> list[Entry[GqaTask]]:
-    return [Entry("gqa", "Answer a compositional question about an image", GqaConfig, build_task, TARGET)]
-
-
-@hookimpl
-def vlrun_datasets() -> list[Entry[GqaQuestions]]:
+def vlrun_tasks() -> list[Entry]:
     return [
         Entry(
-            "gqa",
-            "GQA (Hudson and Manning 2019): 1.2 million balanced questions, 22 million in all",
-            GqaDatasetConfig,
-            build_dataset,
-            TARGET,
-            GqaQuestion,
-            (
-                Builder(
-                    "official",
-                    "folder with some of {train,val,testdev,...}_{balanced,all}_questions.json, and val_choices.json",
-                    build_official,
-                ),
-                Builder(
-                    "lxmert",
-                    "folder with some of LXMERT's train, valid, testdev, submit and trainval_label2ans .json",
-                    build_lxmert,
-                ),
-            ),
-            OFFICIAL_OBTAIN,
+            name="gqa",
+            summary="Answer a compositional question about an image",
+            config="vlrun_gqa.config:GqaConfig",
+            factory="vlrun_gqa.task:GqaTask",
+            target=TARGET,
         )
     ]
 
 
 @hookimpl
-def vlrun_metrics() -> list[Entry[GqaAccuracy]]:
+def vlrun_datasets() -> list[Entry]:
     return [
         Entry(
-            "gqa-accuracy",
-            "Accuracy, consistency, validity, plausibility and distribution of GQA's evaluator",
-            GqaAccuracyConfig,
-            build_metric,
+            name="gqa",
+            summary="GQA (Hudson and Manning 2019): 1.2 million balanced questions, 22 million in all",
+            config="vlrun_gqa.config:GqaDatasetConfig",
+            factory="vlrun_gqa.dataset:GqaQuestions",
+            target=TARGET,
+            record="vlrun_gqa.records:GqaQuestion",
+            builders=(
+                Builder(
+                    source="official",
+                    summary="folder with some of {train,val,testdev,...}_{balanced,all}_questions.json, and "
+                    "val_choices.json",
+                    function="vlrun_gqa.build:build_official",
+                ),
+                Builder(
+                    source="lxmert",
+                    summary="folder with some of LXMERT's train, valid, testdev, submit and trainval_label2ans .json",
+                    function="vlrun_gqa.build:build_lxmert",
+                ),
+            ),
+            obtain=OFFICIAL_OBTAIN,
+        )
+    ]
+
+
+@hookimpl
+def vlrun_metrics() -> list[Entry]:
+    return [
+        Entry(
+            name="gqa-accuracy",
+            summary="Accuracy, consistency, validity, plausibility and distribution of GQA's evaluator",
+            config="vlrun_gqa.config:GqaAccuracyConfig",
+            factory="vlrun_gqa.metric:GqaAccuracy.from_config",
         )
     ]
 
 
 @hookimpl
 def vlrun_submissions() -> list[SubmissionFormat]:
-    from vlrun_gqa.submission import FORMATS
-
-    return list(FORMATS)
+    return [
+        SubmissionFormat(
+            name=name,
+            dataset="gqa",
+            splits=splits,
+            summary=f"{SUBMISSION_FILE} for {use}",
+            reader="vlrun_gqa.submission:read_submission",
+            id_reader="vlrun_gqa.submission:official_ids",
+        )
+        for name, (splits, use) in PHASES.items()
+    ]

@@ -63,3 +63,6 @@ PUBLISHED_SIZES: Mapping[str, int] = MappingProxyType(
     }
 )
 """Split -> number of questions."""
+
+SUBMISSION_FILE = 'a JSON list of {"questionId": "...", "prediction": "..."}'
+"""What the evaluation server takes, in a few words."""

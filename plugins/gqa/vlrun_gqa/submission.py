@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlrun import DataError, Prediction, SubmissionFormat, SubmissionRows
+from vlrun import DataError, Prediction, SubmissionRows
 from vlrun.files import atomic_write
 from vlrun_gqa.json_stream import list_items, object_items
+from vlrun_gqa.sources import SUBMISSION_FILE
 
-_EXPECTED = 'a JSON list of {"questionId": "...", "prediction": "..."}'
 _ENOUGH_PROBLEMS = 1000  # a file that is wrong on every row is wrong in the same way
 
 
@@ -33,7 +33,7 @@ def read_submission(path: Path) -> SubmissionRows:
     ids: list[str] = []
     problems: list[str] = []
     num_problems = 0
-    for number, row in enumerate(list_items(path, _EXPECTED)):
+    for number, row in enumerate(list_items(path, SUBMISSION_FILE)):
         found = _row_problems(row)
         num_problems += len(found)
         if len(problems) < _ENOUGH_PROBLEMS:
@@ -79,18 +79,3 @@ def _row_problems(row: Any) -> list[str]:
             f"prediction should be text, it is {answer!r:.60}" if "prediction" in row else "has no prediction"
         )
     return problems
-
-
-def _format(name: str, splits: tuple[str, ...], summary: str) -> SubmissionFormat:
-    return SubmissionFormat(name, "gqa", splits, summary, read_submission, official_ids)
-
-
-FORMATS = (
-    _format(
-        "gqa-submission",
-        ("submission",),
-        f"{_EXPECTED} for all of submission_all_questions.json: what the evaluation server takes, for every phase",
-    ),
-    _format("gqa-testdev", ("testdev", "testdev_all"), f"{_EXPECTED} for testdev, which the official evaluator scores"),
-    _format("gqa-valid", ("valid", "valid_all"), f"{_EXPECTED} for valid, which the official evaluator scores"),
-)

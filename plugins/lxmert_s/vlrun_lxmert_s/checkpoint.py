@@ -90,6 +90,11 @@ def translate_bert(content: Mapping[str, Any], num_layers: int = 0) -> dict[str,
     return {name: tensor for name, tensor in found.items() if name.startswith(wanted)}
 
 
+def translate_bert_for_lxmert(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What LXMERT takes from bert-base-uncased: also the layers that its language encoder starts from."""
+    return translate_bert(content, num_layers=BERT_LANGUAGE_LAYERS)
+
+
 def _tensors_of_kind(wanted: str, content: Mapping[str, Any]) -> dict[str, Tensor]:
     """The file's floating-point tensors, without the names of wrappers around the network.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat
 
@@ -40,9 +40,10 @@ class RefCocoConfig(DatasetConfig):
     """RefCOCO and RefCOCO+ with the splits of UNC: train, val, testA (people), testB (other objects)."""
 
     known_splits = ("train", "val", "testA", "testB")
+    split_by: ClassVar[str] = "unc"
 
     def required_files(self) -> list[RequiredFile]:
-        return _with_remedies(self, split_by="unc")
+        return _with_remedies(self, self.split_by)
 
 
 class RefCocogConfig(DatasetConfig):
@@ -55,7 +56,7 @@ class RefCocogConfig(DatasetConfig):
     )
 
     def required_files(self) -> list[RequiredFile]:
-        return _with_remedies(self, split_by=self.split_by)
+        return _with_remedies(self, self.split_by)
 
 
 def _with_remedies(config: DatasetConfig, split_by: str) -> list[RequiredFile]:

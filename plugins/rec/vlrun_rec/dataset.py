@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vlrun import DataError, DatasetConfig, Example, Referent
+from vlrun import DataError, Example, Referent
 from vlrun.data.annotations import AnnotatedDataset
+from vlrun_rec.config import RefCocoConfig, RefCocogConfig
 from vlrun_rec.records import ReferringExpression
 
 
@@ -12,13 +13,14 @@ class ReferringExpressions(AnnotatedDataset[Referent, ReferringExpression]):
 
     record = ReferringExpression
 
-    def __init__(self, config: DatasetConfig, split: str, split_by: str) -> None:
+    def __init__(self, config: RefCocoConfig | RefCocogConfig, split: str) -> None:
         """Opens the split.
 
         Raises:
             DataError: its file is missing, empty, or was split by somebody else.
         """
         super().__init__(config, split)
+        split_by = config.split_by
         found = self.file.read(0, ReferringExpression).split_by
         if found is not None and found != split_by:
             raise DataError(

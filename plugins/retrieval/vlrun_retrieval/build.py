@@ -100,6 +100,11 @@ def build_karpathy(
     return _written(collection, splits, output, problems, remarks)
 
 
+def build_karpathy_five(collection: Collection, source: Path, output: Path) -> BuildReport:
+    """The same with the first five captions of each image alone."""
+    return build_karpathy(collection, source, output, captions_per_image=CAPTIONS_PER_IMAGE)
+
+
 def build_rosita(collection: Collection, source: Path, output: Path) -> BuildReport:
     """Translates the annotations that ROSITA publishes: ``source`` is their JSON file, or a folder that holds it.
 

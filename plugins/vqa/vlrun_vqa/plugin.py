@@ -2,107 +2,88 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from vlrun import Builder, BuildReport, Entry, SubmissionFormat, hookimpl
-from vlrun_vqa.config import VqaAccuracyConfig, VqaConfig, VqaV2Config
-from vlrun_vqa.records import VqaQuestion
+from vlrun import Builder, Entry, SubmissionFormat, hookimpl
 from vlrun_vqa.sources import OBTAIN, ROSITA_FILE
-from vlrun_vqa.submission import submission_formats
-
-if TYPE_CHECKING:
-    from vlrun_vqa.dataset import VqaQuestions
-    from vlrun_vqa.metric import VqaAccuracy
-    from vlrun_vqa.task import VqaTask
 
 TARGET = "answers"
-
-
-def build_task(config: VqaConfig) -> VqaTask:
-    from vlrun_vqa.task import VqaTask
-
-    return VqaTask(config)
-
-
-def build_metric(config: VqaAccuracyConfig) -> VqaAccuracy:
-    from vlrun_vqa.metric import VqaAccuracy
-
-    return VqaAccuracy(config)
-
-
-def build_dataset(config: VqaV2Config, split: str) -> VqaQuestions:
-    from vlrun_vqa.dataset import VqaQuestions
-
-    return VqaQuestions(config, split)
-
-
-def build_official(source: Path, output: Path) -> BuildReport:
-    from vlrun_vqa.build_official import build_official
-
-    return build_official(source, output)
-
-
-def build_lxmert(folder: Path, output: Path) -> BuildReport:
-    from vlrun_vqa.build_published import build_lxmert
-
-    return build_lxmert(folder, output)
-
-
-def build_rosita(source: Path, output: Path) -> BuildReport:
-    from vlrun_vqa.build_published import build_rosita
-
-    return build_rosita(source, output)
-
-
-BUILDERS = (
-    Builder(
-        "official",
-        "folder with v2_OpenEnded_mscoco_*_questions.json and v2_mscoco_*_annotations.json of some parts (or .json.gz)",
-        build_official,
-    ),
-    Builder(
-        "lxmert",
-        "folder with train.json, nominival.json, minival.json, test.json, published with LXMERT (soft scores only)",
-        build_lxmert,
-    ),
-    Builder("rosita", f"{ROSITA_FILE}, published with ROSITA, or a folder with it", build_rosita),
-)
+RESULT_FILE = 'a JSON list of {"question_id": int, "answer": str}, one entry for each question'
+PHASES = {
+    "vqav2-test-dev": (("test-dev", "test"), "the phase Test-Dev; it takes all of test2015 too"),
+    "vqav2-test": (("test",), "the phases Test-Standard and Test-Challenge"),
+    "vqav2-val": (("val",), "the official evaluator on val2014"),
+    "vqav2-minival": (("minival",), "the official evaluator on minival"),
+}
 
 
 @hookimpl
-def vlrun_tasks() -> list[Entry[VqaTask]]:
-    return [Entry("vqa", "Visual question answering: a question -> one of many answers", VqaConfig, build_task, TARGET)]
-
-
-@hookimpl
-def vlrun_datasets() -> list[Entry[VqaQuestions]]:
+def vlrun_tasks() -> list[Entry]:
     return [
         Entry(
-            "vqav2",
-            "VQA v2 (Goyal et al. 2017): 1.1 million questions about COCO images, ten answers each",
-            VqaV2Config,
-            build_dataset,
-            TARGET,
-            VqaQuestion,
-            BUILDERS,
-            OBTAIN,
+            name="vqa",
+            summary="Visual question answering: a question -> one of many answers",
+            config="vlrun_vqa.config:VqaConfig",
+            factory="vlrun_vqa.task:VqaTask",
+            target=TARGET,
         )
     ]
 
 
 @hookimpl
-def vlrun_metrics() -> list[Entry[VqaAccuracy]]:
+def vlrun_datasets() -> list[Entry]:
     return [
         Entry(
-            "vqa-accuracy",
-            "Official VQA accuracy, by answer type and question type, with the bound that the vocabulary sets",
-            VqaAccuracyConfig,
-            build_metric,
+            name="vqav2",
+            summary="VQA v2 (Goyal et al. 2017): 1.1 million questions about COCO images, ten answers each",
+            config="vlrun_vqa.config:VqaV2Config",
+            factory="vlrun_vqa.dataset:VqaQuestions",
+            target=TARGET,
+            record="vlrun_vqa.records:VqaQuestion",
+            builders=(
+                Builder(
+                    source="official",
+                    summary="folder with v2_OpenEnded_mscoco_*_questions.json and v2_mscoco_*_annotations.json of "
+                    "some parts (or .json.gz)",
+                    function="vlrun_vqa.build_official:build_official",
+                ),
+                Builder(
+                    source="lxmert",
+                    summary="folder with train.json, nominival.json, minival.json, test.json, published with LXMERT "
+                    "(soft scores only)",
+                    function="vlrun_vqa.build_published:build_lxmert",
+                ),
+                Builder(
+                    source="rosita",
+                    summary=f"{ROSITA_FILE}, published with ROSITA, or a folder with it",
+                    function="vlrun_vqa.build_published:build_rosita",
+                ),
+            ),
+            obtain=OBTAIN,
+        )
+    ]
+
+
+@hookimpl
+def vlrun_metrics() -> list[Entry]:
+    return [
+        Entry(
+            name="vqa-accuracy",
+            summary="Official VQA accuracy, by answer type and question type, with the bound that the vocabulary sets",
+            config="vlrun_vqa.config:VqaAccuracyConfig",
+            factory="vlrun_vqa.metric:VqaAccuracy",
         )
     ]
 
 
 @hookimpl
 def vlrun_submissions() -> list[SubmissionFormat]:
-    return submission_formats()
+    return [
+        SubmissionFormat(
+            name=name,
+            dataset="vqav2",
+            splits=splits,
+            summary=f"VQA v2, {use}: {RESULT_FILE}",
+            reader="vlrun_vqa.submission:read_results",
+            id_reader="vlrun_vqa.submission:official_ids",
+        )
+        for name, (splits, use) in PHASES.items()
+    ]

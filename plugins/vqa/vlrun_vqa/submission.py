@@ -6,18 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlrun import DataError, Prediction, SubmissionFormat, SubmissionRows, first_few
+from vlrun import DataError, Prediction, SubmissionRows, first_few
 from vlrun.data.submissions import read_json_list
 from vlrun.files import read_json, write_json
 
 _KEYS = {"question_id", "answer"}
-_SHAPE = 'a JSON list of {"question_id": int, "answer": str}, one entry for each question'
-_PHASES = (
-    ("vqav2-test-dev", ("test-dev", "test"), "the phase Test-Dev; it takes all of test2015 too"),
-    ("vqav2-test", ("test",), "the phases Test-Standard and Test-Challenge"),
-    ("vqav2-val", ("val",), "the official evaluator on val2014"),
-    ("vqav2-minival", ("minival",), "the official evaluator on minival"),
-)
 
 
 def write_results(predictions: Sequence[Prediction], path: Path) -> None:
@@ -73,13 +66,6 @@ def official_ids(path: Path) -> list[str]:
     if wrong:
         raise DataError(first_few(wrong))
     return [str(question["question_id"]) for question in questions]
-
-
-def submission_formats() -> list[SubmissionFormat]:
-    return [
-        SubmissionFormat(name, "vqav2", splits, f"VQA v2, {use}: {_SHAPE}", read_results, official_ids)
-        for name, splits, use in _PHASES
-    ]
 
 
 def _checked(entry: Any) -> tuple[str | None, list[str]]:

@@ -14,16 +14,17 @@ from vlrun import RegionFeatureStore
 from vlrun.errors import DataError, UsageError
 from vlrun.features import writer
 from vlrun.features.build import build_store, detect_format
-from vlrun.features.formats import BUILTIN_FORMATS
 from vlrun.features.writer import StoreWriter, write_store
+from vlrun.plugins.builtin import vlrun_feature_formats
 
-FORMATS = {found.name: found for found in BUILTIN_FORMATS}
+FORMATS = {found.name: found for found in vlrun_feature_formats()}
 LXMERT = FORMATS["lxmert-tsv"]
 
 KILLED_BUILD = """
 import os, signal, sys
 from pathlib import Path
-from vlrun.features import build, formats, writer
+from vlrun.features import build, writer
+from vlrun.plugins.builtin import vlrun_feature_formats
 
 writer._COMMIT_BYTES = 500  # a commit every few records
 class Killed(build._Sources):
@@ -33,7 +34,7 @@ class Killed(build._Sources):
                 os.kill(os.getpid(), signal.SIGKILL)
             yield record
 build._Sources = Killed
-lxmert = next(found for found in formats.BUILTIN_FORMATS if found.name == "lxmert-tsv")
+lxmert = next(found for found in vlrun_feature_formats() if found.name == "lxmert-tsv")
 build.build_store([Path(sys.argv[1])], Path(sys.argv[2]), lxmert)
 """
 

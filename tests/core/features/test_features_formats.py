@@ -13,10 +13,10 @@ import pytest
 from vlrun import RegionFeatureStore
 from vlrun.errors import DataError
 from vlrun.features.build import build_store
-from vlrun.features.formats import BUILTIN_FORMATS
 from vlrun.interfaces.examples import canonical_image_id
+from vlrun.plugins.builtin import vlrun_feature_formats
 
-FORMATS = {found.name: found for found in BUILTIN_FORMATS}
+FORMATS = {found.name: found for found in vlrun_feature_formats()}
 
 
 def build(path, out, name, **options) -> RegionFeatureStore:

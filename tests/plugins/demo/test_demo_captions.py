@@ -19,7 +19,7 @@ from vlrun_demo.language import COLOUR_WORDS, NOUNS, all_words, cleaned, plural_
 from vlrun_demo.meaning import Description
 from vlrun_demo.official_captions import sentences, with_six_captions
 from vlrun_demo.picture import write_pictures
-from vlrun_demo.plugin import DemoWorld
+from vlrun_demo.provider import DemoWorld
 from vlrun_demo.scene import Scene, Thing
 from vlrun_demo.world import FLICKR, IMAGE_SETS, PRETRAINING, RETRIEVAL, images
 

@@ -18,7 +18,7 @@ from vlrun.data.annotations import load_plain_pickle
 from vlrun.plugins.manager import create_plugins
 from vlrun_demo.feature_files import write_features
 from vlrun_demo.official_refcoco import SPLIT_BY, Referent, write_refcoco
-from vlrun_demo.plugin import DemoWorld
+from vlrun_demo.provider import DemoWorld
 from vlrun_demo.world import IMAGE_SETS, SPLIT_SIZES, Image, images
 
 SPLITS = {
@@ -147,7 +147,7 @@ def test_two_generations_are_the_same_bytes(tmp_path: Path, some_images: list[Im
 from pathlib import Path
 from vlrun_demo.feature_files import write_features
 from vlrun_demo.official_refcoco import write_refcoco
-from vlrun_demo.plugin import DemoWorld
+from vlrun_demo.provider import DemoWorld
 from vlrun_demo.world import images
 folder = Path({str(two)!r})
 write_refcoco("refcoco+", folder, images()[::10])
@@ -169,7 +169,7 @@ def test_two_processes_write_the_same_about_all_images(dataset: str, tmp_path: P
     DemoWorld().write_annotations(dataset, one)
     run_python(f"""
 from pathlib import Path
-from vlrun_demo.plugin import DemoWorld
+from vlrun_demo.provider import DemoWorld
 DemoWorld().write_annotations({dataset!r}, Path({str(two)!r}))
 """)
     names = sorted(file.relative_to(one) for file in one.rglob("*.json"))
@@ -238,7 +238,7 @@ def test_listing_and_writing_import_little(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from vlrun_demo.plugin import vlrun_demo_data
-(provider,) = vlrun_demo_data()
+(entry,) = vlrun_demo_data()
 assert not {{"numpy", "PIL", "tokenizers"}} & set(sys.modules)
 from vlrun_demo.official_refcoco import write_refcoco
 from vlrun_demo.world import images

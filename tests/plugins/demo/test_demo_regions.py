@@ -13,17 +13,17 @@ import pytest
 from vlrun.blocks.boxes import iou
 from vlrun.features.build import build_store
 from vlrun.features.checks import problems_of
-from vlrun.features.formats import BUILTIN_FORMATS
 from vlrun.features.store import RegionFeatureStore
+from vlrun.plugins.builtin import vlrun_feature_formats
 from vlrun_demo import regions
 from vlrun_demo.feature_files import write_features
 from vlrun_demo.official_refcoco import Referent
-from vlrun_demo.plugin import DemoWorld
+from vlrun_demo.provider import DemoWorld
 from vlrun_demo.regions import region_features
 from vlrun_demo.scene import Scene, Thing
 from vlrun_demo.world import Image
 
-FORMATS = {found.name: found for found in BUILTIN_FORMATS}
+FORMATS = {found.name: found for found in vlrun_feature_formats()}
 
 
 def best_overlaps(referents: list[Referent]) -> np.ndarray:

@@ -13,8 +13,7 @@ from pydantic import ValidationError
 
 from vlrun.data.annotations import write_annotations
 from vlrun_gqa.config import GqaDatasetConfig
-from vlrun_gqa.dataset import GqaAnswer
-from vlrun_gqa.plugin import build_dataset
+from vlrun_gqa.dataset import GqaAnswer, GqaQuestions
 from vlrun_gqa.records import GqaQuestion
 
 RECORD = {
@@ -40,7 +39,7 @@ def config(tmp_path: Path) -> GqaDatasetConfig:
 
 def test_a_question_is_an_example_with_its_answer(config: Any) -> None:
     write_annotations(config.split_file("testdev"), [RECORD], GqaQuestion)
-    example = build_dataset(config, "testdev")[0]
+    example = GqaQuestions(config, "testdev")[0]
     assert (example.id, example.text, example.image_ids) == ("07333408", "Is the kite red?", ("2370799",))
     assert example.target == GqaAnswer(
         answers=("no",),
@@ -57,21 +56,21 @@ def test_a_question_is_an_example_with_its_answer(config: Any) -> None:
 def test_a_hidden_answer_leaves_no_target(config: Any) -> None:
     hidden = {key: RECORD[key] for key in ("id", "text", "image")}
     write_annotations(config.split_file("submission"), [hidden], GqaQuestion)
-    assert build_dataset(config, "submission")[0].target is None
+    assert GqaQuestions(config, "submission")[0].target is None
 
 
 def test_ids_that_differ_in_leading_zeros_stay_two_questions(config: Any) -> None:
     write_annotations(
         config.split_file("testdev"), [RECORD, {**RECORD, "id": "7333408", "entailed": None}], GqaQuestion
     )
-    assert [example.id for example in build_dataset(config, "testdev")] == ["07333408", "7333408"]
+    assert [example.id for example in GqaQuestions(config, "testdev")] == ["07333408", "7333408"]
 
 
 def test_the_protocol_identifies_the_split_file(config: Any) -> None:
     write_annotations(config.split_file("testdev"), [RECORD], GqaQuestion)
-    first = build_dataset(config, "testdev").protocol
+    first = GqaQuestions(config, "testdev").protocol
     write_annotations(config.split_file("testdev"), [{**RECORD, "answer": "yes"}], GqaQuestion)
-    second = build_dataset(config, "testdev").protocol
+    second = GqaQuestions(config, "testdev").protocol
     assert (first["dataset"], first["annotations"]) == ("gqa", "testdev.jsonl")
     assert len(first["annotations_sha256"]) == 12
     assert first["annotations_sha256"] != second["annotations_sha256"]
@@ -79,7 +78,7 @@ def test_the_protocol_identifies_the_split_file(config: Any) -> None:
 
 def test_a_dataset_travels_to_loader_workers(config: Any) -> None:
     write_annotations(config.split_file("testdev"), [RECORD], GqaQuestion)
-    dataset = build_dataset(config, "testdev")
+    dataset = GqaQuestions(config, "testdev")
     assert pickle.loads(pickle.dumps(dataset))[0] == dataset[0]
 
 

@@ -120,4 +120,4 @@ def test_the_metric_knows_the_vocabulary(make_task: Any, make_dataset: Any) -> N
 def test_task_and_dataset_fit_together() -> None:
     (task,), (dataset,), (metric,) = vlrun_tasks(), vlrun_datasets(), vlrun_metrics()
     assert task.target == dataset.target == "gqa-answer"
-    assert metric.build(metric.config(name="gqa-accuracy")).vocabulary is None
+    assert metric.build(metric.load_config()(name="gqa-accuracy")).vocabulary is None

@@ -14,8 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from vlrun.data.annotations import write_annotations
-from vlrun_nlvr2.dataset import Statement
-from vlrun_nlvr2.plugin import build_dataset
+from vlrun_nlvr2.dataset import Statement, Statements
 from vlrun_nlvr2.records import ImagePairStatement
 
 RECORD = {
@@ -32,7 +31,7 @@ RECORD = {
 def test_a_statement_is_an_example_with_its_left_and_right_image(make_config: Callable[..., Any]) -> None:
     config = make_config()
     write_annotations(config.split_file("dev"), [RECORD], ImagePairStatement)
-    dataset = build_dataset(config, "dev")
+    dataset = Statements(config, "dev")
     assert len(dataset) == 1
     example = dataset[0]
     assert (example.id, example.text) == ("dev-850-0-1", "Two owls sit on one branch.")
@@ -45,14 +44,14 @@ def test_a_hidden_label_is_no_target(make_config: Callable[..., Any]) -> None:
     config = make_config()
     record = {name: value for name, value in RECORD.items() if name != "label"}
     write_annotations(config.split_file("test2"), [record], ImagePairStatement)
-    assert build_dataset(config, "test2")[0].target is None
+    assert Statements(config, "test2")[0].target is None
 
 
 def test_unknown_subsets_are_told_from_none(make_config: Callable[..., Any]) -> None:
     config = make_config()
     unknown = {**RECORD, "id": "2", "subsets": None, "categories": None}
     write_annotations(config.split_file("dev"), [{**RECORD, "subsets": []}, unknown], ImagePairStatement)
-    neither, unknown_target = (example.target for example in build_dataset(config, "dev"))
+    neither, unknown_target = (example.target for example in Statements(config, "dev"))
     assert neither is not None
     assert unknown_target is not None
     assert (neither.subsets, unknown_target.subsets, unknown_target.categories) == ((), None, None)
@@ -61,9 +60,9 @@ def test_unknown_subsets_are_told_from_none(make_config: Callable[..., Any]) -> 
 def test_the_protocol_identifies_the_split_file(make_config: Callable[..., Any]) -> None:
     config = make_config()
     write_annotations(config.split_file("dev"), [RECORD], ImagePairStatement)
-    first = build_dataset(config, "dev").protocol
+    first = Statements(config, "dev").protocol
     write_annotations(config.split_file("dev"), [{**RECORD, "label": True}], ImagePairStatement)
-    second = build_dataset(config, "dev").protocol
+    second = Statements(config, "dev").protocol
     assert (first["dataset"], first["annotations"]) == ("nlvr2", "dev.jsonl")
     assert first["annotations_sha256"] != second["annotations_sha256"]
 
@@ -71,7 +70,7 @@ def test_the_protocol_identifies_the_split_file(make_config: Callable[..., Any])
 def test_a_dataset_travels_to_loader_workers(make_config: Callable[..., Any]) -> None:
     config = make_config()
     write_annotations(config.split_file("dev"), [RECORD], ImagePairStatement)
-    dataset = build_dataset(config, "dev")
+    dataset = Statements(config, "dev")
     assert pickle.loads(pickle.dumps(dataset))[0] == dataset[0]
 
 

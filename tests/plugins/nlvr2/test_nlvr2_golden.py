@@ -87,10 +87,10 @@ class _Network(nn.Module):
 def network(nlvr2: Vectors, golden: Path, task: Any) -> _Network:
     """LXMERT-S with the authors' initial parameters, brought in as a user would import them."""
     config = pytest.importorskip("vlrun_lxmert_s.config")
-    plugin = pytest.importorskip("vlrun_lxmert_s.plugin")
+    model = pytest.importorskip("vlrun_lxmert_s.model")
     checkpoint = pytest.importorskip("vlrun_lxmert_s.checkpoint")
     vocabulary = golden / "lxmert_s/tiny_vocab.txt"
-    backbone = plugin.build_lxmert_s(
+    backbone = model.LxmertS.from_config(
         config.LxmertSConfig(
             name="lxmert-s",
             hidden_size=nlvr2["config/hidden_size"].item(),

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from vlrun import DataError, Referent
 from vlrun.data.annotations import write_annotations
 from vlrun_rec.config import RefCocoConfig, RefCocogConfig
-from vlrun_rec.plugin import build_refcoco, build_refcocog
+from vlrun_rec.dataset import ReferringExpressions
 from vlrun_rec.records import ReferringExpression
 
 RECORD = {
@@ -42,7 +42,7 @@ def make_config(tmp_path: Path) -> Callable[..., Any]:
 def test_an_expression_is_an_example_with_its_referent(make_config: Callable[..., Any]) -> None:
     config = make_config()
     write_annotations(config.split_file("val"), [{**RECORD, "split_by": "unc"}], ReferringExpression)
-    dataset = build_refcoco(config, "val")
+    dataset = ReferringExpressions(config, "val")
     assert len(dataset) == 1
     example = dataset[0]
     assert (example.id, example.text, example.image_ids) == ("20", "guy with hat", ("COCO_train2014_000000000321",))
@@ -53,9 +53,9 @@ def test_an_expression_is_an_example_with_its_referent(make_config: Callable[...
 def test_the_protocol_identifies_the_split_file(make_config: Callable[..., Any]) -> None:
     config = make_config()
     write_annotations(config.split_file("val"), [RECORD], ReferringExpression)
-    first = build_refcoco(config, "val").protocol
+    first = ReferringExpressions(config, "val").protocol
     write_annotations(config.split_file("val"), [{**RECORD, "text": "hat"}], ReferringExpression)
-    second = build_refcoco(config, "val").protocol
+    second = ReferringExpressions(config, "val").protocol
     assert first["annotations"] == "val.jsonl"
     assert first["split_by"] == "unc"
     assert len(first["annotations_sha256"]) == 12
@@ -65,7 +65,7 @@ def test_the_protocol_identifies_the_split_file(make_config: Callable[..., Any])
 def test_a_dataset_travels_to_loader_workers(make_config: Callable[..., Any]) -> None:
     config = make_config()
     write_annotations(config.split_file("val"), [RECORD], ReferringExpression)
-    dataset = build_refcoco(config, "val")
+    dataset = ReferringExpressions(config, "val")
     assert pickle.loads(pickle.dumps(dataset))[0] == dataset[0]
 
 
@@ -73,8 +73,8 @@ def test_splits_of_somebody_else_are_refused(make_config: Callable[..., Any]) ->
     config = make_config(RefCocogConfig, name="refcocog")
     write_annotations(config.split_file("val"), [{**RECORD, "split_by": "google"}], ReferringExpression)
     with pytest.raises(DataError, match=r"val.jsonl: refcocog split by 'google'.*split_by 'umd'"):
-        build_refcocog(config, "val")
-    assert len(build_refcocog(config.model_copy(update={"split_by": "google"}), "val")) == 1
+        ReferringExpressions(config, "val")
+    assert len(ReferringExpressions(config.model_copy(update={"split_by": "google"}), "val")) == 1
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_targets_of_a_data_set_in_the_authors_files(
     mini = golden / "rosita/mini"
     build_rosita("refcoco", "unc", mini / "annotations", tmp_path)
     config = RefCocoConfig(name="refcoco", annotations=tmp_path, features=tmp_path, evaluate=["val"])
-    dataset = ReferringExpressions(config, "train", split_by="unc")
+    dataset = ReferringExpressions(config, "train")
     loaders = np.load(golden / "rosita/loaders.npz")
     regions = npz_regions(mini / "imgfeats/mscoco_bua_r101_fix36/npz_files", list(dataset.image_ids()))
     batch = make_batch(make_task(), dataset, regions, loaders["rec/train/rank_label"].shape[1])

@@ -162,18 +162,41 @@ class ToyMatching(MatchingTask):
 
 
 @hookimpl
-def vlrun_backbones() -> list[Entry[CaptionBackbone]]:
-    return [Entry("captioned", "", CaptionConfig, CaptionBackbone)]
+def vlrun_backbones() -> list[Entry]:
+    return [
+        Entry(
+            name="captioned",
+            summary="",
+            config="matching_world:CaptionConfig",
+            factory="matching_world:CaptionBackbone",
+        )
+    ]
 
 
 @hookimpl
-def vlrun_tasks() -> list[Entry[ToyMatching]]:
-    return [Entry("matching", "", ToyMatchingConfig, ToyMatching, target="caption")]
+def vlrun_tasks() -> list[Entry]:
+    return [
+        Entry(
+            name="matching",
+            summary="",
+            config="matching_world:ToyMatchingConfig",
+            factory="matching_world:ToyMatching",
+            target="caption",
+        )
+    ]
 
 
 @hookimpl
-def vlrun_datasets() -> list[Entry[Captions]]:
-    return [Entry("captions", "", DatasetConfig, Captions, target="caption")]
+def vlrun_datasets() -> list[Entry]:
+    return [
+        Entry(
+            name="captions",
+            summary="",
+            config="vlrun:DatasetConfig",
+            factory="matching_world:Captions",
+            target="caption",
+        )
+    ]
 
 
 EXPERIMENT = """\

@@ -13,8 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from vlrun.data.annotations import write_annotations
-from vlrun_retrieval.dataset import Caption
-from vlrun_retrieval.plugin import build_dataset, vlrun_datasets
+from vlrun_retrieval.dataset import Caption, Captions
+from vlrun_retrieval.plugin import vlrun_datasets
 from vlrun_retrieval.records import ImageCaption
 
 RECORD = {"id": "1007129816#0", "text": "A man with a hat.", "image": "1007129816", "position": 0}
@@ -25,7 +25,7 @@ def test_a_caption_is_an_example_with_its_image(make_config: Any) -> None:
     config = make_config()
     second = {**RECORD, "id": "1007129816#1", "position": 1}
     write_annotations(config.split_file("test"), [RECORD, second], ImageCaption)
-    dataset = build_dataset(config, "test")
+    dataset = Captions(config, "test")
     assert len(dataset) == 2
     assert (dataset[0].id, dataset[0].text) == ("1007129816#0", "A man with a hat.")
     assert dataset[0].image_ids == ("1007129816",)
@@ -37,7 +37,7 @@ def test_a_caption_is_an_example_with_its_image(make_config: Any) -> None:
 def test_a_dataset_travels_to_loader_workers(make_config: Any) -> None:
     config = make_config()
     write_annotations(config.split_file("test"), [RECORD], ImageCaption)
-    dataset = build_dataset(config, "test")
+    dataset = Captions(config, "test")
     assert pickle.loads(pickle.dumps(dataset))[0] == dataset[0]
 
 
@@ -96,7 +96,7 @@ def test_every_dataset_offers_its_sources() -> None:
         "coco-retrieval": ["karpathy-five", "karpathy", "rosita", "volta"],
         "flickr30k": ["karpathy", "rosita", "lxmert-s", "volta"],
     }
-    assert all(entry.target == "caption" and entry.record is ImageCaption for entry in vlrun_datasets())
+    assert all(entry.target == "caption" and entry.load_record() is ImageCaption for entry in vlrun_datasets())
 
 
 def test_the_plugin_module_imports_neither_torch_nor_numpy() -> None:

@@ -143,5 +143,5 @@ def test_every_parameter_of_the_trunk_but_the_pooler_learns_from_the_regions(
 def test_the_plugin_offers_backbone_and_weight_format() -> None:
     plugins = create_plugins()
 
-    assert plugins.find("backbone", "rosita").config is RositaConfig
+    assert plugins.find("backbone", "rosita").load_config() is RositaConfig
     assert plugins.weight_formats()["rosita"].backbone == "rosita"

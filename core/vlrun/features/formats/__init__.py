@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from vlrun.interfaces.examples import RegionFeatures
@@ -56,107 +56,19 @@ class FeatureSource(ABC):
         return None
 
 
-def _recognises_nothing(path: Path) -> bool:
-    return False
+class SourceFormat(Protocol):
+    """A way in which others store region features; a plugin declares it as a ``FeatureFormat``."""
 
+    @property
+    def name(self) -> str: ...
 
-@dataclass(frozen=True)
-class FeatureFormat:
-    """A way in which others store region features.
+    @property
+    def summary(self) -> str: ...
 
-    Attributes:
-        name: as in ``runner features build --from NAME``.
-        summary: what has to be given as SOURCE, in one line.
-        open: ``(file or folder) -> FeatureSource``; raises DataError; imports what it needs when called.
-        recognises: whether a file or folder looks like this format; quick.
-    """
+    def open(self, path: Path) -> FeatureSource:
+        """The opened source at ``path``; raises DataError."""
+        ...
 
-    name: str
-    summary: str
-    open: Callable[[Path], FeatureSource]
-    recognises: Callable[[Path], bool] = _recognises_nothing
-
-
-def _open_npz(path: Path) -> FeatureSource:
-    from vlrun.features.formats.npz import NpzFolder
-
-    return NpzFolder(path)
-
-
-def _open_lxmert_tsv(path: Path) -> FeatureSource:
-    from vlrun.features.formats.tsv import LXMERT_COLUMNS, TsvFiles
-
-    return TsvFiles(path, LXMERT_COLUMNS)
-
-
-def _open_butd_tsv(path: Path) -> FeatureSource:
-    from vlrun.features.formats.tsv import BUTD_COLUMNS, TsvFiles
-
-    return TsvFiles(path, BUTD_COLUMNS)
-
-
-def _open_rosita_tsv(path: Path) -> FeatureSource:
-    from vlrun.features.formats.rosita_tsv import RositaTsv
-
-    return RositaTsv(path)
-
-
-def _is_npz(path: Path) -> bool:
-    if path.is_file():
-        return path.suffix == ".npz"
-    folder = path / "npz_files" if (path / "npz_files").is_dir() else path
-    return any(entry.name.endswith(".npz") for entry in os.scandir(folder))
-
-
-def _is_rosita_tsv(path: Path) -> bool:
-    folder = path if path.is_dir() else path.parent
-    if path.is_file() and not path.name.startswith("imgfeat"):
-        return False
-    return (folder / "imgfeat.tsv").is_file() or (folder / "imgfeat_split0.tsv").is_file()
-
-
-def _first_columns(path: Path) -> list[bytes]:
-    """Columns of the first line of a TSV file, or of the first one in a folder."""
-    files = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
-    if not files or files[0].suffix != ".tsv":
-        return []
-    with files[0].open("rb") as file:
-        return file.readline(64 << 20).rstrip(b"\r\n").split(b"\t")
-
-
-def _is_lxmert_tsv(path: Path) -> bool:
-    columns = _first_columns(path)
-    return len(columns) in (10, 13) and columns[1].isdigit() and columns[2].isdigit()
-
-
-def _is_butd_tsv(path: Path) -> bool:
-    columns = _first_columns(path)
-    return len(columns) == 6 and columns[1].isdigit() and columns[2].isdigit()
-
-
-BUILTIN_FORMATS = (
-    FeatureFormat(
-        "npz",
-        "folder of .npz files, one per image, as bottom-up-attention.pytorch and ROSITA write them",
-        _open_npz,
-        _is_npz,
-    ),
-    FeatureFormat(
-        "rosita-tsv",
-        "folder with imgfeat.tsv, imgfeat.lineidx and img_feat_offset_map.json",
-        _open_rosita_tsv,
-        _is_rosita_tsv,
-    ),
-    FeatureFormat(
-        "lxmert-tsv",
-        "TSV file of 10 columns (img_id, img_h, img_w, ...), or a folder of them",
-        _open_lxmert_tsv,
-        _is_lxmert_tsv,
-    ),
-    FeatureFormat(
-        "butd-tsv",
-        "TSV file of 6 columns (image_id, image_w, image_h, ...), or a folder of them",
-        _open_butd_tsv,
-        _is_butd_tsv,
-    ),
-)
+    def recognises(self, path: Path) -> bool:
+        """Whether a file or folder looks like this format; quick."""
+        ...

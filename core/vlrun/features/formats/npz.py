@@ -115,3 +115,11 @@ def _scalar(arrays: Mapping[str, Any], key: str) -> int:
     if array.size != 1 or array[0] != int(array[0]):
         raise DataError(f"'{key}' is {array[:4].tolist()}, expected one whole number")
     return int(array[0])
+
+
+def is_npz(path: Path) -> bool:
+    """Whether this is an ``.npz`` file or a folder with some."""
+    if path.is_file():
+        return path.suffix == ".npz"
+    folder = path / "npz_files" if (path / "npz_files").is_dir() else path
+    return any(entry.name.endswith(".npz") for entry in os.scandir(folder))

@@ -157,3 +157,11 @@ def _read_map(file: Path) -> dict[str, int]:
     if not isinstance(content, dict) or not all(isinstance(row, int) for row in content.values()):
         raise DataError(f"{file} must map file names to row numbers")
     return content
+
+
+def is_rosita_tsv(path: Path) -> bool:
+    """Whether this is ROSITA's folder or a file of it."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_file() and not path.name.startswith("imgfeat"):
+        return False
+    return (folder / "imgfeat.tsv").is_file() or (folder / "imgfeat_split0.tsv").is_file()

@@ -208,3 +208,34 @@ _DECODERS: dict[str, Callable[[Mapping[str, bytes], str, int], NDArray[Any]]] = 
     "attribute_ids": _ids,
     "attribute_scores": _floats,
 }
+
+
+def open_lxmert_tsv(path: Path) -> TsvFiles:
+    """A file of LXMERT's ten columns, or a folder of them."""
+    return TsvFiles(path, LXMERT_COLUMNS)
+
+
+def open_butd_tsv(path: Path) -> TsvFiles:
+    """A file of the original extractor's six columns, or a folder of them."""
+    return TsvFiles(path, BUTD_COLUMNS)
+
+
+def is_lxmert_tsv(path: Path) -> bool:
+    """Whether the first line has LXMERT's columns, or those of its object and attribute scores too."""
+    columns = _first_columns(path)
+    return len(columns) in (10, 13) and columns[1].isdigit() and columns[2].isdigit()
+
+
+def is_butd_tsv(path: Path) -> bool:
+    """Whether the first line has the columns of the original extractor."""
+    columns = _first_columns(path)
+    return len(columns) == 6 and columns[1].isdigit() and columns[2].isdigit()
+
+
+def _first_columns(path: Path) -> list[bytes]:
+    """Columns of the first line of a TSV file, or of the first one in a folder."""
+    files = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
+    if not files or files[0].suffix != ".tsv":
+        return []
+    with files[0].open("rb") as file:
+        return file.readline(64 << 20).rstrip(b"\r\n").split(b"\t")
