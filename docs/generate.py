@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from vlrun import errors
-from vlrun.cli import VERBS, verb_module
+from vlrun.cli import sentence
 from vlrun.config.components import config_model
 from vlrun.config.experiment import Experiment
 from vlrun.config.train import OptimizerConfig, SamplingConfig, ScheduleConfig, StopAndGoConfig, TrainConfig
@@ -47,10 +47,11 @@ def statuses() -> Iterator[str]:
 
 def verbs() -> Iterator[str]:
     yield from ("", "## Commands", "", "`runner VERB ...`, or `python runner.py VERB ...` from a checkout.")
-    for name, summary in VERBS.items():
-        parser = argparse.ArgumentParser(prog=f"runner {name}", description=f"{summary[0].upper()}{summary[1:]}.")
-        verb_module(name).add_arguments(parser)
-        yield from ("", f"### {name}", "", "```text", parser.format_help().rstrip(), "```")
+    for record, kind, command in create_plugins().offers():
+        if kind == "command" and record.distribution in OURS:
+            parser = argparse.ArgumentParser(prog=f"runner {command.name}", description=sentence(command.summary))
+            command.load().add_arguments(parser)
+            yield from ("", f"### {command.name}", "", "```text", parser.format_help().rstrip(), "```")
 
 
 def experiment() -> Iterator[str]:

@@ -18,6 +18,7 @@ from vlrun.errors import (
 from vlrun.plugins.entries import (
     Builder,
     BuildReport,
+    Command,
     DemoEntry,
     Entry,
     FeatureFormat,
@@ -128,6 +129,7 @@ __all__ = [
     "BuildReport",
     "Builder",
     "CheckpointError",
+    "Command",
     "Config",
     "ConfigError",
     "DataError",

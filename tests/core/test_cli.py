@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from vlrun import __version__
-from vlrun.cli import VERBS, main
+from vlrun.cli import built_in_commands, main
 from vlrun.testing import check_plugin
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [command.name for command in built_in_commands()])
 def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([verb, "--help"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vlrun.cli import VERBS
+from vlrun.cli import built_in_commands
 from vlrun.plugins.manager import HOOKS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ def test_the_reference_page_is_up_to_date() -> None:
     assert page.partition(FROM_THE_CODE)[2] == generate.reference().partition(FROM_THE_CODE)[2], (
         "run python docs/generate.py"
     )
-    assert all(f"### {verb}\n" in page for verb in VERBS)
+    assert all(f"### {command.name}\n" in page for command in built_in_commands())
     assert all(f"`{hook}`" in page for hook in HOOKS.values())
 
 

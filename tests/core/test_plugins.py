@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -253,3 +255,78 @@ def test_an_experiment_that_names_a_broken_component_says_which_plugin_and_why(
     assert message.startswith(expected)
     assert main(["list", "backbones", "--options"]) == PluginError.exit_status
     assert "Traceback" not in capsys.readouterr().err
+
+
+VERB = """
+    from vlrun import Command, hookimpl
+
+    def add_arguments(parser):
+        parser.add_argument("count", type=int)
+
+    def run(arguments):
+        print("hens:", arguments.count)
+        return 0
+
+    @hookimpl
+    def vlrun_commands():
+        return [Command(name="{name}", summary="count the hens", module="{module}")]
+"""
+
+
+def test_a_plugin_adds_a_verb_whose_module_is_imported_when_it_is_used(
+    install: Install, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    install("vlrun-hens", VERB.format(name="count-hens", module="hens_verb"))
+    (tmp_path / "site-packages" / "hens_verb.py").write_text(
+        "def add_arguments(parser):\n    parser.add_argument('count', type=int)\n"
+        "def run(arguments):\n    print('hens:', arguments.count)\n    return 0\n"
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert re.search(r"count-hens +count the hens", capsys.readouterr().out)
+    assert main(["list-plugins"]) == 0
+    assert re.search(r"command: count-hens", capsys.readouterr().out)
+    assert "hens_verb" not in sys.modules
+    assert main(["count-hens", "3"]) == 0
+    assert capsys.readouterr().out == "hens: 3\n"
+    assert sys.modules.pop("hens_verb")
+
+
+def test_a_verb_cannot_be_taken_from_the_core_or_from_another_plugin(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("vlrun-thief", VERB.format(name="run", module="vlrun_thief"))
+    assert "command 'run' is a built-in name" in record_of(create_plugins(), "vlrun-thief").reasons[0]
+    install("vlrun-one", VERB.format(name="fly", module="vlrun_one"))
+    install("vlrun-two", VERB.format(name="fly", module="vlrun_two"))
+    assert main(["fly", "3"]) == PluginError.exit_status
+    assert "command 'fly' is offered by vlrun-one 1.0 and vlrun-two 1.0" in capsys.readouterr().err
+
+
+def test_an_unknown_verb_names_the_broken_plugin_that_may_be_why(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("vlrun-hens", "raise RuntimeError('no luck')")
+    assert main(["hens"]) == PluginError.exit_status
+    assert "Plugin vlrun-hens 1.0 may offer it but is broken: RuntimeError: no luck" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["cows"])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        ("vlrun_hens.nowhere", "vlrun-hens 1.0: cannot load vlrun_hens.nowhere: ModuleNotFoundError"),
+        ("json", "vlrun-hens 1.0: json of the verb 'count-hens' has no add_arguments and no run"),
+    ],
+)
+def test_a_verb_whose_module_is_wrong_says_whose_it_is(
+    install: Install, capsys: pytest.CaptureFixture[str], module: str, reason: str
+) -> None:
+    install("vlrun-hens", VERB.format(name="count-hens", module=module))
+    assert main(["count-hens", "3"]) == PluginError.exit_status
+    assert f"PluginError: {reason}" in capsys.readouterr().err
+    assert main(["list-plugins", "--check"]) == PluginError.exit_status
+    assert reason in capsys.readouterr().out

@@ -1,6 +1,7 @@
-"""The ``runner`` command: one module per verb, each importing what it needs when it runs.
+"""The ``runner`` command: one module per verb, imported when the verb is used; plugins add verbs of their own.
 
-A verb's module has ``add_arguments(parser)`` and ``run(arguments) -> exit status``.
+A verb's module has ``add_arguments(parser)`` and ``run(arguments) -> exit status``. What is heavy is imported in
+``run``, so that help comes quickly.
 """
 
 from __future__ import annotations
@@ -9,27 +10,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from types import ModuleType
 
-from vlrun.errors import RunnerError, StoppedOnRequest
-
-VERBS = {
-    "run": "train, evaluate and report an experiment",
-    "evaluate": "evaluate a run's checkpoint",
-    "predict": "write a run's predictions for a split",
-    "score": "score a file of predictions",
-    "submit-check": "check a file before an evaluation server refuses it",
-    "validate": "check an experiment file without touching features or torch",
-    "list-plugins": "installed plugins, what they offer, and what is wrong with them",
-    "list": "backbones, tasks, datasets, metrics or reporters that an experiment can name",
-    "data": "build and check annotation files",
-    "features": "build, inspect and verify region-feature stores",
-    "weights": "import and inspect model weights",
-    "report": "show the results of runs",
-    "doctor": "check the installation",
-    "new-plugin": "start a plugin of your own",
-}
+from vlrun.errors import PluginError, RunnerError, StoppedOnRequest
+from vlrun.plugins.builtin import vlrun_commands
+from vlrun.plugins.entries import Command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,13 +34,55 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def verb_module(name: str) -> ModuleType:
-    """The module of a verb; a module called ``list`` would hide the built-in from this package."""
-    return import_module("vlrun.cli." + {"list": "list_components"}.get(name, name.replace("-", "_")))
+def built_in_commands() -> list[Command]:
+    """The verbs of the core, in the order of the help."""
+    return vlrun_commands()
+
+
+def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of a command line; only the verb among ``words`` has its arguments, so start-up stays quick.
+
+    Raises:
+        PluginError: the module of the verb cannot be imported, or plugins fight over the verb.
+    """
+    from vlrun import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="runner", description="Plugin-based experiment runner for vision-and-language research."
+    )
+    parser.add_argument("--version", action="version", version=f"vlrun {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    for command in _commands(chosen):
+        verb = verbs.add_parser(command.name, help=command.summary, description=sentence(command.summary))
+        if command.name == chosen:
+            module = command.load()
+            module.add_arguments(verb)
+            verb.set_defaults(run=module.run)
+    return parser
+
+
+def sentence(summary: str) -> str:
+    """A summary as the first line of a verb's help."""
+    return f"{summary[0].upper()}{summary[1:]}."
+
+
+def _commands(chosen: str | None) -> list[Command]:
+    """The verbs of the core; those of plugins too, unless one of the core was chosen."""
+    own = built_in_commands()
+    if any(command.name == chosen for command in own):
+        return own
+    from vlrun.plugins.manager import create_plugins
+
+    plugins = create_plugins()
+    found = plugins.commands()
+    if chosen is not None and all(command.name != chosen for command in found) and plugins.is_broken("command", chosen):
+        raise PluginError(plugins.why_missing("command", chosen))
+    return found
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = _parser(arguments)
+    parser = make_parser(arguments)
     parsed, rest = parser.parse_known_args(arguments)
     parsed.command = arguments
     overrides = [word for word in rest if "=" in word and not word.startswith("-")]
@@ -71,21 +97,3 @@ def _message(error: RunnerError) -> str:
     """One line with the kind of error, or the list of problems as it is; a stop on request is no error."""
     text = str(error)
     return text if "\n" in text or isinstance(error, StoppedOnRequest) else f"{type(error).__name__}: {text}"
-
-
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    from vlrun import __version__
-
-    parser = argparse.ArgumentParser(
-        prog="runner", description="Plugin-based experiment runner for vision-and-language research."
-    )
-    parser.add_argument("--version", action="version", version=f"vlrun {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    chosen = next((word for word in arguments if not word.startswith("-")), None)
-    for name, summary in VERBS.items():
-        verb = verbs.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        if name == chosen:  # only the verb in use is imported: start-up stays quick
-            module = verb_module(name)
-            module.add_arguments(verb)
-            verb.set_defaults(run=module.run)
-    return parser

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from vlrun.config.base import BackboneConfig, Config, DatasetConfig, MetricConfig, ReporterConfig, TaskConfig
 from vlrun.errors import PluginError
-from vlrun.plugins.entries import Declaration, Entry
+from vlrun.plugins.entries import Command, Declaration, Entry
 from vlrun.plugins.manager import Plugins
 
 _BASES: dict[str, type[Config]] = {
@@ -53,7 +53,9 @@ def _problems(kind: str, item: Any) -> list[str]:
 def _check(kind: str, item: Declaration, attribute: str) -> None:
     """Raises PluginError where the path in ``attribute`` leads to nothing, or to something else than it should."""
     where = f"{item.plugin}: {getattr(item, attribute)}"
-    if isinstance(item, Entry) and attribute == "config":
+    if isinstance(item, Command):
+        item.load()
+    elif isinstance(item, Entry) and attribute == "config":
         config_model(kind, item)
     else:
         found = item.resolve(attribute)

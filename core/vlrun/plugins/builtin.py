@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlrun.plugins.entries import Entry, FeatureFormat
+from vlrun.plugins.entries import Command, Entry, FeatureFormat
 from vlrun.plugins.hookspecs import hookimpl
 
 _REPORTERS = (
@@ -12,6 +12,23 @@ _REPORTERS = (
     ("tensorboard", "tensorboard/, curves", "TensorBoardConfig", "tensorboard:TensorBoardReporter"),
     ("html", "report.html, one page with results, curves and recipe", "HtmlConfig", "html:HtmlReporter"),
 )
+_VERBS = {
+    "run": "train, evaluate and report an experiment",
+    "evaluate": "evaluate a run's checkpoint",
+    "predict": "write a run's predictions for a split",
+    "score": "score a file of predictions",
+    "submit-check": "check a file before an evaluation server refuses it",
+    "validate": "check an experiment file without touching features or torch",
+    "list-plugins": "installed plugins, what they offer, and what is wrong with them",
+    "list": "backbones, tasks, datasets, metrics or reporters that an experiment can name",
+    "data": "build and check annotation files",
+    "features": "build, inspect and verify region-feature stores",
+    "weights": "import and inspect model weights",
+    "report": "show the results of runs",
+    "doctor": "check the installation",
+    "new-plugin": "start a plugin of your own",
+}
+_MODULES = {"list": "list_components"}  # a module called `list` would hide the type from its package
 
 
 @hookimpl
@@ -54,4 +71,13 @@ def vlrun_feature_formats() -> list[FeatureFormat]:
             opener="vlrun.features.formats.tsv:open_butd_tsv",
             recogniser="vlrun.features.formats.tsv:is_butd_tsv",
         ),
+    ]
+
+
+@hookimpl
+def vlrun_commands() -> list[Command]:
+    """In the order in which the help shows them."""
+    return [
+        Command(name=name, summary=summary, module=f"vlrun.cli.{_MODULES.get(name, name.replace('-', '_'))}")
+        for name, summary in _VERBS.items()
     ]

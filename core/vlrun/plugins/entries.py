@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from vlrun.errors import PluginError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from pydantic import BaseModel
     from typing_extensions import Self
 
@@ -26,7 +28,7 @@ _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def resolve(path: str, plugin: str = "") -> Any:
-    """What ``"package.module:name"`` names.
+    """What ``"package.module:name"`` names, or the module itself where the path has no colon.
 
     Args:
         plugin: whose declaration holds the path, for the message.
@@ -36,7 +38,8 @@ def resolve(path: str, plugin: str = "") -> Any:
     """
     module, _, name = path.partition(":")
     try:
-        return attrgetter(name)(import_module(module))
+        found = import_module(module)
+        return attrgetter(name)(found) if name else found
     except (Exception, SystemExit) as error:
         raise PluginError(f"{plugin or 'plugin'}: cannot load {path}: {type(error).__name__}: {error}") from error
 
@@ -57,7 +60,7 @@ class Declaration:
     def __post_init__(self) -> None:
         for attribute in self.named_paths():
             path = getattr(self, attribute)
-            if not _is_path(path):
+            if not _is_path(path, needs_name=not isinstance(self, Command)):
                 raise ValueError(f"{attribute}={path!r} is not the path of something; write 'package.module:name'")
 
     def named_paths(self) -> list[str]:
@@ -73,11 +76,11 @@ class Declaration:
         return replace(self, plugin=plugin)
 
 
-def _is_path(path: object) -> bool:
+def _is_path(path: object, needs_name: bool) -> bool:
     if not isinstance(path, str):
         return False
     parts = path.split(":")
-    return len(parts) == 2 and all(_MODULE.fullmatch(part) for part in parts)
+    return len(parts) == (2 if needs_name else 1) and all(_MODULE.fullmatch(part) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -272,3 +275,34 @@ class DemoEntry(Declaration):
         """The provider itself."""
         provider: DemoProvider = self.resolve("provider")()
         return provider
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(Declaration):
+    """A verb of ``runner``.
+
+    Attributes:
+        name: the verb, as in ``runner NAME``.
+        summary: what it does, in one line of its help.
+        module: path of a module with ``add_arguments(parser)`` and ``run(arguments) -> exit status``. It is imported
+            only where the verb is used, and should import what is heavy in ``run``.
+    """
+
+    paths = ("module",)
+
+    name: str
+    summary: str
+    module: str
+
+    def load(self) -> ModuleType:
+        """Its module.
+
+        Raises:
+            PluginError: it cannot be imported, or lacks one of the two functions.
+        """
+        module: ModuleType = self.resolve("module")
+        if missing := [name for name in ("add_arguments", "run") if not callable(getattr(module, name, None))]:
+            raise PluginError(
+                f"{self.plugin}: {self.module} of the verb '{self.name}' has no {' and no '.join(missing)}"
+            )
+        return module

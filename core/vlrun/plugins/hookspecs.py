@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from vlrun.plugins.entries import DemoEntry, Entry, FeatureFormat, SubmissionFormat, WeightFormat
+    from vlrun.plugins.entries import Command, DemoEntry, Entry, FeatureFormat, SubmissionFormat, WeightFormat
 
 hookspec = pluggy.HookspecMarker("vlrun")
 hookimpl = pluggy.HookimplMarker("vlrun")
@@ -56,3 +56,8 @@ def vlrun_submissions() -> list[SubmissionFormat]:  # type: ignore[empty-body]
 @hookspec
 def vlrun_demo_data() -> list[DemoEntry]:  # type: ignore[empty-body]
     """Providers of embedded demo data, for ``--demo``."""
+
+
+@hookspec
+def vlrun_commands() -> list[Command]:  # type: ignore[empty-body]
+    """Verbs of ``runner``; the module of a verb is imported only when the verb is used."""

@@ -14,6 +14,7 @@ import pluggy
 from vlrun.errors import PluginError
 from vlrun.plugins import hookspecs
 from vlrun.plugins.entries import (
+    Command,
     Declaration,
     DemoEntry,
     Entry,
@@ -38,12 +39,14 @@ HOOKS = {
     "weight format": "vlrun_weight_formats",
     "submission": "vlrun_submissions",
     "demo data": "vlrun_demo_data",
+    "command": "vlrun_commands",
 }
 _DECLARATIONS: dict[str, type[Declaration]] = {  # others: Entry
     "feature format": FeatureFormat,
     "weight format": WeightFormat,
     "submission": SubmissionFormat,
     "demo data": DemoEntry,
+    "command": Command,
 }
 _CORE_REQUIREMENT = re.compile(rf"{CORE}\s*(\[[^\]]*\])?\s*\(?(?P<versions>([<>=!~][^;()]*?)?)\)?\s*(;.*)?")
 
@@ -148,6 +151,10 @@ class Plugins:
     def demo_providers(self) -> list[DemoProvider]:
         """The embedded demo data; importing it may need more than listing it."""
         return [entry.make_provider() for entry in self._by_name("demo data").values()]
+
+    def commands(self) -> list[Command]:
+        """The verbs of ``runner``: first the core's, in their order, then those of plugins."""
+        return [item for _, kind, item in self.offers() if kind == "command"]
 
     def _by_name(self, kind: str) -> dict[str, Any]:
         return {name: offer.item for (of_kind, name), offer in sorted(self._offers.items()) if of_kind == kind}

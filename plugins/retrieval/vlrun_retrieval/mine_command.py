@@ -7,7 +7,6 @@ from pathlib import Path
 
 from vlrun import UsageError
 from vlrun.cli.arguments import add_run_arguments, launched_elsewhere, open_run
-from vlrun_retrieval.config import POOL_SUFFIX
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UsageError: the options make no sense, or the task of the run does not match images and texts.
     """
+    from vlrun_retrieval.config import POOL_SUFFIX
+
     if not 1 <= arguments.keep <= arguments.candidates:
         raise UsageError(
             f"--keep {arguments.keep} of --candidates {arguments.candidates}: keep at least 1, at most all"

@@ -1,8 +1,8 @@
-"""What this plugin registers: the task ``retrieval``, the datasets ``coco-retrieval`` and ``flickr30k``."""
+"""What this plugin registers: the task ``retrieval``, its two datasets, and the verb ``mine-negatives``."""
 
 from __future__ import annotations
 
-from vlrun import Builder, Entry, hookimpl
+from vlrun import Builder, Command, Entry, hookimpl
 from vlrun_retrieval.sources import COCO, FLICKR30K, LXMERT_S_FILES, OBTAIN, VOLTA_FILES, Collection
 
 TARGET = "caption"
@@ -66,4 +66,15 @@ def vlrun_datasets() -> list[Entry]:
             builders=builders(FLICKR30K),
             obtain=OBTAIN,
         ),
+    ]
+
+
+@hookimpl
+def vlrun_commands() -> list[Command]:
+    return [
+        Command(
+            name="mine-negatives",
+            summary="write hard negatives for retrieval, found by a run's model",
+            module="vlrun_retrieval.mine_command",
+        )
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from toy_runs import StopAfter, stop_after_step
 from toy_runs import weights as load_weights
 
 from vlrun import DataError, UsageError
+from vlrun.cli import main
 from vlrun.config.experiment import Experiment
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import open_run_folder
@@ -26,7 +26,7 @@ from vlrun.runs import run as runs
 from vlrun.runs.run import run_experiment
 from vlrun.seeds import derive_seed
 from vlrun.testing import run_ranks
-from vlrun_retrieval import mine_command, mining
+from vlrun_retrieval import mining
 from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.hard_negatives import (
     HardNegatives,
@@ -233,12 +233,6 @@ def test_mining_that_was_killed_goes_on_with_its_blocks(
         assert all((first[name] == second[name]).all() for name in first)
 
 
-def command(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    mine_command.add_arguments(parser)
-    return mine_command.run(parser.parse_args(arguments, argparse.Namespace(verb="mine-negatives", command=[])))
-
-
 def test_the_command_writes_a_pool_for_the_training_split(
     caption_world: Path,
     caption_plugins: Plugins,
@@ -248,17 +242,18 @@ def test_the_command_writes_a_pool_for_the_training_split(
     folder = run_experiment(experiment(caption_world, caption_plugins), plugins=caption_plugins).folder
     monkeypatch.setattr("vlrun.cli.arguments.create_plugins", lambda: caption_plugins)
     out = caption_world / "pool.npz"
-    assert command(str(folder), "--candidates", "6", "--keep", "2", "--out", str(out)) == 0
+    verb = ["mine-negatives", str(folder)]
+    assert main([*verb, "--candidates", "6", "--keep", "2", "--out", str(out)]) == 0
     assert f"{{name: pool, file: {out}}}" in capsys.readouterr().out
     pool = CandidatePool.of(toy.Captions(experiment(caption_world, caption_plugins).tasks[0].dataset, "train"))
     assert read_negatives(out, pool).images_of_texts.shape == (len(pool.texts), 2)
     facts = read_facts(out)
     assert (facts["split"], facts["seed"], facts["keep"]) == ("train", 5, 2)
     assert facts["checkpoint"].startswith("best (step ")
-    with pytest.raises(UsageError, match="keep at least 1, at most all"):
-        command(str(folder), "--candidates", "2", "--keep", "3")
-    with pytest.raises(UsageError, match=r"negatives are a \.npz file"):
-        command(str(folder), "--out", "pool.pkl")
+    assert main([*verb, "--candidates", "2", "--keep", "3"]) == UsageError.exit_status
+    assert "keep at least 1, at most all" in capsys.readouterr().err
+    assert main([*verb, "--out", "pool.pkl"]) == UsageError.exit_status
+    assert "negatives are a .npz file" in capsys.readouterr().err
 
 
 def test_a_table_that_points_nowhere_is_damaged(tmp_path: Path) -> None:
