@@ -1,7 +1,7 @@
 """The ``runner`` command: one module per verb, imported when the verb is used; plugins add verbs of their own.
 
 A verb's module has ``add_arguments(parser)`` and ``run(arguments) -> exit status``. What is heavy is imported in
-``run``, so that help comes quickly.
+``run``: a shell that completes the command line imports the module too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from vlrun.plugins.entries import Command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit status of the public contract."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "_ARGCOMPLETE" in os.environ:
+        from vlrun.cli.completion import answer_shell
+
+        answer_shell()
     try:
         parsed = _parse(arguments)
         return int(parsed.run(parsed))

@@ -27,6 +27,7 @@ _VERBS = {
     "report": "show the results of runs",
     "doctor": "check the installation",
     "new-plugin": "start a plugin of your own",
+    "completion": "print what makes a shell complete verbs, files, names and options",
 }
 _MODULES = {"list": "list_components"}  # a module called `list` would hide the type from its package
 

@@ -285,7 +285,7 @@ class Command(Declaration):
         name: the verb, as in ``runner NAME``.
         summary: what it does, in one line of its help.
         module: path of a module with ``add_arguments(parser)`` and ``run(arguments) -> exit status``. It is imported
-            only where the verb is used, and should import what is heavy in ``run``.
+            only where the verb is used or completed, and should import what is heavy in ``run``.
     """
 
     paths = ("module",)

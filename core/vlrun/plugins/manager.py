@@ -93,6 +93,10 @@ class Plugins:
         """All usable components of a kind: backbone, task, dataset, metric or reporter, by name."""
         return [offer.item for (of_kind, _), offer in sorted(self._offers.items()) if of_kind == kind]
 
+    def names(self, kind: str) -> list[str]:
+        """The names that can be used of any kind, in order."""
+        return list(self._by_name(kind))
+
     def find(self, kind: str, name: str) -> Entry:
         """The component ``name``.
 
