@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from vlrun import errors
-from vlrun.cli import sentence
+from vlrun.cli.parser import sentence
 from vlrun.config.components import config_model
 from vlrun.config.experiment import Experiment
 from vlrun.config.train import OptimizerConfig, SamplingConfig, ScheduleConfig, StopAndGoConfig, TrainConfig

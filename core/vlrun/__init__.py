@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import (
@@ -64,8 +65,6 @@ if TYPE_CHECKING:
     from vlrun.interfaces.tensors import BackboneOutput, Batch, Encoding, full_precision
     from vlrun.runs.run import run_experiment
 
-__version__ = "0.3.0"
-
 _HOMES = {
     "AnsweringConfig": "blocks.answering_config",
     "Answers": "interfaces.examples",
@@ -110,6 +109,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("vlrun")
     if name in _HOMES:
         return getattr(import_module(f"vlrun.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'vlrun' has no attribute '{name}'")

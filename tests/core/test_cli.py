@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from vlrun import __version__
-from vlrun.cli import built_in_commands, main
+from vlrun.cli import main
+from vlrun.cli.parser import built_in_commands
 from vlrun.testing import check_plugin
 
 ROOT = Path(__file__).resolve().parents[2]

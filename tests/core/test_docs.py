@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vlrun.cli import built_in_commands
+from vlrun.cli.parser import built_in_commands
 from vlrun.plugins.manager import HOOKS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -48,7 +48,7 @@ def answer_shell() -> None:
     from argcomplete.finders import CompletionFinder
     from argcomplete.lexers import split_line
 
-    from vlrun.cli import make_parser
+    from vlrun.cli.parser import make_parser
 
     line, point = os.environ["COMP_LINE"], int(os.environ["COMP_POINT"])
     words = split_line(line, point)[3]

@@ -135,9 +135,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _files(name: str) -> dict[str, str]:
-    from vlrun import __version__
+    from importlib.metadata import version
 
-    major, minor, *_ = (int(part) for part in __version__.split("."))
+    major, minor, *_ = (int(part) for part in version("vlrun").split("."))
     package = f"vlrun_{name.replace('-', '_')}"
     title = "".join(part.capitalize() for part in name.split("-"))
     values = {

@@ -210,12 +210,12 @@ def _distinct(points: Iterable[EntryPoint]) -> list[EntryPoint]:
 
 
 def _record_of(point: EntryPoint) -> PluginRecord:
+    from importlib.metadata import version
+
     from packaging.specifiers import (
         InvalidSpecifier,
         SpecifierSet,
     )  # packaging.requirements would double what this costs at start-up
-
-    from vlrun import __version__
 
     if point.dist is None:
         return PluginRecord(point.name, "(no distribution)", "")
@@ -223,12 +223,14 @@ def _record_of(point: EntryPoint) -> PluginRecord:
     for line in point.dist.requires or []:
         needed = _CORE_REQUIREMENT.fullmatch(line)
         try:
-            fits = needed is None or SpecifierSet(needed["versions"]).contains(__version__, prereleases=True)
+            fits = needed is None or SpecifierSet(needed["versions"]).contains(version(CORE), prereleases=True)
         except InvalidSpecifier as error:
             record.fail("broken", f"its metadata are wrong: {error}")
         else:
             if not fits:
-                record.fail("incompatible", f"it needs {line.partition(';')[0].strip()}, this is {CORE} {__version__}")
+                record.fail(
+                    "incompatible", f"it needs {line.partition(';')[0].strip()}, this is {CORE} {version(CORE)}"
+                )
     return record
 
 

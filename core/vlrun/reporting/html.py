@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from vlrun import __version__
 from vlrun.files import write_text
 from vlrun.interfaces.reporter import Outcome, Reporter, ResultRow, RunInfo
 from vlrun.reporting.charts import Chart, Line, Point, smooth, thin
@@ -91,7 +91,7 @@ def render_report(run_folder: Path, outcome: Outcome, info: RunInfo) -> str:
         status=outcome.status if outcome.status in _STATUS_TEXTS else "running",
         status_text=_STATUS_TEXTS.get(outcome.status, outcome.status),
         demo_notice=DEMO_NOTICE,
-        version=__version__,
+        version=version("vlrun"),
         results=_result_table(caption, main, protocols.marks, info.is_demo),
         details=_result_table("More scores", details, [None] * len(details), info.is_demo),
         sources=list(
