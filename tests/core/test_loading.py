@@ -15,7 +15,7 @@ import torch
 import toy_world as toy
 
 from vlrun import Batch, DatasetConfig, Encoding, Example, Pair
-from vlrun.data.loading import BatchMaker, TrainingPlan, epoch_order, evaluation_batches
+from vlrun.data.loading import BatchMaker, EvaluationBatches, TrainingPlan, epoch_order
 from vlrun.features.store import RegionFeatureStore
 from vlrun.seeds import derive_seed, example_rng
 
@@ -81,10 +81,41 @@ def test_steps_per_epoch(num_examples: int, batch_size: int, drop_last: bool, st
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
 def test_evaluation_batches_are_the_same_for_any_world_size_and_cover_each_example_once(world_size: int) -> None:
-    alone = evaluation_batches(23, 4, 0, 1)
-    shares = [evaluation_batches(23, 4, rank, world_size) for rank in range(world_size)]
+    alone = EvaluationBatches(23, 4, 0, 1)
+    shares = [EvaluationBatches(23, 4, rank, world_size) for rank in range(world_size)]
     assert sorted(batch for share in shares for batch in share) == sorted(alone)
     assert [position for batch in alone for _, position in batch] == list(range(23))
+    assert {share.rounds for share in shares} == {max(map(len, shares))}
+
+
+def test_evaluation_batches_are_counted_without_making_them() -> None:
+    batches = EvaluationBatches(10**15, 64, rank=0, world_size=3)  # a list of them would not fit into any memory
+    assert len(batches) == batches.rounds == -(-(10**15) // (64 * 3))
+    assert batches[-1][0] == (0, 64 * 3 * (len(batches) - 1))
+    with pytest.raises(IndexError):
+        batches[len(batches)]
+
+
+@pytest.mark.parametrize(
+    ("device", "is_pinned", "is_asynchronous"),
+    [("cpu", True, False), ("cpu", False, False), ("meta", True, True), ("meta", False, False)],
+    ids=["pinned to CPU", "to CPU", "pinned to accelerator", "unpinned to accelerator"],
+)
+def test_only_a_copy_from_pinned_memory_to_an_accelerator_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, device: str, is_pinned: bool, is_asynchronous: bool
+) -> None:
+    batch = Batch(("a",), None, {"x": torch.ones(1)})  # type: ignore[arg-type]
+    asked: list[bool] = []
+    move = torch.Tensor.to
+
+    def spy(tensor: torch.Tensor, target: Any, non_blocking: bool = False) -> torch.Tensor:
+        asked.append(non_blocking)
+        return move(tensor, target)
+
+    monkeypatch.setattr(torch.Tensor, "to", spy)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: is_pinned)
+    assert batch.to(device).targets["x"].device.type == device
+    assert asked == [is_asynchronous]
 
 
 def test_the_generator_of_an_example_depends_on_its_address_alone() -> None:

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -106,12 +106,41 @@ class TrainingPlan:
         return [[(epoch, position) for position in batch[number :: self.passes]] for number in self.own_passes]
 
 
-def evaluation_batches(size: int, batch_size: int, rank: int, world_size: int) -> list[list[Address]]:
-    """This rank's batches: the split is cut into batches first, so that a batch is the same for any world size."""
-    starts = range(0, size, batch_size)
-    return [[(0, position) for position in range(start, min(start + batch_size, size))] for start in starts][
-        rank::world_size
-    ]
+@dataclass(frozen=True)
+class EvaluationBatches(Sequence[list[Address]]):
+    """This rank's batches of a split, made when asked for.
+
+    The split is cut into batches first, which are then dealt out, so that a batch is the same for any world size.
+    """
+
+    num_examples: int
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def rounds(self) -> int:
+        """Batches of the rank that has most of them."""
+        return len(range(0, self.num_examples, self.batch_size * self.world_size))
+
+    @property
+    def _starts(self) -> range:
+        return range(self.rank * self.batch_size, self.num_examples, self.batch_size * self.world_size)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, number: int) -> list[Address]: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[list[Address]]: ...
+
+    def __getitem__(self, number: int | slice) -> list[Address] | list[list[Address]]:
+        if isinstance(number, slice):
+            return [self[index] for index in range(*number.indices(len(self)))]
+        start = self._starts[number]
+        return [(0, position) for position in range(start, min(start + self.batch_size, self.num_examples))]
 
 
 class BatchMaker:

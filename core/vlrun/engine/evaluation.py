@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vlrun.data.loading import batch_loader, evaluation_batches
+from vlrun.data.loading import EvaluationBatches, batch_loader
 from vlrun.engine.assembly import Run, TaskRun
 from vlrun.engine.model import weights_fingerprint
 from vlrun.engine.ranks import Ranks
@@ -160,21 +160,20 @@ def predict_examples(run: Run, task: TaskRun, split: str, stop: StopRequest) -> 
     """
     maker = task.splits[split]
     batch_size = run.experiment.train.evaluate_batch_size
-    mine = evaluation_batches(len(maker), batch_size, run.ranks.rank, run.ranks.world_size)
-    rounds = len(evaluation_batches(len(maker), batch_size, 0, run.ranks.world_size))
+    mine = EvaluationBatches(len(maker), batch_size, run.ranks.rank, run.ranks.world_size)
     loader = batch_loader(maker, mine, workers=run.workers, pin_memory=run.device.type == "cuda")
     was_training = run.model.training
     run.model.eval()
     predicted: list[tuple[int, Prediction]] = []
     try:
-        for number in range(rounds):
+        for number in range(mine.rounds):
             leave_if_asked(run.ranks, stop)
             if number < len(mine):
                 batch = next(loader)
                 positions = [position for _, position in mine[number]]
                 predicted += zip(positions, predict_batch(run, task, batch), strict=True)
             if run.ranks.is_main:
-                run.reporters.progress(f"evaluating {split}", number + 1, rounds)
+                run.reporters.progress(f"evaluating {split}", number + 1, mine.rounds)
     finally:
         run.model.train(was_training)
     gathered = sorted(run.ranks.gather(predicted), key=lambda item: item[0])

@@ -16,10 +16,12 @@ class _Movable:
     """Moves every tensor of a frozen dataclass at once."""
 
     def to(self: _Record, device: torch.device | str) -> _Record:
-        moved: _Record = _map_nested(self, lambda tensor: tensor.to(device, non_blocking=True))
+        """The same record with its tensors on ``device``; Apple's GPUs, which lack float64, get float32."""
+        moved: _Record = _map_nested(self, lambda tensor: _moved(tensor, torch.device(device)))
         return moved
 
     def pin_memory(self: _Record) -> _Record:
+        """The same record in memory from which an accelerator copies while others compute."""
         pinned: _Record = _map_nested(self, lambda tensor: tensor.pin_memory())
         return pinned
 
@@ -91,6 +93,13 @@ def in_full_precision(outputs: Any) -> Any:
 
 def full_precision(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "mps" and tensor.dtype == torch.float64:
+        tensor = tensor.float()
+    # only a copy from pinned memory to an accelerator is waited for by whatever reads it; others are read too early
+    return tensor.to(device, non_blocking=device.type != "cpu" and tensor.is_pinned())
 
 
 def _map_nested(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
