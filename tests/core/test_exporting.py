@@ -150,15 +150,38 @@ def test_images_that_were_taken_out_of_training_are_not_recorded(world: Path, pl
     assert read_imported(exported(world, plugins, run, *options).out)[1]["pretraining_sets"] == []
 
 
-def test_training_annotations_that_have_changed_are_refused(world: Path, plugins: Plugins) -> None:
-    run = trained(world, plugins)
+@pytest.mark.parametrize("changed", [0, 1], ids=["first file", "last file"])
+def test_an_export_notices_every_training_file_that_has_changed(world: Path, plugins: Plugins, changed: int) -> None:
+    option = "tasks.0.dataset.train=[train, test]"
+    run = trained(world, plugins, option)
+    exported(world, plugins, run, option)
     data = json.loads((run.folder / "data.json").read_text())
-    data["match"]["train"]["annotations"] = "another file"
+    assert [(row["split"], row["examples"], row["annotations"]) for row in data["match"]["train"]] == [
+        ("train", 23, "train"),
+        ("test", 11, "test"),
+    ]
+    name = data["match"]["train"][changed]["split"]
+    data["match"]["train"][changed]["annotations"] = "another file"
     (run.folder / "data.json").write_text(json.dumps(data))
-    with pytest.raises(
-        DataError, match=r"not those that the run was trained on:\n  annotations: another file -> train"
-    ):
-        exported(world, plugins, run)
+    message = rf"not those that the run was trained on:\n  {name}: annotations: another file -> {name}$"
+    with pytest.raises(DataError, match=message):
+        exported(world, plugins, run, option)
+
+
+def test_an_export_refuses_a_training_file_that_was_not_recorded(world: Path, plugins: Plugins) -> None:
+    run = trained(world, plugins)
+    with pytest.raises(DataError, match=r"  test: data\.json of the run does not say which file it was"):
+        exported(world, plugins, run, "tasks.0.dataset.train=[train, test]")
+
+
+def test_what_is_left_out_is_recorded_for_each_training_split(world: Path, plugins: Plugins) -> None:
+    option = "tasks.0.dataset={name: toys, annotations: ., features: toys.lmdb, train: [train, test], evaluate: [val]}"
+    limited = [option, "tasks.0.dataset.limit=12", "train.batch_size=3"]
+    run = trained(world, plugins, *limited)
+    first, second = json.loads((run.folder / "data.json").read_text())["match"]["train"]
+    assert (first["examples"], first["left out"]) == (12, "11 examples: only the first 12 are used")
+    assert second["examples"] == 11
+    assert "left out" not in second
 
 
 def test_the_name_must_end_in_safetensors(world: Path, plugins: Plugins) -> None:

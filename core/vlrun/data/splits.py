@@ -25,7 +25,7 @@ class JoinedSplits(Dataset[Any]):
         self.parts = list(parts)
         self.ends = list(accumulate(len(part) for part in self.parts))
         self.split = "+".join(part.split for part in self.parts)
-        self.protocol = {key: value for part in self.parts for key, value in part.protocol.items()}
+        self.protocol = _joined_protocol(self.parts)
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -36,6 +36,22 @@ class JoinedSplits(Dataset[Any]):
 
     def image_ids(self) -> Iterable[str]:
         return chain.from_iterable(part.image_ids() for part in self.parts)
+
+def split_records(dataset: Dataset[Any]) -> list[dict[str, Any]]:
+    """What ``data.json`` says of a split, or of each of several: number of examples, file, hash, what was left out."""
+    parts = dataset.parts if isinstance(dataset, JoinedSplits) else [dataset]
+    return [{"split": part.split, "examples": len(part), **part.protocol} for part in parts]
+
+
+def _joined_protocol(parts: Sequence[Dataset[Any]]) -> dict[str, str]:
+    """What all say alike once, everything else split by split."""
+    protocol: dict[str, str] = {}
+    for key in dict.fromkeys(key for part in parts for key in part.protocol):
+        values = {part.split: part.protocol[key] for part in parts if key in part.protocol}
+        is_common = len(values) == len(parts) and len(set(values.values())) == 1
+        listed = "; ".join(f"{split}: {value}" for split, value in values.items())
+        protocol[key] = next(iter(values.values())) if is_common else listed
+    return protocol
 
 
 class Selection(Dataset[Any]):
@@ -70,16 +86,17 @@ class TaskData:
     datasets: Mapping[str, Dataset[Any]]
     images: Mapping[str, Collection[str]]
     coverage: Coverage
-    train: Dataset[Any] | None
+    train: JoinedSplits | None
 
     @property
     def name(self) -> str:
         return self.config.called
 
     def train_images(self) -> Collection[str]:
-        if isinstance(self.train, JoinedSplits):
-            return {image for part in self.train.parts for image in self.images[part.split]}
-        return set(self.train.image_ids()) if self.train is not None else set()
+        """Canonical ids of the images that are trained on."""
+        parts = [] if self.train is None else self.train.parts
+        known = {id(dataset): self.images[name] for name, dataset in self.datasets.items()}
+        return {image for part in parts for image in known.get(id(part)) or part.image_ids()}
 
     def without(self, keys: Collection[str]) -> TaskData:
         """The same data without training examples with any image whose key is in ``keys``.
@@ -88,17 +105,13 @@ class TaskData:
             DataError: nothing is left.
         """
         assert self.train is not None
-        kept = [
-            index
-            for index, example in enumerate(self.train)
-            if not any(image_key(image) in keys for image in example.image_ids)
-        ]
-        if not kept:
+        left = JoinedSplits([_without(part, keys) for part in self.train.parts])
+        if not len(left):
             raise DataError(
                 f"task '{self.name}': every training image is also an image of an evaluation split, so "
                 "train.remove_evaluation_images leaves nothing to train on"
             )
-        return replace(self, train=Selection(self.train, kept, "their images are in an evaluation split"))
+        return replace(self, train=left)
 
 
 def read_task_data(
@@ -142,3 +155,14 @@ def _with_features(dataset: Dataset[Any], missing: Collection[str]) -> Dataset[A
     """The examples whose images all have features."""
     kept = [index for index, example in enumerate(dataset) if not any(image in missing for image in example.image_ids)]
     return dataset if len(kept) == len(dataset) else Selection(dataset, kept, "their images have no features")
+
+
+def _without(dataset: Dataset[Any], keys: Collection[str]) -> Dataset[Any]:
+    kept = [
+        index
+        for index, example in enumerate(dataset)
+        if not any(image_key(image) in keys for image in example.image_ids)
+    ]
+    if len(kept) == len(dataset):
+        return dataset
+    return Selection(dataset, kept, "their images are in an evaluation split")

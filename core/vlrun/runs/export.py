@@ -13,12 +13,12 @@ from torch import Tensor
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
 from vlrun.data.leaks import evaluation_images, image_key
-from vlrun.data.splits import JoinedSplits
 from vlrun.engine.checkpoints import MODEL, Checkpoint, Checkpoints, open_checkpoint
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weight_files import ImportReport, check_suffix, read_imported, write_imported
 from vlrun.errors import CheckpointError, DataError
 from vlrun.files import sha256_of
+from vlrun.interfaces.dataset import Dataset
 from vlrun.plugins.manager import Plugins
 
 FORMAT = "run"
@@ -126,7 +126,8 @@ def _images_of(task: TaskConfig, folder: RunFolder, plugins: Plugins) -> set[str
                 *error.problems,
             ]
         ) from error
-    if changed := _changes(folder.read_data().get(task.called, {}).get("train") or {}, JoinedSplits(parts).protocol):
+    recorded = _recorded(folder, task)
+    if changed := [change for part in parts for change in _changes(recorded.get(part.split), part)]:
         raise DataError(
             [f"the training annotations of '{task.called}' are not those that the run was trained on:", *changed]
         )
@@ -135,6 +136,21 @@ def _images_of(task: TaskConfig, folder: RunFolder, plugins: Plugins) -> set[str
     return {image for part in parts for index in range(min(config.limit, len(part))) for image in part[index].image_ids}
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Where what the run has recorded about its training data and what is there now differ."""
-    return [f"  {key}: {before[key]} -> {now[key]}" for key in now if key in before and before[key] != now[key]]
+def _recorded(folder: RunFolder, task: TaskConfig) -> dict[str, Mapping[str, Any]]:
+    """What the run has recorded of each training split."""
+    records = folder.read_data().get(task.called, {}).get("train") or []
+    if isinstance(records, Mapping):  # by version 0.3, which mixed the files of several splits into one record
+        records = [{"split": task.dataset.train[0], **records}] if len(task.dataset.train) == 1 else []
+    return {record["split"]: record for record in records}
+
+
+def _changes(before: Mapping[str, Any] | None, part: Dataset[Any]) -> list[str]:
+    """Where what the run has recorded of a training split and what is there now differ."""
+    if before is None:
+        return [f"  {part.split}: data.json of the run does not say which file it was"]
+    now = part.protocol
+    return [
+        f"  {part.split}: {key}: {before[key]} -> {now[key]}"
+        for key in now
+        if key in before and before[key] != now[key]
+    ]

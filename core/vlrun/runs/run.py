@@ -12,6 +12,7 @@ from typing import Any
 from vlrun.config.components import config_model
 from vlrun.config.experiment import Experiment
 from vlrun.config.yaml import parse_yaml
+from vlrun.data.splits import split_records
 from vlrun.engine.assembly import Run, assemble, check_splits
 from vlrun.engine.evaluation import evaluate_split
 from vlrun.engine.model import weights_sum
@@ -117,8 +118,8 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
     labels = {record.distribution: record.version for record in plugins.records if record.status == "ok"}
     data: dict[str, Any] = {
         task.name: {
-            "splits": {name: dict(maker.dataset.protocol) for name, maker in task.splits.items()},
-            "train": dict(task.train.dataset.protocol) if task.train else None,
+            "splits": {name: split_records(maker.dataset)[0] for name, maker in task.splits.items()},
+            "train": split_records(task.train.dataset) if task.train else None,
             "features": {"path": str(task.store.path), "fingerprint": task.store.fingerprint},
             "images": task.coverage.table(),
             "marks": {split: dict(mark) for split, mark in task.marks.items()},
