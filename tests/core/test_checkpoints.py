@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,3 +107,104 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(Checkpoints(tmp_path).save(Progress(1), model, optimizer))
     with pytest.raises(CheckpointError, match="do not fit this model"):
         checkpoint.load_model(nn.Linear(3, 2))
+
+
+# --- there is a whole checkpoint at every moment ---
+
+FILE_OPERATIONS = ("rename", "replace", "unlink", "rmdir", "mkdir", "fsync", "symlink")
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@contextmanager
+def file_operations(monkeypatch: pytest.MonkeyPatch, before: Callable[[], None]) -> Iterator[None]:
+    """While it is open, ``before`` is called ahead of every operation that changes folders."""
+
+    def watched(name: str) -> Callable[..., Any]:
+        operation = getattr(os, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            before()
+            return operation(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in FILE_OPERATIONS:
+            patch.setattr(os, name, watched(name))
+        yield
+
+
+def save_and_prune(folder: Path, step: int) -> None:
+    checkpoints = Checkpoints(folder)
+    checkpoints.newest()  # as a resumed run does
+    checkpoints.save(Progress(step), *trained(seed=step))
+    checkpoints.mark_best(step)
+    checkpoints.prune(keep=1)
+
+
+@pytest.mark.parametrize("second", [1, 2], ids=["the same step again", "the next step"])
+def test_a_kill_at_any_moment_of_a_second_save_leaves_a_whole_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: int
+) -> None:
+    moments = 0
+    while True:
+        folder, left = tmp_path / str(moments), [moments]
+        save_and_prune(folder, 1)
+
+        def kill(left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed  # also in whatever would tidy up: a process that is killed does not
+
+        try:
+            with file_operations(monkeypatch, kill):
+                save_and_prune(folder, second)
+        except Killed:
+            pass
+        else:
+            break
+        newest, best = Checkpoints(folder).newest()[0], Checkpoints(folder).best()
+        assert newest is not None, f"killed before file operation {moments}"
+        assert best is not None
+        assert newest.progress.step in (1, second)
+        save_and_prune(folder, second)
+        assert [path.name for path in folder.iterdir() if path.is_dir() and not path.is_symlink()] == [
+            f"step_0000000{second}"
+        ]
+        moments += 1
+    assert moments > 20
+
+
+def test_pruning_keeps_a_whole_checkpoint_when_the_newest_was_found_damaged(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    first = Checkpoints(tmp_path)
+    first.save(Progress(1), model, optimizer)
+    (first.save(Progress(2), model, optimizer) / "model.safetensors").write_bytes(b"damaged")
+    resumed = Checkpoints(tmp_path)
+    assert len(resumed.newest()[1]) == 1
+    resumed.prune(keep=1)
+    checkpoint, refused = Checkpoints(tmp_path).newest()
+    assert checkpoint is not None
+    assert (checkpoint.progress.step, refused) == (1, [])
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '"x"', '{"model.safetensors": "0"}'])
+def test_a_manifest_must_list_the_files_that_it_vouches_for(tmp_path: Path, content: str) -> None:
+    path = Checkpoints(tmp_path).save(Progress(1), *trained())
+    (path / "manifest.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"manifest\.json does not list the files of a checkpoint"):
+        open_checkpoint(path)
+
+
+def test_a_checkpoint_is_chosen_as_users_name_it(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path)
+    with pytest.raises(CheckpointError, match="there is no checkpoint yet"):
+        store.choose("last")
+    paths = [store.save(Progress(step), *trained()) for step in (1, 2, 3)]
+    store.mark_best(1)
+    store.mark_best(2, "b")
+    chosen = [store.choose("best"), store.choose("best", "b"), store.choose("last"), store.choose(str(paths[0]))]
+    assert [checkpoint.progress.step for checkpoint in chosen] == [1, 2, 3, 1]

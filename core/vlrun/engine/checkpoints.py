@@ -1,11 +1,14 @@
-"""Checkpoints that are whole or not there: weights, optimiser and progress with a hash each, renamed into place."""
+"""Checkpoints that are whole or not there: weights, optimiser and progress with a hash each, renamed into place.
+
+Also the scores on the way, by which the best of them are chosen.
+"""
 
 from __future__ import annotations
 
 import errno
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,12 @@ from torch.optim import Optimizer
 
 from vlrun.errors import CheckpointError
 from vlrun.files import point_symlink, sha256_of, sync_folder, write_json
+from vlrun.interfaces.examples import Score
 
 MODEL, OPTIMIZER, PROGRESS, MANIFEST = "model.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"
 HEADS = "heads.json"
+
+_REPLACED = ".replaced"
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,16 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of a run: ``step_00000120/``, with ``last`` and ``best`` pointing at two of them."""
+    """The checkpoints of a run: ``step_00000120/``, with ``last`` and ``best`` pointing at two of them.
+
+    From the first save on there is a whole checkpoint at every moment, whatever is killed: a new one is written beside
+    the others, one of the same step steps aside for the new one (``step_00000120.replaced``) and goes when that is in
+    place, and one that was found damaged never keeps an older one from being kept.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.damaged: set[str] = set()
 
     def save(
         self, progress: Progress, model: nn.Module, optimizer: Optimizer, heads: Mapping[str, Any] | None = None
@@ -98,12 +110,11 @@ class Checkpoints:
             hashes = {name: sha256_of(temporary / name) for name in (MODEL, OPTIMIZER, PROGRESS, HEADS)}
             write_json(temporary / MANIFEST, hashes)
             sync_folder(temporary)
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
-            sync_folder(self.folder)
+            self._put_in_place(temporary, final)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(f"cannot write {final}: {_reason(error)}") from error
+        self.damaged.discard(final.name)
         point_symlink(self.folder / "last", final.name)
         return final
 
@@ -112,11 +123,12 @@ class Checkpoints:
         point_symlink(self.folder / _best_name(task), f"step_{step:08d}")
 
     def prune(self, keep: int) -> None:
-        """Removes all but the newest ``keep`` and the best ones."""
-        kept = [path.name for path in self._newest_first()[:keep]]
-        kept += [path.readlink().name for path in self.folder.glob("best*") if path.is_symlink()]
-        for path in self._newest_first():
-            if path.name not in kept:
+        """Removes all but the newest ``keep`` and the best ones; those that were found damaged do not count."""
+        steps = self._newest_first()
+        whole = dict.fromkeys(_step_name(path) for path in steps if path.name not in self.damaged)
+        kept = [*list(whole)[:keep], *(path.readlink().name for path in self.folder.glob("best*") if path.is_symlink())]
+        for path in steps:
+            if _step_name(path) not in kept or self._is_superseded(path):
                 shutil.rmtree(path)
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
@@ -126,22 +138,98 @@ class Checkpoints:
             try:
                 return open_checkpoint(path), refused
             except CheckpointError as error:
+                self.damaged.add(path.name)
                 refused.append(str(error))
         return None, refused
 
     def has_best(self, task: str | None = None) -> bool:
         """Whether evaluations have chosen a best checkpoint, for ``task`` or for all."""
-        return any((self.folder / _best_name(name)).exists() for name in (task, None))
+        return self._chosen(task) is not None
 
     def best(self, task: str | None = None) -> Checkpoint | None:
         """The best checkpoint, of a task where it has its own, or the newest one where none was chosen."""
-        path = self.folder / _best_name(task)
-        if not path.exists():
-            path = self.folder / _best_name(None)
-        return open_checkpoint(path.resolve()) if path.exists() else self.newest()[0]
+        chosen = self._chosen(task)
+        return self.newest()[0] if chosen is None else open_checkpoint(chosen)
+
+    def choose(self, choice: str, task: str | None = None) -> Checkpoint:
+        """The checkpoint that a user asks for: ``best`` (of a task: its own), ``last``, or the path of a folder.
+
+        Raises:
+            CheckpointError: there is no such checkpoint, or it is damaged.
+        """
+        if choice not in ("best", "last"):
+            return open_checkpoint(Path(choice).resolve())
+        checkpoint = self.best(task) if choice == "best" else self.newest()[0]
+        if checkpoint is None:
+            raise CheckpointError(f"{self.folder}: there is no checkpoint yet")
+        return checkpoint
+
+    def _chosen(self, task: str | None) -> Path | None:
+        for link in (self.folder / _best_name(task), self.folder / _best_name(None)):
+            name = link.readlink().name if link.is_symlink() else ""
+            for path in (self.folder / name, self.folder / (name + _REPLACED)):
+                if name and path.is_dir():
+                    return path
+        return None
+
+    def _put_in_place(self, temporary: Path, final: Path) -> None:
+        aside = final.with_name(final.name + _REPLACED)
+        if final.exists():
+            shutil.rmtree(aside, ignore_errors=True)  # of a save that was killed after it had put its own in place
+            final.rename(aside)
+        temporary.rename(final)
+        sync_folder(self.folder)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def _newest_first(self) -> list[Path]:
-        return sorted(self.folder.glob("step_*"), reverse=True)
+        """One that was to be replaced comes after the one that replaces it, and counts where that is not there."""
+        steps = self.folder.glob("step_*")
+        return sorted(steps, key=lambda path: (_step_name(path), path.name == _step_name(path)), reverse=True)
+
+    def _is_superseded(self, path: Path) -> bool:
+        final = path.with_name(_step_name(path))
+        return path != final and final.exists() and final.name not in self.damaged
+
+
+class EvaluationHistory:
+    """``evaluations.json``: step, task, split and scores of every evaluation on the way."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, step: int, task: str, split: str, scores: Sequence[Score]) -> None:
+        """Notes what an evaluation after ``step`` has found."""
+        self.rows.append({"step": step, "task": task, "split": split, "scores": [asdict(score) for score in scores]})
+
+    def has(self, step: int) -> bool:
+        """Whether there was an evaluation after ``step``."""
+        return any(row["step"] == step for row in self.rows)
+
+    def merits(self, task: str, up_to: int | None = None) -> dict[int, float]:
+        """Step -> primary score of a task, turned so that larger is better; of steps up to ``up_to``."""
+        rows = [row for row in self.rows if row["task"] == task and (up_to is None or row["step"] <= up_to)]
+        return {row["step"]: _merit(row["scores"]) for row in rows}
+
+    def best_step(self, tasks: Sequence[str]) -> int:
+        """The step with the best mean of the tasks' primary scores; the earliest of equals."""
+        of_tasks = [self.merits(task) for task in tasks]
+        means = {step: sum(merits[step] for merits in of_tasks) for step in of_tasks[0]}
+        return max(means, key=lambda step: (means[step], -step))
+
+    def read(self, up_to: int) -> None:
+        """Reads what an interrupted run has written, as far as the checkpoint that is continued."""
+        if self.path.exists():
+            self.rows = [row for row in json.loads(self.path.read_text()) if row["step"] <= up_to]
+
+    def write(self) -> None:
+        """Puts the file in place."""
+        write_json(self.path, self.rows)
+
+
+def _merit(scores: Sequence[dict[str, Any]]) -> float:
+    score = next((score for score in scores if score["primary"]), scores[0])
+    return float(score["value"]) * (1 if score["higher_is_better"] else -1)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -154,12 +242,18 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: there is no such checkpoint folder")
     try:
         hashes = json.loads((path / MANIFEST).read_text())
+        if not isinstance(hashes, dict) or not hashes.keys() >= {MODEL, OPTIMIZER, PROGRESS}:
+            raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} does not list the files of a checkpoint")
         for name, expected in hashes.items():
             if sha256_of(path / name) != expected:
                 raise CheckpointError(f"checkpoint {path} is damaged: {name} does not agree with its hash")
         return Checkpoint(path, Progress(**json.loads((path / PROGRESS).read_text())))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
+
+
+def _step_name(path: Path) -> str:
+    return path.name.removesuffix(_REPLACED)
 
 
 def _best_name(task: str | None) -> str:

@@ -12,12 +12,12 @@ from typing import Any
 from vlrun.config.experiment import Experiment
 from vlrun.data.splits import describe_features
 from vlrun.engine.assembly import Run, TaskRun, assemble, check_splits, metrics_of
-from vlrun.engine.checkpoints import Checkpoint, Checkpoints, open_checkpoint
+from vlrun.engine.checkpoints import Checkpoints
 from vlrun.engine.evaluation import TaskView, evaluate_split
 from vlrun.engine.ranks import Ranks, join_ranks
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.stopping import StopRequest
-from vlrun.errors import CheckpointError, DataError, UsageError, first_few
+from vlrun.errors import DataError, UsageError, first_few
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.examples import Prediction, Score
 from vlrun.interfaces.run_view import RunView
@@ -200,18 +200,8 @@ def load_checkpoint(run: Run, folder: RunFolder, choice: str, task: TaskRun) -> 
         return "imported weights"
     if choice == "best" and not Checkpoints(folder.checkpoints).has_best(task.name):
         choice = "last"  # which is taken then, and which results should say
-    checkpoint = _chosen(folder, choice, task.name)
+    checkpoint = Checkpoints(folder.checkpoints).choose(choice, task.name)
     run.check_checkpoint(checkpoint)
     checkpoint.load_model(run.model)
     run.step = checkpoint.progress.step
     return f"{choice if choice in ('best', 'last') else checkpoint.path.name} (step {run.step})"
-
-
-def _chosen(folder: RunFolder, choice: str, task: str) -> Checkpoint:
-    checkpoints = Checkpoints(folder.checkpoints)
-    if choice not in ("best", "last"):
-        return open_checkpoint(Path(choice))
-    checkpoint = checkpoints.best(task) if choice == "best" else checkpoints.newest()[0]
-    if checkpoint is None:
-        raise CheckpointError(f"{folder.checkpoints}: there is no checkpoint yet")
-    return checkpoint

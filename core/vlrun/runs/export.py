@@ -13,7 +13,7 @@ from torch import Tensor
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
 from vlrun.data.leaks import evaluation_images, image_key
-from vlrun.engine.checkpoints import MODEL, Checkpoint, Checkpoints, open_checkpoint
+from vlrun.engine.checkpoints import MODEL, Checkpoints
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weight_files import ImportReport, check_suffix, read_imported, write_imported
 from vlrun.errors import CheckpointError, DataError
@@ -45,7 +45,7 @@ def export_weights(
         DataError: the training annotations are gone, or are no longer those of the run.
     """
     check_suffix(out)
-    chosen = _chosen(folder, checkpoint)
+    chosen = Checkpoints(folder.checkpoints).choose(checkpoint)
     tensors, left_behind = _backbone(chosen.path / MODEL)
     metadata: dict[str, Any] = {
         "backbone": experiment.backbone.name,
@@ -58,16 +58,6 @@ def export_weights(
         "heads": {},
     }
     return write_imported(out, tensors, metadata, left_behind)
-
-
-def _chosen(folder: RunFolder, choice: str) -> Checkpoint:
-    if choice not in ("best", "last"):
-        return open_checkpoint(Path(choice).resolve())
-    checkpoints = Checkpoints(folder.checkpoints)
-    checkpoint = checkpoints.best() if choice == "best" else checkpoints.newest()[0]
-    if checkpoint is None:
-        raise CheckpointError(f"{folder.checkpoints}: there is no checkpoint yet")
-    return checkpoint
 
 
 def _backbone(path: Path) -> tuple[dict[str, Tensor], list[str]]:
