@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from torch import nn
 
 from vlrun.engine import checkpoints as checkpoints_module
-from vlrun.engine.checkpoints import Checkpoints, Progress, open_checkpoint
+from vlrun.engine.checkpoints import Checkpoints, EvaluationHistory, Progress, open_checkpoint
 from vlrun.errors import CheckpointError
+from vlrun.interfaces.examples import Score
 
 
 def trained(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -208,3 +210,46 @@ def test_a_checkpoint_is_chosen_as_users_name_it(tmp_path: Path) -> None:
     store.mark_best(2, "b")
     chosen = [store.choose("best"), store.choose("best", "b"), store.choose("last"), store.choose(str(paths[0]))]
     assert [checkpoint.progress.step for checkpoint in chosen] == [1, 2, 3, 1]
+
+
+# --- the best of a run ---
+
+
+def history(tmp_path: Path, higher_is_better: dict[str, bool], *evaluations: dict[str, float]) -> EvaluationHistory:
+    found = EvaluationHistory(tmp_path / "evaluations.json")
+    for step, values in enumerate(evaluations, start=1):
+        for task, value in values.items():
+            score = Score("score", value, primary=True, higher_is_better=higher_is_better[task])
+            found.add(step, task, "val", [score])
+    return found
+
+
+def test_the_best_step_of_one_task_is_the_earliest_of_the_best(tmp_path: Path) -> None:
+    up = history(tmp_path, {"a": True}, {"a": 0.0}, {"a": 3.0}, {"a": 3.0}, {"a": 2.0})
+    assert up.best_step(["a"]) == 2
+    down = history(tmp_path, {"a": False}, {"a": 5.0}, {"a": 3.0}, {"a": 3.0}, {"a": 4.0})
+    assert down.best_step(["a"]) == 2
+
+
+@pytest.mark.parametrize("unit", [1.0, 100.0], ids=["as a share", "in percent"])
+def test_the_best_step_of_several_tasks_depends_on_no_unit_and_knows_what_is_better(
+    tmp_path: Path, unit: float
+) -> None:
+    """The accuracy gains a half, the perplexity, where less is better, loses a hundredth."""
+    directions = {"accuracy": True, "perplexity": False}
+    first = {"accuracy": 0.4 * unit, "perplexity": 100.0}
+    found = history(tmp_path, directions, first, {"accuracy": 0.6 * unit, "perplexity": 101.0})
+    assert found.best_step(["accuracy", "perplexity"]) == 2
+    found = history(tmp_path, directions, first, {"accuracy": 0.404 * unit, "perplexity": 150.0})
+    assert found.best_step(["accuracy", "perplexity"]) == 1
+
+
+def test_only_the_newest_step_can_become_the_best(tmp_path: Path) -> None:
+    """Checkpoints that were not the best when the next came may be gone."""
+    values = [{"a": 50.0, "b": 10.0}, {"a": 40.0, "b": 30.0}, {"a": 60.0, "b": 12.0}, {"a": 10.0, "b": 90.0}]
+    best = [
+        history(tmp_path, {"a": True, "b": True}, *values[:count]).best_step(["a", "b"])
+        for count in range(1, len(values) + 1)
+    ]
+    assert all(now in (before, count) for count, (before, now) in enumerate(pairwise(best), start=2))
+    assert len(set(best)) > 1

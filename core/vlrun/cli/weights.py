@@ -37,7 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     exporting = actions.add_parser("export", help="make weights of a run's backbone, for other runs to start from")
     exporting.add_argument("run_folder", metavar="RUN", help="a run folder, or runs/<experiment> for its newest run")
     exporting.add_argument("out", type=Path, metavar="OUT", help="file to write, ending in .safetensors")
-    exporting.add_argument("--checkpoint", default="best", help="best, last, or a checkpoint folder (default: best)")
+    exporting.add_argument(
+        "--checkpoint",
+        default="best",
+        help="best (of a joint run: for all tasks together), last, or a checkpoint folder (default: best)",
+    )
 
     inspecting = actions.add_parser("inspect", help="what a file of weights contains, and which format reads it")
     inspecting.add_argument("file", type=Path, metavar="FILE")

@@ -107,10 +107,9 @@ class TrainConfig(Config):
     evaluate_batch_size: PositiveInt = Field(64, description="examples per evaluation batch")
     evaluate_every: PositiveInt = Field(1, description="epochs between evaluations; the last epoch is always evaluated")
     checkpoint_every: PositiveInt | None = Field(None, description="steps between checkpoints; null: once an epoch")
-    final_checkpoint: Literal["best", "best-mean", "last"] = Field(
+    final_checkpoint: Literal["best", "last"] = Field(
         "best",
-        description="what is evaluated at the end: for each task the best by its first evaluation split; one for all "
-        "tasks, the best by the mean of these scores; or the last",
+        description="what is evaluated at the end: for each task the best by its first evaluation split, or the last",
     )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     stop_and_go: StopAndGoConfig | None = Field(

@@ -212,10 +212,20 @@ class EvaluationHistory:
         return {row["step"]: _merit(row["scores"]) for row in rows}
 
     def best_step(self, tasks: Sequence[str]) -> int:
-        """The step with the best mean of the tasks' primary scores; the earliest of equals."""
+        """The best step for all of ``tasks`` together; of one task that with its best score, the earliest of equals.
+
+        Scores of several tasks have units and directions of their own, so they are not added up. Step by step, the best
+        so far gives way to one that is better by the mean over tasks of the relative change of the primary score,
+        (new - best) / max(|new|, |best|), with its sign turned where lower is better. So only the newest step can
+        become the best one: older checkpoints may be gone.
+        """
         of_tasks = [self.merits(task) for task in tasks]
-        means = {step: sum(merits[step] for merits in of_tasks) for step in of_tasks[0]}
-        return max(means, key=lambda step: (means[step], -step))
+        first, *later = sorted(set.intersection(*(set(merits) for merits in of_tasks)))
+        best = first
+        for step in later:
+            if sum(_relative_gain(merits[best], merits[step]) for merits in of_tasks) > 0:
+                best = step
+        return best
 
     def read(self, up_to: int) -> None:
         """Reads what an interrupted run has written, as far as the checkpoint that is continued."""
@@ -225,6 +235,11 @@ class EvaluationHistory:
     def write(self) -> None:
         """Puts the file in place."""
         write_json(self.path, self.rows)
+
+
+def _relative_gain(before: float, after: float) -> float:
+    larger = max(abs(before), abs(after))
+    return (after - before) / larger if larger else 0.0
 
 
 def _merit(scores: Sequence[dict[str, Any]]) -> float:

@@ -134,7 +134,7 @@ def evaluate_if_due(trainer: Trainer) -> None:
 
 
 def _evaluate_and_choose_best(trainer: Trainer) -> None:
-    """Scores the first split of each task that has a known one; marks the best checkpoints, of each and by the mean."""
+    """Scores the first split of each task that has a known one; marks the best checkpoints, of each and for all."""
     run = trainer.run
     epoch = run.step // trainer.mix.steps_per_epoch
     names = []
@@ -238,19 +238,9 @@ def check_first_batch(trainer: Trainer) -> None:
 def load_final_weights(trainer: Trainer, task: TaskRun) -> str:
     """Puts the checkpoint that was chosen for ``task`` into the model; returns how results call it."""
     run, checkpoints = trainer.run, trainer.checkpoints
-    choice = run.experiment.train.final_checkpoint
-    choose = {
-        "best": lambda: checkpoints.best(task.name),
-        "best-mean": checkpoints.best,
-        "last": lambda: checkpoints.newest()[0],
-    }[choice]
-    checkpoint = run.ranks.from_main(choose)
+    is_best = run.experiment.train.final_checkpoint == "best"
+    checkpoint = run.ranks.from_main(lambda: checkpoints.best(task.name) if is_best else checkpoints.newest()[0])
     if checkpoint is None:
         return "as built"
     checkpoint.load_model(run.model)
-    chosen = {
-        "best": f"best on {next(iter(task.splits))}",
-        "best-mean": "best by the mean over tasks",
-        "last": "last",
-    }[choice]
-    return f"{chosen} (step {checkpoint.progress.step})"
+    return f"{f'best on {next(iter(task.splits))}' if is_best else 'last'} (step {checkpoint.progress.step})"
