@@ -90,6 +90,12 @@ class DistributedError(RunnerError):
     exit_status = 9
 
 
+class FailedElsewhereError(RunnerError):
+    """Another rank met a bug, whose traceback it shows; this one ends with it."""
+
+    is_shown_elsewhere = True
+
+
 class StoppedOnRequest(RunnerError):
     """A signal asked for a stop and a checkpoint was written; the same command continues."""
 

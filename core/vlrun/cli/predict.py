@@ -26,6 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
             written = predict_run(
                 experiment, folder, arguments.checkpoint, opened.plugins, ranks, reporters, arguments.task
             )
-        for path in written:
-            print(path)
+        if ranks.is_main:
+            print(*written, sep="\n")
     return 0

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from vlrun.errors import RunnerError
+from vlrun.errors import DistributedError, RunnerError
 from vlrun.interfaces.backbone import PairEncoder
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Example, Pair, RegionBatch
@@ -246,7 +246,19 @@ def batch_loader(
         pin_memory=pin_memory,
         timeout=timeout_seconds if workers else 0,  # a frozen worker would be waited for without end
     )
-    for made in loader:
+    batches_made = iter(loader)
+    while True:
+        try:
+            made = next(batches_made)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not workers or not str(error).startswith("DataLoader"):
+                raise
+            raise DistributedError(
+                f"train.workers: a loader worker was killed or hangs ({str(error).splitlines()[0]}). Was memory short? "
+                "--resume continues from the last checkpoint; fewer workers need less"
+            ) from error
         if isinstance(made, RunnerError):
             raise made
         yield made

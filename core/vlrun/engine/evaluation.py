@@ -118,14 +118,17 @@ def evaluate_split(
     """
     started = time.monotonic()
     predictions = task.task.evaluate(TaskView(run, task, stop), split, final=final)
-    if final and run.ranks.is_main:  # before the metrics, which may refuse them
-        run.folder.write_predictions(task.name, split, predictions)
-        run.folder.write_submission(task.name, split, task.task, predictions)
+
+    def write_and_score() -> list[Score]:
+        if final:  # before the metrics, which may refuse them
+            run.folder.write_predictions(task.name, split, predictions)
+            run.folder.write_submission(task.name, split, task.task, predictions)
+        return [] if split in task.hidden else score_predictions(task, split, predictions, checkpoint, final=final)
+
+    scores = run.ranks.from_main(write_and_score)
     if split in task.hidden:
         run.reporters.note(f"{task.name} {split}: {len(predictions):,} predictions; the ground truth is hidden")
-        return []
-    scores = run.ranks.from_main(lambda: score_predictions(task, split, predictions, checkpoint, final=final))
-    if run.ranks.is_main:
+    elif run.ranks.is_main:
         seconds = time.monotonic() - started
         run.reporters.evaluation(
             EvaluationReport(task.name, split, run.step, epoch, scores, seconds, len(predictions), final)

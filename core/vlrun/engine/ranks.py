@@ -8,10 +8,11 @@ part, and because losses are divided by global counts the sum *is* the gradient 
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -20,11 +21,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vlrun.errors import DistributedError, RunnerError
+from vlrun.errors import DistributedError, FailedElsewhereError, RunnerError
 
 T = TypeVar("T")
 
-_SIGNS_OF_LOSS = ("Connection closed by peer", "Connection reset", "Timed out", "timed out", "NCCL", "gloo")
+_GLOO = "gloo/transport/"  # gloo raises plain RuntimeErrors that name the place in its source
+_BEAT_SECONDS = 10.0
 
 _BUCKET_BYTES = (
     25 * 2**20
@@ -39,12 +41,14 @@ class Ranks:
         rank, world_size: index of this process, and how many there are.
         device: where this process computes.
         control: a gloo group for small messages, so that they never wait for the accelerator; None if alone.
+        beat_seconds: how often the main rank says that it is still at work while the others wait for it.
     """
 
     rank: int
     world_size: int
     device: torch.device
     control: Any = None
+    beat_seconds: float = _BEAT_SECONDS
 
     @property
     def is_main(self) -> bool:
@@ -55,7 +59,8 @@ class Ranks:
         if self.world_size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor, group=self.control)
+        with _loss_named():
+            dist.all_reduce(tensor, group=self.control)
         return tensor.tolist()
 
     def any(self, claim: bool) -> bool:
@@ -66,7 +71,8 @@ class Ranks:
         """The sum over all ranks, on the CPU."""
         tensor = tensor.detach().to("cpu", copy=True)  # the sum must not overwrite the caller's part
         if self.world_size > 1:
-            dist.all_reduce(tensor, group=self.control)
+            with _loss_named():
+                dist.all_reduce(tensor, group=self.control)
         return tensor
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -79,9 +85,11 @@ class Ranks:
         waiting = []
         for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            waiting.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+            with _loss_named():
+                waiting.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
         for bucket, flat, work in waiting:
-            work.wait()
+            with _loss_named():
+                work.wait()
             parts = torch.split(flat, [gradient.numel() for gradient in bucket])
             for gradient, part in zip(bucket, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
@@ -91,38 +99,97 @@ class Ranks:
         if self.world_size == 1:
             return items
         gathered: list[list[T]] = [[] for _ in range(self.world_size)]
-        dist.all_gather_object(gathered, items, group=self.control)
+        with _loss_named():
+            dist.all_gather_object(gathered, items, group=self.control)
         return [item for share in gathered for item in share]
 
     def from_main(self, compute: Callable[[], T]) -> T:
         """Computes on the main rank and tells the others.
 
-        Raises:
-            RunnerError: what ``compute`` raised, on every rank; only the main rank's copy is to be shown.
+        However long it takes: the main rank says now and then that it is still at work, so no timeout ends the wait.
+        Whatever ``compute`` raises is raised on every rank, a bug as FailedElsewhereError on the others; one shows it.
         """
         if self.world_size == 1:
             return compute()
-        message: list[Any] = [None, None]
-        if self.is_main:
-            try:
-                message[0] = compute()
-            except RunnerError as error:
-                message[1] = error
-        dist.broadcast_object_list(message, src=0, group=self.control)
-        if message[1] is not None:
-            message[1].is_shown_elsewhere = not self.is_main
-            raise message[1]
-        result: T = message[0]
-        return result
+        if not self.is_main:
+            while (message := self._broadcast(None)) is None:
+                pass  # the main rank is still at work
+            value, error = pickle.loads(message)  # noqa: S301 - of our own main rank
+            if error is not None:
+                error.is_shown_elsewhere = True
+                raise error
+            result: T = value
+            return result
+        try:
+            with self._at_work():
+                value = compute()
+            message = pickle.dumps((value, None))
+        except BaseException as error:
+            with suppress(DistributedError):  # if nobody is left to be told, the error itself still counts
+                self._broadcast(pickle.dumps((None, _for_others(error))))
+            raise
+        self._broadcast(message)
+        return value
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what each rank does by itself, without the others: an error on any is raised on all, and shown once.
+
+        Else a rank that fails alone leaves the others waiting for it.
+        """
+        failure: Exception | None = None
+        try:
+            yield
+        except DistributedError:
+            raise  # there may be nobody to tell
+        except Exception as error:
+            if self.world_size == 1:
+                raise
+            failure = error
+        if not self.any(failure is not None):
+            return
+        failures = self.gather([] if failure is None else [(self.rank, _for_others(failure))])
+        rank, first = failures[0]
+        first = failure if failure is not None else first
+        if isinstance(first, RunnerError):
+            first.is_shown_elsewhere = self.rank != rank
+        raise first
 
     @contextmanager
     def alike(self) -> Iterator[None]:
-        """Around what every rank does in the same way: an error in it is raised on all, and shown by the main rank."""
+        """Around what all ranks have agreed to raise: the main rank shows it."""
         try:
             yield
         except RunnerError as error:
             error.is_shown_elsewhere = not self.is_main
             raise
+
+    def _broadcast(self, message: bytes | None) -> bytes | None:
+        """The main rank's message, on every rank."""
+        held = [message]
+        with _loss_named():
+            dist.broadcast_object_list(held, src=0, group=self.control)
+        return held[0]
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """While it is open, the others hear that there is no answer yet."""
+        done = threading.Event()
+
+        def beat() -> None:
+            try:
+                while not done.wait(self.beat_seconds):
+                    self._broadcast(None)
+            except DistributedError:
+                return  # the answer will meet the same and say so
+
+        thread = threading.Thread(target=beat, name="still-at-work", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def check_agreement(self, value: Any, what: str) -> None:
         """Raises DistributedError if ``value`` differs between ranks."""
@@ -132,8 +199,10 @@ class Ranks:
             raise DistributedError(f"the ranks disagree on {what}: {listed}")
 
     def barrier(self) -> None:
+        """Waits until all ranks are here."""
         if self.world_size > 1:
-            dist.barrier(group=self.control)
+            with _loss_named():
+                dist.barrier(group=self.control)
 
 
 def is_launched() -> bool:
@@ -182,33 +251,63 @@ def join_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ran
     if device.type == "cpu" and threads is None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size))
     _leave_with_parent()
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
-    control = dist.new_group(backend="gloo", timeout=timeout)
+    with _loss_named():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+        control = dist.new_group(backend="gloo", timeout=timeout)
     try:
-        with lost_ranks_named():
-            yield Ranks(dist.get_rank(), world_size, device, control)
-            dist.barrier(group=control)  # a rank that leaves early aborts the others
+        with lost_ranks_named(world_size):
+            ranks = Ranks(dist.get_rank(), world_size, device, control, min(_BEAT_SECONDS, timeout_seconds / 4))
+            yield ranks
+            ranks.barrier()  # a rank that leaves early aborts the others
     finally:
         dist.destroy_process_group()
 
 
 @contextmanager
-def lost_ranks_named() -> Iterator[None]:
-    """Turns torch's words for a rank that is gone or hangs into ours.
+def lost_ranks_named(world_size: int) -> Iterator[None]:
+    """Turns torch's words for a rank that is gone or hangs into ours, wherever they come up.
 
     Raises:
-        DistributedError: a connection was lost or timed out; any other RuntimeError is a bug and stays what it is.
+        DistributedError: a connection was lost or timed out; any other error is a bug and stays what it is.
     """
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0].rpartition("] ")[2]
-        if not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
-            raise
-        raise DistributedError(
-            f"another process is gone or does not answer ({reason}); the others were stopped. --resume continues from "
-            "the last checkpoint, train.distributed_timeout sets how long to wait"
-        ) from error
+        if world_size > 1 and isinstance(error, dist.DistError):
+            raise _lost(error) from error
+        raise
+
+
+@contextmanager
+def _loss_named() -> Iterator[None]:
+    """Around one collective of several ranks: here gloo's errors mean a lost rank, too, whatever their class."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or _GLOO in str(error):
+            raise _lost(error) from error
+        raise
+
+
+def _lost(error: RuntimeError) -> DistributedError:
+    reason = str(error).splitlines()[0].rpartition("] ")[2].partition(". This is typically")[0]
+    return DistributedError(
+        f"another process is gone or does not answer ({reason}); the others were stopped. --resume continues from "
+        "the last checkpoint, train.distributed_timeout sets how long to wait"
+    )
+
+
+def _for_others(error: BaseException) -> RunnerError:
+    """What the other ranks raise where this one raises ``error``."""
+    if isinstance(error, RunnerError):
+        try:
+            pickle.loads(pickle.dumps(error))  # noqa: S301 - our own; some can be pickled and not be read back
+        except Exception:  # then its text must do
+            substitute = RunnerError(str(error))
+            substitute.exit_status = error.exit_status
+            return substitute
+        return error
+    return FailedElsewhereError(f"another process failed: {type(error).__name__}: {error}")
 
 
 def _leave_with_parent() -> None:

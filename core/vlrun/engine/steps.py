@@ -35,8 +35,10 @@ def train_step(trainer: Trainer, step: PlannedStep, micro_batches: Sequence[Batc
     counts = global_counts(trainer.run.ranks, task, micro_batches)
     rate = trainer.schedule(step.position)
     set_learning_rate(trainer.optimizer, rate)
-    with _out_of_memory_explained(trainer.run.experiment.train):
+    config = trainer.run.experiment.train
+    with trainer.run.ranks.together(), _out_of_memory_explained(config):  # memory may be short on one rank only
         losses = _backward(trainer, task, step, micro_batches, counts)
+    with _out_of_memory_explained(config):
         norm = _update(trainer)
     ids = [name for batch in micro_batches for name in batch.ids]
     record = StepRecord(step.position + 1, task.name, step.epoch + 1, losses, rate, norm, ids)

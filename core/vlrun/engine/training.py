@@ -144,14 +144,16 @@ def _evaluate_and_choose_best(trainer: Trainer) -> None:
             scores = evaluate_split(run, task, split, epoch=epoch, stop=trainer.stop)
             trainer.evaluations.add(run.step, task.name, split, scores)
             names.append(task.name)
-    if run.ranks.is_main:
+
+    def choose_best() -> None:
         trainer.evaluations.write()
         trainer.checkpoints.mark_best(trainer.evaluations.best_step(names))
         if len(names) > 1:
             for name in names:
                 trainer.checkpoints.mark_best(trainer.evaluations.best_step([name]), name)
         trainer.checkpoints.prune(run.experiment.train.keep_checkpoints)
-    run.ranks.barrier()
+
+    run.ranks.from_main(choose_best)
 
 
 def _note_pauses(trainer: Trainer, active: Sequence[Sequence[bool]]) -> None:
@@ -219,16 +221,17 @@ def check_first_batch(trainer: Trainer) -> None:
     """
     run = trainer.run
     problems, shortages = [], []
-    for task in run.tasks:
-        maker = task.training
-        addresses = task.plan.batches(0, 0)[0]
-        examples, pairs = maker.pairs(addresses)
-        regions = maker.regions(pairs)
-        batch = maker.batch(addresses, examples, pairs, regions)
-        pair_ids = [example.id for example, own in zip(examples, pairs, strict=True) for _ in own]
-        texts = [pair.text for own in pairs for pair in own]
-        problems += batch_problems(pair_ids, texts, regions, batch)
-        shortages.append(shared_memory_problem(batch, run.workers))
+    with run.ranks.together():
+        for task in run.tasks:
+            maker = task.training
+            addresses = task.plan.batches(0, 0)[0]
+            examples, pairs = maker.pairs(addresses)
+            regions = maker.regions(pairs)
+            batch = maker.batch(addresses, examples, pairs, regions)
+            pair_ids = [example.id for example, own in zip(examples, pairs, strict=True) for _ in own]
+            texts = [pair.text for own in pairs for pair in own]
+            problems += batch_problems(pair_ids, texts, regions, batch)
+            shortages.append(shared_memory_problem(batch, run.workers))
     if problems := run.ranks.gather(problems):
         raise DataError(["the first batch cannot be trained on:", *dict.fromkeys(problems)])
     if shortage := next((found for found in run.ranks.gather(shortages) if found), None):

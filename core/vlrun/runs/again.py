@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,12 @@ def evaluate_run(
         CheckpointError: there is no such checkpoint, or it does not fit.
     """
     run = assembled(experiment, folder, plugins, ranks, reporters)
-    with ranks.alike():
+    with ranks.together():
         check_splits(run.tasks)
     rows = []
     for task in chosen_tasks(run, tasks):
-        name = load_checkpoint(run, folder, checkpoint, task)
+        with ranks.together():
+            name = load_checkpoint(run, folder, checkpoint, task)
         for split in task.splits:
             scores = evaluate_split(run, task, split, epoch=0, stop=StopRequest(), final=True, checkpoint=name)
             rows += [
@@ -72,18 +74,22 @@ def predict_run(
 ) -> list[Path]:
     """Writes predictions and submission files of every evaluation split, without scoring: targets may be hidden."""
     run = assembled(experiment, folder, plugins, ranks, reporters)
-    with ranks.alike():
+    with ranks.together():
         check_splits(run.tasks)
     written: list[Path] = []
     for task in chosen_tasks(run, tasks):
-        load_checkpoint(run, folder, checkpoint, task)
+        with ranks.together():
+            load_checkpoint(run, folder, checkpoint, task)
         for split in task.splits:
             predictions = task.task.evaluate(TaskView(run, task, StopRequest()), split, final=True)
-            if ranks.is_main:
-                written.append(folder.write_predictions(task.name, split, predictions))
-                submission = folder.write_submission(task.name, split, task.task, predictions)
-                written += [submission] if submission else []
+            written += ranks.from_main(partial(_write, folder, task, split, predictions))
     return written
+
+
+def _write(folder: RunFolder, task: TaskRun, split: str, predictions: Sequence[Prediction]) -> list[Path]:
+    written = folder.write_predictions(task.name, split, predictions)
+    submission = folder.write_submission(task.name, split, task.task, predictions)
+    return [written] if submission is None else [written, submission]
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,8 @@ def reopen_task(
     with distributed as ranks, progress_on_stderr(ranks.is_main) as reporters:
         run = assembled(experiment, folder, plugins, ranks, reporters)
         task = chosen_tasks(run, [label] if label else [])[0]
-        name = load_checkpoint(run, folder, checkpoint, task)
+        with ranks.together():
+            name = load_checkpoint(run, folder, checkpoint, task)
         yield ReopenedTask(task.task, TaskView(run, task, StopRequest()), experiment.name, name)
 
 

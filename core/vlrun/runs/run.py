@@ -77,8 +77,8 @@ def run_experiment(
         if run_folder.read_status().get("status") == "done":
             return RunResult(run_folder.path, [], was_done=True)
         reporters = build_reporters(experiment, plugins, ranks)
-        with reporters, _recorded(experiment, run_folder, ranks, reporters) as rows, lost_ranks_named():
-            with ranks.alike():
+        with reporters, _recorded(experiment, run_folder, ranks, reporters) as rows, lost_ranks_named(ranks.world_size):
+            with ranks.together():
                 run = assemble(experiment, ranks, run_folder, reporters, plugins)
                 check_splits(run.tasks)
             rows.extend(_train_and_evaluate(run, plugins, stop, is_new, profile))
@@ -96,12 +96,11 @@ def build_reporters(experiment: Experiment, plugins: Plugins, ranks: Ranks) -> R
 
 
 def _train_and_evaluate(run: Run, plugins: Plugins, stop: StopRequest, is_new: bool, profile: bool) -> list[ResultRow]:
-    with run.ranks.alike():
+    with run.ranks.together():
         trainer = build_trainer(run, stop) if run.experiment.train.epochs else None
     continued = trainer is not None and not is_new and resume(trainer)
     run.ranks.check_agreement(weights_sum(run.model), "the weights before the first step")
-    if run.ranks.is_main:
-        _start(run, trainer, plugins, is_new)
+    run.ranks.from_main(lambda: _start(run, trainer, plugins, is_new))
     if continued:
         run.reporters.note(f"continuing after step {run.step}")
     if trainer is not None:
@@ -179,29 +178,33 @@ def _recorded(
     """Keeps ``status.json`` true and says goodbye, however the run ends. Yields the list to put the results in."""
     rows: list[ResultRow] = []
 
-    def end(status: str, message: str) -> None:
-        if ranks.is_main:
-            folder.write_status(status=status, message=message, finished=now())
-            reporters.finish(Outcome(status, message, rows, _locations(folder)))
-
-    if ranks.is_main:
+    def start() -> None:
         started = folder.read_status().get("started") or now()
         record = {"experiment": experiment.name, "demo": experiment.demo, "processes": ranks.world_size}
         folder.write_status(status="running", message="", started=started, finished=None, **record)
+
+    def end(status: str, message: str) -> None:
+        folder.write_status(status=status, message=message, finished=now())
+        reporters.finish(Outcome(status, message, rows, _locations(folder)))
+
+    ranks.from_main(start)
     try:
         yield rows
     except StoppedOnRequest as stopped:
-        end("stopped", str(stopped))
+        message = str(stopped)
+        ranks.from_main(lambda: end("stopped", message))  # all stop together, and wait for the report
         with ranks.alike():
             raise
     except RunnerError as error:
-        end("failed", str(error))
+        if ranks.is_main:  # others may be gone
+            end("failed", str(error))
         raise
     except BaseException as error:
         write_text(folder.path / "traceback.txt", traceback.format_exc())
-        end("failed", f"{type(error).__name__}: {error}")
+        if ranks.is_main:
+            end("failed", f"{type(error).__name__}: {error}")
         raise
-    end("done", "")
+    ranks.from_main(lambda: end("done", ""))
 
 
 def _choose_folder(experiment: Experiment, continues: bool, folder: Path | None) -> tuple[RunFolder, bool]:

@@ -1,0 +1,89 @@
+"""What one process of a run does alone leaves no other waiting."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_runs import experiment, ranks_run
+
+from vlrun.data.loading import batch_loader
+from vlrun.engine import steps
+from vlrun.engine.checkpoints import Checkpoints, EvaluationHistory
+from vlrun.engine.run_folder import RunFolder
+from vlrun.errors import DistributedError
+from vlrun.plugins.manager import Plugins
+from vlrun.runs import run as runs
+from vlrun.runs.run import run_experiment
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [
+        (RunFolder, "write_predictions"),
+        (RunFolder, "write_submission"),
+        (EvaluationHistory, "write"),
+        (Checkpoints, "mark_best"),
+        (Checkpoints, "prune"),
+        (runs, "write_records"),
+        (runs, "_locations"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_main_process_fails_to_write_ends_all(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, owner: Any, method: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("nothing can be written")
+
+    monkeypatch.setattr(owner, method, fail)
+    with pytest.raises(AssertionError) as caught:
+        ranks_run(world, plugins, 2, "train.epochs=1")
+    assert "ValueError: nothing can be written" in str(caught.value)
+    assert "FailedElsewhereError: another process failed: ValueError: nothing can be written" in str(caught.value)
+
+
+def test_memory_that_is_short_on_one_process_is_explained_and_ends_all(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward = steps._backward
+
+    def short(*arguments: Any) -> Any:
+        if torch.distributed.get_rank() == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return backward(*arguments)
+
+    monkeypatch.setattr(steps, "_backward", short)
+    with pytest.raises(AssertionError) as caught:
+        ranks_run(world, plugins, 2, "train.epochs=1")
+    explained = "ConfigError: train.batch_size 6: a step does not fit into the memory of the GPU"
+    assert str(caught.value).count(f"vlrun.errors.{explained}") == 2
+    assert "DistributedError" not in str(caught.value)
+
+
+class Deadly:
+    """Data whose second batch kills the worker that makes it."""
+
+    def __getitems__(self, batch: list[int]) -> Any:
+        if batch == [1]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return batch
+
+
+def test_a_killed_loader_worker_is_named_and_is_no_lost_rank() -> None:
+    made = batch_loader(Deadly(), [[0], [1]], workers=1)  # type: ignore[arg-type]
+    with pytest.raises(DistributedError, match=r"^train\.workers: a loader worker was killed or hangs"):
+        list(made)
+
+
+def test_a_task_that_times_out_is_no_lost_rank(world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the NCCL solver of this task timed out")
+
+    monkeypatch.setattr(steps, "_backward", fail)
+    with pytest.raises(RuntimeError, match="solver of this task timed out"):
+        run_experiment(experiment(world, plugins), plugins=plugins)
