@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = make_parser(arguments)
     parsed, rest = parser.parse_known_args(arguments)
-    parsed.command = arguments
+    parsed.main, parsed.command = main, arguments  # for a verb that starts this very command in other processes
     overrides = [word for word in rest if "=" in word and not word.startswith("-")]
     if hasattr(parsed, "overrides") and overrides == rest:
         parsed.overrides += rest  # argparse takes them in one run only; users write them between options

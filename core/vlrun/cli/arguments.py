@@ -63,7 +63,7 @@ def launched_elsewhere(arguments: argparse.Namespace) -> int | None:
         return None
     from vlrun.engine.launch import launch
 
-    return launch(arguments.command, arguments.nproc)
+    return launch(arguments.main, arguments.command, arguments.nproc)
 
 
 @dataclass(frozen=True)

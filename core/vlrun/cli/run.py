@@ -90,7 +90,7 @@ def _start(arguments: argparse.Namespace, experiment: Experiment, plugins: Plugi
     if _will_launch(arguments):
         from vlrun.engine.launch import launch
 
-        return launch(arguments.command, arguments.nproc)
+        return launch(arguments.main, arguments.command, arguments.nproc)
     from vlrun.runs.run import run_experiment
 
     result = run_experiment(

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import DEMO_WEIGHTS_FOLDER, Experiment, Layer, load_experiment, parse_overrides
 from vlrun.config.yaml import dump_yaml
 from vlrun.demo.data import DemoData, code_fingerprint, only_one, prepare_demo
-from vlrun.engine.launch import STOP_SIGNALS
+from vlrun.engine.launch import stop_signals_passed_to
 from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
 from vlrun.plugins.manager import Plugins
 
@@ -146,7 +143,10 @@ def _make_weights(file: Path, weights: Path, plugins: Plugins) -> None:
 def _run_demo(file: Path, runs_root: Path) -> None:
     """``runner run FILE --demo`` in a process of its own, alone, whoever started this one."""
     command = [sys.executable, "-m", "vlrun", "run", str(file), "--demo", "--resume", "--output", str(runs_root)]
-    with subprocess.Popen(command, env=_without_launcher(os.environ)) as process, _stop_passed_on(process):
+    with (
+        subprocess.Popen(command, env=_without_launcher(os.environ)) as process,
+        stop_signals_passed_to(process.send_signal),
+    ):
         status = process.wait()
     if status == StoppedOnRequest.exit_status:
         raise StoppedOnRequest("stopped during the pre-training of the demo; the same command continues it")
@@ -156,23 +156,6 @@ def _run_demo(file: Path, runs_root: Path) -> None:
         )
         error.exit_status = status if status > 0 else RunnerError.exit_status
         raise error
-
-
-@contextmanager
-def _stop_passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Passes stop signals on; the pre-training finishes its step and writes a checkpoint."""
-
-    def forward(number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and sys.stdin is not None and sys.stdin.isatty():
-            return  # the terminal has sent Ctrl-C there already
-        process.send_signal(number)
-
-    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _without_launcher(environment: Mapping[str, str]) -> dict[str, str]:

@@ -16,9 +16,9 @@ from torch import nn
 
 from vlrun.data.loading import EvaluationBatches, batch_loader
 from vlrun.engine.assembly import Run, TaskRun
+from vlrun.engine.launch import StopRequest, leave_if_asked
 from vlrun.engine.model import weights_fingerprint
 from vlrun.engine.ranks import Ranks
-from vlrun.engine.stopping import StopRequest, leave_if_asked
 from vlrun.errors import DataError
 from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.dataset import Dataset

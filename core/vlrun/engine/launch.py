@@ -1,4 +1,7 @@
-"""``--nproc N``: starts this very command once per process, through torch's elastic launcher."""
+"""``--nproc N``: starts this very command once per process, through torch's elastic launcher; stopping on request.
+
+A stop signal is remembered, and training ends at the next step with a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,26 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from vlrun.errors import DistributedError
+from vlrun.errors import DistributedError, StoppedOnRequest
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    from vlrun.engine.ranks import Ranks
+
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+
+Command: TypeAlias = Callable[[Sequence[str]], int]
+"""The command line as a function, from arguments to exit status; importable by name, so that it can be pickled."""
 
 
-def launch(arguments: Sequence[str], num_processes: int) -> int:
-    """Runs ``runner ARGUMENTS`` in ``num_processes`` processes on this machine and returns their exit status.
+def launch(main: Command, arguments: Sequence[str], num_processes: int) -> int:
+    """Runs ``main(arguments)`` in ``num_processes`` processes on this machine and returns their exit status.
 
     Each sees torchrun's environment: ``torchrun --nproc-per-node N -m vlrun ARGUMENTS`` does the same.
     """
@@ -40,40 +48,85 @@ def launch(arguments: Sequence[str], num_processes: int) -> int:
         monitor_interval=0.2,
         signals_to_handle="SIGHUP,SIGQUIT",  # the stop signals are ours: ranks finish their step and write a checkpoint
     )
-    with _stop_passed_on():
+    with stop_signals_passed_to(_all_children):
         try:
-            elastic_launch(config, _rank_main)(list(arguments))
+            elastic_launch(config, _rank_main)(main, list(arguments))
         except ChildFailedError as error:
             return _exit_status(error)
     return 0
 
 
-def _rank_main(arguments: list[str]) -> None:
-    from vlrun.cli import main
+class StopRequest:
+    """Set by SIGTERM, SIGUSR1 (batch systems send it before the time is up) or the first Ctrl-C."""
 
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def receive(self, number: int, _: FrameType | None) -> None:
+        """Handles a signal."""
+        if self.signal is signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C means now
+        self.signal = signal.Signals(number)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Collects stop signals while it is open; outside the main thread no handlers can be set, and none are."""
+    request = StopRequest()
+    with _handled_by(request.receive):
+        yield request
+
+
+@contextmanager
+def stop_signals_passed_to(send: Callable[[int], None]) -> Iterator[None]:
+    """Passes stop signals on to processes that were started, which finish their step, and goes on waiting for them."""
+
+    def forward(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and sys.stdin is not None and sys.stdin.isatty():
+            return  # the terminal has sent Ctrl-C there already
+        send(number)
+
+    with _handled_by(forward):
+        yield
+
+
+def leave_if_asked(ranks: Ranks, stop: StopRequest, during: str = "an evaluation") -> None:
+    """Ends what is going on, on all ranks together, once a signal has reached any of them.
+
+    Raises:
+        StoppedOnRequest: the caller sees to it that nothing is lost.
+    """
+    if ranks.any(bool(stop)):
+        raise StoppedOnRequest(f"stopped on request during {during}; run again with --resume to continue")
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    try:
+        before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    except ValueError:  # not the main thread
+        before = {}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def _all_children(number: int) -> None:
+    for child in multiprocessing.active_children():
+        if child.pid:
+            os.kill(child.pid, number)
+
+
+def _rank_main(main: Command, arguments: list[str]) -> None:
     if status := main(arguments):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # no traceback for a status that is not an exception
-
-
-@contextmanager
-def _stop_passed_on() -> Iterator[None]:
-    """Passes stop signals on to the ranks and goes on waiting for them."""
-
-    def forward(number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and sys.stdin is not None and sys.stdin.isatty():
-            return  # the terminal has sent Ctrl-C to the ranks already
-        for child in multiprocessing.active_children():
-            if child.pid:
-                os.kill(child.pid, number)
-
-    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _exit_status(error: ChildFailedError) -> int:

@@ -17,7 +17,7 @@ from vlrun.engine.checkpoints import Checkpoints
 from vlrun.engine.evaluation import TaskView, evaluate_split
 from vlrun.engine.ranks import Ranks, join_ranks
 from vlrun.engine.run_folder import RunFolder
-from vlrun.engine.stopping import StopRequest
+from vlrun.engine.launch import StopRequest
 from vlrun.errors import DataError, UsageError, first_few
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.examples import Prediction, Score

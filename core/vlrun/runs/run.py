@@ -18,7 +18,7 @@ from vlrun.engine.evaluation import evaluate_split
 from vlrun.engine.model import weights_sum
 from vlrun.engine.ranks import Ranks, join_ranks, lost_ranks_named
 from vlrun.engine.run_folder import RunFolder, create_run_folder, latest_run_folder, now, write_records
-from vlrun.engine.stopping import StopRequest, stop_on_signals
+from vlrun.engine.launch import StopRequest, stop_on_signals
 from vlrun.engine.trainer import Trainer, build_trainer
 from vlrun.engine.training import check_first_batch, load_final_weights, resume, train
 from vlrun.errors import ConfigError, RunnerError, StoppedOnRequest
