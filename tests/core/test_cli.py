@@ -53,7 +53,7 @@ def test_list_shows_components_and_their_options(capsys: pytest.CaptureFixture[s
     assert main(["list", "reporters", "--options"]) == 0
     printed = capsys.readouterr().out
     assert "console" in printed
-    assert "every_seconds: " in printed
+    assert "stream: " in printed
     assert main(["list", "reporters", "--json"]) == 0
     assert {entry["name"] for entry in json.loads(capsys.readouterr().out)} >= {"console", "jsonl", "html"}
 

@@ -14,7 +14,6 @@ class ConsoleConfig(ReporterConfig):
 
     name: str = "console"
     stream: Literal["stdout", "stderr"] = Field("stdout", description="where to write")
-    every_seconds: float = Field(5.0, ge=0, description="least time between two lines of training, without a terminal")
 
 
 class LogConfig(ReporterConfig):

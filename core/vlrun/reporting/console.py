@@ -63,9 +63,6 @@ class ConsoleOptions(Protocol):
     @property
     def stream(self) -> str: ...
 
-    @property
-    def every_seconds(self) -> float: ...
-
 
 class ConsoleReporter(ProgressReporter):
     """Tells whoever watches what goes on.
@@ -97,7 +94,7 @@ class ConsoleReporter(ProgressReporter):
 
     @classmethod
     def from_config(cls, config: ConsoleOptions) -> ConsoleReporter:
-        return cls(getattr(sys, config.stream), every_seconds=config.every_seconds)
+        return cls(getattr(sys, config.stream))
 
     def start(self, run: RunInfo) -> None:
         self._run = run
