@@ -12,12 +12,17 @@ import sys
 from collections.abc import Sequence
 
 from vlrun.cli.parser import make_parser
-from vlrun.errors import RunnerError, StoppedOnRequest
+from vlrun.errors import RunnerError, StoppedOnRequest, UsageError
+
+_NO_WINDOWS = "vlrun runs on Linux and macOS, not on Windows: use it in WSL 2 (it needs file locks, links and signals)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit status of the public contract."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if sys.platform == "win32":
+        print(_NO_WINDOWS, file=sys.stderr)
+        return UsageError.exit_status
     if "_ARGCOMPLETE" in os.environ:
         from vlrun.cli.completion import answer_shell
 

@@ -37,24 +37,24 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _facts() -> dict[str, Any]:
-    import torch
+    from vlrun.engine.ranks import gpu_names
 
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        "gpus": ", ".join(gpus) or "none",
+        "gpus": ", ".join(gpu_names()) or "none",
         "packages": {name: _version(name) for name in _required()},
         "plugins": {record.distribution: f"{record.version} ({record.status})" for record in create_plugins().records},
     }
 
 
 def _required() -> list[str]:
-    """Names of the core's own requirements, from its metadata."""
+    """Names of the core's own requirements on this platform, from its metadata."""
     from packaging.requirements import Requirement
 
-    return sorted(Requirement(line).name for line in requires("vlrun") or [] if "extra ==" not in line)
+    found = [Requirement(line) for line in requires("vlrun") or []]
+    return sorted(one.name for one in found if one.marker is None or one.marker.evaluate({"extra": ""}))
 
 
 def _version(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +17,7 @@ from vlrun.data.leaks import Leak, evaluation_images, find_leaks
 from vlrun.data.loading import BatchMaker, TrainingPlan, default_workers, shown_regions
 from vlrun.data.splits import TaskData, read_task_data
 from vlrun.engine.checkpoints import Checkpoint
-from vlrun.engine.model import TaskModel
+from vlrun.engine.model import HALF_PRECISIONS, TaskModel, check_precision
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weights import HeadSlot, LoadReport, load_weights
@@ -31,8 +31,6 @@ from vlrun.interfaces.reporter import Reporters
 from vlrun.interfaces.task import Task
 from vlrun.plugins.manager import Plugins
 from vlrun.seeds import derive_seed
-
-_AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -112,8 +110,8 @@ class Run:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Half precision where the experiment asks for it, inside the model only."""
-        dtype = _AUTOCAST_TYPES.get(self.experiment.train.precision)
-        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+        dtype = HALF_PRECISIONS.get(self.experiment.train.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     def head_meanings(self) -> dict[str, Any]:
         """What the numbers of each head mean, by task; kept in checkpoints."""
@@ -158,9 +156,11 @@ def assemble(
 
     Raises:
         ConfigError: the batch size does not fit the number of processes or of examples.
+        ConfigError: the device does not offer the precision.
         DataError: files are missing, or images of a split have no features.
         CheckpointError: the weights do not fit the backbone.
     """
+    check_precision(experiment.train.precision, ranks.device)
     torch.manual_seed(derive_seed(experiment.seed, "weights"))  # the same on every rank, so nothing is broadcast
     backbone: Backbone = plugins.find("backbone", experiment.backbone.name).build(experiment.backbone)
     stores: dict[str, RegionFeatureStore] = {}

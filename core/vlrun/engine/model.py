@@ -1,4 +1,4 @@
-"""One shared backbone with a head for each task."""
+"""One shared backbone with a head for each task; what identifies its weights, and in which precision it computes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from vlrun.errors import ConfigError
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.tensors import Encoding
+
+HALF_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def weights_sum(model: nn.Module) -> float:
     """One number by which ranks see whether they start from the same weights."""
-    return sum(parameter.detach().double().sum().item() for parameter in model.parameters())
+    return sum(_double(parameter.detach()).sum().item() for parameter in model.parameters())
+
+
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.device.type != "mps" else tensor.cpu().double()  # Apple's GPUs have no float64
 
 
 def weights_fingerprint(modules: Sequence[nn.Module]) -> str:
@@ -38,3 +45,30 @@ class TaskModel(nn.Module):
 
     def forward(self, task: str, encoding: Encoding) -> Any:
         return self.heads[task](self.backbone(encoding))
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Tries the half precision that an experiment asks for: what devices offer differs between versions of torch.
+
+    Raises:
+        ConfigError: the device does not offer it.
+    """
+    dtype = HALF_PRECISIONS.get(precision)
+    if dtype is None:
+        return
+    try:
+        with torch.autocast(device.type, dtype):
+            one = torch.ones(1, 1, device=device) @ torch.ones(1, 1, device=device)
+        if one.dtype is not dtype:  # torch only warns, and goes on in full precision
+            raise TypeError(f"it computes in {one.dtype}")
+        if precision == "fp16":
+            weight = torch.nn.Parameter(torch.ones(1, device=device))
+            optimizer = torch.optim.SGD([weight])
+            scaler = torch.amp.GradScaler(device.type)
+            scaler.scale((one * weight).sum()).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise ConfigError(
+            f"train.precision {precision}: torch {torch.__version__} does not offer it on {device.type} "
+            f"({str(error).partition('. ')[0]}); use fp32"
+        ) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -217,11 +218,14 @@ def launched_rank() -> int:
 def choose_device(local_rank: int = 0, local_world_size: int = 1) -> torch.device:
     """The accelerator of this process, or the CPU.
 
+    Apple's GPU works for one process alone: gloo, over which several would sum their gradients there, knows CPUs only.
+
     Raises:
-        DistributedError: more processes on this machine than accelerators.
+        DistributedError: more processes on this machine than GPUs.
     """
     if not torch.cuda.is_available():
-        return torch.device("cpu")
+        alone = local_world_size == 1 and not is_launched()
+        return torch.device("mps" if alone and torch.backends.mps.is_available() else "cpu")
     if local_world_size > torch.cuda.device_count():
         raise DistributedError(
             f"{local_world_size} processes were asked for, this machine has {torch.cuda.device_count()} GPUs; "
@@ -229,6 +233,18 @@ def choose_device(local_rank: int = 0, local_world_size: int = 1) -> torch.devic
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's name for people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} GPU (MPS)"
+
+
+def gpu_names() -> list[str]:
+    """The names of all GPUs that torch can use on this machine."""
+    if torch.cuda.is_available():
+        return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return [device_name(torch.device("mps"))] if torch.backends.mps.is_available() else []
 
 
 @contextmanager

@@ -135,7 +135,8 @@ def environment(plugins: Mapping[str, str]) -> dict[str, Any]:
     """Versions, plugins, revision of the code and hardware."""
     import torch
 
-    cuda = torch.cuda.is_available()
+    from vlrun.engine.ranks import gpu_names
+
     return {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _RECORDED},
@@ -144,7 +145,7 @@ def environment(plugins: Mapping[str, str]) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if cuda else [],
+        "gpus": gpu_names(),
     }
 
 

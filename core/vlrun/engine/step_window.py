@@ -72,7 +72,7 @@ class StepWindow:
         """Sums the losses over ranks and reports each remembered step."""
         if not self.steps:
             return
-        parts = torch.stack([value for step in self.steps for value in step.losses.values()]).double()
+        parts = torch.stack([value for step in self.steps for value in step.losses.values()]).cpu().double()
         summed = self.ranks.sum_tensor(parts).tolist()
         norms = torch.stack([step.gradient_norm for step in self.steps]).tolist()
         examples = sum(self.ranks.sum_counts([float(len(step.ids)) for step in self.steps]))

@@ -220,6 +220,8 @@ def _record_of(point: EntryPoint) -> PluginRecord:
     if point.dist is None:
         return PluginRecord(point.name, "(no distribution)", "")
     record = PluginRecord(point.name, point.dist.name, point.dist.version)
+    if point.dist.name == CORE:
+        return record  # what it says of itself is how it refuses a platform
     for line in point.dist.requires or []:
         needed = _CORE_REQUIREMENT.fullmatch(line)
         try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vlrun.engine.assembly import Run, TaskRun
+from vlrun.engine.ranks import device_name
 
 if TYPE_CHECKING:
     from vlrun.engine.trainer import Trainer
@@ -52,7 +53,7 @@ def _devices(run: Run) -> str:
     processes = f"{world_size} process{'es' if world_size > 1 else ''}"
     if run.device.type == "cpu":
         return f"{processes} on the CPU, {torch.get_num_threads()} of {os.cpu_count()} cores each"
-    return f"{processes}, one {torch.cuda.get_device_name(run.device)} each"
+    return f"{processes}, one {device_name(run.device)} each"
 
 
 def _workers(count: int) -> str:

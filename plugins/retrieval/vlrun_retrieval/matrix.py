@@ -207,11 +207,21 @@ def _empty(path: Path, shape: tuple[int, int]) -> Any:
     with path.open("wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        os.posix_fallocate(file.fileno(), 0, max(1, file.tell() + shape[0] * shape[1] * 4))
+        _take_place(file, file.tell() + shape[0] * shape[1] * 4)
     scores = np.load(path, mmap_mode="r+", allow_pickle=False)
     for start in range(0, shape[0], _ROWS_AT_ONCE):
         scores[start : start + _ROWS_AT_ONCE] = np.nan
     return scores
+
+
+def _take_place(file: IO[bytes], size: int) -> None:
+    """Makes a file ``size`` bytes long, all of them on the disk."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, max(1, size))
+        return
+    block = bytes(1 << 24)  # macOS has no such call, and a file that is only made longer takes no place
+    while (left := size - file.tell()) > 0:
+        file.write(block[:left])
 
 
 def unfinished(scores: Scores, tiles: TilePlan) -> Rows:

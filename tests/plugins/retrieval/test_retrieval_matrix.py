@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,19 @@ def test_a_matrix_that_does_not_fit_on_the_disk_is_refused_before_it_is_filled(
     with pytest.raises(DataError, match="No space left on device"):
         matrix.prepare((6, 11), {"model": "a"}, IDS)
     assert list(matrix.path.parent.glob(".*.partial")) == []
+
+
+def test_a_matrix_takes_its_place_on_the_disk_also_where_no_call_does_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS: a full disk would kill the process that writes to the mapping later."""
+    shape, sizes = (300, 20_000), []
+    for name in ("usual", "macos"):
+        matrix = ScoreMatrix(tmp_path / f"{name}.npy")
+        assert not matrix.prepare(shape, {}, {})
+        assert np.isnan(matrix.open()).all()
+        status = matrix.path.stat()
+        assert status.st_blocks * 512 >= shape[0] * shape[1] * 4
+        sizes.append(status.st_size)
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    assert sizes[0] == sizes[1]
