@@ -83,9 +83,12 @@ class RunFolder:
             return None
         path = self.path / "submission" / f"{label}_{split}{task.submission_suffix}"
         path.parent.mkdir(exist_ok=True)
-        draft = path.with_name(f".{path.name}.partial")
-        task.write_submission(predictions, draft)
-        os.replace(draft, path)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.partial")  # evaluations may go on at the same time
+        try:
+            task.write_submission(predictions, draft)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
         return path
 
 

@@ -14,6 +14,7 @@ from vlrun.config.experiment import Experiment
 from vlrun.data.splits import describe_features
 from vlrun.engine.assembly import Run, TaskRun, assemble, check_splits, metrics_of
 from vlrun.engine.checkpoints import Checkpoints
+from vlrun.engine.claim import refuse_if_claimed
 from vlrun.engine.evaluation import TaskView, evaluate_split
 from vlrun.engine.ranks import Ranks, join_ranks
 from vlrun.engine.run_folder import RunFolder
@@ -181,9 +182,14 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 
 def assembled(experiment: Experiment, folder: RunFolder, plugins: Plugins, ranks: Ranks, reporters: Reporters) -> Run:
-    """The run without its training data; what training has marked about a split stays known."""
+    """The run without its training data; what training has marked about a split stays known.
+
+    Raises:
+        DataError: the run is still going on. It writes the same files at its end, and may remove the checkpoint.
+    """
+    ranks.from_main(lambda: refuse_if_claimed(folder.path))
     known = {task: of_task.get("marks", {}) for task, of_task in folder.read_data().items()}
-    with ranks.alike():
+    with ranks.together():
         return assemble(experiment, ranks, folder, reporters, plugins, train=False, known_marks=known)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from vlrun.config.experiment import Experiment
 from vlrun.config.yaml import parse_yaml
 from vlrun.data.splits import split_records
 from vlrun.engine.assembly import Run, assemble, check_splits
+from vlrun.engine.claim import claimed
 from vlrun.engine.evaluation import evaluate_split
 from vlrun.engine.model import weights_sum
 from vlrun.engine.ranks import Ranks, join_ranks, lost_ranks_named
@@ -68,12 +69,14 @@ def run_experiment(
 
     Raises:
         StoppedOnRequest: a signal came; a checkpoint was written.
+        DataError: another process is at work in the run folder.
         RunnerError: what else a user can mend, each with its exit status.
     """
     plugins = plugins or create_plugins()
     config = experiment.train
-    with join_ranks(config.distributed_timeout, config.threads) as ranks, stop_on_signals() as stop:
-        run_folder, is_new = ranks.from_main(lambda: _choose_folder(experiment, continues, folder))
+    distributed = join_ranks(config.distributed_timeout, config.threads)
+    with distributed as ranks, stop_on_signals() as stop, ExitStack() as claim:
+        run_folder, is_new = ranks.from_main(lambda: _choose_folder(experiment, continues, folder, claim))
         if run_folder.read_status().get("status") == "done":
             return RunResult(run_folder.path, [], was_done=True)
         reporters = build_reporters(experiment, plugins, ranks)
@@ -207,17 +210,22 @@ def _recorded(
     ranks.from_main(lambda: end("done", ""))
 
 
-def _choose_folder(experiment: Experiment, continues: bool, folder: Path | None) -> tuple[RunFolder, bool]:
-    """The folder to work in, and whether it is new.
+def _choose_folder(
+    experiment: Experiment, continues: bool, folder: Path | None, claim: ExitStack
+) -> tuple[RunFolder, bool]:
+    """The folder to work in, and whether it is new; unless the run is done, it is claimed for this process.
 
     Raises:
         ConfigError: the run to continue has another configuration.
+        DataError: another process is at work in it.
     """
     found = None
     if continues:
         found = RunFolder(folder) if folder else latest_run_folder(experiment.runs_root, experiment.name)
     if found is None or not found.config.is_file():
-        return create_run_folder(experiment.runs_root, experiment.name), True
+        new = create_run_folder(experiment.runs_root, experiment.name)
+        claim.enter_context(claimed(new.path))
+        return new, True
     before = _flat(parse_yaml(found.config.read_text()).data)
     after = _flat(parse_yaml(experiment.as_yaml()).data)
     changed = [
@@ -233,6 +241,8 @@ def _choose_folder(experiment: Experiment, continues: bool, folder: Path | None)
                 f"Continue it as it was (runner run {found.path} --resume), or start anew without --resume.",
             ]
         )
+    if found.read_status().get("status") != "done":
+        claim.enter_context(claimed(found.path))
     return found, False
 
 
