@@ -103,7 +103,7 @@ def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, 
 
     The pair encoder is picklable and draws nothing; shapes and masks are as stated; padding does not change the hidden
     states of real tokens and regions; what is computed once per text and once per image gives the same pooled output;
-    weights survive saving and loading; the matching head has two classes.
+    weights survive saving and loading; the matching head has two classes and is a part of the network from the start.
     """
     pairs = [Pair(text, f"image_{index}") for index, text in enumerate(texts)]
     regions = make_regions([pair.image_id for pair in pairs], feature_size)
@@ -116,7 +116,10 @@ def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, 
     _check_encoding(encoding, len(pairs), max_text_tokens)
 
     backbone.eval()
-    head = backbone.matching_head()  # outside inference mode: parameters made in it could not be trained
+    parts = {id(parameter) for parameter in backbone.parameters()}
+    head = backbone.matching_head()
+    assert all(id(parameter) in parts for parameter in head.parameters()), "build the matching head with the network"
+    assert head is backbone.matching_head(), "the matching head must be the same at each call"
     with torch.inference_mode():
         output = backbone(encoding)
         logits = head(output.pooled)

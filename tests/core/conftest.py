@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import toy_world as toy
+from safetensors.torch import save_file
+from torch import Tensor
 
 from vlrun.plugins.manager import Plugins, create_plugins
 
@@ -54,3 +58,14 @@ def world(tmp_path: Path) -> Path:
         (tmp_path / "data" / f"{split}.jsonl").touch()
     (tmp_path / "toy.yaml").write_text(toy.EXPERIMENT)
     return tmp_path
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    """``save(tensors, **metadata)`` writes imported weights."""
+
+    def write(tensors: dict[str, Tensor], **metadata: Any) -> Path:
+        save_file(tensors, tmp_path / "toy.safetensors", {"vlrun": json.dumps(metadata)})
+        return tmp_path / "toy.safetensors"
+
+    return write

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import toy_world as toy
-from torch import nn
 from toy_runs import experiment, lines, weights
 
 from vlrun.cli import main
@@ -36,16 +35,8 @@ class MatchingHead(toy.ToyHead):
         return super().forward(output) + self.matching(output.pooled).unflatten(0, (-1, 2)).sum(1)
 
 
-def matching_head(backbone: Any) -> nn.Module:
-    if not hasattr(backbone, "itm"):
-        backbone.itm = nn.Linear(5, 2)
-    head: nn.Module = backbone.itm
-    return head
-
-
 @pytest.fixture
 def with_matching(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toy.ToyBackbone, "matching_head", matching_head)
     monkeypatch.setattr(toy.ToyTask, "build_head", lambda task, backbone: MatchingHead(backbone))
 
 
@@ -64,7 +55,6 @@ def test_a_run_becomes_weights_with_its_matching_head(world: Path, plugins: Plug
     report = exported(world, plugins, run, checkpoint="last")
 
     backbone = toy.ToyBackbone(toy.ToyConfig(name="toy"))
-    backbone.matching_head()
     loaded = load_weights(backbone, report.out)
 
     assert (loaded.missing, loaded.unexpected) == ((), ())
@@ -72,6 +62,16 @@ def test_a_run_becomes_weights_with_its_matching_head(world: Path, plugins: Plug
     assert {f"backbone.{name}" for name in backbone.state_dict()} == set(ours)
     assert all(torch.equal(tensor, ours[f"backbone.{name}"]) for name, tensor in backbone.state_dict().items())
     assert report.left_behind == ("heads.match (2 tensors)",)
+
+
+def test_a_matching_head_that_no_task_has_used_stays_behind(world: Path, plugins: Plugins) -> None:
+    """Else other runs would take random numbers for a head of pre-training."""
+    report = exported(world, plugins, trained(world, plugins))
+
+    loaded = load_weights(toy.ToyBackbone(toy.ToyConfig(name="toy")), report.out)
+
+    assert loaded.missing == ("itm.weight", "itm.bias")
+    assert report.left_behind == ("backbone.itm (2 tensors)", "heads.match (2 tensors)")
 
 
 def test_the_header_says_where_they_come_from(world: Path, plugins: Plugins) -> None:
@@ -119,6 +119,15 @@ def test_a_run_that_starts_from_them_reports_the_images_they_have_seen(world: Pa
     run = trained(world, plugins, f"backbone.weights={world / 'toy.safetensors'}", "train.epochs=0")
     leaks = {row.split: row.score.protocol["leak"] for row in run.rows}
     assert leaks == dict.fromkeys(["val", "test"], "7 of 7 images seen in pre-training (7 images by id)")
+
+
+def test_a_run_from_weights_with_a_tensor_too_many_stops_before_it_starts(world: Path, plugins: Plugins) -> None:
+    report = exported(world, plugins, trained(world, plugins))
+    tensors, metadata = read_imported(report.out)
+    write_imported(report.out, {**tensors, "project.1.weight": torch.ones(1)}, metadata, [])
+
+    with pytest.raises(CheckpointError, match=r"1 of its tensors have no place in the backbone: 'project.1.weight'"):
+        trained(world, plugins, f"backbone.weights={report.out}")
 
 
 def test_what_a_runs_own_weights_have_seen_is_carried_over(world: Path, plugins: Plugins) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,72 +10,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import nn
+from toy_weights import MATCHING, TOY, ToyBackbone, toy_tensors
 
 from vlrun.cli import main
 from vlrun.engine.weight_files import import_weights, inspect_weights
 from vlrun.engine.weights import HeadSlot, load_weights
 from vlrun.errors import CheckpointError
-from vlrun.interfaces.backbone import Backbone, PairEncoder
-from vlrun.interfaces.tensors import BackboneOutput, Encoding
 from vlrun.plugins.entries import WeightFormat
-
-
-class ToyBackbone(Backbone):
-    """A backbone of 201 tensors (201 numbers), so that two missing ones are under 1 %."""
-
-    hidden_size = 1
-    vocabulary_hash = "abc"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ParameterList([nn.Parameter(torch.zeros(1)) for _ in range(200)])
-        self.pooler = nn.Linear(2, 3, bias=False)
-
-    def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
-        raise NotImplementedError
-
-    def forward(self, encoding: Encoding) -> BackboneOutput:
-        raise NotImplementedError
-
-    def matching_head(self) -> nn.Module:
-        if not hasattr(self, "matching"):
-            self.matching = nn.Linear(1, 2)
-        return self.matching
-
-    def weight_shapes(self) -> Mapping[str, Tensor]:
-        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("matching.")}
-
-
-def toy_tensors(**changes: Tensor | None) -> dict[str, Tensor]:
-    """Weights that fit; ``None`` leaves one out."""
-    tensors: dict[str, Tensor | None] = {f"layers.{n}": torch.full((1,), float(n)) for n in range(200)}
-    tensors["pooler.weight"] = torch.ones(3, 2)
-    tensors.update({name.replace("__", "."): tensor for name, tensor in changes.items()})
-    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
-
-
-def translate(content: dict[str, Any]) -> dict[str, Any]:
-    if "net" not in content:
-        raise CheckpointError("not a toy checkpoint: no 'net'")
-    return dict(content["net"])
-
-
-def translate_nothing(content: dict[str, Any]) -> dict[str, Any]:
-    return {}
-
-
-TOY = WeightFormat(name="toy", backbone="toy-backbone", summary="files of toys", translator=f"{__name__}:translate")
-
-
-@pytest.fixture
-def save(tmp_path: Path) -> Callable[..., Path]:
-    def write(tensors: dict[str, Tensor], **metadata: str) -> Path:
-        save_file(tensors, tmp_path / "toy.safetensors", {"vlrun": json.dumps(metadata)})
-        return tmp_path / "toy.safetensors"
-
-    return write
 
 
 @pytest.fixture
@@ -94,7 +36,7 @@ def test_every_tensor_is_loaded_and_counted(save: Any) -> None:
     report = load_weights(backbone, save(toy_tensors(), backbone="toy-backbone"))
 
     assert backbone.layers[150].item() == 150.0
-    assert (len(report.matched), report.missing, report.unexpected) == (201, (), ())
+    assert (len(report.matched), report.missing, report.unexpected) == (201, MATCHING, ())
     assert report.metadata == {"backbone": "toy-backbone"}
 
 
@@ -133,7 +75,7 @@ def test_over_99_percent_loads_and_names_what_is_missing(save: Any) -> None:
 
     report = load_weights(backbone, save(toy_tensors(layers__1=None, layers__2=None)))
 
-    assert report.missing == ("layers.1", "layers.2")
+    assert report.missing == ("layers.1", "layers.2", *MATCHING)
     assert backbone.layers[3].item() == 3.0
 
 
@@ -156,23 +98,20 @@ def test_weights_for_another_vocabulary_stop(save: Any) -> None:
         load_weights(ToyBackbone(), save(toy_tensors(), vocabulary_hash="xyz"))
 
 
-def test_a_matching_head_that_exists_is_filled(save: Any) -> None:
+def test_the_matching_head_is_filled_whether_or_not_somebody_has_asked_for_it(save: Any) -> None:
     backbone = ToyBackbone()
-    head = backbone.matching_head()
     held = {"matching__weight": torch.ones(2, 1), "matching__bias": torch.ones(2)}
 
-    load_weights(backbone, save(toy_tensors(**held)))
+    report = load_weights(backbone, save(toy_tensors(**held)))
 
-    assert head.weight.tolist() == [[1.0], [1.0]]
+    assert report.missing == ()
+    assert backbone.matching_head().weight.tolist() == [[1.0], [1.0]]
 
 
 def test_a_matching_head_that_the_file_lacks_is_reported_and_no_error(save: Any) -> None:
-    backbone = ToyBackbone()
-    backbone.matching_head()
+    report = load_weights(ToyBackbone(), save(toy_tensors()))
 
-    report = load_weights(backbone, save(toy_tensors()))
-
-    assert report.missing == ("matching.weight", "matching.bias")
+    assert report.missing == MATCHING
 
 
 def test_a_head_is_filled_under_its_name(save: Any) -> None:
@@ -192,12 +131,13 @@ def test_the_report_counts_by_module(save: Any) -> None:
     table = [line.split() for line in report.lines()]
     assert table == [
         ["module", "matched", "missing", "unexpected", "other", "shape"],
-        ["-------", "-------", "-------", "----------", "-----------"],
+        ["--------", "-------", "-------", "----------", "-----------"],
         ["layers", "199", "1", "0", "0"],
         ["pooler", "1", "0", "0", "0"],
+        ["matching", "0", "2", "0", "0"],
         ["boxes", "0", "2", "0", "0"],
         ["answers", "0", "0", "1", "0"],
-        ["total", "200", "3", "1", "0"],
+        ["total", "200", "5", "1", "0"],
         ["boxes:", "not", "in", "the", "file;", "it", "starts", "from", "random", "weights"],
     ]
 
@@ -207,7 +147,7 @@ def test_an_import_writes_tensors_header_and_manifest(source: Path, tmp_path: Pa
 
     report = import_weights(source, out, TOY, vocabulary_hash="abc", pretraining_sets=["coco:train"])
 
-    assert load_weights(ToyBackbone(), out).missing == ()
+    assert load_weights(ToyBackbone(), out).missing == MATCHING
     with safe_open(out, framework="pt") as file:
         header = json.loads(file.metadata()["vlrun"])
     manifest = json.loads(report.manifest.read_text())
@@ -224,6 +164,23 @@ def test_what_an_import_leaves_behind_is_said(source: Path, tmp_path: Path) -> N
     report = import_weights(source, tmp_path / "toy.safetensors", TOY)
 
     assert report.left_behind == ("optimizer (1 of 1 tensors)", "epoch")
+
+
+def test_what_a_file_of_tensors_leaves_behind_is_said_by_layer(tmp_path: Path) -> None:
+    table = torch.arange(6.0).view(3, 2)
+    content = {f"net.{place}.{kind}": torch.ones(2) for place in range(3) for kind in ("weight", "bias")}
+    torch.save({**content, "table": table, "cls.bias": torch.ones(1), "cls.weight": torch.ones(1)}, tmp_path / "a.pkl")
+    first = WeightFormat(name="first", backbone="toy", summary="", translator="toy_weights:translate_row_and_layer")
+
+    report = import_weights(tmp_path / "a.pkl", tmp_path / "a.safetensors", first)
+
+    assert report.left_behind == (
+        "net.0 (1 of 2 tensors)",
+        "net.1 (2 of 2 tensors)",
+        "net.2 (2 of 2 tensors)",
+        "table (all but a part of it)",
+        "cls (2 of 2 tensors)",
+    )
 
 
 def test_the_same_import_gives_the_same_bytes(source: Path, tmp_path: Path) -> None:
@@ -322,7 +279,7 @@ def test_imported_weights_must_be_called_safetensors(source: Path, tmp_path: Pat
 
 
 def test_inspecting_a_foreign_file_finds_its_format(source: Path) -> None:
-    other = WeightFormat(name="other", backbone="other", summary="", translator=f"{__name__}:translate_nothing")
+    other = WeightFormat(name="other", backbone="other", summary="", translator="toy_weights:translate_nothing")
 
     summary = inspect_weights(source, {"toy": TOY, "other": other})
 

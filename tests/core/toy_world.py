@@ -119,6 +119,7 @@ class ToyConfig(BackboneConfig):
 class ToyBackbone(Backbone):
     hidden_size = 5
     vocabulary_hash = "toy"
+    optional_weights = ("itm",)
 
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
@@ -126,6 +127,8 @@ class ToyBackbone(Backbone):
         self.project = nn.Linear(WIDTH + 4, 5)
         self.dropout = nn.Dropout(config.dropout)
         self.unused = nn.Linear(3, 3)
+        with torch.random.fork_rng(devices=[]):
+            self.itm = nn.Linear(5, 2)
 
     def pair_encoder(self, max_text_tokens: int) -> ToyEncoder:
         return ToyEncoder(self.config.poison)
@@ -137,7 +140,7 @@ class ToyBackbone(Backbone):
         return BackboneOutput(regions, regions, regions.mean(1) * scale, encoding.text_mask, encoding.region_mask)
 
     def matching_head(self) -> nn.Module:
-        return nn.Linear(5, 2)
+        return self.itm
 
 
 class ToyEncoder:

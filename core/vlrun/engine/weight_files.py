@@ -279,17 +279,37 @@ def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _left_behind(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """The top-level keys of ``content`` that hold no tensor, or tensors whose memory is in none of ``tensors``."""
-    kept = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
-    entries = []
+    """The entries of ``content`` that hold no tensor, or tensors whose memory is in none of ``tensors``.
+
+    An entry is a top-level key; in a file of tensors alone, what their names have in common up to a first number.
+    """
+    kept = {tensor.data_ptr(): tensor.numel() for tensor in tensors.values()}
+    inside: Counter[str] = Counter()
+    left: Counter[str] = Counter()
+    entries: dict[str, None] = {}
     for key, value in content.items():
-        inside = [leaf for _, leaf in _leaves({key: value}) if isinstance(leaf, Tensor)]
-        left = [tensor for tensor in inside if tensor.untyped_storage().data_ptr() not in kept]
-        if not inside:
-            entries.append(str(key))
-        elif left:
-            entries.append(f"{key} ({len(left)} of {len(inside)} tensors)")
-    return tuple(entries)
+        entry = _entry_of(key) if isinstance(value, Tensor) else str(key)
+        leaves = [(name, leaf) for name, leaf in _leaves({key: value}) if isinstance(leaf, Tensor)]
+        inside[entry] += len(leaves)
+        if not leaves:
+            entries[str(key)] = None
+        for name, tensor in leaves:
+            if kept.get(tensor.data_ptr()) == tensor.numel():
+                continue
+            start = tensor.data_ptr()
+            if any(start <= place < start + tensor.nbytes for place in kept):
+                entries[f"{name} (all but a part of it)"] = None
+            else:
+                left[entry] += 1
+                entries[entry] = None
+    return tuple(f"{entry} ({left[entry]} of {inside[entry]} tensors)" if left[entry] else entry for entry in entries)
+
+
+def _entry_of(name: str) -> str:
+    """``bert.encoder.layer.9`` of ``bert.encoder.layer.9.output.dense.bias``; of a name without numbers its start."""
+    parts = str(name).split(".")
+    number = next((place for place, part in enumerate(parts) if part.isdigit()), 0)
+    return ".".join(parts[: number + 1])
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

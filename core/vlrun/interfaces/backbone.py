@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +39,19 @@ class Backbone(nn.Module, ABC):
         hidden_size: H, the width of all hidden states.
         vocabulary_hash: identifies the tokeniser's vocabulary; stored in checkpoints, compared when they are loaded.
         wordpiece: the vocabulary of the token ids, or None; masked language modelling needs one.
+        optional_weights: parts of the network that a file of weights may lack, such as the matching head. A part is
+            what the dotted name of a tensor begins with.
+        unused_weights: parts that a file of weights may have and this network does not, such as heads of
+            pre-training. All else that it has and the network does not is an error.
+        depth_options: stack of layers -> the option that says how many there are, for messages.
     """
 
     hidden_size: int
     vocabulary_hash: str = ""
     wordpiece: Vocabulary | None = None
+    optional_weights: ClassVar[Sequence[str]] = ()
+    unused_weights: ClassVar[Sequence[str]] = ()
+    depth_options: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
@@ -55,7 +63,10 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def matching_head(self) -> nn.Module:
-        """The image-text matching head: pooled (P, H) -> logits (P, 2); class 1 means that text and image match."""
+        """The image-text matching head: pooled (P, H) -> logits (P, 2); class 1 means that text and image match.
+
+        A part of the network from its construction on, so that what weights fill does not depend on who has asked.
+        """
 
     def text_part(self, encoding: Encoding) -> dict[str, Tensor]:
         """What depends on the texts alone, computed once for a text that is scored with many images.
@@ -114,7 +125,3 @@ class Backbone(nn.Module, ABC):
         )
         output: BackboneOutput = self(encoding)
         return output.pooled
-
-    def weight_shapes(self) -> Mapping[str, Tensor]:
-        """The tensors that imported weights must fill, by name; by default all of ``state_dict()``."""
-        return self.state_dict()

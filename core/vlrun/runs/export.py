@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from vlrun.data.leaks import evaluation_images, image_key
 from vlrun.engine.checkpoints import MODEL, Checkpoints
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weight_files import ImportReport, check_suffix, read_imported, write_imported
+from vlrun.engine.weights import is_in
 from vlrun.errors import CheckpointError, DataError
 from vlrun.files import sha256_of
+from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.dataset import Dataset
 from vlrun.plugins.manager import Plugins
 
@@ -32,9 +34,10 @@ def export_weights(
 ) -> ImportReport:
     """Writes the backbone of a checkpoint to ``out`` (.safetensors), as ``import_weights`` does with foreign files.
 
-    A matching head that training used is a part of the backbone. The heads of tasks stay behind: under which neutral
-    name others would look for one, only the task itself can say, and building it needs its data. The training images,
-    and what the run's own weights had seen, are recorded by id, for the leak check.
+    An optional part of the backbone, such as its matching head, comes along if a task of the run has trained it. The
+    heads of tasks stay behind: under which neutral name others would look for one, only the task itself can say, and
+    building it needs its data. The training images, and what the run's own weights had seen, are recorded by id, for
+    the leak check.
 
     Args:
         experiment: that of the run's ``config.yaml``.
@@ -46,7 +49,8 @@ def export_weights(
     """
     check_suffix(out)
     chosen = Checkpoints(folder.checkpoints).choose(checkpoint)
-    tensors, left_behind = _backbone(chosen.path / MODEL)
+    backbone: Backbone = plugins.find("backbone", experiment.backbone.name).build(experiment.backbone)
+    tensors, left_behind = _backbone(chosen.path / MODEL, backbone.optional_weights)
     metadata: dict[str, Any] = {
         "backbone": experiment.backbone.name,
         "format": FORMAT,
@@ -60,15 +64,22 @@ def export_weights(
     return write_imported(out, tensors, metadata, left_behind)
 
 
-def _backbone(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+def _backbone(path: Path, optional: Sequence[str]) -> tuple[dict[str, Tensor], list[str]]:
     """The backbone's tensors under its own names, and what is left of each head.
 
-    A tensor with several names was written under one; the header has the others, with that one.
+    A tensor with several names was written under one; the header has the others, with that one. So a part of the
+    backbone that the head of a task has used, and only such a part, has a name among the heads.
     """
     with safe_open(path, framework="pt", device="cpu") as file:
         homes = {name: name for name in file.keys()}  # noqa: SIM118
         homes |= {name: home for name, home in (file.metadata() or {}).items() if home in homes}
-        ours = {name: home for name, home in homes.items() if name.startswith(_BACKBONE)}
+        used = {home for name, home in homes.items() if name.startswith(_HEADS)}
+        ours = {
+            name: home
+            for name, home in homes.items()
+            if name.startswith(_BACKBONE)
+            and (home in used or not is_in(name.removeprefix(_BACKBONE), optional))
+        }
         tensors = {name.removeprefix(_BACKBONE): file.get_tensor(home).clone() for name, home in ours.items()}
     others = Counter(
         ".".join(name.split(".")[:2]) for name in homes if name not in ours and homes[name] not in ours.values()

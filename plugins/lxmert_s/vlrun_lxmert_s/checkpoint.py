@@ -18,6 +18,8 @@ TRUNK = ("embeddings.", "encoder.", "pooler.", "pooler_f.", "word_embeddings.")
 VISUAL_CLS_TABLE = "word_embeddings.weight"
 SECOND_POOLER = "pooler_f.dense.weight"
 MATCHING_HEAD = "seq_relationship"
+ANSWER_HEAD, NLVR2_HEAD = CLASSIFIERS = ("answer_head", "nlvr2_head")
+"""Heads of tasks: a file has at most one of them, and a run of another task has no use for it."""
 HEAD_LAYERS = {"0": "dense0", "2": "layer_norm", "3": "dense1"}
 """Index in the authors' ``nn.Sequential`` -> our name; 1 is the GELU."""
 
@@ -83,7 +85,8 @@ def translate_bert(content: Mapping[str, Any], num_layers: int = 0) -> dict[str,
     tensors = _tensors_of_kind("bert", content)
     prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
     wanted = ("embeddings.", "pooler.dense.", *(f"encoder.layer.{index}." for index in range(num_layers)))
-    found = {_new_norm_name(name): tensor for name, tensor in _trunk(tensors, prefix).items()}
+    named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    found = {_new_norm_name(name): tensor for name, tensor in named.items()}
     lacking = [part for part in wanted if not any(name.startswith(part) for name in found)]
     if lacking:
         raise CheckpointError(f"a file of BERT, but without {', '.join(f'{prefix}{part}*' for part in lacking)}")
@@ -137,8 +140,20 @@ def _without_wrappers(name: str) -> str:
 
 
 def _trunk(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """What stands behind ``prefix``, which only the backbone's tensors have.
+
+    Raises:
+        CheckpointError: there is more behind it than a backbone has.
+    """
     named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return {name: tensor for name, tensor in named.items() if name.startswith(TRUNK)}
+    unknown = [f"'{prefix}{name}'" for name in named if not name.startswith(TRUNK)]
+    if unknown:
+        more = f" and {len(unknown) - 3:,} more" if len(unknown) > 3 else ""
+        raise CheckpointError(
+            f"{len(unknown):,} tensors of the backbone have no place in ours: {', '.join(unknown[:3])}{more}. "
+            "Was the network changed? Then a backbone of its own has to read it"
+        )
+    return named
 
 
 def _heads(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -153,7 +168,7 @@ def _heads(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif (layer := _MATCHING.fullmatch(name)) and len(tensor) == 2:
             matching[f"{MATCHING_HEAD}.{layer[1]}"] = tensor
     first = classifier.get("dense0.weight")  # its outputs are twice the hidden size, its inputs that of each image
-    head = "nlvr2_head" if first is not None and first.shape[0] == first.shape[1] else "answer_head"
+    head = NLVR2_HEAD if first is not None and first.shape[0] == first.shape[1] else ANSWER_HEAD
     return {**{f"{head}.{name}": tensor for name, tensor in classifier.items()}, **matching}
 
 

@@ -16,7 +16,7 @@ from vlrun import Backbone, BackboneOutput, Encoding, PairEncoder
 from vlrun.blocks.heads import init_layers
 from vlrun.blocks.pair_encoding import check_text_length
 from vlrun.blocks.wordpiece import WordPiece
-from vlrun_lxmert_s.checkpoint import MATCHING_HEAD
+from vlrun_lxmert_s.checkpoint import CLASSIFIERS, MATCHING_HEAD
 from vlrun_lxmert_s.config import Sizes, TwoStreamConfig
 from vlrun_lxmert_s.layers import CrossLayer, Pooler, SingleLayer, TextEmbeddings, VisualEmbeddings
 from vlrun_lxmert_s.text import LxmertPairEncoder
@@ -63,11 +63,18 @@ class Encoder(nn.Module):
 class Lxmert(Backbone):
     """The network of Tan and Bansal 2019, "LXMERT: Learning Cross-Modality Encoder Representations from Transformers".
 
-    Its matching head exists once somebody asks for it. Where a head uses the pooled output alone, what the last
-    cross-modal layer does to the regions after looking at the text has no effect, and its parameters no gradient.
+    Where a head uses the pooled output alone, what the last cross-modal layer does to the regions after looking at the
+    text has no effect, and its parameters no gradient.
     """
 
     wordpiece: WordPiece
+    optional_weights = (MATCHING_HEAD,)
+    unused_weights = CLASSIFIERS
+    depth_options: ClassVar[Mapping[str, str]] = {
+        "encoder.layer": "num_language_layers",
+        "encoder.x_layers": "num_cross_layers",
+        "encoder.r_layers": "num_object_layers",
+    }
     name: ClassVar[str] = "lxmert"
     numbers_words: ClassVar[bool] = False
     """Whether a token's position is the number of its word; else tokens are counted from 0."""
@@ -86,6 +93,12 @@ class Lxmert(Backbone):
         self.encoder = Encoder(sizes, region_feature_size, dropout)
         self.pooler = Pooler(sizes.hidden_size)
         init_layers(self, sizes.hidden_size)
+        self._add_layers()
+        with torch.random.fork_rng(devices=[]):  # beside the stream: heads of tasks start as if it was not there
+            self.seq_relationship = nn.Linear(sizes.hidden_size, 2)
+
+    def _add_layers(self) -> None:
+        """The place for what a variant has besides."""
 
     @classmethod
     def from_config(cls: type[Network], config: TwoStreamConfig) -> Network:
@@ -135,22 +148,12 @@ class Lxmert(Backbone):
         return self._pooled_after(last, (*states, *masks))
 
     def matching_head(self) -> nn.Linear:
-        """The authors' ``seq_relationship``, made at the first call; weights that hold it fill it when loaded later.
+        """The authors' ``seq_relationship``, which not every file of theirs has.
 
         Without such weights it starts as PyTorch starts a linear layer, like the authors' retrieval head, and unlike
         all other parameters.
         """
-        head: nn.Linear | None = getattr(self, MATCHING_HEAD, None)
-        if head is None:
-            with torch.inference_mode(False):  # parameters made in that mode could never be loaded or trained
-                head = nn.Linear(self.hidden_size, 2).to(self.pooler.dense.weight)
-            self.add_module(MATCHING_HEAD, head)
-        return head
-
-    def weight_shapes(self) -> Mapping[str, Tensor]:
-        """All but the matching head, which not every checkpoint of the authors has."""
-        state = self.state_dict()
-        return {name: tensor for name, tensor in state.items() if not name.startswith(f"{MATCHING_HEAD}.")}
+        return self.seq_relationship
 
     def _embedded_text(self, encoding: Encoding) -> Tensor:
         token_ids = encoding.token_ids
@@ -181,14 +184,10 @@ class LxmertS(Lxmert):
     numbers_words = True
     cls_box: Tensor
 
-    def __init__(
-        self, wordpiece: WordPiece, sizes: Sizes, *, region_feature_size: int, num_regions: int, dropout: float
-    ) -> None:
-        super().__init__(
-            wordpiece, sizes, region_feature_size=region_feature_size, num_regions=num_regions, dropout=dropout
-        )
-        self.pooler_f = Pooler(sizes.hidden_size)
-        self.word_embeddings = nn.Embedding(1, region_feature_size)
+    def _add_layers(self) -> None:
+        """The second pooler, and the feature and the box of the visual [CLS]."""
+        self.pooler_f = Pooler(self.hidden_size)
+        self.word_embeddings = nn.Embedding(1, self.region_feature_size)
         self.register_buffer("cls_box", torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]), persistent=False)  # the whole image
         for added in (self.pooler_f, self.word_embeddings):
             init_layers(added, self.hidden_size)

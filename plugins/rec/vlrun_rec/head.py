@@ -40,6 +40,7 @@ class RegionGroundingHead(nn.Module):
         init_layers(self, hidden_size)
 
     def forward(self, output: BackboneOutput) -> GroundingLogits:
+        """Region states (P, R, H) -> scores (P, R) and, where boxes are refined, deltas (P, R, 4)."""
         hidden = self.layer_norm(nn.functional.gelu(self.dense(output.regions)))  # (P, R, H)
         scores = self.dense_rank(hidden).squeeze(-1)  # (P, R)
         if not self.score_padded_regions:

@@ -135,6 +135,16 @@ class RecTask(Task[Referent]):
             for row in rows
         ]
 
+    def adapt_imported_head(
+        self, tensors: Mapping[str, Tensor], meaning: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Tensor], list[str]]:
+        """Leaves out the layer that refines boxes where this run does not refine them."""
+        if self.config.regress_boxes:
+            return tensors, []
+        kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("dense_reg.")}
+        left = len(tensors) - len(kept)
+        return kept, [f"grounding head: {left} tensors that refine boxes left out"] if left else []
+
     def metrics(self) -> list[Metric]:
         return [
             GroundingAccuracy(

@@ -10,8 +10,9 @@ from torch import Tensor, equal
 from vlrun import CheckpointError
 
 TRUNK = ("text_embeddings", "visual_embeddings", "backbone", "pooler")
+MATCHING_HEAD = "mm_itm_head"
 HEADS = {
-    "mm_itm_head": "mm_itm_head",
+    MATCHING_HEAD: MATCHING_HEAD,
     "mm_qa_head": "answer_head",
     "mm_refs_head": "grounding_head",
     "text_mlm_head": "text_mlm_head",

@@ -7,6 +7,7 @@ Shapes: P pairs, T tokens, R regions, S = T + R positions, H hidden size, A atte
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +17,13 @@ from vlrun import Backbone, BackboneOutput, Encoding, PairEncoder
 from vlrun.blocks.heads import init_layers
 from vlrun.blocks.pair_encoding import check_text_length
 from vlrun.blocks.wordpiece import WordPiece
+from vlrun_rosita.checkpoint import HEADS, MATCHING_HEAD
 from vlrun_rosita.config import RositaConfig
 from vlrun_rosita.text import RositaPairEncoder
 
 LAYER_NORM_EPS = 1e-12
 BOX_FEATURE_SIZE = 5
 NUM_TOKEN_TYPES = 2  # only row 0 is used; the table is BERT's
-MATCHING_HEAD = "mm_itm_head"
 
 
 class TextEmbeddings(nn.Module):
@@ -170,10 +171,13 @@ class MatchingHead(nn.Module):
 
 class Rosita(Backbone):
     """The network of Cui et al. 2021, "ROSITA: Enhancing Vision-and-Language Semantic Alignments via Cross- and
-    Intra-modal Knowledge Integration"; its matching head exists once somebody asks for it.
+    Intra-modal Knowledge Integration".
     """
 
     wordpiece: WordPiece
+    optional_weights = (MATCHING_HEAD,)
+    unused_weights = tuple(head for head in HEADS.values() if head != MATCHING_HEAD)
+    depth_options: ClassVar[Mapping[str, str]] = {"backbone.layers": "num_layers"}
 
     def __init__(
         self,
@@ -200,6 +204,9 @@ class Rosita(Backbone):
         self.backbone = Transformer(num_layers, hidden_size, num_heads, feed_forward_size, dropout)
         self.pooler = Pooler(hidden_size)
         init_layers(self, hidden_size)
+        with torch.random.fork_rng(devices=[]):  # beside the stream: heads of tasks start as if it was not there
+            self.mm_itm_head = MatchingHead(hidden_size)
+            init_layers(self.mm_itm_head, hidden_size)
 
     @classmethod
     def from_config(cls, config: RositaConfig) -> Rosita:
@@ -243,19 +250,8 @@ class Rosita(Backbone):
         return self.pooler(self.backbone.first(hidden, _key_mask(text, regions)))
 
     def matching_head(self) -> MatchingHead:
-        """The head ``mm_itm_head``, made at the first call; weights that hold it fill it when loaded after that."""
-        head = getattr(self, MATCHING_HEAD, None)
-        if head is None:
-            with torch.inference_mode(False):  # parameters made in that mode could never be loaded or trained
-                head = MatchingHead(self.hidden_size).to(self.pooler.dense.weight)
-                init_layers(head, self.hidden_size)
-            self.add_module(MATCHING_HEAD, head)
-        return head
-
-    def weight_shapes(self) -> Mapping[str, Tensor]:
-        """All but the matching head, which not every checkpoint of the authors has."""
-        state = self.state_dict()
-        return {name: tensor for name, tensor in state.items() if not name.startswith(f"{MATCHING_HEAD}.")}
+        """The authors' ``mm_itm_head``, which not every file of theirs has."""
+        return self.mm_itm_head
 
 
 def _key_mask(text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vlrun.blocks.wordpiece import SPECIAL_TOKENS, WordPiece
-from vlrun_lxmert_s.checkpoint import translate_lxmert, translate_lxmert_s
+from vlrun_lxmert_s.checkpoint import MATCHING_HEAD, translate_lxmert, translate_lxmert_s
 from vlrun_lxmert_s.config import Sizes
 from vlrun_lxmert_s.model import Lxmert, LxmertS
 
@@ -105,6 +105,8 @@ def golden_network(golden: Path) -> Callable[[str], GoldenNetwork]:
             network, tensors = Lxmert(wordpiece, sizes, **options), translate_lxmert(state)
         else:
             network, tensors = LxmertS(wordpiece, sizes, **options), translate_lxmert_s(state, cls_id=wordpiece.cls_id)
+        if f"{MATCHING_HEAD}.weight" not in tensors:
+            del network.seq_relationship  # nor has the authors' network here, and all of its parameters are compared
         own = set(network.state_dict())
         network.load_state_dict({name: tensor for name, tensor in tensors.items() if name in own})
         heads = {name: tensor for name, tensor in tensors.items() if name not in own}

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from authors_files import (
+    MATCHING,
+    answer_layers,
+    assert_same,
+    authors_state,
+    bert_state,
+    imported,
+    pretraining_heads,
+    trunk_of,
+)
+from safetensors.torch import load_file
 
-from vlrun import CheckpointError, WeightFormat
+from vlrun import CheckpointError
 from vlrun.blocks.heads import PooledClassifier
 from vlrun.cli import main
 from vlrun.engine.weight_files import import_weights
@@ -37,68 +46,6 @@ def small_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "BERT_CLS_ID", 2)
 
 
-def authors_state(network: Lxmert, prefix: str = "bert.") -> dict[str, Tensor]:
-    """The backbone as the authors would save it."""
-    state = {f"{prefix}{name}": tensor for name, tensor in network.state_dict().items() if "seq_relation" not in name}
-    table = f"{prefix}word_embeddings.weight"
-    if table in state:
-        rows = torch.rand(20, state[table].shape[1])
-        rows[2] = state[table][0]
-        state[table] = rows
-    return state
-
-
-def pretraining_heads(name: str) -> dict[str, Tensor]:
-    hidden, vocabulary = 8, 20
-    shapes: dict[str, tuple[int, ...]] = {
-        "cls.predictions.bias": (vocabulary,),
-        "cls.predictions.decoder.weight": (vocabulary, hidden),
-        "cls.seq_relationship.weight": (2, hidden),
-        "cls.seq_relationship.bias": (2,),
-        "obj_predict_head.decoder_dict.obj.weight": (5, hidden),
-    }
-    if name == "lxmert-s":
-        shapes.update({"cls.seq_relationship_new.weight": (vocabulary, hidden), "cls.LayerNorm.bias": (vocabulary,)})
-    return {**{key: torch.rand(shape) for key, shape in shapes.items()}, **answer_layers("answer_head.")}
-
-
-def answer_layers(prefix: str, images: int = 1, answers: int = 7) -> dict[str, Tensor]:
-    shapes = {"0.weight": (16, 8 * images), "0.bias": (16,), "2.weight": (16,), "2.bias": (16,)}
-    shapes.update({"3.weight": (answers, 16), "3.bias": (answers,)})
-    return {f"{prefix}logit_fc.{key}": torch.rand(shape) for key, shape in shapes.items()}
-
-
-def bert_state(network: Lxmert, prefix: str, old_names: bool, num_layers: int = 12) -> dict[str, Any]:
-    """BERT of the sizes of ``network``, which must have a language layer."""
-    state = dict(network.state_dict())
-    content = {name: torch.rand_like(state[name]) for name in state if name.startswith(("embeddings.", "pooler."))}
-    layer = [name for name in state if name.startswith("encoder.layer.0.")]
-    for index in range(num_layers):
-        content.update({name.replace(".0.", f".{index}.", 1): torch.rand_like(state[name]) for name in layer})
-    if old_names:
-        new = {".LayerNorm.weight": ".LayerNorm.gamma", ".LayerNorm.bias": ".LayerNorm.beta"}
-        for ours, theirs in new.items():
-            content = {name.replace(ours, theirs): tensor for name, tensor in content.items()}
-    named = {f"{prefix}{name}": tensor for name, tensor in content.items()}
-    others = {"cls.seq_relationship.weight": torch.rand(2, 8)} if prefix else {}
-    return {**named, **others, f"{prefix}embeddings.position_ids": torch.arange(12)}
-
-
-def imported(content: Mapping[str, Any], folder: Path, weight_format: WeightFormat, suffix: str = ".pth") -> Path:
-    source = folder / f"source{suffix}"
-    if suffix == ".safetensors":
-        save_file({name: tensor.contiguous() for name, tensor in content.items()}, source)
-    else:
-        torch.save(dict(content), source)
-    import_weights(source, folder / "imported.safetensors", weight_format)
-    return folder / "imported.safetensors"
-
-
-def assert_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    assert set(ours) == set(theirs)
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
 @both
 @pytest.mark.parametrize("several_devices", [False, True], ids=["one device", "several"])
 def test_a_pretraining_file_fills_backbone_and_heads(
@@ -113,7 +60,7 @@ def test_a_pretraining_file_fills_backbone_and_heads(
     report = load_weights(fresh, path, heads=[HeadSlot("answer_head", answers)])
 
     assert (report.missing, report.unexpected) == ((), ())
-    assert_same({key: fresh.state_dict()[key] for key in trained.state_dict()}, trained.state_dict())
+    assert_same(trunk_of(fresh), trunk_of(trained))
     assert torch.equal(matching.weight, content["cls.seq_relationship.weight"])
     assert torch.equal(answers.dense1.weight, content["answer_head.logit_fc.3.weight"])
     assert torch.equal(answers.layer_norm.bias, content["answer_head.logit_fc.2.bias"])
@@ -131,8 +78,8 @@ def test_a_fine_tuned_snapshot_fills_backbone_and_classifier(
 
     report = load_weights(fresh, imported(content, tmp_path, FORMATS[name]), heads=[HeadSlot(head, classifier)])
 
-    assert (report.missing, report.unexpected) == ((), ())
-    assert_same(fresh.state_dict(), trained.state_dict())
+    assert (report.missing, report.unexpected) == (MATCHING, ())
+    assert_same(trunk_of(fresh), trunk_of(trained))
     assert torch.equal(classifier.dense0.weight, content["logit_fc.0.weight"])
 
 
@@ -140,7 +87,6 @@ def test_a_fine_tuned_retrieval_snapshot_fills_the_matching_head(make_network: M
     trained, fresh = make_network("lxmert-s"), make_network("lxmert-s")
     head = {f"seq_relationship_new.{key}": tensor for key, tensor in trained.matching_head().state_dict().items()}
     content = {**authors_state(trained, "lxrt_encoder.model.bert."), **head}
-    fresh.matching_head()
 
     report = load_weights(fresh, imported(content, tmp_path, FORMATS["lxmert-s"]))
 
@@ -164,11 +110,61 @@ def test_unknown_tensors_stay_behind_and_are_named(make_network: MakeNetwork, tm
     report = import_weights(tmp_path / "source.pth", tmp_path / "out.safetensors", FORMATS["lxmert"])
 
     assert {entry.split()[0] for entry in report.left_behind} == {
-        "cls.predictions.bias",
-        "cls.predictions.decoder.weight",
-        "obj_predict_head.decoder_dict.obj.weight",
+        "cls",
+        "obj_predict_head",
         "mystery",
     }
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("lxmert-s", "bert."), ("lxmert", "bert."), ("hf-lxmert", "")])
+def test_an_unknown_tensor_of_the_backbone_is_refused_and_named(
+    make_network: MakeNetwork, name: str, prefix: str
+) -> None:
+    network = make_network(name.removeprefix("hf-"))
+    content = {**authors_state(network, prefix), f"{prefix}adapter.weight": torch.ones(2)}
+
+    with pytest.raises(CheckpointError, match=f"1 tensors of the backbone have no place in ours: '{prefix}adapter"):
+        FORMATS[name].translate(content)
+
+
+@both
+def test_weights_with_more_cross_layers_than_the_network_are_refused(
+    make_network: MakeNetwork, tmp_path: Path, name: str
+) -> None:
+    network = make_network(name)
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    path = imported(authors_state(make_network(name, num_cross_layers=3)), tmp_path, FORMATS[name])
+
+    with pytest.raises(CheckpointError, match=r"42 of its tensors have no place .*'encoder\.x_layers\.2\.") as caught:
+        load_weights(network, path)
+
+    remedy = "layers of 'encoder.x_layers': 3 in the file, 2 in the backbone; set backbone.num_cross_layers=3"
+    assert remedy in str(caught.value)
+    assert_same(network.state_dict(), before)
+    load_weights(make_network(name, num_cross_layers=3), path)
+
+
+@pytest.mark.parametrize(
+    ("option", "stack"), [("num_language_layers", "encoder.layer"), ("num_object_layers", "encoder.r_layers")]
+)
+def test_weights_of_lxmert_in_a_network_without_such_layers_are_refused(
+    make_network: MakeNetwork, tmp_path: Path, option: str, stack: str
+) -> None:
+    path = imported(authors_state(make_network("lxmert")), tmp_path, FORMATS["lxmert"])
+
+    with pytest.raises(CheckpointError, match=f"'{stack}': 1 in the file, 0 in the backbone; set backbone.{option}=1"):
+        load_weights(make_network("lxmert", **{option: 0}), path)
+
+
+def test_weights_of_one_variant_are_refused_by_the_other(make_network: MakeNetwork, tmp_path: Path) -> None:
+    """The original loads them in part and prints what is left over."""
+    same_depth = make_network("lxmert", num_language_layers=0, num_object_layers=0)
+    path = imported(authors_state(make_network("lxmert-s")), tmp_path, FORMATS["lxmert-s"])
+
+    with pytest.raises(CheckpointError, match="3 of its tensors have no place in the backbone: 'pooler_f") as caught:
+        load_weights(same_depth, path)
+
+    assert "it was imported for backbone 'lxmert-s'" in str(caught.value)
 
 
 def test_only_the_row_of_cls_comes_out_of_the_visual_table(make_network: MakeNetwork, tmp_path: Path) -> None:
@@ -196,17 +192,15 @@ def test_a_file_of_hugging_face_fills_lxmert(
     make_network: MakeNetwork, tmp_path: Path, prefix: str, suffix: str
 ) -> None:
     trained, fresh = make_network("lxmert"), make_network("lxmert")
-    content = {f"{prefix}{name}": tensor for name, tensor in trained.state_dict().items()}
+    content = {f"{prefix}{name}": tensor for name, tensor in trunk_of(trained).items()}
     heads = pretraining_heads("lxmert") if prefix else {}
     path = imported({**content, **heads}, tmp_path, FORMATS["hf-lxmert"], suffix)
 
     report = load_weights(fresh, path)
 
-    assert report.missing == ()
-    assert {name.split(".")[0] for name in report.unexpected} == (
-        {"answer_head", "seq_relationship"} if prefix else set()
-    )
-    assert_same(fresh.state_dict(), trained.state_dict())
+    assert report.missing == (() if prefix else MATCHING)
+    assert {name.split(".")[0] for name in report.unexpected} == ({"answer_head"} if prefix else set())
+    assert_same(trunk_of(fresh), trunk_of(trained))
 
 
 @pytest.mark.golden
@@ -241,8 +235,27 @@ def test_bert_fills_what_the_original_takes_from_it(
 def test_bert_for_a_network_with_fewer_language_layers_is_refused(make_network: MakeNetwork, tmp_path: Path) -> None:
     network = make_network("lxmert", num_language_layers=8)
 
-    with pytest.raises(CheckpointError, match=r"have no place in this one, such as 'encoder\.layer\.8\."):
+    with pytest.raises(CheckpointError, match=r"have no place in the backbone: 'encoder\.layer\.8\.") as caught:
         load_weights(network, imported(bert_state(network, "bert.", False), tmp_path, FORMATS["bert-lxmert"]))
+
+    assert "8 in the backbone; set backbone.num_language_layers=9" in str(caught.value)
+
+
+def test_bert_for_a_network_with_more_language_layers_is_refused(make_network: MakeNetwork, tmp_path: Path) -> None:
+    network = make_network("lxmert", num_language_layers=10)
+
+    with pytest.raises(CheckpointError, match="it fills some layers of the backbone and would leave") as caught:
+        load_weights(network, imported(bert_state(network, "bert.", False), tmp_path, FORMATS["bert-lxmert"]))
+
+    assert "10 in the backbone; set backbone.num_language_layers=9" in str(caught.value)
+
+
+def test_what_stays_behind_of_a_deep_bert_is_said_by_layer(make_network: MakeNetwork, tmp_path: Path) -> None:
+    torch.save(bert_state(make_network("lxmert"), "bert.", False), tmp_path / "bert.bin")
+
+    report = import_weights(tmp_path / "bert.bin", tmp_path / "out.safetensors", FORMATS["bert-lxmert"])
+
+    assert report.left_behind[:3] == tuple(f"bert.encoder.layer.{index} (16 of 16 tensors)" for index in (9, 10, 11))
 
 
 def test_a_shallow_bert_is_refused(make_network: MakeNetwork) -> None:
@@ -308,8 +321,7 @@ def test_the_authors_snapshot_comes_over_by_its_names(golden: Path, golden_netwo
 
     tensors = translate_lxmert_s(content, cls_id=vqa.cls_id)
 
-    network.matching_head()
-    in_backbone = set(network.state_dict())
+    in_backbone = {*network.state_dict(), *MATCHING}
     assert in_backbone < set(tensors)
     for kind in ("weight", "bias"):
         theirs = vectors[f"retrieval_after/seq_relationship_new.{kind}"]

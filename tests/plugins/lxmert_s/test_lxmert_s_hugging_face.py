@@ -40,6 +40,7 @@ def test_states_and_pooled_output_equal_those_of_transformers(
     make_network: Callable[..., Lxmert], theirs: Any, padded: bool
 ) -> None:
     ours = make_network("lxmert").eval()
+    del ours.seq_relationship  # LxmertModel has no heads
     ours.load_state_dict(translate_hf_lxmert(theirs.state_dict()))
     text_mask, region_mask = torch.ones(2, 5, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool)
     if padded:

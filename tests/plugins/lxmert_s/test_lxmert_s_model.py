@@ -15,6 +15,7 @@ from vlrun.blocks.heads import initial_std
 from vlrun.blocks.wordpiece import SPECIAL_TOKENS
 from vlrun.plugins.manager import create_plugins
 from vlrun.testing import check_backbone
+from vlrun_lxmert_s.checkpoint import MATCHING_HEAD
 from vlrun_lxmert_s.config import LxmertConfig, LxmertSConfig
 from vlrun_lxmert_s.model import Lxmert, LxmertS
 
@@ -63,8 +64,9 @@ def test_base_size_has_the_parameters_of_the_original(tmp_path: Path, name: str,
     with torch.device("meta"):
         base = CLASSES[name].from_config(CONFIGS[name](name=name, vocabulary=tmp_path / "vocab.txt"))
 
-    assert sum(parameter.numel() for parameter in base.parameters()) == parameters
-    assert len(base.weight_shapes()) == tensors
+    trunk = {key: tensor for key, tensor in base.state_dict().items() if not key.startswith(MATCHING_HEAD)}
+    assert sum(tensor.numel() for tensor in trunk.values()) == parameters
+    assert len(trunk) == tensors
 
 
 @both
@@ -125,7 +127,7 @@ def test_half_precision_features_work_in_double_and_under_autocast(
 @both
 def test_weights_start_as_in_the_paper(make_network: MakeNetwork, name: str) -> None:
     network = make_network(name, hidden_size=64, feed_forward_size=256, region_feature_size=512)
-    parameters = dict(network.named_parameters())
+    parameters = {key: p for key, p in network.named_parameters() if not key.startswith(MATCHING_HEAD)}
     norms = {key for key in parameters if "LayerNorm" in key or "layer_norm" in key}
     tables = {key for key in parameters if key.endswith("weight")} - norms
 
@@ -138,20 +140,28 @@ def test_weights_start_as_in_the_paper(make_network: MakeNetwork, name: str) -> 
 
 
 @both
-def test_the_matching_head_is_made_once_and_only_on_demand(
+def test_the_matching_head_is_there_before_anybody_asks(
     make_network: MakeNetwork, encoding: Encoding, name: str
 ) -> None:
     network = make_network(name).double()
     before = set(network.state_dict())
 
-    with torch.inference_mode():
-        head = network.matching_head()
+    head = network.matching_head()
 
     assert head is network.matching_head()
     assert head(network(encoding).pooled).shape == (2, 2)
-    assert set(network.state_dict()) - before == {"seq_relationship.weight", "seq_relationship.bias"}
-    assert set(network.weight_shapes()) == before
-    assert not head.weight.is_inference()
+    assert set(network.state_dict()) == before
+    assert {"seq_relationship.weight", "seq_relationship.bias"} < before
+
+
+@both
+def test_the_matching_head_takes_no_random_numbers_from_the_layers_that_follow(
+    make_network: MakeNetwork, name: str
+) -> None:
+    """Heads of tasks start as they would after a network without one: with the numbers that it has drawn beside."""
+    network = make_network(name)
+
+    assert torch.equal(nn.Linear(network.hidden_size, 2).weight, network.matching_head().weight)
 
 
 def test_the_matching_head_starts_like_the_authors_retrieval_head(make_network: MakeNetwork) -> None:
@@ -172,7 +182,8 @@ def test_regions_of_the_last_layer_learn_when_a_head_uses_them(make_network: Mak
     without = {name for name, parameter in network.named_parameters() if parameter.grad is None}
     last = "encoder.x_layers.1."
     text_stream = tuple(f"{last}lang_{part}" for part in ("self_att", "inter", "output"))
-    assert without == {name for name, _ in network.named_parameters() if name.startswith((*text_stream, "pooler."))}
+    unused = (*text_stream, "pooler.", MATCHING_HEAD)
+    assert without == {name for name, _ in network.named_parameters() if name.startswith(unused)}
 
 
 def test_everything_in_lxmert_s_learns_from_the_pooled_output(make_network: MakeNetwork, encoding: Encoding) -> None:
@@ -180,7 +191,8 @@ def test_everything_in_lxmert_s_learns_from_the_pooled_output(make_network: Make
 
     network(encoding).pooled.square().sum().backward()
 
-    assert all(parameter.grad is not None for parameter in network.parameters())
+    without = {name.split(".")[0] for name, parameter in network.named_parameters() if parameter.grad is None}
+    assert without == {MATCHING_HEAD}
     assert network.word_embeddings.weight.grad.any()
 
 

@@ -106,6 +106,7 @@ def network(nlvr2: Vectors, golden: Path, task: Any) -> _Network:
             vocabulary=vocabulary,
         )
     )
+    del backbone.seq_relationship  # nor has the authors' network here, and all of its parameters are compared
     network = _Network(backbone, task.build_head(backbone), WordPiece(vocabulary).cls_id)
     network.load_state_dict(named(nlvr2, "state/", checkpoint, network.cls_id, task.imported_head))
     return network

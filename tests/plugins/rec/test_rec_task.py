@@ -23,7 +23,7 @@ from vlrun import (
 )
 from vlrun.testing import check_task
 from vlrun.testing import make_regions as region_features
-from vlrun_rec.head import GroundingLogits
+from vlrun_rec.head import GroundingLogits, RegionGroundingHead
 
 REFERENT = [0, 0, 99, 99]  # xywh
 BOXES = [[0, 0, 99, 99], [0, 0, 99, 69], [300, 300, 400, 400], [0, 0, 99, 59]]  # xyxy; IoU 1, 0.7, 0, 0.6
@@ -239,6 +239,19 @@ def test_a_hidden_referent_is_predicted_without_overlap(
     targets = task.collate([Example("7", "hat", ("image",), None)], make_regions([BOXES]), encoding)
     (prediction,) = task.predict(logits([[0.0, 5.0, 1.0, 0.0]]), Batch(("7",), encoding, targets))
     assert set(prediction.fields) == {"box", "region", "score"}
+
+
+@pytest.mark.parametrize(("regress_boxes", "left_out"), [(True, 0), (False, 2)])
+def test_an_imported_head_comes_without_what_this_run_does_not_do(
+    regress_boxes: bool, left_out: int, make_task: Any
+) -> None:
+    imported = RegionGroundingHead(8).state_dict()
+
+    tensors, lines = make_task(regress_boxes=regress_boxes).adapt_imported_head(imported, {})
+
+    assert set(tensors) == set(RegionGroundingHead(8, regress_boxes=regress_boxes).state_dict())
+    assert len(imported) - len(tensors) == left_out
+    assert lines == (["grounding head: 2 tensors that refine boxes left out"] if left_out else [])
 
 
 @pytest.mark.parametrize("options", [{}, {"regress_boxes": False}, {"score_padded_regions": True}])

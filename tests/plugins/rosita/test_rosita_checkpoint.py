@@ -17,7 +17,7 @@ from vlrun import CheckpointError
 from vlrun.cli import main
 from vlrun.engine.weight_files import import_weights
 from vlrun.engine.weights import load_weights
-from vlrun_rosita.checkpoint import HEADS, TRUNK, translate
+from vlrun_rosita.checkpoint import HEADS, MATCHING_HEAD, TRUNK, translate
 from vlrun_rosita.model import Rosita
 from vlrun_rosita.plugin import vlrun_weight_formats
 
@@ -71,8 +71,6 @@ def test_a_checkpoint_in_the_authors_layout_becomes_the_names_of_the_vectors(
 
 def test_imported_weights_fill_the_network(make_rosita: MakeRosita, tmp_path: Path) -> None:
     trained, fresh = make_rosita(), make_rosita()
-    trained.matching_head()
-    fresh.matching_head()
     torch.save(authors_layout(trained), tmp_path / "rosita.pkl")
 
     import_weights(tmp_path / "rosita.pkl", tmp_path / "rosita.safetensors", ROSITA)
@@ -80,6 +78,31 @@ def test_imported_weights_fill_the_network(make_rosita: MakeRosita, tmp_path: Pa
 
     assert (report.missing, report.unexpected) == ((), ())
     assert all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in fresh.state_dict().items())
+
+
+@pytest.mark.parametrize(("option", "layers"), [(3, 2), (1, 2)], ids=["more", "fewer"])
+def test_weights_with_another_number_of_layers_are_refused_with_the_option_to_set(
+    make_rosita: MakeRosita, tmp_path: Path, option: int, layers: int
+) -> None:
+    fresh = make_rosita(num_layers=layers)
+    torch.save(authors_layout(make_rosita(num_layers=option)), tmp_path / "rosita.pkl")
+    import_weights(tmp_path / "rosita.pkl", tmp_path / "rosita.safetensors", ROSITA)
+
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(fresh, tmp_path / "rosita.safetensors")
+
+    remedy = f"'backbone.layers': {option} in the file, {layers} in the backbone; set backbone.num_layers={option}"
+    assert remedy in str(caught.value)
+
+
+def test_heads_of_pre_training_are_left_out(make_rosita: MakeRosita, tmp_path: Path) -> None:
+    heads = {name: {"weight": torch.ones(2)} for name in HEADS if name != MATCHING_HEAD}
+    torch.save({**authors_layout(make_rosita()), **heads}, tmp_path / "rosita.pkl")
+    import_weights(tmp_path / "rosita.pkl", tmp_path / "rosita.safetensors", ROSITA)
+
+    report = load_weights(make_rosita(), tmp_path / "rosita.safetensors")
+
+    assert {name.split(".")[0] for name in report.unexpected} == {HEADS[name] for name in heads}
 
 
 def test_weights_without_visual_embeddings_stop(make_rosita: MakeRosita, tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from vlrun import Encoding
-from vlrun.blocks.heads import initial_std
+from vlrun.blocks.heads import init_layers, initial_std
 from vlrun.blocks.wordpiece import SPECIAL_TOKENS
 from vlrun.plugins.manager import create_plugins
 from vlrun.testing import check_backbone
+from vlrun_rosita.checkpoint import MATCHING_HEAD
 from vlrun_rosita.config import RositaConfig
-from vlrun_rosita.model import MATCHING_HEAD, Rosita
+from vlrun_rosita.model import MatchingHead, Rosita
 
 MakeRosita = Callable[..., Rosita]
 
@@ -50,8 +51,9 @@ def test_base_size_has_the_parameters_of_the_paper(tmp_path: Path) -> None:
         "visual_embeddings": 1_579_776,
         "backbone": 85_054_464,
         "pooler": 590_592,
+        "mm_itm_head": 1_538,
     }
-    assert len(base.weight_shapes()) == 5 + 6 + 192 + 2
+    assert len(base.state_dict()) == 5 + 6 + 192 + 2 + 2
 
 
 def test_padding_changes_nothing(make_rosita: MakeRosita, encoding: Encoding) -> None:
@@ -105,7 +107,6 @@ def test_half_precision_features_work_in_double_and_under_autocast(make_rosita: 
 
 def test_weights_start_as_in_the_paper(make_rosita: MakeRosita) -> None:
     rosita = make_rosita(hidden_size=64, feed_forward_size=256)
-    rosita.matching_head()
     parameters = dict(rosita.named_parameters())
     norms = {name for name in parameters if "layer_norm" in name}
     tables = {name for name in parameters if name.endswith("weight")} - norms
@@ -117,7 +118,7 @@ def test_weights_start_as_in_the_paper(make_rosita: MakeRosita) -> None:
     )
 
 
-def test_the_matching_head_is_made_once_and_only_on_demand(make_rosita: MakeRosita, encoding: Encoding) -> None:
+def test_the_matching_head_is_there_before_anybody_asks(make_rosita: MakeRosita, encoding: Encoding) -> None:
     rosita = make_rosita().double()
     before = set(rosita.state_dict())
 
@@ -125,8 +126,17 @@ def test_the_matching_head_is_made_once_and_only_on_demand(make_rosita: MakeRosi
 
     assert head is rosita.matching_head()
     assert head(rosita(encoding).pooled).shape == (2, 2)
-    assert set(rosita.state_dict()) - before == {f"{MATCHING_HEAD}.dense.weight", f"{MATCHING_HEAD}.dense.bias"}
-    assert set(rosita.weight_shapes()) == before
+    assert set(rosita.state_dict()) == before
+    assert {f"{MATCHING_HEAD}.dense.weight", f"{MATCHING_HEAD}.dense.bias"} < before
+
+
+def test_the_matching_head_takes_no_random_numbers_from_the_layers_that_follow(make_rosita: MakeRosita) -> None:
+    """Heads of tasks start as they would after a network without one: with the numbers that it has drawn beside."""
+    rosita = make_rosita()
+
+    next_one = MatchingHead(rosita.hidden_size)
+    init_layers(next_one, rosita.hidden_size)
+    assert torch.equal(next_one.dense.weight, rosita.matching_head().dense.weight)
 
 
 def test_every_parameter_of_the_trunk_but_the_pooler_learns_from_the_regions(
@@ -137,7 +147,7 @@ def test_every_parameter_of_the_trunk_but_the_pooler_learns_from_the_regions(
     rosita(encoding).regions.square().sum().backward()
 
     without = {name for name, parameter in rosita.named_parameters() if parameter.grad is None}
-    assert without == {"pooler.dense.weight", "pooler.dense.bias"}
+    assert {name.split(".")[0] for name in without} == {"pooler", MATCHING_HEAD}
 
 
 def test_the_plugin_offers_backbone_and_weight_format() -> None:
