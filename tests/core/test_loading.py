@@ -136,7 +136,7 @@ class Neighbours(toy.ToyTask):
         other = batch[int(rng.integers(len(batch)))]
         return [Pair(example.text, example.image_ids[0]), Pair(example.text, other.image_ids[0])]
 
-    def mask(self, encoding: Encoding, rngs: Sequence[np.random.Generator]) -> Any:
+    def mask(self, encoding: Encoding, rngs: Sequence[np.random.Generator], vocabulary: Any) -> Any:
         noise = torch.tensor([rng.normal() for rng in rngs])
         return replace(encoding, boxes=encoding.boxes + noise[:, None, None]), {"noise": noise}
 

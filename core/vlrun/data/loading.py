@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from vlrun.errors import DistributedError, RunnerError
-from vlrun.interfaces.backbone import PairEncoder
+from vlrun.interfaces.backbone import PairEncoder, Vocabulary
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Example, Pair, RegionBatch
 from vlrun.interfaces.task import Task
@@ -155,15 +155,18 @@ class BatchMaker:
         seed: int,
         hides_images: bool = False,
         plan: TrainingPlan | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         """
         Args:
             hides_images: show the model blank images.
             plan: of the training, for tasks whose pairs depend on the global batch; None in evaluation.
+            vocabulary: of the backbone, for tasks that mask words.
         """
         self.task, self.dataset, self.store, self.encode, self.seed = task, dataset, store, encode, seed
         self.hides_images = hides_images
         self.plan = plan
+        self.vocabulary = vocabulary
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -209,7 +212,7 @@ class BatchMaker:
             for (epoch, position), of_example in zip(addresses, pairs, strict=True)
             for number in range(len(of_example))
         ]
-        encoding, of_masks = self.task.mask(encoding, rngs)
+        encoding, of_masks = self.task.mask(encoding, rngs, self.vocabulary)
         return Batch(ids, encoding, {**targets, **of_masks})
 
 

@@ -260,7 +260,16 @@ def _task_run(
     encode = backbone.pair_encoder(config.max_text_tokens)
 
     def maker(dataset: Dataset[Any], plan: TrainingPlan | None = None) -> BatchMaker:
-        return BatchMaker(task, dataset, data.store, encode, experiment.seed, config.dataset.hide_images, plan)
+        return BatchMaker(
+            task,
+            dataset,
+            data.store,
+            encode,
+            experiment.seed,
+            hides_images=config.dataset.hide_images,
+            plan=plan,
+            vocabulary=backbone.wordpiece,
+        )
 
     return TaskRun(
         config=config,

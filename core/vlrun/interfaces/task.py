@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-    from vlrun.interfaces.backbone import Backbone
+    from vlrun.interfaces.backbone import Backbone, Vocabulary
     from vlrun.interfaces.dataset import Dataset
     from vlrun.interfaces.run_view import RunView
     from vlrun.interfaces.tensors import Batch, Encoding
@@ -60,11 +60,13 @@ class Task(ABC, Generic[Target]):
         and may hold fewer or more (padded) regions. Runs in loader workers.
         """
 
-    def mask(self, encoding: Encoding, rngs: Sequence[np.random.Generator]) -> tuple[Encoding, Mapping[str, Tensor]]:
+    def mask(
+        self, encoding: Encoding, rngs: Sequence[np.random.Generator], vocabulary: Vocabulary | None
+    ) -> tuple[Encoding, Mapping[str, Tensor]]:
         """What the model is shown instead of ``encoding``, and the targets that follow from it; by default no change.
 
         Runs in loader workers after ``collate``. There is a generator for each pair, addressed by seed, epoch, position
-        of the example and number of the pair.
+        of the example and number of the pair. ``vocabulary`` is the backbone's ``wordpiece``.
         """
         return encoding, {}
 

@@ -43,7 +43,6 @@ class PretrainTask(Task[Any]):
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
-        self.wordpiece: Vocabulary | None = None
         self._training: OtherImages | None = None
         self._evaluation: Mapping[str, OtherImages] | None = None
 
@@ -70,13 +69,13 @@ class PretrainTask(Task[Any]):
         word_labels: (P, L), the masked token ids, -1 elsewhere. region_is_masked: (P, R) bool. region_features: (K, D),
         the features of the K masked regions, in order, in the type of the store.
         """
-        assert self.wordpiece is not None, "build_head comes before batches are made"
+        wordpiece = self._needed(vocabulary)
         token_ids, word_labels = encoding.token_ids.numpy().copy(), np.empty(encoding.token_ids.shape, np.int64)
         is_region = encoding.region_mask.numpy()
         masked: list[np.ndarray] = []
         sources: list[np.ndarray] = []
         for row, rng in enumerate(rngs):
-            words = mask_words(token_ids[row], self.wordpiece, self.config.mask_words, rng)
+            words = mask_words(token_ids[row], wordpiece, self.config.mask_words, rng)
             token_ids[row], word_labels[row] = words
             of_row = mask_regions(is_region[row], self.config.mask_regions, rng)
             masked.append(np.stack([np.full_like(of_row[0], row), of_row[0]]))
@@ -97,14 +96,13 @@ class PretrainTask(Task[Any]):
         }
 
     def build_head(self, backbone: Backbone) -> nn.Module:
-        if backbone.wordpiece is None:
-            raise ConfigError(
-                f"task '{self.config.called}' masks word pieces, and the backbone {type(backbone).__name__} does not "
-                "say what its vocabulary is (attribute wordpiece); use another backbone"
-            )
-        self.wordpiece = backbone.wordpiece
+        """
+        Raises:
+            ConfigError: the backbone does not say what its vocabulary is.
+        """
+        wordpiece = self._needed(backbone.wordpiece)
         width = RegionFeatureStore(self.config.dataset.features).manifest.feature_width
-        return PretrainingHead(backbone, backbone.wordpiece.size, width)
+        return PretrainingHead(backbone, wordpiece.size, width)
 
     def loss(self, outputs: PretrainingOutput, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``matching``: cross entropy, one item per pair. ``words``: cross entropy, one per masked word piece.
@@ -147,6 +145,14 @@ class PretrainTask(Task[Any]):
 
     def metrics(self) -> list[Metric]:
         return [PretrainingAccuracy(self.config)]
+
+    def _needed(self, vocabulary: Vocabulary | None) -> Vocabulary:
+        if vocabulary is None:
+            raise ConfigError(
+                f"task '{self.config.called}' masks word pieces, and the backbone does not say what its vocabulary is "
+                "(attribute wordpiece); use another backbone"
+            )
+        return vocabulary
 
     def _to_guess(self, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Places (P, L) and (P, R) whose words and regions have to be guessed, and the features of the latter."""

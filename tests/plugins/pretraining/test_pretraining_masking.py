@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -77,13 +78,12 @@ def test_one_region_alone_is_shown_in_its_own_place() -> None:
     assert {int(source) for _, sources in drawn for source in sources} == {-1, 0}
 
 
-def test_a_batch_has_its_targets_where_it_was_masked(make_task: Any, make_encoding: Any, backbone: Any) -> None:
+def test_a_batch_has_its_targets_where_it_was_masked(make_task: Any, make_encoding: Any, wordpiece: Any) -> None:
     task = make_task(mask_words=0.5, mask_regions=0.5)
-    task.build_head(backbone)
     encoding = make_encoding(["a red cat", "the blue dogs on the left ."] * 10)
     features = encoding.region_features.clone()
 
-    shown, targets = task.mask(encoding, rngs(20))
+    shown, targets = task.mask(encoding, rngs(20), wordpiece)
 
     masked = targets["word_labels"] >= 0
     assert torch.equal(targets["word_labels"][masked], encoding.token_ids[masked])
@@ -99,31 +99,47 @@ def test_a_batch_has_its_targets_where_it_was_masked(make_task: Any, make_encodi
 
 
 def test_what_a_pair_looks_like_depends_on_its_generator_alone(
-    make_task: Any, make_encoding: Any, backbone: Any
+    make_task: Any, make_encoding: Any, wordpiece: Any
 ) -> None:
     task = make_task(mask_words=0.5, mask_regions=0.5)
-    task.build_head(backbone)
     texts = ["a red cat", "the blue dogs on the left .", "cats"]
     encoding = make_encoding(texts)
-    whole, targets = task.mask(encoding, rngs(3))
-    again, _ = task.mask(encoding, rngs(3))
-    other, _ = task.mask(encoding, rngs(3, epoch=1))
+    whole, targets = task.mask(encoding, rngs(3), wordpiece)
+    again, _ = task.mask(encoding, rngs(3), wordpiece)
+    other, _ = task.mask(encoding, rngs(3, epoch=1), wordpiece)
     assert torch.equal(whole.token_ids, again.token_ids)
     assert torch.equal(whole.region_features, again.region_features)
     assert not torch.equal(whole.region_features, other.region_features)
 
-    alone, of_one = task.mask(make_encoding(texts[:1]), rngs(1))
+    alone, of_one = task.mask(make_encoding(texts[:1]), rngs(1), wordpiece)
     length = alone.token_ids.shape[1]
     assert torch.equal(alone.token_ids[0], whole.token_ids[0, :length])
     assert torch.equal(alone.region_features[0], whole.region_features[0])
     assert torch.equal(of_one["word_labels"][0], targets["word_labels"][0, :length])
 
 
-def test_nothing_masked_is_no_error(make_task: Any, make_encoding: Any, backbone: Any) -> None:
+def test_nothing_masked_is_no_error(make_task: Any, make_encoding: Any, wordpiece: Any) -> None:
     task = make_task(mask_words=0, mask_regions=0)
-    task.build_head(backbone)
     encoding = make_encoding(["a red cat", "cats"])
-    shown, targets = task.mask(encoding, rngs(2))
+    shown, targets = task.mask(encoding, rngs(2), wordpiece)
     assert torch.equal(shown.token_ids, encoding.token_ids)
     assert targets["region_features"].shape == (0, 6)
     assert not targets["region_is_masked"].any()
+
+
+def test_masks_follow_the_vocabulary_given_and_no_earlier_call(
+    make_task: Any, make_encoding: Any, wordpiece: Any, backbone: Any
+) -> None:
+    """Loader workers and tests may mask before a head is built, or after one was built for another backbone."""
+    encoding = make_encoding(["a red cat", "cats"])
+    fresh, used = make_task(mask_words=1.0), make_task(mask_words=1.0)
+    used.build_head(backbone)
+    other = copy(wordpiece)
+    other.mask_id = wordpiece.unknown_id
+
+    shown = [task.mask(encoding, rngs(2), wordpiece)[0].token_ids for task in (fresh, used)]
+    with_other = used.mask(encoding, rngs(2), other)[0].token_ids
+
+    assert torch.equal(*shown)
+    assert torch.equal(with_other == other.mask_id, shown[0] == wordpiece.mask_id)
+    assert (with_other == other.mask_id).any()

@@ -95,9 +95,9 @@ class _First:
 def maker(make_task: Any, make_dataset: Any, backbone: Any, data: Any) -> Any:
     """A loader's batch maker of the training split."""
     task, train = make_task(mask_words=0.5, mask_regions=0.5), make_dataset("train")
-    task.build_head(backbone)
     task.start_training(train, 0)
-    return BatchMaker(task, train, RegionFeatureStore(data / "features"), backbone.pair_encoder(20), 3)
+    store = RegionFeatureStore(data / "features")
+    return BatchMaker(task, train, store, backbone.pair_encoder(20), 3, vocabulary=backbone.wordpiece)
 
 
 def test_a_pair_is_labelled_by_whether_it_has_its_own_image(maker: Any) -> None:
@@ -199,21 +199,23 @@ def test_the_matching_head_is_the_backbones_own(make_task: Any, backbone: Any) -
 
 
 def test_a_backbone_without_word_pieces_is_refused(make_task: Any, without_words: Any) -> None:
-    with pytest.raises(ConfigError, match="backbone TinyBackbone does not say what its vocabulary is"):
+    with pytest.raises(ConfigError, match="the backbone does not say what its vocabulary is"):
         make_task().build_head(without_words)
 
 
 class _Addressed(PretrainTask):
     """Draws by example and not by place, so that half a batch is what it is in the whole; masks targets alone."""
 
+    words: Any
+
     def pairs(self, example: Example[Any], rng: np.random.Generator) -> Any:
         return super().pairs(example, self._rng(example))
 
     def collate(self, examples: Any, regions: Any, encoding: Encoding) -> Any:
-        _, of_masks = super().mask(encoding, [self._rng(example) for example in examples])
+        _, of_masks = super().mask(encoding, [self._rng(example) for example in examples], self.words)
         return {**super().collate(examples, regions, encoding), **of_masks}
 
-    def mask(self, encoding: Encoding, rngs: Any) -> Any:
+    def mask(self, encoding: Encoding, rngs: Any, vocabulary: Any) -> Any:
         return encoding, {}
 
     def _rng(self, example: Example[Any]) -> np.random.Generator:
@@ -222,7 +224,7 @@ class _Addressed(PretrainTask):
 
 def test_the_core_can_rely_on_the_task(make_task: Any, make_dataset: Any, backbone: Any, data: Any) -> None:
     task = _Addressed(make_task(mask_words=0.5, mask_regions=0.5).config)
-    task.build_head(backbone)
+    task.words = backbone.wordpiece
     train = make_dataset("train")
     task.start_training(train, 0)
     regions = RegionFeatureStore(data / "features").read([f"train{index}" for index in range(4)])
