@@ -166,7 +166,8 @@ def check_task(task: Task[Any], backbone: Backbone, examples: Sequence[Example[A
     torch.stack([value / max(1.0, float(counts[name])) for name, value in whole.items()]).sum().backward()  # type: ignore[no-untyped-call]
     assert any(parameter.grad is not None for parameter in head.parameters()), "the head gets no gradient"
     with torch.inference_mode():
-        predictions = task.predict(on_cpu(head.eval()(backbone.eval()(batch.encoding))), batch)
+        decoded = task.decode(in_full_precision(head.eval()(backbone.eval()(batch.encoding))), batch)
+        predictions = task.predict(on_cpu(decoded), batch)
     assert [prediction.id for prediction in predictions] == [example.id for example in examples]
     json.dumps([prediction.as_json() for prediction in predictions], allow_nan=False)
     return batch

@@ -24,7 +24,7 @@ from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Prediction, RegionBatch, Score
 from vlrun.interfaces.reporter import EvaluationReport
-from vlrun.interfaces.tensors import Batch, on_cpu
+from vlrun.interfaces.tensors import Batch, in_full_precision, on_cpu
 
 
 @dataclass(frozen=True)
@@ -190,4 +190,5 @@ def predict_batch(run: Run, task: TaskRun, batch: Batch) -> list[Prediction]:
     """Predictions of one batch, in order."""
     with run.autocast():
         outputs = run.model(task.name, batch.encoding.to(run.device))
-    return task.task.predict(on_cpu(outputs), batch)
+    decoded = task.task.decode(in_full_precision(outputs), batch)
+    return task.task.predict(on_cpu(decoded), batch)

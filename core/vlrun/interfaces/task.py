@@ -86,9 +86,20 @@ class Task(ABC, Generic[Target]):
     def loss_counts(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """How many items each named loss is the mean of: scalars, one per key of ``loss``; zero means no loss."""
 
+    def decode(self, outputs: Any, batch: Batch) -> Any:
+        """What ``predict`` needs of a head's outputs, computed where the model is; by default all of them.
+
+        For heads whose outputs are too large to leave the device. ``outputs`` are in float32 or wider; ``batch`` is on
+        the CPU.
+        """
+        return outputs
+
     @abstractmethod
     def predict(self, outputs: Any, batch: Batch) -> list[Prediction]:
-        """One prediction per example of the batch, in order. ``outputs`` and ``batch`` are on the CPU."""
+        """One prediction per example of the batch, in order.
+
+        ``outputs`` is what ``decode`` gave; it and ``batch`` are on the CPU.
+        """
 
     @abstractmethod
     def metrics(self) -> list[Metric]:

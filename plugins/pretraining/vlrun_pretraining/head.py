@@ -32,6 +32,19 @@ class Undecoded:
 
 
 @dataclass(frozen=True)
+class Guesses:
+    """What is left of the outputs for P pairs where they are only counted; small enough to leave the device.
+
+    Attributes:
+        matching: (P, 2) logits; class 1 means that caption and image match.
+        right_words: (P,) int64, how many masked word pieces of each pair were guessed right.
+    """
+
+    matching: Tensor
+    right_words: Tensor
+
+
+@dataclass(frozen=True)
 class PretrainingOutput:
     """Raw outputs for P pairs.
 
@@ -60,6 +73,7 @@ class Decoder(nn.Module):
         init_layers(self, hidden_size)
 
     def forward(self, states: Tensor) -> Undecoded:
+        """Transforms states (P, N, H), to be decoded to C outputs where they are wanted."""
         states = self.layer_norm(nn.functional.gelu(self.dense(states)))
         return Undecoded(states, self.decoder.weight, self.decoder.bias)
 
@@ -77,4 +91,5 @@ class PretrainingHead(nn.Module):
         self.regions = Decoder(backbone.hidden_size, feature_width)
 
     def forward(self, output: BackboneOutput) -> PretrainingOutput:
+        """States of P pairs -> matching logits (P, 2), transformed states (P, L, H) and (P, R, H)."""
         return PretrainingOutput(self.matching(output.pooled), self.words(output.text), self.regions(output.regions))

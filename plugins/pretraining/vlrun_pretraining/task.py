@@ -28,7 +28,7 @@ from vlrun import (
     Vocabulary,
 )
 from vlrun_pretraining.config import PretrainConfig
-from vlrun_pretraining.head import PretrainingHead, PretrainingOutput
+from vlrun_pretraining.head import Guesses, PretrainingHead, PretrainingOutput
 from vlrun_pretraining.images import OtherImages, images_to_evaluate
 from vlrun_pretraining.masking import NO_LABEL, mask_regions, mask_words
 from vlrun_pretraining.metric import PretrainingAccuracy
@@ -63,7 +63,9 @@ class PretrainTask(Task[Any]):
         own = [example.image_ids[0] for example in examples]
         return {"matched": torch.tensor([one == other for one, other in zip(own, regions.image_ids, strict=True)])}
 
-    def mask(self, encoding: Encoding, rngs: Sequence[np.random.Generator]) -> tuple[Encoding, Mapping[str, Tensor]]:
+    def mask(
+        self, encoding: Encoding, rngs: Sequence[np.random.Generator], vocabulary: Vocabulary | None
+    ) -> tuple[Encoding, Mapping[str, Tensor]]:
         """Masks words and regions; boxes stay, so that the model knows where it has to look.
 
         word_labels: (P, L), the masked token ids, -1 elsewhere. region_is_masked: (P, R) bool. region_features: (K, D),
@@ -123,12 +125,19 @@ class PretrainTask(Task[Any]):
         words, regions, _ = self._to_guess(targets)
         return {"matching": torch.tensor(len(words)), "words": words.sum(), "regions": regions.sum()}
 
-    def predict(self, outputs: PretrainingOutput, batch: Batch) -> list[Prediction]:
+    def decode(self, outputs: PretrainingOutput, batch: Batch) -> Guesses:
+        """Counts the words that are guessed right, so that neither states nor the word table leave the device."""
+        places, _, _ = self._to_guess(batch.targets)
+        labels = batch.targets["word_labels"][places].to(outputs.matching.device)
+        places = places.to(outputs.matching.device)
+        right = torch.zeros_like(places)
+        right[places] = outputs.words.at(places).argmax(dim=1) == labels
+        return Guesses(outputs.matching, right.sum(dim=1))
+
+    def predict(self, outputs: Guesses, batch: Batch) -> list[Prediction]:
         """Fields: ``match``, the probability that caption and image match; ``matched``, whether they do;
         ``masked_words``, how many word pieces had to be guessed, and ``right_words``, how many of these were."""
         words, _, _ = self._to_guess(batch.targets)
-        right = torch.zeros_like(words)
-        right[words] = outputs.words.at(words).argmax(dim=1) == batch.targets["word_labels"][words]
         probabilities = outputs.matching.double().softmax(dim=1)[:, 1]
         return [
             Prediction(
@@ -137,7 +146,7 @@ class PretrainTask(Task[Any]):
                     "match": float(probabilities[row]),
                     "matched": bool(batch.targets["matched"][row]),
                     "masked_words": int(words[row].sum()),
-                    "right_words": int(right[row].sum()),
+                    "right_words": int(outputs.right_words[row]),
                 },
             )
             for row, name in enumerate(batch.ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -256,11 +257,47 @@ def test_a_prediction_counts_what_was_guessed_right(targets: Any, make_task: Any
     scores = F.linear(output.words.states, output.words.weight, output.words.bias)
     targets["word_labels"][0, 1] = scores[0, 1].argmax()
     targets["word_labels"][0, 3] = scores[0, 3].argmin()
-    fields = [prediction.fields for prediction in task.predict(output, Batch(("a", "b", "c"), None, targets))]  # type: ignore[arg-type]
-    assert [field["matched"] for field in fields] == [True, False, True]
-    assert fields[0]["match"] == pytest.approx(1 / (1 + np.exp(-2.0)))
-    assert (fields[0]["masked_words"], fields[0]["right_words"]) == (2, 1)
-    assert (fields[1]["masked_words"], fields[1]["right_words"]) == (0, 0), "it does not match"
+    batch = Batch(("a", "b", "c"), None, targets)  # type: ignore[arg-type]
+    found = [prediction.fields for prediction in task.predict(task.decode(output, batch), batch)]
+    assert [field["matched"] for field in found] == [True, False, True]
+    assert found[0]["match"] == pytest.approx(1 / (1 + np.exp(-2.0)))
+    assert (found[0]["masked_words"], found[0]["right_words"]) == (2, 1)
+    assert (found[1]["masked_words"], found[1]["right_words"]) == (0, 0), "it does not match"
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    return [getattr(value, field.name) for field in fields(value)]
+
+
+def test_neither_states_nor_the_word_table_leave_the_device(targets: Any, make_task: Any) -> None:
+    """What crosses grows with the pairs alone; before, it was the last layer and all states, for each batch."""
+    task = make_task(learn_from_mismatched=True)
+    output = output_of([[0.0, 2.0], [0.0, 1.0], [3.0, 0.0]], 3, 4, 2)
+
+    decoded = task.decode(output, Batch(("a", "b", "c"), None, targets))  # type: ignore[arg-type]
+
+    assert [tensor.shape for tensor in tensors_of(decoded)] == [(3, 2), (3,)]
+    kept = {tensor.untyped_storage().data_ptr() for tensor in tensors_of(decoded)}
+    assert not kept & {tensor.untyped_storage().data_ptr() for tensor in tensors_of(output.words)}
+
+
+@torch.inference_mode()
+def test_words_are_counted_as_a_decoder_of_all_places_would(maker: Any, backbone: Any) -> None:
+    """The scores that evaluation had when it decoded on the CPU, place by place."""
+    task, head = maker.task, maker.task.build_head(backbone)
+    batch = maker.__getitems__([(0, index) for index in range(12)])
+    output = head(backbone(batch.encoding))
+    best = F.linear(output.words.states, output.words.weight, output.words.bias).argmax(dim=2)
+    labels, counts = batch.targets["word_labels"], batch.targets["matched"]
+    labels[::2] = torch.where(labels[::2] >= 0, best[::2], -1)  # every second pair is guessed right
+
+    predictions = task.predict(task.decode(output, batch), batch)
+
+    for row, prediction in enumerate(predictions):
+        places = [place for place in range(labels.shape[1]) if labels[row, place] >= 0 and counts[row]]
+        assert prediction.fields["masked_words"] == len(places)
+        assert prediction.fields["right_words"] == sum(int(best[row, p] == labels[row, p]) for p in places)
+    assert sum(prediction.fields["right_words"] for prediction in predictions)
 
 
 def test_scores_are_shares_with_their_protocol(make_task: Any, make_dataset: Any) -> None:
@@ -286,13 +323,13 @@ def test_scores_are_shares_with_their_protocol(make_task: Any, make_dataset: Any
     assert words.protocol["masked"] == "15% of the word pieces of pairs that match"
 
 
-@pytest.mark.parametrize("fields", [{}, {"match": "yes", "matched": True, "masked_words": 1, "right_words": 0}])
-def test_predictions_of_another_kind_are_named(fields: Any, make_task: Any, make_dataset: Any) -> None:
+@pytest.mark.parametrize("given", [{}, {"match": "yes", "matched": True, "masked_words": 1, "right_words": 0}])
+def test_predictions_of_another_kind_are_named(given: Any, make_task: Any, make_dataset: Any) -> None:
     from vlrun import Prediction
 
     val = make_dataset("val")
     with pytest.raises(DataError, match=r"prediction 'val0-0': expected match \(a number\)"):
-        PretrainingAccuracy(make_task().config)([Prediction(example.id, fields) for example in val], val)
+        PretrainingAccuracy(make_task().config)([Prediction(example.id, given) for example in val], val)
 
 
 def test_the_demo_masks_more_words(make_task: Any) -> None:
