@@ -31,6 +31,7 @@ from vlrun.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from vlrun.blocks.answering_config import AnsweringConfig
+    from vlrun.blocks.transformer_config import TransformerConfig
     from vlrun.config.base import (
         BackboneConfig,
         Config,
@@ -99,6 +100,7 @@ _HOMES = {
     "Score": "interfaces.examples",
     "Task": "interfaces.task",
     "TaskConfig": "config.base",
+    "TransformerConfig": "blocks.transformer_config",
     "Vocabulary": "interfaces.backbone",
     "canonical_image_id": "interfaces.examples",
     "full_precision": "interfaces.tensors",
@@ -168,6 +170,7 @@ __all__ = [
     "SubmissionRows",
     "Task",
     "TaskConfig",
+    "TransformerConfig",
     "UsageError",
     "Vocabulary",
     "WeightFormat",

@@ -84,8 +84,12 @@ class BackboneConfig(Config):
         """What must exist before this backbone can be built."""
         if self.weights is None:
             return []
-        remedy = f"runner weights import --from FORMAT FILE {self.weights}"
-        return [RequiredFile(self.weights, f"weights of backbone '{self.name}'", remedy)]
+        remedy = "\n".join(self.weights_remedy())
+        return [RequiredFile(self.weights, f"pre-trained weights of backbone '{self.name}'", remedy)]
+
+    def weights_remedy(self) -> list[str]:
+        """What to do where ``weights`` is not there, line by line."""
+        return [f"runner weights import --from FORMAT FILE {self.weights}"]
 
     @classmethod
     def demo_overrides(cls, files: DemoFiles) -> dict[str, Any]:
@@ -138,11 +142,18 @@ class DatasetConfig(Config):
 
     def required_files(self) -> list[RequiredFile]:
         """What must exist before the splits in use can be read."""
-        build = f"runner data build {self.name} --from SOURCE PATH {self.annotations}"
+        build, extract = "\n".join(self.annotations_remedy()), "\n".join(self.features_remedy())
         splits = list(dict.fromkeys([*self.train, *self.evaluate]))
         files = [RequiredFile(self.split_file(split), f"split '{split}' of {self.name}", build) for split in splits]
-        extract = f"runner features build --from FORMAT SOURCE {self.features}"
         return [*files, RequiredFile(self.features, f"region features of {self.name}", extract)]
+
+    def annotations_remedy(self) -> list[str]:
+        """What to download and which commands to run where annotations are not there, line by line."""
+        return [f"runner data build {self.name} --from SOURCE PATH {self.annotations}"]
+
+    def features_remedy(self) -> list[str]:
+        """Likewise for the region features."""
+        return [f"runner features build --from FORMAT SOURCE {self.features}"]
 
 
 class MetricConfig(Config):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlrun import AnsweringConfig, DatasetConfig, MetricConfig, RequiredFile
+from vlrun import AnsweringConfig, DatasetConfig, MetricConfig
 from vlrun_gqa.sources import LXMERT_OBTAIN, OFFICIAL_OBTAIN, SPLITS
 
 
@@ -19,20 +19,19 @@ class GqaDatasetConfig(DatasetConfig):
 
     known_splits = SPLITS
 
-    def required_files(self) -> list[RequiredFile]:
-        """The files that every dataset needs, with what to download and the commands that make ours from it."""
-        annotations = [
+    def annotations_remedy(self) -> list[str]:
+        """What to download, and the commands that make our files from it."""
+        return [
             f"{OFFICIAL_OBTAIN}, then:",
             f"runner data build {self.name} --from official FOLDER {self.annotations}",
             f"Or {LXMERT_OBTAIN[0].lower()}{LXMERT_OBTAIN[1:]}, then:",
             f"runner data build {self.name} --from lxmert FOLDER {self.annotations}",
         ]
-        features = [
+
+    def features_remedy(self) -> list[str]:
+        """Which features fit, and the command that imports them."""
+        return [
             "Get LXMERT's features of all GQA images, 36 boxes each (vg_gqa_obj36.tsv), then:",
             f"runner features build --from lxmert-tsv vg_gqa_obj36.tsv {self.features}",
             "(other formats: `runner features build --help`)",
-        ]
-        return [
-            RequiredFile(file.path, file.purpose, "\n".join(features if file.path == self.features else annotations))
-            for file in super().required_files()
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlrun import DatasetConfig, MetricConfig, RequiredFile, TaskConfig
+from vlrun import DatasetConfig, MetricConfig, TaskConfig
 from vlrun_nlvr2.sources import LXMERT_FILES, LXMERT_REPOSITORY, PUBLISHED_SIZES, REPOSITORY
 
 
@@ -19,26 +19,20 @@ class Nlvr2Config(DatasetConfig):
 
     known_splits = tuple(PUBLISHED_SIZES)
 
-    def required_files(self) -> list[RequiredFile]:
-        """The files that every dataset needs, with what to download and the commands that make ours from it."""
-        annotations = "\n".join(
-            [
-                f"git clone {REPOSITORY}",
-                f"runner data build {self.name} --from official nlvr/nlvr2/data {self.annotations}",
-                f"Or, from {', '.join(LXMERT_FILES.values())} that LXMERT publishes (without test2):",
-                f"runner data build {self.name} --from lxmert FOLDER {self.annotations}",
-            ]
-        )
-        features = "\n".join(
-            [
-                "Get the features that LXMERT publishes, 36 boxes per image: train_obj36.tsv, valid_obj36.tsv and "
-                f"test_obj36.tsv of nlvr2_imgfeat (links: {LXMERT_REPOSITORY}), then:",
-                "runner features build --from lxmert-tsv train_obj36.tsv valid_obj36.tsv test_obj36.tsv "
-                f"{self.features}",
-                "(they have no images of test2; other formats: `runner features build --help`)",
-            ]
-        )
+    def annotations_remedy(self) -> list[str]:
+        """What to download, and the commands that make our files from it."""
         return [
-            RequiredFile(file.path, file.purpose, features if file.path == self.features else annotations)
-            for file in super().required_files()
+            f"git clone {REPOSITORY}",
+            f"runner data build {self.name} --from official nlvr/nlvr2/data {self.annotations}",
+            f"Or, from {', '.join(LXMERT_FILES.values())} that LXMERT publishes (without test2):",
+            f"runner data build {self.name} --from lxmert FOLDER {self.annotations}",
+        ]
+
+    def features_remedy(self) -> list[str]:
+        """Which features fit, and the command that imports them."""
+        return [
+            "Get the features that LXMERT publishes, 36 boxes per image: train_obj36.tsv, valid_obj36.tsv and "
+            f"test_obj36.tsv of nlvr2_imgfeat (links: {LXMERT_REPOSITORY}), then:",
+            f"runner features build --from lxmert-tsv train_obj36.tsv valid_obj36.tsv test_obj36.tsv {self.features}",
+            "(they have no images of test2; other formats: `runner features build --help`)",
         ]

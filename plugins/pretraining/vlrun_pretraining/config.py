@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeFloat
 
-from vlrun import DatasetConfig, RequiredFile, TaskConfig
+from vlrun import DatasetConfig, TaskConfig
 from vlrun_pretraining.sources import OBTAIN, OFFICIAL_FILES
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -37,16 +37,16 @@ class CocoCaptionsConfig(DatasetConfig):
 
     known_splits = tuple(OFFICIAL_FILES)
 
-    def required_files(self) -> list[RequiredFile]:
-        annotations = [f"{OBTAIN}. Then:", f"runner data build {self.name} --from official FOLDER {self.annotations}"]
-        features = [
+    def annotations_remedy(self) -> list[str]:
+        """What to download, and the commands that make our files from it."""
+        return [f"{OBTAIN}. Then:", f"runner data build {self.name} --from official FOLDER {self.annotations}"]
+
+    def features_remedy(self) -> list[str]:
+        """Which features fit, and the command that imports them."""
+        return [
             "Get bottom-up-attention features of COCO train2014 and val2014, 36 boxes per image (ROSITA: "
             "mscoco_bua_r101_fix36; LXMERT: mscoco_imgfeat), then one of:",
             f"runner features build --from rosita-tsv FOLDER {self.features}",
             f"runner features build --from lxmert-tsv train2014_obj36.tsv val2014_obj36.tsv {self.features}",
             "(other formats: `runner features build --help`)",
-        ]
-        return [
-            RequiredFile(file.path, file.purpose, "\n".join(features if file.path == self.features else annotations))
-            for file in super().required_files()
         ]

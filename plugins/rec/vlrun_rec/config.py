@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat
 
-from vlrun import DatasetConfig, MetricConfig, RequiredFile, TaskConfig
+from vlrun import DatasetConfig, MetricConfig, TaskConfig
 from vlrun_rec.sources import official_source, rosita_file
 
 IouRuleName = Literal["plus_one", "inclusive", "continuous"]  # vlrun.blocks.boxes has the definitions, and needs numpy
@@ -36,17 +36,31 @@ class GroundingAccuracyConfig(MetricConfig):
     )
 
 
-class RefCocoConfig(DatasetConfig):
+class RefConfig(DatasetConfig):
+    """What the datasets have in common: images of COCO."""
+
+    def features_remedy(self) -> list[str]:
+        """Which features fit, and the command that imports them."""
+        return [
+            "Get bottom-up-attention features of COCO train2014, 36 boxes per image (ROSITA: mscoco_bua_r101_fix36), "
+            "then:",
+            f"runner features build --from rosita-tsv FOLDER {self.features}",
+            "(other formats: `runner features build --help`)",
+        ]
+
+
+class RefCocoConfig(RefConfig):
     """RefCOCO and RefCOCO+ with the splits of UNC: train, val, testA (people), testB (other objects)."""
 
     known_splits = ("train", "val", "testA", "testB")
     split_by: ClassVar[str] = "unc"
 
-    def required_files(self) -> list[RequiredFile]:
-        return _with_remedies(self, self.split_by)
+    def annotations_remedy(self) -> list[str]:
+        """What to download, and the commands that make our files from it."""
+        return _annotations_remedy(self, self.split_by)
 
 
-class RefCocogConfig(DatasetConfig):
+class RefCocogConfig(RefConfig):
     """RefCOCOg: train, val, test of UMD, or train, val of Google."""
 
     known_splits = ("train", "val", "test")
@@ -55,28 +69,20 @@ class RefCocogConfig(DatasetConfig):
         "umd", description="umd: splits share no image; google: train and val do, and there is no test"
     )
 
-    def required_files(self) -> list[RequiredFile]:
-        return _with_remedies(self, self.split_by)
+    def annotations_remedy(self) -> list[str]:
+        """What to download, and the commands that make our files from it; ROSITA has the splits of UMD."""
+        return _annotations_remedy(self, self.split_by)
 
 
-def _with_remedies(config: DatasetConfig, split_by: str) -> list[RequiredFile]:
-    """The files that every dataset needs, with what to download and the commands that make ours from it."""
+def _annotations_remedy(config: RefConfig, split_by: str) -> list[str]:
     source = official_source(config.name, split_by)
-    annotations = [
+    lines = [
         f"{source.obtain}, then:",
         f"runner data build {config.name} --from {source.name} FOLDER {config.annotations}",
     ]
     if split_by != "google":
-        annotations += [
+        lines += [
             f"Or, from the annotations that ROSITA publishes ({rosita_file(config.name)}):",
             f"runner data build {config.name} --from rosita FILE {config.annotations}",
         ]
-    features = [
-        "Get bottom-up-attention features of COCO train2014, 36 boxes per image (ROSITA: mscoco_bua_r101_fix36), then:",
-        f"runner features build --from rosita-tsv FOLDER {config.features}",
-        "(other formats: `runner features build --help`)",
-    ]
-    return [
-        RequiredFile(file.path, file.purpose, "\n".join(features if file.path == config.features else annotations))
-        for file in DatasetConfig.required_files(config)
-    ]
+    return lines

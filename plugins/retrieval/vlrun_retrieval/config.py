@@ -151,47 +151,57 @@ class RetrievalConfig(MatchingConfig):
         return {**super().demo_overrides(), **negatives}
 
 
-class CocoRetrievalConfig(DatasetConfig):
+class KarpathyConfig(DatasetConfig):
+    """What both collections have in common.
+
+    Attributes:
+        collection: what is published of it.
+    """
+
+    collection: ClassVar[Collection]
+
+    def annotations_remedy(self) -> list[str]:
+        """What to download, and the commands that make our files from it."""
+        collection = self.collection
+        names = ", ".join(collection.rosita_splits.values())
+        return [
+            f"{OBTAIN}. Then:",
+            f"runner data build {self.name} --from {collection.publishes[0]} {collection.karpathy_file} "
+            f"{self.annotations}",
+            f"Or, from {collection.rosita_file} that ROSITA publishes ({names}):",
+            f"runner data build {self.name} --from rosita FILE {self.annotations}",
+            f"(other sources: `runner data sources {self.name}`)",
+        ]
+
+
+class CocoRetrievalConfig(KarpathyConfig):
     """COCO captions: train (Karpathy's train and restval), val, test (5,000 images), test1k (ROSITA's test)."""
 
+    collection = COCO
     known_splits = tuple(COCO.images)
 
-    def required_files(self) -> list[RequiredFile]:
-        features = [
+    def features_remedy(self) -> list[str]:
+        """Which features fit, and the command that imports them."""
+        return [
             "Get bottom-up-attention features of COCO train2014 and val2014, 36 boxes per image (ROSITA: "
             "mscoco_bua_r101_fix36), then:",
             f"runner features build --from rosita-tsv FOLDER {self.features}",
+            "(other formats: `runner features build --help`)",
         ]
-        return _with_remedies(self, COCO, features)
 
 
-class Flickr30kConfig(DatasetConfig):
+class Flickr30kConfig(KarpathyConfig):
     """Flickr30k with Karpathy's splits: train, val, test. Those of Flickr30k Entities are others."""
 
+    collection = FLICKR30K
     known_splits = tuple(FLICKR30K.images)
 
-    def required_files(self) -> list[RequiredFile]:
-        features = [
+    def features_remedy(self) -> list[str]:
+        """Which features fit, and the commands that import them."""
+        return [
             "Get bottom-up-attention features of Flickr30k, 36 boxes per image: ROSITA's folder, or LXMERT-S's "
             "flickr30k_train2014.tsv and flickr30k_test2014.tsv, then:",
             f"runner features build --from rosita-tsv FOLDER {self.features}",
             f"runner features build --from lxmert-tsv flickr30k_train2014.tsv flickr30k_test2014.tsv {self.features}",
+            "(other formats: `runner features build --help`)",
         ]
-        return _with_remedies(self, FLICKR30K, features)
-
-
-def _with_remedies(config: DatasetConfig, collection: Collection, features: list[str]) -> list[RequiredFile]:
-    """The files that every dataset needs, with what to download and the commands that make ours from it."""
-    annotations = [
-        f"{OBTAIN}. Then:",
-        f"runner data build {config.name} --from {collection.publishes[0]} {collection.karpathy_file} "
-        f"{config.annotations}",
-        f"Or, from {collection.rosita_file} that ROSITA publishes ({', '.join(collection.rosita_splits.values())}):",
-        f"runner data build {config.name} --from rosita FILE {config.annotations}",
-        f"(other sources: `runner data sources {config.name}`)",
-    ]
-    features = [*features, "(other formats: `runner features build --help`)"]
-    return [
-        RequiredFile(file.path, file.purpose, "\n".join(features if file.path == config.features else annotations))
-        for file in DatasetConfig.required_files(config)
-    ]

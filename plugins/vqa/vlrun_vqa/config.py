@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from vlrun import AnsweringConfig, DatasetConfig, MetricConfig, RequiredFile
+from vlrun import AnsweringConfig, DatasetConfig, MetricConfig
 from vlrun_vqa.accuracy import Evaluator
 from vlrun_vqa.sources import OBTAIN, SPLIT_SIZES
 
@@ -32,9 +32,9 @@ class VqaV2Config(DatasetConfig):
 
     known_splits = tuple(SPLIT_SIZES)
 
-    def required_files(self) -> list[RequiredFile]:
-        """The files that every dataset needs, with what to download and the commands that make ours from it."""
-        annotations = [
+    def annotations_remedy(self) -> list[str]:
+        """What to download, and the commands that make our files from it."""
+        return [
             f"{OBTAIN}, then:",
             f"runner data build {self.name} --from official FOLDER {self.annotations}",
             "(LXMERT's minival.json beside them makes minival and nominival, trainval_label2ans.json the vocabulary)",
@@ -42,13 +42,12 @@ class VqaV2Config(DatasetConfig):
             f"runner data build {self.name} --from lxmert FOLDER {self.annotations}",
             f"runner data build {self.name} --from rosita FOLDER {self.annotations}",
         ]
-        features = [
+
+    def features_remedy(self) -> list[str]:
+        """Which features fit, and the command that imports them."""
+        return [
             "Get bottom-up-attention features of COCO train2014 and val2014 (and test2015), 36 boxes per image, then:",
             f"runner features build --from rosita-tsv mscoco_bua_r101_fix36 {self.features}",
             f"runner features build --from lxmert-tsv train2014_obj36.tsv val2014_obj36.tsv {self.features}",
             "(a checkpoint wants the features that it was trained on; other formats: `runner features build --help`)",
-        ]
-        return [
-            RequiredFile(file.path, file.purpose, "\n".join(features if file.path == self.features else annotations))
-            for file in super().required_files()
         ]

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from vlrun import DemoFiles
-from vlrun_rosita.config import SIZES, RositaConfig, Sizes
+from vlrun_rosita.config import RositaConfig, Sizes
 
 
 def test_base_is_the_network_of_the_paper() -> None:
@@ -24,7 +24,7 @@ def test_base_is_the_network_of_the_paper() -> None:
 def test_single_numbers_replace_those_of_the_size() -> None:
     config = RositaConfig(name="rosita", size="tiny", num_layers=5)
 
-    assert config.sizes == replace(SIZES["tiny"], num_layers=5)
+    assert config.sizes == replace(RositaConfig.known_sizes["tiny"], num_layers=5)
 
 
 def test_heads_must_divide_the_hidden_size() -> None:
@@ -63,7 +63,7 @@ def test_demo_turns_any_options_into_a_tiny_network(tmp_path: Path) -> None:
 
     config = RositaConfig.model_validate({**given, **RositaConfig.demo_overrides(files)})
 
-    assert config.sizes == SIZES["tiny"]
+    assert config.sizes == RositaConfig.known_sizes["tiny"]
     assert config.weights is None
     assert (config.vocabulary, config.region_feature_size, config.num_regions) == (tmp_path / "vocab.txt", 64, 10)
 

@@ -1,0 +1,84 @@
+"""The options of transformers over word pieces and region features (this module imports no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from vlrun.config.base import BackboneConfig, DataPath
+from vlrun.errors import RequiredFile
+from vlrun.interfaces.demo_provider import DemoFiles
+
+VOCABULARY_URL = "https://huggingface.co/google-bert/bert-base-uncased/resolve/main/vocab.txt"
+
+
+class TransformerConfig(BackboneConfig):
+    """Options of backbones that are a transformer with BERT's vocabulary.
+
+    Attributes:
+        known_sizes: what the names in ``size`` stand for: a dataclass with a field for each option that is a size.
+        weights_file: the authors' file of pre-trained weights; weights_page: where they say how to get it.
+    """
+
+    known_sizes: ClassVar[Mapping[str, Any]]
+    weights_file: ClassVar[str]
+    weights_page: ClassVar[str]
+
+    size: Literal["base", "tiny"] = Field(
+        "base", description="base: layers of 768 as in the paper; tiny: a few layers of 128, for tests and --demo"
+    )
+    hidden_size: PositiveInt | None = Field(None, description="instead of the size's own; so all that are null")
+    num_heads: PositiveInt | None = None
+    feed_forward_size: PositiveInt | None = None
+    max_positions: PositiveInt | None = Field(None, description="rows of the position table: the longest text possible")
+    region_feature_size: PositiveInt = Field(2048, description="width of the region features")
+    num_regions: PositiveInt = Field(36, description="regions per image; fewer are padded, more are cut off")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    vocabulary: DataPath = Field(
+        Path("vocab/bert-base-uncased.txt"), validate_default=True, description="WordPiece vocabulary, one token a line"
+    )
+
+    @property
+    def sizes(self) -> Any:
+        """The size's numbers, with those that are given in their place."""
+        own = self.known_sizes[self.size]
+        given = {field.name: getattr(self, field.name) for field in fields(own)}
+        return replace(own, **{name: number for name, number in given.items() if number is not None})
+
+    @model_validator(mode="after")
+    def _heads_divide_the_hidden_size(self) -> TransformerConfig:
+        if self.sizes.hidden_size % self.sizes.num_heads:
+            raise ValueError(f"num_heads {self.sizes.num_heads} does not divide hidden_size {self.sizes.hidden_size}")
+        return self
+
+    def required_files(self) -> list[RequiredFile]:
+        """The vocabulary, and weights where the experiment names some."""
+        vocabulary = RequiredFile(
+            self.vocabulary,
+            f"WordPiece vocabulary of backbone '{self.name}' (bert-base-uncased, 30,522 lines)",
+            f"mkdir -p {self.vocabulary.parent} && curl -L -o {self.vocabulary} {VOCABULARY_URL}",
+        )
+        return [vocabulary, *super().required_files()]
+
+    def weights_remedy(self) -> list[str]:
+        """Where the authors' file is, and how to import it."""
+        return [
+            f"download {self.weights_file} (links: {self.weights_page}), then",
+            f"runner weights import --from {self.name} {self.weights_file} {self.weights}",
+        ]
+
+    @classmethod
+    def demo_overrides(cls, files: DemoFiles) -> dict[str, Any]:
+        """The tiny size on the demo's vocabulary and features."""
+        return {
+            **super().demo_overrides(files),
+            "size": "tiny",
+            **{field.name: None for field in fields(cls.known_sizes["tiny"])},
+            "vocabulary": str(files.vocabulary),
+            "region_feature_size": files.region_feature_size,
+            "num_regions": files.num_regions,
+        }
