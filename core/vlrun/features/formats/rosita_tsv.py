@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vlrun.errors import DataError
-from vlrun.features.formats import FeatureSource, SourceRecord
-from vlrun.features.formats.tsv import Columns, Row, id_of, regions_of, rows_of
+from vlrun.features.formats.tsv import Columns, Row, TsvFiles
 
 COLUMNS = Columns(
     names=(
@@ -40,23 +38,23 @@ COLUMNS = Columns(
 )
 
 
-class RositaTsv(FeatureSource):
+class RositaTsv(TsvFiles):
     """The rows of one folder; a row whose offset or number is recorded wrongly is an error."""
 
     def __init__(self, path: Path) -> None:
         folder = path if path.is_dir() else path.parent
         whole = folder / "imgfeat.tsv"
-        self._parts = [whole] if whole.is_file() else _splits(folder)
-        if not self._parts:
+        parts = [whole] if whole.is_file() else _splits(folder)
+        super().__init__(parts, COLUMNS, f"{folder.name} ({len(parts)} tsv with offsets)")
+        if not parts:
             raise DataError(f"{folder} holds neither imgfeat.tsv nor imgfeat_split0.tsv")
-        self._is_split = self._parts != [whole]
+        self._is_split = parts != [whole]
         self._map_file = folder / "img_feat_offset_map.json"
-        self._index_files = [part.with_suffix(".lineidx") for part in self._parts]
+        self._index_files = [part.with_suffix(".lineidx") for part in parts]
         if not self._is_split and (absent := [file for file in self._side_files() if not file.is_file()]):
             raise DataError([f"{file} does not exist; it belongs to {whole}" for file in absent])
         self._offsets = [_read_offsets(file) if file.is_file() else [] for file in self._index_files]
         self._rows_by_name = _read_map(self._map_file) if self._map_file.is_file() else {}
-        self._described = f"{folder.name} ({len(self._parts)} tsv with offsets)"
         if not self._is_split and len(self._rows_by_name) != len(self._offsets[0]):
             raise DataError(
                 f"{self._map_file} names {len(self._rows_by_name):,} images, "
@@ -67,35 +65,23 @@ class RositaTsv(FeatureSource):
         return [*self._index_files, self._map_file]
 
     def files(self) -> Sequence[Path]:
-        return [*self._parts, *(file for file in self._side_files() if file.is_file())]
+        return [*self.paths, *(file for file in self._side_files() if file.is_file())]
 
     def num_records(self) -> int | None:
         return len(self._offsets[0]) if not self._is_split else None
 
-    def describe(self) -> str:
-        return self._described
+    def checked(self, number: int, row: Row, *state: Any) -> tuple[list[str], tuple[Any, ...]]:
+        """What the side files say wrongly about a row; the state is where it starts, counted in characters."""
+        characters: int = state[0] if state else 0
+        return self._index_problems(number, row, characters), (characters + _num_characters(row),)
 
-    def records(self, position: Sequence[Any] = ()) -> Iterator[SourceRecord]:
-        first, line, offset, characters = position or (0, 0, 0, 0)
-        sizes = [part.stat().st_size for part in self._parts]
-        for number in range(first, len(self._parts)):
-            part = self._parts[number]
-            for row in rows_of(part, line, offset):
-                problems = self._index_problems(number, row, characters)
-                characters += _num_characters(row)
-                line = row.line
-                yield SourceRecord(
-                    location=f"{part}:{row.line}",
-                    image_id=id_of(row.cells, COLUMNS),
-                    load=partial(_load, row.cells, problems),
-                    next=(number, row.line, row.end, characters),
-                    share=(sum(sizes[:number]) + row.end) / sum(sizes),
-                )
-            if self._offsets[number] and line != len(self._offsets[number]):
-                raise DataError(
-                    f"{part} has {line:,} rows, {self._index_files[number].name} has {len(self._offsets[number]):,}"
-                )
-            line = offset = characters = 0
+    def check_end(self, number: int, line: int) -> None:
+        """Whether the file has as many rows as its index."""
+        if self._offsets[number] and line != len(self._offsets[number]):
+            raise DataError(
+                f"{self.paths[number]} has {line:,} rows, {self._index_files[number].name} has "
+                f"{len(self._offsets[number]):,}"
+            )
 
     def _index_problems(self, number: int, row: Row, characters: int) -> list[str]:
         """What the side files say wrongly about a row; ``characters`` is its start, counted in characters."""
@@ -117,12 +103,6 @@ class RositaTsv(FeatureSource):
         if recorded != row.line - 1 and not self._is_split:
             return [f"{self._map_file.name} says row {recorded} for '{name}', it is row {row.line - 1}"]
         return []
-
-
-def _load(cells: list[bytes], problems: list[str]) -> Any:
-    if problems:
-        raise DataError(problems)
-    return regions_of(cells, COLUMNS)
 
 
 def _num_characters(row: Row) -> int:

@@ -71,37 +71,71 @@ BUTD_COLUMNS = Columns(
 
 
 class TsvFiles(FeatureSource):
-    """One file, or all ``.tsv`` files of a folder by name."""
+    """The rows of several files, one after the other.
 
-    def __init__(self, path: Path, columns: Columns) -> None:
-        self._files = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
-        if not path.exists():
-            raise DataError(f"{path} does not exist")
-        if not self._files:
-            raise DataError(f"{path} holds no .tsv files")
+    Attributes:
+        paths: the files. Layouts with more than these beside them override ``checked`` and ``check_end``.
+    """
+
+    def __init__(self, paths: Sequence[Path], columns: Columns, described: str) -> None:
+        self.paths = paths
         self._columns = columns
-        self._described = path.name + (f" ({len(self._files)} files)" if path.is_dir() else "")
+        self._described = described
 
     def files(self) -> Sequence[Path]:
-        return self._files
+        return self.paths
 
     def describe(self) -> str:
         return self._described
 
+    def checked(self, number: int, row: Row, *state: Any) -> tuple[list[str], tuple[Any, ...]]:
+        """What is wrong with a row of file ``number`` beside its content, and what the next row's check has to know.
+
+        ``state`` is what the row before has left, nothing at the start of a file; JSON-ready.
+        """
+        return [], ()
+
+    def check_end(self, number: int, line: int) -> None:
+        """Called after the last row of a file, with its line number.
+
+        Raises:
+            DataError: there should be more rows, or fewer.
+        """
+
     def records(self, position: Sequence[Any] = ()) -> Iterator[SourceRecord]:
-        start, line, offset = position or (0, 0, 0)
-        sizes = [file.stat().st_size for file in self._files]
-        for number in range(start, len(self._files)):
-            file = self._files[number]
-            for row in rows_of(file, line, offset):
+        """The rows after ``position``: the file, the line and the byte where it ends, and the check's state."""
+        first, line, offset, *state = position or (0, 0, 0)
+        sizes = [path.stat().st_size for path in self.paths]
+        for number in range(first, len(self.paths)):
+            path = self.paths[number]
+            for row in rows_of(path, line, offset):
+                problems, left = self.checked(number, row, *state)
+                line, state = row.line, [*left]
                 yield SourceRecord(
-                    location=f"{file}:{row.line}",
+                    location=f"{path}:{row.line}",
                     image_id=id_of(row.cells, self._columns),
-                    load=partial(regions_of, row.cells, self._columns),
-                    next=(number, row.line, row.end),
+                    load=partial(_load, row.cells, self._columns, problems),
+                    next=(number, row.line, row.end, *state),
                     share=(sum(sizes[:number]) + row.end) / sum(sizes),
                 )
-            line = offset = 0
+            self.check_end(number, line)
+            line, offset, state = 0, 0, []
+
+
+def _load(cells: Sequence[bytes], columns: Columns, problems: Sequence[str]) -> RegionFeatures:
+    if problems:
+        raise DataError(problems)
+    return regions_of(cells, columns)
+
+
+def _file_or_folder(path: Path, columns: Columns) -> TsvFiles:
+    """One file, or all ``.tsv`` files of a folder by name."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    paths = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
+    if not paths:
+        raise DataError(f"{path} holds no .tsv files")
+    return TsvFiles(paths, columns, path.name + (f" ({len(paths)} files)" if path.is_dir() else ""))
 
 
 @dataclass(frozen=True)
@@ -212,12 +246,12 @@ _DECODERS: dict[str, Callable[[Mapping[str, bytes], str, int], NDArray[Any]]] = 
 
 def open_lxmert_tsv(path: Path) -> TsvFiles:
     """A file of LXMERT's ten columns, or a folder of them."""
-    return TsvFiles(path, LXMERT_COLUMNS)
+    return _file_or_folder(path, LXMERT_COLUMNS)
 
 
 def open_butd_tsv(path: Path) -> TsvFiles:
     """A file of the original extractor's six columns, or a folder of them."""
-    return TsvFiles(path, BUTD_COLUMNS)
+    return _file_or_folder(path, BUTD_COLUMNS)
 
 
 def is_lxmert_tsv(path: Path) -> bool:
