@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -40,13 +39,11 @@ class CandidatePool:
 
     @classmethod
     def of(cls, dataset: Dataset[Any]) -> CandidatePool:
-        """Every example is one text with one image. A dataset is read once, however often it is asked for.
+        """Reads a dataset, of which every example is one text with one image.
 
         Raises:
             DataError: an example has no image or several, or an id is there twice.
         """
-        if (known := _POOLS.get(dataset)) is not None and len(known.texts) == len(dataset):
-            return known
         rows: dict[str, int] = {}
         ids, texts, owner = [], [], []
         for example in dataset:
@@ -61,12 +58,25 @@ class CandidatePool:
         twice = [name for name, count in Counter(ids).items() if count > 1]
         if problems := listed(twice, "are those of several texts", split=dataset.split, unit="ids"):
             raise DataError([*problems, "do splits that are joined overlap?"])
-        pool = _POOLS[dataset] = cls(tuple(rows), tuple(ids), tuple(texts), np.array(owner, np.int64))
-        return pool
+        return cls(tuple(rows), tuple(ids), tuple(texts), np.array(owner, np.int64))
+
+    def rows_of_first(self, images: int) -> Ints:
+        """Rows of the texts of the first ``images`` images, ascending."""
+        return np.flatnonzero(self.owner < images)
+
+    def first(self, images: int) -> CandidatePool:
+        """The first ``images`` images with their texts: the pool of the examples at ``rows_of_first``."""
+        rows = self.rows_of_first(images)
+        return CandidatePool(
+            self.image_ids[:images],
+            tuple(self.text_ids[row] for row in rows),
+            tuple(self.texts[row] for row in rows),
+            self.owner[rows],
+        )
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of all ids and texts, in order."""
+        """A hash of all ids and texts, in order."""
         digest = hashlib.blake2b(digest_size=8)
         for image_id in self.image_ids:
             digest.update(image_id.encode() + b"\x1e")
@@ -85,18 +95,38 @@ class CandidatePool:
         return order, np.cumsum(np.bincount(self.owner, minlength=len(self.image_ids)))
 
 
-def first_images(dataset: Dataset[Any], limit: int) -> Dataset[Any]:
-    """The texts of the first ``limit`` images of a split; the split itself if it has no more."""
-    kept = np.flatnonzero(CandidatePool.of(dataset).owner < limit).tolist()
-    if len(kept) == len(dataset):
-        return dataset
-    parts = _PARTS.setdefault(dataset, {})
-    if limit not in parts:
-        parts[limit] = Selection(dataset, kept, f"between epochs only the first {limit:,} images compete")
-    return parts[limit]
+class SplitPools:
+    """The pools of a run's splits. Each split is read once: reading 155,000 captions takes longer than ranking them.
 
+    Datasets are told apart by identity and held, so nothing is asked of their hash or equality. Like all that reads
+    them by position, this relies on a dataset not changing while a run uses it.
+    """
 
-_POOLS: WeakKeyDictionary[Dataset[Any], CandidatePool] = WeakKeyDictionary()
-"""What was read of each dataset; reading 155,000 captions takes longer than ranking them."""
+    def __init__(self) -> None:
+        self._pools: dict[int, tuple[Dataset[Any], CandidatePool]] = {}  # by id(), which the dataset held keeps valid
+        self._parts: dict[tuple[int, int], Dataset[Any]] = {}
 
-_PARTS: WeakKeyDictionary[Dataset[Any], dict[int, Selection]] = WeakKeyDictionary()
+    def pool(self, dataset: Dataset[Any]) -> CandidatePool:
+        """The pool of a dataset; errors as of ``CandidatePool.of``."""
+        if id(dataset) not in self._pools:
+            self._remember(dataset, CandidatePool.of(dataset))
+        return self._pools[id(dataset)][1]
+
+    def first_images(self, dataset: Dataset[Any], limit: int) -> Dataset[Any]:
+        """The texts of the first ``limit`` images of a split, always the same object; the split if it has no more."""
+        pool, key = self.pool(dataset), (id(dataset), limit)
+        if len(pool.image_ids) <= limit:
+            return dataset
+        if key not in self._parts:
+            rows = pool.rows_of_first(limit).tolist()
+            part = Selection(dataset, rows, f"between epochs only the first {limit:,} images compete")
+            self._remember(part, pool.first(limit))
+            self._parts[key] = part
+        return self._parts[key]
+
+    def __reduce__(self) -> tuple[type[SplitPools], tuple[()]]:
+        """Travels to loader workers empty: they need no pools."""
+        return SplitPools, ()
+
+    def _remember(self, dataset: Dataset[Any], pool: CandidatePool) -> None:
+        self._pools[id(dataset)] = (dataset, pool)

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlrun import Backbone, Batch, DataError, Dataset, Metric, Prediction, RunView, Task
-from vlrun_retrieval.candidates import CandidatePool, first_images
-from vlrun_retrieval.config import MatchingConfig
+from vlrun_retrieval.candidates import SplitPools
+from vlrun_retrieval.config import MatchingConfig, RerankConfig
 from vlrun_retrieval.head import PairMatcher
 from vlrun_retrieval.matrix import read_first_stage
 from vlrun_retrieval.metric import RetrievalMetric, needed_texts, usable_protocols
-from vlrun_retrieval.pool import score_pool
+from vlrun_retrieval.pool import PoolEvaluation, score_pool
 from vlrun_retrieval.ranking import PROTOCOLS
 
 MATCH = 1
@@ -30,14 +30,17 @@ class MatchingTask(Task[Any]):
 
     Attributes:
         sample_size: how many texts ``check_sample`` gets before a pool is scored; 0: it is not called.
+        pools: what competes in each split.
     """
 
     sample_size: int = 0
 
     def __init__(self, config: MatchingConfig) -> None:
         self.config: Any = config
+        self.pools = SplitPools()
 
     def build_head(self, backbone: Backbone) -> PairMatcher:
+        """The backbone's own matching head."""
         return PairMatcher(backbone.matching_head())
 
     def pair_scores(self, logits: Tensor) -> Tensor:
@@ -52,14 +55,14 @@ class MatchingTask(Task[Any]):
         """Looks at the scores (n,) of some texts with their own image, and with another one, before all are scored."""
 
     def check_splits(self, datasets: Mapping[str, Dataset[Any]]) -> None:
-        """Whether every protocol is defined for every split, and the first stage knows its images and texts.
+        """Refuses a split that a protocol is not defined for, or of which the first stage lacks images or texts.
 
         Raises:
             DataError: what would stop an evaluation after hours of work.
         """
         problems: list[str] = []
         for number, (split, dataset) in enumerate(datasets.items()):
-            pool = CandidatePool.of(dataset)
+            pool = self.pools.pool(dataset)
             images = len(pool.image_ids)
             problems += [
                 f"task '{self.config.called}': retrieval protocol '{name}' is not defined for the {images:,} images of "
@@ -81,7 +84,7 @@ class MatchingTask(Task[Any]):
         """How many pairs an evaluation of each split has to score."""
 
         def size(dataset: Dataset[Any], final: bool) -> str:
-            pool = CandidatePool.of(self.evaluated_part(dataset, final=final))
+            pool = self.pools.pool(self.evaluated_part(dataset, final=final))
             images = len(pool.image_ids)
             texts = len(needed_texts(pool, usable_protocols(self.config.protocols, images)))
             return f"{images * texts:,} to score ({images:,} images x {texts:,} texts)"
@@ -95,23 +98,42 @@ class MatchingTask(Task[Any]):
 
     def evaluate(self, run: RunView, split: str, *, final: bool) -> list[Prediction]:
         """Scores every pair of the split once and ranks them: one prediction per query, on the main process."""
-        return score_pool(self, run, split, final=final)
+        dataset = run.datasets[split]
+        part, rerank = self.evaluated_part(dataset, final=final), self.first_stage(final=final)
+        evaluation = PoolEvaluation(
+            split=split,
+            pool=self.pools.pool(part),
+            config=self.config,
+            rerank=rerank,
+            final=final,
+            is_whole=final or (part is dataset and rerank == self.first_stage(final=True)),
+            to_scores=self.pair_scores,
+            sample_size=self.sample_size,
+            check_sample=self.check_sample,
+        )
+        return score_pool(evaluation, run)
 
     def evaluated_part(self, dataset: Dataset[Any], *, final: bool) -> Dataset[Any]:
         """All examples at the end; between epochs perhaps the first images only."""
         limit = self.config.validation_images
-        return dataset if final or limit is None else first_images(dataset, limit)
+        return dataset if final or limit is None else self.pools.first_images(dataset, limit)
+
+    def first_stage(self, *, final: bool) -> RerankConfig | None:
+        """What chooses the candidates, at the end or between epochs; None where every pair is scored."""
+        rerank: RerankConfig | None = self.config.rerank
+        return None if rerank is None or (final and not rerank.final) else rerank
 
     def evaluation_protocol(self, *, final: bool) -> Mapping[str, str]:
         """What scores must say where a first stage chose the candidates."""
-        rerank = self.config.rerank
-        if rerank is None or (final and not rerank.final):
+        rerank = self.first_stage(final=final)
+        if rerank is None:
             return {}
         best = f"the best {rerank.candidates:,} per query by {rerank.scores.name}"
         return {"first stage": f"{best}; a right one outside them ranks last"}
 
     def metrics(self) -> list[Metric]:
-        return [RetrievalMetric(self.config.protocols, self.config.ties, self.protocol())]
+        """Recalls and ranks under each protocol of the options."""
+        return [RetrievalMetric(self.config.protocols, self.config.ties, self.protocol(), self.pools.pool)]
 
     def protocol(self) -> Mapping[str, str]:
         """What every score says about how pairs were scored."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,13 +127,23 @@ class RetrievalMetric(Metric):
     ``mean recall`` is their mean. Scores of all protocols but the first have its name in brackets.
     """
 
-    def __init__(self, protocols: Sequence[str], ties: TiePolicy, facts: Mapping[str, str]) -> None:
-        """``facts`` are copied into the protocol of every score."""
-        self.protocols = protocols
-        self.ties, self.facts = ties, facts
+    def __init__(
+        self,
+        protocols: Sequence[str],
+        ties: TiePolicy,
+        facts: Mapping[str, str],
+        pool_of: Callable[[Dataset[Any]], CandidatePool] = CandidatePool.of,
+    ) -> None:
+        """Keeps what the scores depend on.
+
+        Args:
+            facts: copied into the protocol of every score.
+            pool_of: what competes in a dataset; a task that has read it already gives its own.
+        """
+        self.protocols, self.ties, self.facts, self.pool_of = protocols, ties, facts, pool_of
 
     def __call__(self, predictions: Sequence[Prediction], dataset: Dataset[Any]) -> list[Score]:
-        pool = CandidatePool.of(dataset)
+        pool = self.pool_of(dataset)
         queries = [*pool.text_ids, *map(image_query, pool.image_ids)]
         if problems := mismatches(predictions, queries, split=dataset.split, unit="queries"):
             raise DataError(problems)

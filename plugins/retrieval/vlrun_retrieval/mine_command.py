@@ -46,7 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     label = opened.task.called
     with reopen_task(opened.experiment, opened.folder, arguments.checkpoint, opened.plugins, label) as reopened:
-        mine_file(reopened, out, candidates=arguments.candidates, keep=arguments.keep)
+        origin = {"experiment": reopened.experiment, "checkpoint": reopened.checkpoint}
+        options = {"candidates": arguments.candidates, "keep": arguments.keep}
+        mine_file(reopened.task, reopened.view, out, **options, origin=origin)
         if reopened.view.ranks.is_main:
             print(f"hard negatives: {out}")  # noqa: T201 - what the verb is asked for
             print(f"to train with them: 'tasks.{opened.index}.negatives={{name: pool, file: {out}}}'")  # noqa: T201

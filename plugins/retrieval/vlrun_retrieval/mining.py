@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vlrun import RunView, UsageError
+from vlrun import RunView, Task, UsageError
 from vlrun.data.splits import JoinedSplits
 from vlrun.files import atomic_write
 from vlrun_retrieval.candidates import CandidatePool
@@ -32,13 +33,7 @@ from vlrun_retrieval.hard_negatives import (
 )
 from vlrun_retrieval.matching import MatchingTask
 from vlrun_retrieval.pool import IMAGE_BLOCK_BYTES
-from vlrun_retrieval.scorer import EncodedTexts, Matching, PairScorer, Part, Rows, bytes_of, pair_scorer, take
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from vlrun.runs.again import ReopenedTask
-
+from vlrun_retrieval.scorer import EncodedTexts, PairScorer, Part, Rows, bytes_of, take
 
 _ANCHORS_PER_BLOCK = 16384
 _PASSING_AT_ONCE = 512
@@ -54,7 +49,7 @@ class MiningPlan:
     images_of_texts: bool = True
 
 
-def negatives_of_epoch(task: Matching, run: RunView, pool: CandidatePool, plan: MiningPlan) -> HardNegatives:
+def negatives_of_epoch(task: MatchingTask, run: RunView, pool: CandidatePool, plan: MiningPlan) -> HardNegatives:
     """Those of the plan's epoch, found with the model as it is; called by all ranks, which share the work.
 
     An epoch's are mined once and kept in the run folder; a run that is resumed within that epoch, or in a later one
@@ -73,13 +68,17 @@ def negatives_of_epoch(task: Matching, run: RunView, pool: CandidatePool, plan: 
         return read_negatives(path, pool)
 
 
-def mine_file(reopened: ReopenedTask, out: Path, *, candidates: int, keep: int) -> None:
-    """Mines hard negatives of the splits that a finished run was reopened with, joined, and writes them to ``out``.
+def mine_file(
+    task: Task[Any], run: RunView, out: Path, *, candidates: int, keep: int, origin: Mapping[str, str]
+) -> None:
+    """Mines hard negatives of the splits of a finished run, joined, and writes them to ``out``.
+
+    Args:
+        origin: what else the file is to say about the run.
 
     Raises:
         UsageError: the task does not rank images and texts.
     """
-    run, task = reopened.view, reopened.task
     if not isinstance(task, MatchingTask):
         raise UsageError(f"task '{run.name}' of this run does not match images and texts, so it has no negatives")
     dataset = JoinedSplits(list(run.datasets.values()))
@@ -87,8 +86,7 @@ def mine_file(reopened: ReopenedTask, out: Path, *, candidates: int, keep: int) 
     found = mine_negatives(task, run, pool, MiningPlan(0, candidates, keep))
     facts = {
         "run": run.folder.name,
-        "experiment": reopened.experiment,
-        "checkpoint": reopened.checkpoint,
+        **origin,
         "split": dataset.split,
         "annotations": dict(dataset.protocol),
         "seed": run.seed,
@@ -103,13 +101,13 @@ def negatives_folder(run: RunView) -> Path:
     return run.folder / "negatives"
 
 
-def mine_negatives(task: Matching, run: RunView, pool: CandidatePool, plan: MiningPlan) -> HardNegatives:
+def mine_negatives(task: MatchingTask, run: RunView, pool: CandidatePool, plan: MiningPlan) -> HardNegatives:
     """The hardest texts for every image of ``pool``, and the hardest images for every text.
 
     Raises:
         StoppedOnRequest: a signal asked for it.
     """
-    scorer, folder = pair_scorer(task, run), _blocks_folder(run, pool, plan)
+    scorer, folder = PairScorer.of_run(run, task.pair_scores), _blocks_folder(run, pool, plan)
     anchors: dict[AnchorKind, int] = {"image": len(pool.image_ids), "text": len(pool.texts)}
     if not plan.images_of_texts:
         del anchors["text"]

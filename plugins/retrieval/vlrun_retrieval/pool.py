@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from vlrun import Dataset, Prediction, RanksView, RunView
+from vlrun import Prediction, RanksView, RunView
 from vlrun_retrieval.candidates import CandidatePool
+from vlrun_retrieval.config import MatchingConfig, RerankConfig
 from vlrun_retrieval.matrix import (
     FirstStage,
     ScoreMatrix,
@@ -31,14 +33,45 @@ from vlrun_retrieval.matrix import (
     unfinished,
 )
 from vlrun_retrieval.metric import needed_texts, pool_predictions, usable_protocols
-from vlrun_retrieval.scorer import EncodedTexts, Matching, PairScorer, Part, Rows, bytes_of, pair_scorer, take
+from vlrun_retrieval.ranking import Protocol
+from vlrun_retrieval.scorer import EncodedTexts, PairScorer, Part, Rows, bytes_of, take
 
 IMAGE_BLOCK_BYTES = 256 * 2**20  # twice that while a block is being made
 _FLUSH_SECONDS = 30.0
 
 
-def score_pool(task: Matching, run: RunView, split: str, *, final: bool) -> list[Prediction]:
-    """Scores every pair of the split once and ranks them; the predictions are on the main rank only.
+@dataclass(frozen=True)
+class PoolEvaluation:
+    """One evaluation of a pool, as a task wants it.
+
+    Attributes:
+        split: what progress and files call it.
+        rerank: the first stage; None where every pair is scored.
+        final: whether somebody may come back for the scores; else they make way for those of the next evaluation.
+        is_whole: whether an evaluation at the end of the run scores the same pairs, which then need not be done twice.
+        to_scores: logits (P, 2) -> scores (P,).
+        sample_size: how many texts are scored with their own and another image first; 0: none.
+        check_sample: looks at these scores, (n,) and (n,); an error of it ends the evaluation.
+    """
+
+    split: str
+    pool: CandidatePool
+    config: MatchingConfig
+    rerank: RerankConfig | None
+    final: bool
+    is_whole: bool
+    to_scores: Callable[[Tensor], Tensor]
+    sample_size: int
+    check_sample: Callable[[NDArray[np.float32], NDArray[np.float32]], None]
+
+    @property
+    def protocols(self) -> list[Protocol]:
+        """Those of the options that this pool fits."""
+        return usable_protocols(self.config.protocols, len(self.pool.image_ids))
+
+
+def score_pool(evaluation: PoolEvaluation, run: RunView) -> list[Prediction]:
+    """Scores every pair of the pool once and ranks them; the predictions are on the main rank only.
 
     What an evaluation before this one has scored with the same model is not scored again.
 
@@ -46,34 +79,26 @@ def score_pool(task: Matching, run: RunView, split: str, *, final: bool) -> list
         StoppedOnRequest: a signal asked for it; what is scored is kept.
         CheckpointError: a score is not finite, or the task does not trust the head.
     """
-    ranks, dataset = run.ranks, run.datasets[split]
-    pool = CandidatePool.of(task.evaluated_part(dataset, final=final))
-    protocols = usable_protocols(task.config.protocols, len(pool.image_ids))
-    scorer = pair_scorer(task, run)
+    ranks, pool = run.ranks, evaluation.pool
+    scorer = PairScorer.of_run(run, evaluation.to_scores)
     predictions: list[Prediction] = []
     with scorer.at_work():
         texts = scorer.encoded(pool.texts, pool.image_ids[0])
         with ranks.alike():
-            _check_sample(task, scorer, pool, texts)
-        plan = _plan(task, run, scorer, pool, texts, needed_texts(pool, protocols), final)
-        is_whole = final or _is_whole(task, dataset)
-        name = f"{run.name}_{split}{'' if is_whole else '.between-epochs'}.npy"
-        matrix = ScoreMatrix(ranks.from_main(lambda: _place(run.folder / "scores" / name, plan.identity, final)))
+            _check_sample(evaluation, scorer, texts)
+        plan = _plan(evaluation, run, scorer, texts)
+        name = f"{run.name}_{evaluation.split}{'' if evaluation.is_whole else '.between-epochs'}.npy"
+        path = run.folder / "scores" / name
+        matrix = ScoreMatrix(ranks.from_main(lambda: _place(path, plan.identity, evaluation.final)))
         with _alone(matrix, ranks):
-            pending = ranks.from_main(lambda: _prepare(matrix, plan, pool, final))
-            work = _PoolWork(scorer, pool, texts, plan.tiles, task.config.pairs_per_batch, matrix.open())
-            _fill(work, run, split, pending)
+            pending = ranks.from_main(lambda: _prepare(matrix, plan, pool, evaluation.final))
+            work = _PoolWork(scorer, pool, texts, plan.tiles, evaluation.config.pairs_per_batch, matrix.open())
+            _fill(work, run, evaluation.split, pending)
             ranks.barrier()
-            ranks.from_main(lambda: predictions.extend(pool_predictions(work.scores, pool, protocols)))
-            if ranks.is_main and not is_whole:
+            ranks.from_main(lambda: predictions.extend(pool_predictions(work.scores, pool, evaluation.protocols)))
+            if ranks.is_main and not evaluation.is_whole:
                 matrix.delete()
     return predictions
-
-
-def _is_whole(task: Matching, dataset: Dataset[Any]) -> bool:
-    """Whether an evaluation between epochs scores what the one at the end does; if so, it need not be done twice."""
-    same_first_stage = task.evaluation_protocol(final=False) == task.evaluation_protocol(final=True)
-    return same_first_stage and task.evaluated_part(dataset, final=False) is dataset
 
 
 @contextmanager
@@ -86,19 +111,19 @@ def _alone(matrix: ScoreMatrix, ranks: RanksView) -> Iterator[None]:
         matrix.release()
 
 
-def _check_sample(task: Matching, scorer: PairScorer, pool: CandidatePool, texts: EncodedTexts) -> None:
+def _check_sample(evaluation: PoolEvaluation, scorer: PairScorer, texts: EncodedTexts) -> None:
     """Lets the task compare some right pairs with wrong ones."""
-    num_images = len(pool.image_ids)
-    if not task.sample_size or num_images < 2:
+    pool, num_images = evaluation.pool, len(evaluation.pool.image_ids)
+    if not evaluation.sample_size or num_images < 2:
         return
-    rows = np.unique(np.linspace(0, len(pool.texts) - 1, min(task.sample_size, len(pool.texts))).astype(np.int64))
+    rows = np.unique(np.linspace(0, len(pool.texts) - 1, min(evaluation.sample_size, len(pool.texts))).astype(np.int64))
     own = pool.owner[rows]
     other = (own + max(1, num_images // 2)) % num_images
-    found = []
-    for images in (own, other):
-        part = scorer.region_part([pool.image_ids[row] for row in images])
-        found.append(scorer.scores(scorer.text_part(texts, rows), part).cpu().numpy())
-    task.check_sample(found[0], found[1])
+    matched, mismatched = (
+        scorer.scores(scorer.text_part(texts, rows), scorer.region_part([pool.image_ids[row] for row in images]))
+        for images in (own, other)
+    )
+    evaluation.check_sample(matched.cpu().numpy(), mismatched.cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -106,8 +131,10 @@ class _Plan:
     """What is scored, and what the scores depend on.
 
     Attributes:
-        needed: texts that some protocol ranks.
+        needed: rows of the texts that some protocol ranks.
         first_stage: None where every pair of them is scored.
+        candidates: how many the first stage leaves of each row and column.
+        identity: everything that the scores depend on; JSON-ready.
     """
 
     tiles: TilePlan
@@ -117,42 +144,30 @@ class _Plan:
     identity: Mapping[str, Any]
 
 
-def _plan(
-    task: Matching,
-    run: RunView,
-    scorer: PairScorer,
-    pool: CandidatePool,
-    texts: EncodedTexts,
-    needed: Rows,
-    final: bool,
-) -> _Plan:
-    config = task.config
+def _plan(evaluation: PoolEvaluation, run: RunView, scorer: PairScorer, texts: EncodedTexts) -> _Plan:
+    pool, rerank = evaluation.pool, evaluation.rerank
+    num_images, pairs_per_batch = len(pool.image_ids), evaluation.config.pairs_per_batch
     block = max(1, IMAGE_BLOCK_BYTES // bytes_of(scorer.region_part(pool.image_ids[:1])))
+    needed = needed_texts(pool, evaluation.protocols)
     first_stage, spread = None, 1
-    if config.rerank is not None and task.evaluation_protocol(final=final):
+    if rerank is not None:
         with run.ranks.alike():
-            first_stage = read_first_stage(config.rerank.scores, pool.image_ids, pool.text_ids)
+            first_stage = read_first_stage(rerank.scores, pool.image_ids, pool.text_ids)
         # few pairs of a tile are scored, so it spans more of them
-        wanted = config.rerank.candidates * (len(pool.image_ids) + len(pool.texts))
-        spread = max(1, len(pool.image_ids) * len(pool.texts) // wanted)
+        spread = max(1, num_images * len(pool.texts) // (rerank.candidates * (num_images + len(pool.texts))))
     tiles = TilePlan(
-        len(pool.image_ids),
-        texts.lengths,
-        needed,
-        pairs_per_batch=config.pairs_per_batch * spread,
-        images_per_block=block,
+        num_images, texts.lengths, needed, pairs_per_batch=pairs_per_batch * spread, images_per_block=block
     )
     identity = {
         **run.identity(),
         "pool": pool.fingerprint,
         "texts": hashlib.blake2b(needed.tobytes(), digest_size=8).hexdigest(),
-        "score": config.score,
-        "pairs_per_batch": config.pairs_per_batch,
+        "score": evaluation.config.score,
+        "pairs_per_batch": pairs_per_batch,
         "images_per_block": block,
-        "first stage": [first_stage.identity, config.rerank.candidates] if first_stage and config.rerank else None,
+        "first stage": [first_stage.identity, rerank.candidates] if first_stage and rerank else None,
     }
-    candidates = config.rerank.candidates if config.rerank else 0
-    return _Plan(tiles, needed, first_stage, candidates, identity)
+    return _Plan(tiles, needed, first_stage, rerank.candidates if rerank else 0, identity)
 
 
 def _place(path: Path, identity: Mapping[str, Any], final: bool) -> Path:
@@ -196,20 +211,20 @@ class _PoolWork:
         """Scores one tile each time it is asked; parts of images stay for a block, those of texts for a group."""
         block = group = -1
         images: Part = {}
-        of_tile: Part = {}
+        tile_images: Part = {}
         texts: Part = {}
         for number in numbers:
             tile = self.tiles[number]
             first = self.tiles.blocks[tile.block].start
             if tile.block != block:
                 block, group = tile.block, -1
-                images = of_tile = {}  # the old block has to go before the new one comes
+                images = tile_images = {}  # the old block has to go before the new one comes
                 images = self.scorer.region_part(self.pool.image_ids[first : self.tiles.blocks[block].stop])
             if tile.group != group:
                 group, texts = tile.group, self.scorer.text_part(self.texts, tile.texts)
-            of_tile = take(images, slice(tile.images.start - first, tile.images.stop - first))
+            tile_images = take(images, slice(tile.images.start - first, tile.images.stop - first))
             place = (tile.images, tile.texts)
-            self.scores[place] = self.scored(texts, of_tile, ~np.isneginf(self.scores[place]))
+            self.scores[place] = self.scored(texts, tile_images, ~np.isneginf(self.scores[place]))
             yield
 
     def scored(self, texts: Part, images: Part, wanted: NDArray[np.bool_]) -> Scores:
@@ -217,12 +232,12 @@ class _PoolWork:
         if wanted.all() and wanted.size <= self.pairs_per_batch:
             return self.scorer.all_pairs(texts, images).cpu().numpy()
         rows, columns = np.nonzero(wanted)
-        found = np.full(wanted.shape, -np.inf, np.float32)
+        scores = np.full(wanted.shape, -np.inf, np.float32)
         for start in range(0, len(rows), self.pairs_per_batch):
             some = slice(start, start + self.pairs_per_batch)
-            scores = self.scorer.scores(take(texts, columns[some]), take(images, rows[some]))
-            found[rows[some], columns[some]] = scores.cpu().numpy()
-        return found
+            batch = self.scorer.scores(take(texts, columns[some]), take(images, rows[some]))
+            scores[rows[some], columns[some]] = batch.cpu().numpy()
+        return scores
 
 
 def _fill(work: _PoolWork, run: RunView, split: str, pending: Rows) -> None:

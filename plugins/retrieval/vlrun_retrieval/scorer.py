@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from vlrun import (
     Backbone,
     CheckpointError,
     ConfigError,
-    Dataset,
     Encoding,
     Pair,
     PairEncoder,
@@ -34,21 +33,6 @@ Part = Mapping[str, Tensor]
 """What a backbone computed of texts or of images alone: tensors with a row for each; see ``Backbone.text_part``."""
 
 Rows = NDArray[np.int64]
-
-
-class Matching(Protocol):
-    """What scoring asks of a task; see ``MatchingTask``."""
-
-    config: Any
-    sample_size: int
-
-    def pair_scores(self, logits: Tensor) -> Tensor: ...
-
-    def check_sample(self, matched: NDArray[np.float32], mismatched: NDArray[np.float32]) -> None: ...
-
-    def evaluated_part(self, dataset: Dataset[Any], *, final: bool) -> Dataset[Any]: ...
-
-    def evaluation_protocol(self, *, final: bool) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -99,6 +83,13 @@ class PairScorer:
         self.backbone, self.matcher, self.to_scores = backbone, matcher, to_scores
         self.encode, self.read_regions = encode, read_regions
         self.device, self.autocast = device, autocast
+
+    @classmethod
+    def of_run(cls, run: RunView, to_scores: Callable[[Tensor], Tensor]) -> PairScorer:
+        """Scores with the model of a run as it is now; the head of its task is a ``PairMatcher``."""
+        backbone, matcher = run.backbone, run.head
+        assert isinstance(matcher, PairMatcher), f"the head of a matching task is {type(matcher).__name__}"
+        return cls(backbone, matcher, to_scores, run.encode, run.read_regions, device=run.device, autocast=run.autocast)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -238,12 +229,3 @@ def _repeated(regions: RegionBatch, count: int) -> RegionBatch:
 def bytes_of(part: Part) -> int:
     """What a part takes on the device."""
     return sum(value.numel() * value.element_size() for value in part.values())
-
-
-def pair_scorer(task: Matching, run: RunView) -> PairScorer:
-    """Scores pairs of this task with the model as it is now."""
-    head = run.head
-    assert isinstance(head, PairMatcher)
-    return PairScorer(
-        run.backbone, head, task.pair_scores, run.encode, run.read_regions, device=run.device, autocast=run.autocast
-    )
