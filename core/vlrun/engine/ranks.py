@@ -150,11 +150,11 @@ class Ranks:
         if not self.any(failure is not None):
             return
         failures = self.gather([] if failure is None else [(self.rank, _for_others(failure))])
-        rank, first = failures[0]
-        first = failure if failure is not None else first
-        if isinstance(first, RunnerError):
-            first.is_shown_elsewhere = self.rank != rank
-        raise first
+        rank, theirs = failures[0]
+        raised: Exception = theirs if failure is None else failure
+        if isinstance(raised, RunnerError):
+            raised.is_shown_elsewhere = self.rank != rank
+        raise raised
 
     @contextmanager
     def alike(self) -> Iterator[None]:
