@@ -197,7 +197,7 @@ def test_two_tasks_of_one_name_need_a_label(experiment: Path) -> None:
 
     labelled = TASK_TEXT.replace("  - name", "  - label: second\n    name", 1)
     experiment.write_text(EXPERIMENT.replace("train:\n", labelled + "train:\n"))
-    assert [task.called for task in load_experiment(experiment).tasks] == ["classify", "second"]
+    assert [task.display_name for task in load_experiment(experiment).tasks] == ["classify", "second"]
 
 
 @pytest.mark.parametrize(

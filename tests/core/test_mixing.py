@@ -46,7 +46,7 @@ def test_every_task_counts_its_own_epochs() -> None:
     shared = mix("weights", [6, 2], [1.0, 1.0])
     planned = [step for epoch in range(3) for step in shared.steps(epoch, [[True, True]] * (epoch + 1))]
     assert [step.position for step in planned] == list(range(24))
-    own = [(step.epoch, step.step) for step in planned if step.task == 1]
+    own = [(step.epoch, step.step) for step in planned if step.task_index == 1]
     assert own == [divmod(number, 2) for number in range(12)]  # six epochs of its own in three joint ones
 
 
@@ -54,7 +54,7 @@ def test_a_paused_task_goes_on_where_it_stopped() -> None:
     shared = mix("proportional", [3, 3])
     active = [[True, True], [True, False], [True, True]]
     planned = [step for epoch in range(3) for step in shared.steps(epoch, active)]
-    assert [(step.epoch, step.step) for step in planned if step.task == 1] == [divmod(n, 3) for n in range(6)]
+    assert [(step.epoch, step.step) for step in planned if step.task_index == 1] == [divmod(n, 3) for n in range(6)]
     assert len([step for step in planned if 6 <= step.position < 12]) == 3
     assert max(step.position for step in planned) < 18
 

@@ -44,7 +44,7 @@ class AnsweringConfig(TaskConfig):
             f"runner data build {self.dataset.name} --from SOURCE PATH {self.dataset.annotations}\n"
             "writes one; or set `answers:` to a published list"
         )
-        return [RequiredFile(self.answers_path, f"answer vocabulary of task '{self.called}'", remedy)]
+        return [RequiredFile(self.answers_path, f"answer vocabulary of task '{self.display_name}'", remedy)]
 
     def demo_overrides(self) -> dict[str, Any]:
         return {**super().demo_overrides(), "answers": None}

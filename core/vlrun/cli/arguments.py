@@ -104,7 +104,7 @@ def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> 
     plugins = create_plugins()
     folder = open_run_folder(Path(arguments.run_folder))
     experiment = load_experiment(folder.config, arguments.overrides, plugins=plugins)
-    labels = [task.called for task in experiment.tasks]
+    labels = [task.display_name for task in experiment.tasks]
     if unknown := [label for label in arguments.task if label not in labels]:
         raise UsageError(f"there is no task '{unknown[0]}' in this run (there is: {', '.join(labels)})")
     if arguments.split and len(labels) > 1 and not arguments.task:

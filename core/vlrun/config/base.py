@@ -181,7 +181,7 @@ class TaskConfig(Config):
     )
 
     @property
-    def called(self) -> str:
+    def display_name(self) -> str:
         return self.label or self.name
 
     def required_files(self) -> list[RequiredFile]:

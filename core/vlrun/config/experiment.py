@@ -333,7 +333,7 @@ class _Check:
                         f"'{dataset_entry.target}'. Datasets that fit: {', '.join(fitting) or 'none installed'}",
                     )
                 )
-        known = {task.called for task in experiment.tasks}
+        known = {task.display_name for task in experiment.tasks}
         for index, result in enumerate(experiment.published.results if experiment.published else []):
             if result.task not in known:
                 where = ("published", "results", index, "task")
@@ -341,7 +341,7 @@ class _Check:
 
     def joint(self, experiment: Experiment) -> None:
         """What several tasks on one backbone must agree in."""
-        labels = [task.called for task in experiment.tasks]
+        labels = [task.display_name for task in experiment.tasks]
         for index, label in enumerate(labels):
             if label in labels[:index]:
                 where: KeyPath = ("tasks", index, "label")

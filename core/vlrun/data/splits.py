@@ -90,7 +90,7 @@ class TaskData:
 
     @property
     def name(self) -> str:
-        return self.config.called
+        return self.config.display_name
 
     def train_images(self) -> Collection[str]:
         """Canonical ids of the images that are trained on."""

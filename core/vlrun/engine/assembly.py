@@ -60,7 +60,7 @@ class TaskRun:
     @property
     def name(self) -> str:
         """What the experiment calls it."""
-        return self.config.called
+        return self.config.display_name
 
     @property
     def training(self) -> BatchMaker:
@@ -115,7 +115,7 @@ class Run:
 
     def head_meanings(self) -> dict[str, Any]:
         """What the numbers of each head mean, by task; kept in checkpoints."""
-        return {task.name: dict(task.task.head_meaning()) for task in self.tasks}
+        return {task_run.name: dict(task_run.task.head_meaning()) for task_run in self.tasks}
 
     def identity(self) -> dict[str, str]:
         """What must agree between a checkpoint and the run that continues it."""
@@ -201,7 +201,7 @@ def _check_matching_heads(
         CheckpointError: a task needs the pre-trained matching head, and the weights did not fill it.
     """
     wanted = [
-        config.called for config, task in zip(experiment.tasks, tasks, strict=True) if task.requires_matching_head
+        config.display_name for config, task in zip(experiment.tasks, tasks, strict=True) if task.requires_matching_head
     ]
     if not wanted:
         return
@@ -331,9 +331,9 @@ def check_splits(tasks: Sequence[TaskRun]) -> None:
         DataError: what would stop an evaluation after them.
     """
     problems = []
-    for task in tasks:
+    for task_run in tasks:
         try:
-            task.task.check_splits({name: maker.dataset for name, maker in task.splits.items()})
+            task_run.task.check_splits({name: maker.dataset for name, maker in task_run.splits.items()})
         except DataError as error:
             problems += error.problems
     if problems:
@@ -377,8 +377,8 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str
     return found
 
 
-def metrics_of(config: TaskConfig, task: Task[Any], plugins: Plugins) -> list[Metric]:
+def metrics_of(config: TaskConfig, task_run: Task[Any], plugins: Plugins) -> list[Metric]:
     """The metrics that the experiment names, or the task's own."""
     if config.metrics is None:
-        return task.metrics()
+        return task_run.metrics()
     return [plugins.find("metric", metric.name).build(metric) for metric in config.metrics]

@@ -109,7 +109,7 @@ class TaskView:
 
 
 def evaluate_split(
-    run: Run, task: TaskRun, split: str, *, epoch: int, stop: StopRequest, final: bool = False, checkpoint: str = ""
+    run: Run, task_run: TaskRun, split: str, *, epoch: int, stop: StopRequest, final: bool = False, checkpoint: str = ""
 ) -> list[Score]:
     """Predicts and scores a split; the main rank writes the predictions of a final evaluation and reports.
 
@@ -117,51 +117,53 @@ def evaluate_split(
         The scores, the same on every rank; none where the ground truth is hidden.
     """
     started = time.monotonic()
-    predictions = task.task.evaluate(TaskView(run, task, stop), split, final=final)
+    predictions = task_run.task.evaluate(TaskView(run, task_run, stop), split, final=final)
 
     def write_and_score() -> list[Score]:
         if final:  # before the metrics, which may refuse them
-            run.folder.write_predictions(task.name, split, predictions)
-            run.folder.write_submission(task.name, split, task.task, predictions)
-        return [] if split in task.hidden else score_predictions(task, split, predictions, checkpoint, final=final)
+            run.folder.write_predictions(task_run.name, split, predictions)
+            run.folder.write_submission(task_run.name, split, task_run.task, predictions)
+        return (
+            [] if split in task_run.hidden else score_predictions(task_run, split, predictions, checkpoint, final=final)
+        )
 
     scores = run.ranks.from_main(write_and_score)
-    if split in task.hidden:
-        run.reporters.note(f"{task.name} {split}: {len(predictions):,} predictions; the ground truth is hidden")
+    if split in task_run.hidden:
+        run.reporters.note(f"{task_run.name} {split}: {len(predictions):,} predictions; the ground truth is hidden")
     elif run.ranks.is_main:
         seconds = time.monotonic() - started
         run.reporters.evaluation(
-            EvaluationReport(task.name, split, run.step, epoch, scores, seconds, len(predictions), final)
+            EvaluationReport(task_run.name, split, run.step, epoch, scores, seconds, len(predictions), final)
         )
     return scores
 
 
 def score_predictions(
-    task: TaskRun, split: str, predictions: list[Prediction], checkpoint: str = "", *, final: bool = True
+    task_run: TaskRun, split: str, predictions: list[Prediction], checkpoint: str = "", *, final: bool = True
 ) -> list[Score]:
     """All metrics of a task on one split; protocols say which split and which checkpoint."""
-    dataset = task.task.evaluated_part(task.splits[split].dataset, final=final)
+    dataset = task_run.task.evaluated_part(task_run.splits[split].dataset, final=final)
     common = {
         "split": split,
         **({"checkpoint": checkpoint} if checkpoint else {}),
-        **task.marks.get(split, {}),
-        **task.task.evaluation_protocol(final=final),
+        **task_run.marks.get(split, {}),
+        **task_run.task.evaluation_protocol(final=final),
     }
     return [
         replace(score, protocol={**common, **score.protocol})
-        for metric in task.metrics
+        for metric in task_run.metrics
         for score in metric(predictions, dataset)
     ]
 
 
-def predict_examples(run: Run, task: TaskRun, split: str, stop: StopRequest) -> list[Prediction]:
+def predict_examples(run: Run, task_run: TaskRun, split: str, stop: StopRequest) -> list[Prediction]:
     """One prediction of each example of a split, in order, the same for any number of processes.
 
     Raises:
         StoppedOnRequest: a signal asked for it.
         DataError: a task did not predict each example once.
     """
-    maker = task.splits[split]
+    maker = task_run.splits[split]
     batch_size = run.experiment.train.evaluate_batch_size
     mine = EvaluationBatches(len(maker), batch_size, run.ranks.rank, run.ranks.world_size)
     loader = batch_loader(maker, mine, workers=run.workers, pin_memory=run.device.type == "cuda")
@@ -174,7 +176,7 @@ def predict_examples(run: Run, task: TaskRun, split: str, stop: StopRequest) -> 
             if number < len(mine):
                 batch = next(loader)
                 positions = [position for _, position in mine[number]]
-                predicted += zip(positions, predict_batch(run, task, batch), strict=True)
+                predicted += zip(positions, predict_batch(run, task_run, batch), strict=True)
             if run.ranks.is_main:
                 run.reporters.progress(f"evaluating {split}", number + 1, mine.rounds)
     finally:
@@ -186,9 +188,9 @@ def predict_examples(run: Run, task: TaskRun, split: str, stop: StopRequest) -> 
 
 
 @torch.inference_mode()
-def predict_batch(run: Run, task: TaskRun, batch: Batch) -> list[Prediction]:
+def predict_batch(run: Run, task_run: TaskRun, batch: Batch) -> list[Prediction]:
     """Predictions of one batch, in order."""
     with run.autocast():
-        outputs = run.model(task.name, batch.encoding.to(run.device))
-    decoded = task.task.decode(in_full_precision(outputs), batch)
-    return task.task.predict(on_cpu(decoded), batch)
+        outputs = run.model(task_run.name, batch.encoding.to(run.device))
+    decoded = task_run.task.decode(in_full_precision(outputs), batch)
+    return task_run.task.predict(on_cpu(decoded), batch)

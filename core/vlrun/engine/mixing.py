@@ -21,12 +21,12 @@ class PlannedStep:
 
     Attributes:
         position: among all steps of the run, from 0; the learning rate is a function of it.
-        task: index of the task.
+        task_index: which task it trains.
         epoch, step: of the task's own: the ``step``-th of its ``epoch``, both from 0.
     """
 
     position: int
-    task: int
+    task_index: int
     epoch: int
     step: int
 

@@ -157,7 +157,7 @@ class Ranks:
         raise raised
 
     @contextmanager
-    def alike(self) -> Iterator[None]:
+    def shown_once(self) -> Iterator[None]:
         """Around what all ranks have agreed to raise: the main rank shows it."""
         try:
             yield

@@ -31,25 +31,25 @@ def train_step(trainer: Trainer, step: PlannedStep, micro_batches: Sequence[Batc
             the accelerator never waits to be looked at; ``check_finite`` looks at the last one.
         ConfigError: the step does not fit into the accelerator's memory.
     """
-    task = trainer.run.tasks[step.task]
-    counts = global_counts(trainer.run.ranks, task, micro_batches)
+    task_run = trainer.run.tasks[step.task_index]
+    counts = global_counts(trainer.run.ranks, task_run, micro_batches)
     rate = trainer.schedule(step.position)
     set_learning_rate(trainer.optimizer, rate)
     config = trainer.run.experiment.train
     with trainer.run.ranks.together(), _out_of_memory_explained(config):  # memory may be short on one rank only
-        losses = _backward(trainer, task, step, micro_batches, counts)
+        losses = _backward(trainer, task_run, step, micro_batches, counts)
     with _out_of_memory_explained(config):
         norm = _update(trainer)
     ids = [name for batch in micro_batches for name in batch.ids]
-    record = StepRecord(step.position + 1, task.name, step.epoch + 1, losses, rate, norm, ids)
+    record = StepRecord(step.position + 1, task_run.name, step.epoch + 1, losses, rate, norm, ids)
     check_finite(trainer)
     trainer.unchecked = record
     return record
 
 
-def global_counts(ranks: Ranks, task: TaskRun, micro_batches: Sequence[Batch]) -> dict[str, float]:
+def global_counts(ranks: Ranks, task_run: TaskRun, micro_batches: Sequence[Batch]) -> dict[str, float]:
     """By how many items each named loss of a step is divided: those of all micro-batches of all ranks."""
-    per_batch = [task.task.loss_counts(batch.targets) for batch in micro_batches]
+    per_batch = [task_run.task.loss_counts(batch.targets) for batch in micro_batches]
     names = sorted(per_batch[0])
     totals = ranks.sum_counts([sum(float(counts[name]) for counts in per_batch) for name in names])
     return {name: total or 1.0 for name, total in zip(names, totals, strict=True)}
@@ -74,7 +74,7 @@ def check_finite(trainer: Trainer) -> None:
     blamed = record.ids if wrong or losses_are_finite else []
     ids = list(dict.fromkeys(ranks.gather(list(blamed))))
     said = list(dict.fromkeys(ranks.gather([f"{name} = {value}" for name, value in wrong.items()])))
-    with ranks.alike():
+    with ranks.shown_once():
         raise NonFiniteLossError(_explanation(record, said or [f"gradient norm = {norm}"], ids))
 
 
@@ -87,20 +87,24 @@ def _explanation(record: StepRecord, wrong: Sequence[str], ids: Sequence[str]) -
 
 
 def _backward(
-    trainer: Trainer, task: TaskRun, step: PlannedStep, micro_batches: Sequence[Batch], counts: Mapping[str, float]
+    trainer: Trainer,
+    task_run: TaskRun,
+    step: PlannedStep,
+    micro_batches: Sequence[Batch],
+    counts: Mapping[str, float],
 ) -> dict[str, Tensor]:
     """Adds the gradients of all micro-batches; returns this rank's part of each named loss."""
     run = trainer.run
     trainer.optimizer.zero_grad(set_to_none=True)
     parts: dict[str, Tensor] = {}
-    for number, batch in zip(task.plan.own_passes, micro_batches, strict=True):
+    for number, batch in zip(task_run.plan.own_passes, micro_batches, strict=True):
         # dropout is addressed too: a resumed run draws what the unbroken one would have drawn
         torch.manual_seed(derive_seed(run.experiment.seed, "step", step.position, number))
         on_device = batch.to(run.device)
         with run.autocast():
-            outputs = run.model(task.name, on_device.encoding)
-        sums = task.task.loss(in_full_precision(outputs), on_device.targets)
-        losses = {name: value * (task.config.loss_weight / counts[name]) for name, value in sums.items()}
+            outputs = run.model(task_run.name, on_device.encoding)
+        sums = task_run.task.loss(in_full_precision(outputs), on_device.targets)
+        losses = {name: value * (task_run.config.loss_weight / counts[name]) for name, value in sums.items()}
         trainer.scaler.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
         for name, value in losses.items():
             parts[name] = parts[name] + value.detach() if name in parts else value.detach()

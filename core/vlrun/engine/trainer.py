@@ -53,8 +53,8 @@ class Trainer:
         config, per_epoch = self.run.experiment.train.stop_and_go, self.mix.steps_per_epoch
         return [
             [
-                is_active(list(self.evaluations.merits(task.name, up_to=earlier * per_epoch).values()), config)
-                for task in self.run.tasks
+                is_active(list(self.evaluations.merits(task_run.name, up_to=earlier * per_epoch).values()), config)
+                for task_run in self.run.tasks
             ]
             for earlier in range(epoch + 1)
         ]
@@ -63,10 +63,10 @@ class Trainer:
 def build_trainer(run: Run, stop: StopRequest) -> Trainer:
     """Everything that training needs; tells every task what it will be trained on."""
     config = run.experiment.train
-    for task in run.tasks:
-        task.task.start_training(task.training.dataset, run.experiment.seed)
-    own_steps = [task.plan.steps_per_epoch for task in run.tasks]
-    weights = [task.config.sampling_weight for task in run.tasks]
+    for task_run in run.tasks:
+        task_run.task.start_training(task_run.training.dataset, run.experiment.seed)
+    own_steps = [task_run.plan.steps_per_epoch for task_run in run.tasks]
+    weights = [task_run.config.sampling_weight for task_run in run.tasks]
     mix = build_mix(own_steps, weights, config.sampling, run.experiment.seed)
     schedule = build_schedule(config.schedule, config.learning_rate, mix.steps_per_epoch, config.epochs)
     return Trainer(

@@ -52,7 +52,8 @@ def train_epoch(trainer: Trainer, active: Sequence[Sequence[bool]], profiler: Pr
     run, config = trainer.run, trainer.run.experiment.train
     epoch = len(active) - 1
     planned = [step for step in trainer.mix.steps(epoch, active) if step.position >= run.step]
-    run.ranks.check_agreement([(step.position, step.task) for step in planned], f"the steps of epoch {epoch + 1}")
+    plan = [(step.position, step.task_index) for step in planned]
+    run.ranks.check_agreement(plan, f"the steps of epoch {epoch + 1}")
     for segment in segments(planned):
         with _checkpoint_if_stopped(trainer):
             start_task_epochs(trainer, segment)  # retrieval may mine here, for hours
@@ -88,7 +89,7 @@ def segments(planned: Sequence[PlannedStep]) -> Iterator[list[PlannedStep]]:
 
 def start_task_epochs(trainer: Trainer, segment: Sequence[PlannedStep]) -> None:
     """Tells every task of a segment which of its own epochs comes."""
-    for task, epoch in {step.task: step.epoch for step in segment}.items():
+    for task, epoch in {step.task_index: step.epoch for step in segment}.items():
         trainer.start_epoch(task, epoch)
 
 
@@ -106,11 +107,11 @@ def batches_of(trainer: Trainer, segment: Sequence[PlannedStep]) -> Iterator[tup
     """Each step of a segment with this rank's micro-batches, made by one loader."""
     run = trainer.run
     loader = batch_loader(
-        JointBatchMaker([task.training for task in run.tasks]),
+        JointBatchMaker([task_run.training for task_run in run.tasks]),
         (  # made while they are asked for: the addresses of a million examples take hundreds of megabytes
-            [(step.task, address) for address in addresses]
+            [(step.task_index, address) for address in addresses]
             for step in segment
-            for addresses in run.tasks[step.task].plan.batches(step.epoch, step.step)
+            for addresses in run.tasks[step.task_index].plan.batches(step.epoch, step.step)
         ),
         workers=run.workers,
         pin_memory=run.device.type == "cuda",
@@ -118,7 +119,7 @@ def batches_of(trainer: Trainer, segment: Sequence[PlannedStep]) -> Iterator[tup
     )
     batches = iter(trainer.window.timed(loader))
     for step in segment:
-        yield step, list(islice(batches, len(run.tasks[step.task].plan.own_passes)))
+        yield step, list(islice(batches, len(run.tasks[step.task_index].plan.own_passes)))
 
 
 def evaluate_if_due(trainer: Trainer) -> None:
@@ -138,12 +139,12 @@ def _evaluate_and_choose_best(trainer: Trainer) -> None:
     run = trainer.run
     epoch = run.step // trainer.mix.steps_per_epoch
     names = []
-    for task in run.tasks:
-        split = task.validation_split
+    for task_run in run.tasks:
+        split = task_run.validation_split
         if split is not None:
-            scores = evaluate_split(run, task, split, epoch=epoch, stop=trainer.stop)
-            trainer.evaluations.add(run.step, task.name, split, scores)
-            names.append(task.name)
+            scores = evaluate_split(run, task_run, split, epoch=epoch, stop=trainer.stop)
+            trainer.evaluations.add(run.step, task_run.name, split, scores)
+            names.append(task_run.name)
 
     def choose_best() -> None:
         trainer.evaluations.write()
@@ -159,10 +160,10 @@ def _evaluate_and_choose_best(trainer: Trainer) -> None:
 def _note_pauses(trainer: Trainer, active: Sequence[Sequence[bool]]) -> None:
     """Says which tasks pause or go on from this epoch on."""
     before = active[-2] if len(active) > 1 else [True] * len(trainer.run.tasks)
-    for task, was, now in zip(trainer.run.tasks, before, active[-1], strict=True):
+    for task_run, was, now in zip(trainer.run.tasks, before, active[-1], strict=True):
         if was != now:
             why = "goes on: its score has fallen back" if now else "pauses: its score has stopped improving"
-            trainer.run.reporters.note(f"epoch {len(active)}: task {task.name} {why}")
+            trainer.run.reporters.note(f"epoch {len(active)}: task {task_run.name} {why}")
 
 
 def report_steps(trainer: Trainer) -> None:
@@ -222,9 +223,9 @@ def check_first_batch(trainer: Trainer) -> None:
     run = trainer.run
     problems, shortages = [], []
     with run.ranks.together():
-        for task in run.tasks:
-            maker = task.training
-            addresses = task.plan.batches(0, 0)[0]
+        for task_run in run.tasks:
+            maker = task_run.training
+            addresses = task_run.plan.batches(0, 0)[0]
             examples, pairs = maker.pairs(addresses)
             regions = maker.regions(pairs)
             batch = maker.batch(addresses, examples, pairs, regions)
@@ -238,12 +239,12 @@ def check_first_batch(trainer: Trainer) -> None:
         raise ConfigError(shortage)
 
 
-def load_final_weights(trainer: Trainer, task: TaskRun) -> str:
+def load_final_weights(trainer: Trainer, task_run: TaskRun) -> str:
     """Puts the checkpoint that was chosen for ``task`` into the model; returns how results call it."""
     run, checkpoints = trainer.run, trainer.checkpoints
     is_best = run.experiment.train.final_checkpoint == "best"
-    checkpoint = run.ranks.from_main(lambda: checkpoints.best(task.name) if is_best else checkpoints.newest()[0])
+    checkpoint = run.ranks.from_main(lambda: checkpoints.best(task_run.name) if is_best else checkpoints.newest()[0])
     if checkpoint is None:
         return "as built"
     checkpoint.load_model(run.model)
-    return f"{f'best on {next(iter(task.splits))}' if is_best else 'last'} (step {checkpoint.progress.step})"
+    return f"{f'best on {next(iter(task_run.splits))}' if is_best else 'last'} (step {checkpoint.progress.step})"

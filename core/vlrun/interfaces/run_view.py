@@ -48,7 +48,7 @@ class RanksView(Protocol):
         """Computes on the main process and tells the others, errors too; however long it takes, they wait."""
         ...
 
-    def alike(self) -> AbstractContextManager[None]:
+    def shown_once(self) -> AbstractContextManager[None]:
         """Around what every process does in the same way: an error in it is shown once."""
         ...
 

@@ -52,13 +52,13 @@ def evaluate_run(
     with ranks.together():
         check_splits(run.tasks)
     rows = []
-    for task in chosen_tasks(run, tasks):
+    for task_run in chosen_tasks(run, tasks):
         with ranks.together():
-            name = load_checkpoint(run, folder, checkpoint, task)
-        for split in task.splits:
-            scores = evaluate_split(run, task, split, epoch=0, stop=StopRequest(), final=True, checkpoint=name)
+            name = load_checkpoint(run, folder, checkpoint, task_run)
+        for split in task_run.splits:
+            scores = evaluate_split(run, task_run, split, epoch=0, stop=StopRequest(), final=True, checkpoint=name)
             rows += [
-                ResultRow(task.name, split, score, *published(experiment, task.name, split, score.name))
+                ResultRow(task_run.name, split, score, *published(experiment, task_run.name, split, score.name))
                 for score in scores
             ]
     return rows
@@ -78,18 +78,18 @@ def predict_run(
     with ranks.together():
         check_splits(run.tasks)
     written: list[Path] = []
-    for task in chosen_tasks(run, tasks):
+    for task_run in chosen_tasks(run, tasks):
         with ranks.together():
-            load_checkpoint(run, folder, checkpoint, task)
-        for split in task.splits:
-            predictions = task.task.evaluate(TaskView(run, task, StopRequest()), split, final=True)
-            written += ranks.from_main(partial(_write, folder, task, split, predictions))
+            load_checkpoint(run, folder, checkpoint, task_run)
+        for split in task_run.splits:
+            predictions = task_run.task.evaluate(TaskView(run, task_run, StopRequest()), split, final=True)
+            written += ranks.from_main(partial(_write, folder, task_run, split, predictions))
     return written
 
 
-def _write(folder: RunFolder, task: TaskRun, split: str, predictions: Sequence[Prediction]) -> list[Path]:
-    written = folder.write_predictions(task.name, split, predictions)
-    submission = folder.write_submission(task.name, split, task.task, predictions)
+def _write(folder: RunFolder, task_run: TaskRun, split: str, predictions: Sequence[Prediction]) -> list[Path]:
+    written = folder.write_predictions(task_run.name, split, predictions)
+    submission = folder.write_submission(task_run.name, split, task_run.task, predictions)
     return [written] if submission is None else [written, submission]
 
 
@@ -126,10 +126,10 @@ def reopen_task(
     distributed = join_ranks(experiment.train.distributed_timeout, experiment.train.threads)
     with distributed as ranks, progress_on_stderr(ranks.is_main) as reporters:
         run = assembled(experiment, folder, plugins, ranks, reporters)
-        task = chosen_tasks(run, [label] if label else [])[0]
+        task_run = chosen_tasks(run, [label] if label else [])[0]
         with ranks.together():
-            name = load_checkpoint(run, folder, checkpoint, task)
-        yield ReopenedTask(task.task, TaskView(run, task, StopRequest()), experiment.name, name)
+            name = load_checkpoint(run, folder, checkpoint, task_run)
+        yield ReopenedTask(task_run.task, TaskView(run, task_run, StopRequest()), experiment.name, name)
 
 
 def score_file(
@@ -141,7 +141,7 @@ def score_file(
         UsageError: the experiment has several tasks and ``label`` names none of them.
         DataError: the file is damaged, or its predictions do not fit the split.
     """
-    labels = [config.called for config in experiment.tasks]
+    labels = [config.display_name for config in experiment.tasks]
     if (label or labels[0]) not in labels or (label is None and len(labels) > 1):
         raise UsageError(f"say which task the predictions are of: --task {' or '.join(labels)}")
     config = experiment.tasks[labels.index(label) if label else 0]
@@ -156,7 +156,7 @@ def score_file(
     part = task.evaluated_part(dataset, final=True)
     scores = [score for metric in metrics_of(config, task, plugins) for score in metric(predictions, part)]
     common = {"split": split, **task.evaluation_protocol(final=True)}
-    return config.called, [replace(score, protocol={**common, **score.protocol}) for score in scores]
+    return config.display_name, [replace(score, protocol={**common, **score.protocol}) for score in scores]
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -198,22 +198,22 @@ def chosen_tasks(run: Run, labels: Sequence[str]) -> list[TaskRun]:
     Raises:
         UsageError: a label is unknown.
     """
-    known = [task.name for task in run.tasks]
+    known = [task_run.name for task_run in run.tasks]
     if unknown := [label for label in labels if label not in known]:
         raise UsageError(f"there is no task '{unknown[0]}' in this run (there is: {', '.join(known)})")
-    return [task for task in run.tasks if not labels or task.name in labels]
+    return [task_run for task_run in run.tasks if not labels or task_run.name in labels]
 
 
-def load_checkpoint(run: Run, folder: RunFolder, choice: str, task: TaskRun) -> str:
+def load_checkpoint(run: Run, folder: RunFolder, choice: str, task_run: TaskRun) -> str:
     """Puts the checkpoint of this choice into the model; returns how results call it.
 
     A run that trains nothing has no checkpoints: its weights are those that it imports.
     """
     if run.weights is not None and choice in ("best", "last") and not folder.checkpoints.is_dir():
         return "imported weights"
-    if choice == "best" and not Checkpoints(folder.checkpoints).has_best(task.name):
+    if choice == "best" and not Checkpoints(folder.checkpoints).has_best(task_run.name):
         choice = "last"  # which is taken then, and which results should say
-    checkpoint = Checkpoints(folder.checkpoints).choose(choice, task.name)
+    checkpoint = Checkpoints(folder.checkpoints).choose(choice, task_run.name)
     run.check_checkpoint(checkpoint)
     checkpoint.load_model(run.model)
     run.step = checkpoint.progress.step

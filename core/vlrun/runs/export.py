@@ -123,14 +123,14 @@ def _images_of(task: TaskConfig, folder: RunFolder, plugins: Plugins) -> set[str
     except DataError as error:
         raise DataError(
             [
-                f"the images that '{task.called}' was trained on have to be recorded, for the leak check:",
+                f"the images that '{task.display_name}' was trained on have to be recorded, for the leak check:",
                 *error.problems,
             ]
         ) from error
     recorded = _recorded(folder, task)
     if changed := [change for part in parts for change in _changes(recorded.get(part.split), part)]:
         raise DataError(
-            [f"the training annotations of '{task.called}' are not those that the run was trained on:", *changed]
+            [f"the training annotations of '{task.display_name}' are not those that the run was trained on:", *changed]
         )
     if config.limit is None:
         return {image for part in parts for image in part.image_ids()}
@@ -139,7 +139,7 @@ def _images_of(task: TaskConfig, folder: RunFolder, plugins: Plugins) -> set[str
 
 def _recorded(folder: RunFolder, task: TaskConfig) -> dict[str, Mapping[str, Any]]:
     """What the run has recorded of each training split."""
-    records = folder.read_data().get(task.called, {}).get("train") or []
+    records = folder.read_data().get(task.display_name, {}).get("train") or []
     if isinstance(records, Mapping):  # by version 0.3, which mixed the files of several splits into one record
         records = [{"split": task.dataset.train[0], **records}] if len(task.dataset.train) == 1 else []
     return {record["split"]: record for record in records}

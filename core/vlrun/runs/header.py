@@ -34,18 +34,18 @@ def _weights(run: Run) -> str:
     return "random weights" if run.weights is None else f"weights {run.experiment.backbone.weights}"
 
 
-def _task_facts(task: TaskRun) -> list[tuple[str, str]]:
-    sizes = [f"{name} {len(maker):,}" for name, maker in task.splits.items()]
-    if task.train is not None:
-        sizes.insert(0, f"training on {task.train.dataset.split} {len(task.train):,}")
-    facts = [("task", f"{task.name}: {'; '.join(sizes)} examples")]
-    if task.hidden:
-        hidden = ", ".join(task.hidden)
-        facts.append(("task", f"{task.name}: the ground truth of {hidden} is hidden: predicted, not scored"))
-    if task.train is not None and task.validation_split is None:
-        facts.append(("task", f"{task.name}: nothing is scored between epochs; the last checkpoint counts"))
-    facts += task.task.describe_splits({name: maker.dataset for name, maker in task.splits.items()})
-    return facts + [("images", line) for line in task.coverage.table()]
+def _task_facts(task_run: TaskRun) -> list[tuple[str, str]]:
+    sizes = [f"{name} {len(maker):,}" for name, maker in task_run.splits.items()]
+    if task_run.train is not None:
+        sizes.insert(0, f"training on {task_run.train.dataset.split} {len(task_run.train):,}")
+    facts = [("task", f"{task_run.name}: {'; '.join(sizes)} examples")]
+    if task_run.hidden:
+        hidden = ", ".join(task_run.hidden)
+        facts.append(("task", f"{task_run.name}: the ground truth of {hidden} is hidden: predicted, not scored"))
+    if task_run.train is not None and task_run.validation_split is None:
+        facts.append(("task", f"{task_run.name}: nothing is scored between epochs; the last checkpoint counts"))
+    facts += task_run.task.describe_splits({name: maker.dataset for name, maker in task_run.splits.items()})
+    return facts + [("images", line) for line in task_run.coverage.table()]
 
 
 def _devices(run: Run) -> str:
@@ -83,11 +83,12 @@ def _recipe(run: Run, trainer: Trainer) -> list[tuple[str, str]]:
     ]
 
 
-def _batch(run: Run, task: TaskRun) -> str:
-    config, passes = run.experiment.train, task.plan.passes
+def _batch(run: Run, task_run: TaskRun) -> str:
+    config, passes = run.experiment.train, task_run.plan.passes
     spread = f"in {passes} forward passes" if passes > 1 else "one pass"
-    of_task = f"{task.name}: " if len(run.tasks) > 1 else ""
-    return f"{of_task}{task.plan.batch_size} examples a step ({spread}), {config.precision}, {_workers(run.workers)}"
+    whose = f"{task_run.name}: " if len(run.tasks) > 1 else ""
+    examples = f"{task_run.plan.batch_size} examples a step ({spread})"
+    return f"{whose}{examples}, {config.precision}, {_workers(run.workers)}"
 
 
 def _mix(trainer: Trainer) -> list[tuple[str, str]]:
@@ -98,10 +99,10 @@ def _mix(trainer: Trainer) -> list[tuple[str, str]]:
     facts = [
         (
             "joint training",
-            f"{task.name}: {count:,} steps an epoch, {count / own:.3g} of its own epochs, "
-            f"loss weight {task.config.loss_weight:g}",
+            f"{task_run.name}: {count:,} steps an epoch, {count / own:.3g} of its own epochs, "
+            f"loss weight {task_run.config.loss_weight:g}",
         )
-        for task, count, own in zip(trainer.run.tasks, mix.counts, mix.own_steps, strict=True)
+        for task_run, count, own in zip(trainer.run.tasks, mix.counts, mix.own_steps, strict=True)
     ]
     pauses = config.stop_and_go
     rule = f"; a task pauses after {pauses.patience} evaluations without a gain of {pauses.min_gain}" if pauses else ""

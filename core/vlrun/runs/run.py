@@ -107,7 +107,7 @@ def _train_and_evaluate(run: Run, plugins: Plugins, stop: StopRequest, is_new: b
     if continued:
         run.reporters.note(f"continuing after step {run.step}")
     if trainer is not None:
-        with run.ranks.alike():
+        with run.ranks.shown_once():
             check_first_batch(trainer)
         with _profiled(run, profile, trainer.total_steps - run.step) as profiler:
             train(trainer, profiler)
@@ -119,14 +119,14 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
     total, per_epoch = (trainer.total_steps, trainer.mix.steps_per_epoch) if trainer else (0, 1)
     labels = {record.distribution: record.version for record in plugins.records if record.status == "ok"}
     data: dict[str, Any] = {
-        task.name: {
-            "splits": {name: split_records(maker.dataset)[0] for name, maker in task.splits.items()},
-            "train": split_records(task.train.dataset) if task.train else None,
-            "features": {"path": str(task.store.path), "fingerprint": task.store.fingerprint},
-            "images": task.coverage.table(),
-            "marks": {split: dict(mark) for split, mark in task.marks.items()},
+        task_run.name: {
+            "splits": {name: split_records(maker.dataset)[0] for name, maker in task_run.splits.items()},
+            "train": split_records(task_run.train.dataset) if task_run.train else None,
+            "features": {"path": str(task_run.store.path), "fingerprint": task_run.store.fingerprint},
+            "images": task_run.coverage.table(),
+            "marks": {split: dict(mark) for split, mark in task_run.marks.items()},
         }
-        for task in run.tasks
+        for task_run in run.tasks
     }
     if run.weights is not None:
         data["weights"] = {"path": str(run.experiment.backbone.weights), "report": run.weights.lines()}
@@ -152,14 +152,14 @@ def _final_results(run: Run, trainer: Trainer | None, stop: StopRequest) -> list
     """Every split of every task, with the weights chosen for it."""
     rows = []
     checkpoint = "as built" if run.weights is None else "imported weights"
-    for task in run.tasks:
+    for task_run in run.tasks:
         if trainer is not None:
-            checkpoint = load_final_weights(trainer, task)
-        for split in task.splits:
+            checkpoint = load_final_weights(trainer, task_run)
+        for split in task_run.splits:
             epochs = run.experiment.train.epochs
-            scores = evaluate_split(run, task, split, epoch=epochs, stop=stop, final=True, checkpoint=checkpoint)
+            scores = evaluate_split(run, task_run, split, epoch=epochs, stop=stop, final=True, checkpoint=checkpoint)
             rows += [
-                ResultRow(task.name, split, score, *published(run.experiment, task.name, split, score.name))
+                ResultRow(task_run.name, split, score, *published(run.experiment, task_run.name, split, score.name))
                 for score in scores
             ]
     return rows
@@ -196,7 +196,7 @@ def _recorded(
     except StoppedOnRequest as stopped:
         message = str(stopped)
         ranks.from_main(lambda: end("stopped", message))  # all stop together, and wait for the report
-        with ranks.alike():
+        with ranks.shown_once():
             raise
     except RunnerError as error:
         if ranks.is_main:  # others may be gone

@@ -141,7 +141,7 @@ class RetrievalConfig(MatchingConfig):
                 f"runner mine-negatives RUN --out {self.negatives.file}\n"
                 f"RUN is the folder of a run on {self.dataset.name}, with any backbone"
             )
-            files.append(RequiredFile(self.negatives.file, f"hard negatives of task '{self.called}'", remedy))
+            files.append(RequiredFile(self.negatives.file, f"hard negatives of task '{self.display_name}'", remedy))
         return files
 
     def demo_overrides(self) -> dict[str, Any]:

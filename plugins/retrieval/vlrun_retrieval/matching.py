@@ -65,7 +65,7 @@ class MatchingTask(Task[Any]):
             pool = self.pools.pool(dataset)
             images = len(pool.image_ids)
             problems += [
-                f"task '{self.config.called}': retrieval protocol '{name}' is not defined for the {images:,} images of "
+                f"task '{self.config.display_name}': retrieval protocol '{name}' is not defined for the {images:,} images of "
                 f"split '{split}': {PROTOCOLS[name].summary}. Leave it out of `protocols`, or the split out of "
                 "`evaluate`"
                 for name in self.config.protocols
@@ -93,7 +93,7 @@ class MatchingTask(Task[Any]):
         for split, dataset in datasets.items():
             at_the_end, between = size(dataset, final=True), size(dataset, final=False)
             more = "" if between == at_the_end else f"; between epochs {between}"
-            lines.append(("pairs", f"{self.config.called} {split}: {at_the_end}{more}"))
+            lines.append(("pairs", f"{self.config.display_name} {split}: {at_the_end}{more}"))
         return lines
 
     def evaluate(self, run: RunView, split: str, *, final: bool) -> list[Prediction]:

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if len(arguments.task) > 1:
         raise UsageError(f"--task {' --task '.join(arguments.task)}: negatives are those of one task")
     opened = open_run(arguments, trained_splits=True)
-    name = f"negatives_{opened.task.called}_{'+'.join(opened.splits)}{POOL_SUFFIX}"
+    name = f"negatives_{opened.task.display_name}_{'+'.join(opened.splits)}{POOL_SUFFIX}"
     out = Path(arguments.out).absolute() if arguments.out else opened.folder.path / name
     if not out.parent.is_dir() or out.is_dir():
         raise UsageError(f"--out {out}: its folder is not there, or it is a folder itself")
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vlrun.runs.again import reopen_task
     from vlrun_retrieval.mining import mine_file
 
-    label = opened.task.called
+    label = opened.task.display_name
     with reopen_task(opened.experiment, opened.folder, arguments.checkpoint, opened.plugins, label) as reopened:
         origin = {"experiment": reopened.experiment, "checkpoint": reopened.checkpoint}
         options = {"candidates": arguments.candidates, "keep": arguments.keep}

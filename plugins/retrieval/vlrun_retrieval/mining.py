@@ -64,7 +64,7 @@ def negatives_of_epoch(task: MatchingTask, run: RunView, pool: CandidatePool, pl
     if not ranks.from_main(lambda: path.is_file() and read_facts(path) == facts):
         found = mine_negatives(task, run, pool, plan)
         ranks.from_main(lambda: write_negatives(path, pool, found, facts))
-    with ranks.alike():
+    with ranks.shown_once():
         return read_negatives(path, pool)
 
 

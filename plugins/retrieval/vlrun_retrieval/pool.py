@@ -84,7 +84,7 @@ def score_pool(evaluation: PoolEvaluation, run: RunView) -> list[Prediction]:
     predictions: list[Prediction] = []
     with scorer.at_work():
         texts = scorer.encoded(pool.texts, pool.image_ids[0])
-        with ranks.alike():
+        with ranks.shown_once():
             _check_sample(evaluation, scorer, texts)
         plan = _plan(evaluation, run, scorer, texts)
         name = f"{run.name}_{evaluation.split}{'' if evaluation.is_whole else '.between-epochs'}.npy"
@@ -151,7 +151,7 @@ def _plan(evaluation: PoolEvaluation, run: RunView, scorer: PairScorer, texts: E
     needed = needed_texts(pool, evaluation.protocols)
     first_stage, spread = None, 1
     if rerank is not None:
-        with run.ranks.alike():
+        with run.ranks.shown_once():
             first_stage = read_first_stage(rerank.scores, pool.image_ids, pool.text_ids)
         # few pairs of a tile are scored, so it spans more of them
         spread = max(1, num_images * len(pool.texts) // (rerank.candidates * (num_images + len(pool.texts))))

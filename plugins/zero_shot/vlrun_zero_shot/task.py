@@ -67,7 +67,7 @@ class ZeroShotTask(MatchingTask):
             raise CheckpointError(self._complaint(won, needed, texts, looks_inverted))
 
     def _complaint(self, won: int, needed: int, texts: int, looks_inverted: bool) -> list[str]:
-        where = f"task '{self.config.called}'"
+        where = f"task '{self.config.display_name}'"
         verdict = "which looks like a head that is the wrong way round" if looks_inverted else "no better than chance"
         rule = "a one-sided sign test at 1 %" if is_conclusive(texts) else "a majority; more texts would say more"
         return [
@@ -83,6 +83,6 @@ class ZeroShotTask(MatchingTask):
 
     def _refusal(self) -> ConfigError:
         return ConfigError(
-            f"task '{self.config.called}' is never trained: set train.epochs=0, or use a task that trains on captions, "
+            f"task '{self.config.display_name}' is never trained: set train.epochs=0, or use a task that trains on captions, "
             "such as `name: retrieval`"
         )
