@@ -195,6 +195,25 @@ def validate_annotations(path: Path, model: type[BaseModel]) -> list[str]:
     return problems if number else [f"{path}: the file is empty"]
 
 
+def size_remarks(found: Mapping[str, Mapping[str, int]], published: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A line for each split that is of another size than published, or not a published one.
+
+    Args:
+        found, published: split -> its counts by unit, such as ``{"referents": 3811, "expressions": 10834}``.
+    """
+    remarks = []
+    for split, counts in found.items():
+        if split not in published:
+            remarks.append(f"split '{split}' is not one of the published ones ({', '.join(published)})")
+        elif counts != published[split]:
+            has = " and ".join(f"{count:,} {unit}" for unit, count in counts.items())
+            remarks.append(
+                f"split '{split}' has {has}; published are "
+                + " and ".join(f"{count:,}" for count in published[split].values())
+            )
+    return remarks
+
+
 def load_plain_pickle(path: Path) -> Any:
     """Reads a pickle that holds only lists, tuples, dicts, sets, strings and numbers.
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from vlrun import BuildReport, DataError, canonical_image_id, first_few
 from vlrun.blocks.answers import ANSWERS_FILE, AnswerVocabulary, frequent_answers, read_answers, write_answers
-from vlrun.data.annotations import field_problems, write_annotations
+from vlrun.data.annotations import field_problems, size_remarks, write_annotations
 from vlrun_gqa.json_stream import list_items, object_items
 from vlrun_gqa.records import GqaQuestion
 from vlrun_gqa.sources import (
@@ -327,8 +327,8 @@ def _split_remarks(tallies: Mapping[str, _Tally]) -> list[str]:
     remarks = []
     for split, tally in tallies.items():
         published = PUBLISHED_SIZES.get(split)
-        if published and tally.num_questions >= _COMPLETE * published and tally.num_questions != published:
-            remarks.append(f"split '{split}' has {tally.num_questions:,} questions; published are {published:,}")
+        if published and tally.num_questions >= _COMPLETE * published:
+            remarks += size_remarks({split: {"questions": tally.num_questions}}, {split: {"questions": published}})
         if not tally.answers:
             remarks.append(f"split '{split}': answers are hidden; it can be predicted, and scored by the server only")
         if tally.num_without_choices:

@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from vlrun import BuildReport, DataError, canonical_image_id, first_few
-from vlrun.data.annotations import write_annotations
+from vlrun.data.annotations import size_remarks, write_annotations
 from vlrun_nlvr2.records import ImagePairStatement, Subset
 from vlrun_nlvr2.source_files import LxmertRow, OfficialRow, read_json_lines, read_json_list, read_phenomena
 from vlrun_nlvr2.sources import LXMERT_FILES, OBTAIN, PHENOMENA_FILE, PUBLISHED_SIZES, parse_identifier
@@ -124,15 +124,11 @@ def _written(records: Records, output: Path, problems: Sequence[str], remarks: S
         split: write_annotations(output / f"{split}.jsonl", of_split, ImagePairStatement)
         for split, of_split in records.items()
     }
-    return BuildReport(counts, (*_size_remarks(counts), *_hidden_remarks(records), *_leak_remarks(records), *remarks))
-
-
-def _size_remarks(counts: Mapping[str, int]) -> list[str]:
-    return [
-        f"split '{split}' has {count:,} statements; published are {PUBLISHED_SIZES[split]:,}"
-        for split, count in counts.items()
-        if count != PUBLISHED_SIZES[split]
-    ]
+    sizes = {split: {"statements": count} for split, count in counts.items()}
+    published = {split: {"statements": count} for split, count in PUBLISHED_SIZES.items()}
+    return BuildReport(
+        counts, (*size_remarks(sizes, published), *_hidden_remarks(records), *_leak_remarks(records), *remarks)
+    )
 
 
 def _hidden_remarks(records: Records) -> list[str]:

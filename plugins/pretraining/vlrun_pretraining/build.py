@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from vlrun import BuildReport, DataError, canonical_image_id, first_few
-from vlrun.data.annotations import field_problems, write_annotations
+from vlrun.data.annotations import field_problems, size_remarks, write_annotations
 from vlrun.files import read_json
 from vlrun_pretraining.records import CocoCaption
 from vlrun_pretraining.sources import OBTAIN, OFFICIAL_FILES, OfficialFile
@@ -117,12 +117,8 @@ def _records(captions: Captions) -> Iterator[dict[str, Any]]:
 
 def _remarks(split: str, published: OfficialFile, captions: Captions) -> Iterator[str]:
     """What may surprise in a split: its size, images without captions, captions without text."""
-    images, number = len(captions), sum(map(len, captions.values()))
-    if (images, number) != (published.images, published.captions):
-        yield (
-            f"split '{split}' has {images:,} images with {number:,} captions; published are {published.images:,} with "
-            f"{published.captions:,}"
-        )
+    found = {"images": len(captions), "captions": sum(map(len, captions.values()))}
+    yield from size_remarks({split: found}, {split: {"images": published.images, "captions": published.captions}})
     if without := sum(not of_image for of_image in captions.values()):
         yield f"split '{split}': {without:,} images have no caption and are left out"
     if blank := sum(not text.strip() for of_image in captions.values() for _, text in of_image):

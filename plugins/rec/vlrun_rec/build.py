@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from vlrun import BuildReport, DataError, canonical_image_id, first_few
-from vlrun.data.annotations import field_problems, load_plain_pickle, write_annotations
+from vlrun.data.annotations import field_problems, load_plain_pickle, size_remarks, write_annotations
 from vlrun.files import read_json
 from vlrun_rec.records import ReferringExpression
 from vlrun_rec.sources import OfficialSource, rosita_file
@@ -208,22 +208,17 @@ def _empty_text_remarks(records: Records) -> list[str]:
 
 def _size_remarks(records: Records, num_references: int, source: OfficialSource) -> list[str]:
     """Differences to the published sizes, if this looks like the whole archive and not like a sample of it."""
-    published = sum(size.referents for size in source.sizes.values())
-    if num_references < _COMPLETE * published:
+    if num_references < _COMPLETE * sum(size.referents for size in source.sizes.values()):
         return []
-    remarks = []
-    for split in dict.fromkeys([*source.sizes, *records]):
-        found = records.get(split, [])
-        referents = len({record.ref_id for record in found})
-        size = source.sizes.get(split)
-        if size is None:
-            remarks.append(f"split '{split}' is not one of the published ones ({', '.join(source.sizes)})")
-        elif (referents, len(found)) != (size.referents, size.expressions):
-            remarks.append(
-                f"split '{split}' has {referents:,} referents and {len(found):,} expressions; published are "
-                f"{size.referents:,} and {size.expressions:,}"
-            )
-    return remarks
+    published = {
+        split: {"referents": size.referents, "expressions": size.expressions} for split, size in source.sizes.items()
+    }
+    found = {
+        split: {"referents": len({record.ref_id for record in rows}), "expressions": len(rows)}
+        for split in dict.fromkeys([*source.sizes, *records])
+        for rows in [records.get(split, [])]
+    }
+    return size_remarks(found, published)
 
 
 def _rosita_path(dataset: str, path: Path) -> Path:

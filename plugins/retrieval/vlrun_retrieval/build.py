@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlrun import BuildReport, DataError, canonical_image_id, first_few, image_key
-from vlrun.data.annotations import write_annotations
+from vlrun.data.annotations import size_remarks, write_annotations
 from vlrun.files import read_json
 from vlrun_retrieval.records import ImageCaption
 from vlrun_retrieval.source_files import (
@@ -261,10 +261,8 @@ def _repeated_ids(name: str, split: Split) -> list[str]:
 
 def _split_remarks(collection: Collection, name: str, split: Split) -> list[str]:
     """What may surprise in a split: its size, images with more or fewer captions than usual, captions without text."""
-    remarks = []
     images, published = len(split.captions), collection.images[name]
-    if published is not None and images != published:
-        remarks.append(f"split '{name}' has {images:,} images; published are {published:,}")
+    remarks = size_remarks({name: {"images": images}}, {name: {"images": published}}) if published is not None else []
     lengths = Counter(len(captions) for captions in split.captions.values())
     usual = lengths.pop(CAPTIONS_PER_IMAGE, 0)
     if lengths:

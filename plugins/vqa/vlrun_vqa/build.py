@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from vlrun import BuildReport, DataError, first_few
 from vlrun.blocks.answers import ANSWERS_FILE, frequent_answers, read_answers, write_answers
-from vlrun.data.annotations import field_problems, write_annotations
+from vlrun.data.annotations import field_problems, size_remarks, write_annotations
 from vlrun_vqa.records import VqaQuestion
 from vlrun_vqa.sources import HIDDEN_SPLITS, SPLIT_SIZES
 
@@ -146,16 +146,6 @@ def _hidden_remarks(splits: Mapping[str, Questions]) -> list[str]:
 
 def _size_remarks(counts: Mapping[str, int]) -> list[str]:
     """Differences to the published sizes, if this looks like the whole dataset and not like a sample of it."""
-    sizes = {split: (count, SPLIT_SIZES[split]) for split, count in counts.items() if split in SPLIT_SIZES}
-    unknown = [
-        f"split '{split}' is not one of the published ones ({', '.join(SPLIT_SIZES)})"
-        for split in counts
-        if split not in SPLIT_SIZES
-    ]
-    if not any(count >= _COMPLETE * published for count, published in sizes.values()):
-        return unknown
-    return unknown + [
-        f"split '{split}' has {count:,} questions; published are {published:,}"
-        for split, (count, published) in sizes.items()
-        if count != published
-    ]
+    is_whole = any(counts.get(split, 0) >= _COMPLETE * published for split, published in SPLIT_SIZES.items())
+    found = {split: {"questions": count} for split, count in counts.items() if is_whole or split not in SPLIT_SIZES}
+    return size_remarks(found, {split: {"questions": published} for split, published in SPLIT_SIZES.items()})

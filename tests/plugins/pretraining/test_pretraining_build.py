@@ -85,7 +85,7 @@ def test_sizes_blanks_and_images_without_captions_are_remarked(official: Officia
     official.train["images"].append({"id": 30, "file_name": "COCO_train2014_000000000030.jpg"})
     remarks = build_official(official.write(), tmp_path / "out").remarks
     assert remarks[:3] == (
-        "split 'train' has 3 images with 3 captions; published are 82,783 with 414,113",
+        "split 'train' has 3 images and 3 captions; published are 82,783 and 414,113",
         "split 'train': 1 images have no caption and are left out",
         "split 'train': 1 captions are blank",
     )
