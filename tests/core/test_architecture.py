@@ -6,7 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -136,3 +136,28 @@ def test_listing_imports_no_pydantic_and_no_options_of_a_plugin(arguments: list[
 )
 def test_quick_commands_import_no_torch(arguments: list[str]) -> None:
     assert not imported_by(arguments) & {"torch", "numpy", "tensorboard", "tokenizers", "lmdb"}
+
+
+def documented(folders: Iterable[Path]) -> Iterator[tuple[str, bool, str]]:
+    """Place, whether it is the ``forward`` of a class, and docstring, of every function and class below ``folders``."""
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for inner in getattr(node, "body", []):
+                if isinstance(inner, ast.FunctionDef | ast.ClassDef):
+                    is_forward = isinstance(node, ast.ClassDef) and inner.name == "forward"
+                    place = f"{path.relative_to(ROOT)}:{inner.lineno} {inner.name}"
+                    yield place, is_forward, ast.get_docstring(inner) or ""
+
+
+OURS = [CORE, *(plugin / package_of(plugin) for plugin in PLUGINS), ROOT / "examples"]
+
+
+def test_every_forward_states_shapes() -> None:
+    found = {place: text for place, is_forward, text in documented(OURS) if is_forward}
+    assert len(found) > len(PLUGINS)
+    assert not [place for place, text in found.items() if not re.search(r"\([A-Z].*\)", text)]
+
+
+def test_a_docstring_says_what_is_done_before_what_is_taken_or_raised() -> None:
+    headings = ("Raises:", "Args:", "Returns:", "Attributes:")
+    assert not [place for place, _, text in documented(OURS) if text.startswith(headings)]

@@ -32,7 +32,8 @@ class AnsweringTask(Task[Answers]):
     """
 
     def __init__(self, config: AnsweringConfig) -> None:
-        """
+        """Reads the answers that can be given.
+
         Raises:
             DataError: the vocabulary is missing or damaged.
         """
@@ -42,7 +43,8 @@ class AnsweringTask(Task[Answers]):
         self.loss_now = _loss_in_epoch(config, 0)
 
     @abstractmethod
-    def metrics(self) -> list[Metric]: ...
+    def metrics(self) -> list[Metric]:
+        """The metrics of the task's own protocol."""
 
     def normalised(self, answer: str) -> str:
         """How a given answer is looked up in the vocabulary for training; as it is, unless a task says otherwise."""
@@ -53,6 +55,7 @@ class AnsweringTask(Task[Answers]):
         return pretraining_spelling(answer)
 
     def build_head(self, backbone: Backbone) -> nn.Module:
+        """A class for each answer, from the pooled output."""
         return PooledClassifier(backbone.hidden_size, len(self.vocabulary))
 
     def start_epoch(self, epoch: int, run: RunView) -> None:
@@ -101,6 +104,7 @@ class AnsweringTask(Task[Answers]):
         return {"answer": (per_question * self._weights(targets)).sum()}
 
     def loss_counts(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """How many questions count."""
         return {"answer": self._weights(targets).sum()}
 
     def predict(self, outputs: Tensor, batch: Batch) -> list[Prediction]:
@@ -114,6 +118,7 @@ class AnsweringTask(Task[Answers]):
         ]
 
     def head_meaning(self) -> Mapping[str, Any]:
+        """The answers, in the order of their classes."""
         return {"answers": list(self.vocabulary)}
 
     def adapt_imported_head(

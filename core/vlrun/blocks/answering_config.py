@@ -37,9 +37,11 @@ class AnsweringConfig(TaskConfig):
 
     @property
     def answers_path(self) -> Path:
+        """Where the answer vocabulary is."""
         return self.answers or self.dataset.annotations / ANSWERS_FILE
 
     def required_files(self) -> list[RequiredFile]:
+        """The answer vocabulary."""
         remedy = (
             f"runner data build {self.dataset.name} --from SOURCE PATH {self.dataset.annotations}\n"
             "writes one; or set `answers:` to a published list"
@@ -47,4 +49,5 @@ class AnsweringConfig(TaskConfig):
         return [RequiredFile(self.answers_path, f"answer vocabulary of task '{self.display_name}'", remedy)]
 
     def demo_overrides(self) -> dict[str, Any]:
+        """The demo's own answers."""
         return {**super().demo_overrides(), "answers": None}

@@ -34,11 +34,13 @@ DELTA_STDS = (0.1, 0.1, 0.2, 0.2)
 
 
 def xywh_to_xyxy(boxes: ArrayLike) -> Floats:
+    """Corner and size (..., 4) to two corners, in float64."""
     boxes = _float64(boxes)
     return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
 
 
 def xyxy_to_xywh(boxes: ArrayLike) -> Floats:
+    """Two corners (..., 4) to corner and size, in float64."""
     boxes = _float64(boxes)
     return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
 

@@ -38,7 +38,8 @@ class PooledClassifier(nn.Module):
     """
 
     def __init__(self, hidden_size: int, num_classes: int, images_per_example: int = 1) -> None:
-        """
+        """Builds layers that start with ``initial_std``.
+
         Args:
             images_per_example: how many neighbouring pairs make an example; their pooled outputs are concatenated.
         """

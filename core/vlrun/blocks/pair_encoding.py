@@ -15,7 +15,8 @@ LENGTH_STEP = 4
 
 
 def check_text_length(max_text_tokens: int, max_positions: int, backbone: str) -> None:
-    """
+    """Refuses texts that may be longer than the position table of the network.
+
     Raises:
         ConfigError: ``max_text_tokens`` leaves no room for a word, or is more than the position table has rows.
     """
@@ -27,7 +28,8 @@ def check_text_length(max_text_tokens: int, max_positions: int, backbone: str) -
 
 
 def check_feature_size(regions: RegionBatch, expected: int, backbone: str) -> None:
-    """
+    """Refuses region features of another width than that of the network.
+
     Raises:
         DataError: the region features have another width than the network.
     """

@@ -157,7 +157,8 @@ class BatchMaker:
         plan: TrainingPlan | None = None,
         vocabulary: Vocabulary | None = None,
     ) -> None:
-        """
+        """Puts together what makes a batch of ``dataset`` for ``task``.
+
         Args:
             hides_images: show the model blank images.
             plan: of the training, for tasks whose pairs depend on the global batch; None in evaluation.

@@ -123,7 +123,8 @@ class Run:
         return {"vocabulary": vocabulary} if vocabulary else {}
 
     def check_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """
+        """Refuses a checkpoint of another vocabulary or of other heads.
+
         Raises:
             CheckpointError: it was written with another vocabulary, or its heads mean something else.
         """
@@ -196,7 +197,8 @@ def assemble(
 def _check_matching_heads(
     experiment: Experiment, tasks: Sequence[Task[Any]], backbone: Backbone, report: LoadReport | None
 ) -> None:
-    """
+    """Refuses to go on with a random matching head where a task needs that of pre-training.
+
     Raises:
         CheckpointError: a task needs the pre-trained matching head, and the weights did not fill it.
     """

@@ -44,6 +44,7 @@ class TaskModel(nn.Module):
         self.heads = nn.ModuleDict(dict(heads))
 
     def forward(self, task: str, encoding: Encoding) -> Any:
+        """The output of a task's head for P pairs: of states (P, L, H) and (P, R, H), pooled (P, H)."""
         return self.heads[task](self.backbone(encoding))
 
 

@@ -177,7 +177,8 @@ def write_imported(
 
 
 def check_suffix(out: Path) -> None:
-    """
+    """Refuses a name that imported weights cannot have.
+
     Raises:
         CheckpointError: imported weights cannot be called ``out``.
     """

@@ -59,7 +59,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, encoding: Encoding) -> BackboneOutput:
-        """Encodes P pairs."""
+        """Encodes P pairs: text (P, L, H), regions (P, R, H), pooled (P, H)."""
 
     @abstractmethod
     def matching_head(self) -> nn.Module:

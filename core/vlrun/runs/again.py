@@ -194,7 +194,8 @@ def assembled(experiment: Experiment, folder: RunFolder, plugins: Plugins, ranks
 
 
 def chosen_tasks(run: Run, labels: Sequence[str]) -> list[TaskRun]:
-    """
+    """The tasks with these labels; without labels, all.
+
     Raises:
         UsageError: a label is unknown.
     """

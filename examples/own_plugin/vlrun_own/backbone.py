@@ -53,6 +53,7 @@ class BagOfWords(Backbone):
         return HashedWords(max_text_tokens)
 
     def forward(self, encoding: Encoding) -> BackboneOutput:
+        """Encodes P pairs: text (P, L, H), regions (P, R, H), pooled (P, H)."""
         features = encoding.region_features.to(self.words.weight.dtype)
         text = self.words(encoding.token_ids) * encoding.text_mask.unsqueeze(-1)  # (P, L, H)
         sentence = text.sum(1) / encoding.text_mask.sum(1, keepdim=True)  # (P, H)

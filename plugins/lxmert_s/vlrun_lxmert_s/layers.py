@@ -52,6 +52,7 @@ class VisualEmbeddings(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
+        """Embeds features (P, R, D) and boxes (P, R, 4) as (P, R, H)."""
         hidden = (self.visn_layer_norm(self.visn_fc(features)) + self.box_layer_norm(self.box_fc(boxes))) / 2
         return self.dropout(hidden)  # (P, R, H)
 
@@ -68,6 +69,7 @@ class Attention(nn.Module):
         self.value = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden: Tensor, context: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Lets hidden states (P, S, H) look at a context (P, K, H): (P, S, H)."""
         query, key, value = (
             dense(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (P, A, S or K, D)
             for dense, states in ((self.query, hidden), (self.key, context), (self.value, context))
@@ -89,6 +91,7 @@ class ResidualOutput(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        """Joins what a sub-layer gives (P, S, any width) and what came in (P, S, H): (P, S, H)."""
         return self.LayerNorm(self.dropout(self.dense(hidden)) + residual)
 
 
@@ -101,6 +104,7 @@ class SelfAttention(nn.Module):
         self.output = ResidualOutput(hidden_size, hidden_size, dropout)
 
     def forward(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Lets states (P, S, H) look at each other: (P, S, H)."""
         return self.output(self.self(hidden, hidden, key_mask), hidden)
 
     def first(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
@@ -118,6 +122,7 @@ class CrossAttention(nn.Module):
         self.output = ResidualOutput(hidden_size, hidden_size, dropout)
 
     def forward(self, hidden: Tensor, context: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Lets states (P, S, H) look at the other stream's (P, K, H): (P, S, H)."""
         return self.output(self.att(hidden, context, key_mask), hidden)
 
 
@@ -129,6 +134,7 @@ class Intermediate(nn.Module):
         self.dense = nn.Linear(hidden_size, feed_forward_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Widens states (P, S, H) to (P, S, feed-forward size)."""
         return F.gelu(self.dense(hidden))
 
 
@@ -142,6 +148,7 @@ class SingleLayer(nn.Module):
         self.output = ResidualOutput(feed_forward_size, hidden_size, dropout)
 
     def forward(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Runs the layer on the states of a stream: (P, S, H) -> (P, S, H)."""
         hidden = self.attention(hidden, key_mask)
         return self.output(self.intermediate(hidden), hidden)
 
@@ -162,6 +169,7 @@ class CrossLayer(nn.Module):
     def forward(
         self, text: Tensor, regions: Tensor, text_mask: Tensor | None, region_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        """Runs the layer on text (P, T, H) and regions (P, R, H), which keep their shapes."""
         text, regions = (
             self.visual_attention(text, regions, region_mask),
             self.visual_attention(regions, text, text_mask),
@@ -196,4 +204,5 @@ class Pooler(nn.Module):
         self.dense = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Pools states (P, S, H) to (P, H)."""
         return torch.tanh(self.dense(hidden[:, 0]))

@@ -102,6 +102,7 @@ class Lxmert(Backbone):
 
     @classmethod
     def from_config(cls: type[Network], config: TwoStreamConfig) -> Network:
+        """Builds the network of an experiment, with random weights."""
         return cls(
             WordPiece(config.vocabulary),
             config.sizes,
@@ -111,6 +112,7 @@ class Lxmert(Backbone):
         )
 
     def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
+        """The text and box pipeline, for texts of ``max_text_tokens`` at the most."""
         check_text_length(max_text_tokens, self.max_positions, self.name)
         return LxmertPairEncoder(
             backbone=self.name,
@@ -123,6 +125,7 @@ class Lxmert(Backbone):
         )
 
     def forward(self, encoding: Encoding) -> BackboneOutput:
+        """Encodes P pairs: text (P, T, H), regions (P, R, H), pooled (P, H)."""
         features, boxes, region_mask = self._visual_input(encoding)
         text, regions = self.encoder(self._embedded_text(encoding), features, boxes, encoding.text_mask, region_mask)
         return BackboneOutput(text, regions, self.pooler(text), encoding.text_mask, region_mask)
@@ -193,6 +196,7 @@ class LxmertS(Lxmert):
             init_layers(added, self.hidden_size)
 
     def forward(self, encoding: Encoding) -> BackboneOutput:
+        """Encodes P pairs: text (P, T, H), regions (P, R, H) without the visual [CLS], pooled (P, H)."""
         features, boxes, visual_mask = self._visual_input(encoding)
         text, visual = self.encoder(self._embedded_text(encoding), features, boxes, encoding.text_mask, visual_mask)
         pooled = self.pooler(text) * self.pooler_f(visual)

@@ -7,6 +7,7 @@ from vlrun import Entry, WeightFormat, hookimpl
 
 @hookimpl
 def vlrun_backbones() -> list[Entry]:
+    """Both networks."""
     return [
         Entry(
             name="lxmert-s",
@@ -25,6 +26,7 @@ def vlrun_backbones() -> list[Entry]:
 
 @hookimpl
 def vlrun_weight_formats() -> list[WeightFormat]:
+    """The authors' files, Hugging Face's and BERT's."""
     return [
         WeightFormat(
             name="lxmert-s",

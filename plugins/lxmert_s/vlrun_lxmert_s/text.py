@@ -116,7 +116,8 @@ class LxmertPairEncoder:
     region_feature_size: int
 
     def __call__(self, pairs: Sequence[Pair], regions: RegionBatch) -> Encoding:
-        """
+        """Turns pairs and their regions into tensors.
+
         Raises:
             DataError: the region features have another width than the network, or a box leaves its image.
         """

@@ -42,7 +42,8 @@ class Identifier:
 
 
 def parse_identifier(text: str) -> Identifier:
-    """
+    """Takes an identifier of NLVR2 apart.
+
     Raises:
         ValueError: it is no official identifier.
     """

@@ -31,7 +31,8 @@ class Nlvr2Task(Task[Statement]):
         self.config = config
 
     def pairs(self, example: Example[Statement], rng: np.random.Generator) -> list[Pair]:
-        """
+        """The statement with the left image, then with the right one.
+
         Raises:
             DataError: the example has not exactly two images.
         """

@@ -20,4 +20,5 @@ class CocoCaptions(AnnotatedDataset[Caption, CocoCaption]):
     record = CocoCaption
 
     def example_of(self, record: CocoCaption) -> Example[Caption]:
+        """The caption with its image."""
         return Example(record.id, record.text, (record.image,), Caption())

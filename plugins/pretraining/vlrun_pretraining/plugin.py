@@ -10,6 +10,7 @@ TARGET = "caption"
 
 @hookimpl
 def vlrun_tasks() -> list[Entry]:
+    """Pre-training."""
     return [
         Entry(
             name="pretrain",
@@ -23,6 +24,7 @@ def vlrun_tasks() -> list[Entry]:
 
 @hookimpl
 def vlrun_datasets() -> list[Entry]:
+    """COCO's captions."""
     names = ", ".join(file.name for file in OFFICIAL_FILES.values())
     return [
         Entry(

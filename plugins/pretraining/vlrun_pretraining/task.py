@@ -47,10 +47,12 @@ class PretrainTask(Task[Any]):
         self._evaluation: Mapping[str, OtherImages] | None = None
 
     def start_training(self, dataset: Dataset[Any], seed: int) -> None:
+        """Keeps the images that captions may meet in place of their own."""
         self._training = OtherImages(dataset.split, dataset.image_ids())
         self._evaluation = images_to_evaluate(self.config.dataset)  # once, before loader workers need it
 
     def pairs(self, example: Example[Any], rng: np.random.Generator) -> list[Pair]:
+        """The caption with its image, or with another one of its split."""
         image_id = example.image_ids[0]
         if rng.random() < self.config.mismatch:
             image_id = self._images_beside(image_id).other_than(image_id, rng)
@@ -98,7 +100,8 @@ class PretrainTask(Task[Any]):
         }
 
     def build_head(self, backbone: Backbone) -> nn.Module:
-        """
+        """The backbone's matching head, and decoders of words and regions.
+
         Raises:
             ConfigError: the backbone does not say what its vocabulary is.
         """
@@ -122,6 +125,7 @@ class PretrainTask(Task[Any]):
         }
 
     def loss_counts(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """How many pairs, masked words and masked regions count."""
         words, regions, _ = self._to_guess(targets)
         return {"matching": torch.tensor(len(words)), "words": words.sum(), "regions": regions.sum()}
 
@@ -153,6 +157,7 @@ class PretrainTask(Task[Any]):
         ]
 
     def metrics(self) -> list[Metric]:
+        """How often pairs and words are guessed right."""
         return [PretrainingAccuracy(self.config)]
 
     def _needed(self, vocabulary: Vocabulary | None) -> Vocabulary:

@@ -71,7 +71,8 @@ class TilePlan(Sequence[Tile]):
         images_per_block: int,
         texts_per_group: int = TEXTS_PER_GROUP,
     ) -> None:
-        """
+        """Cuts the pairs of images and texts into tiles.
+
         Args:
             lengths: (T,) tokens of each text.
             texts: columns that are scored at all, ascending; None: all.
@@ -274,7 +275,8 @@ def _limit(values: Scores, count: int, axis: int) -> Any:
 
 
 def read_first_stage(path: Path, image_ids: Sequence[str], text_ids: Sequence[str]) -> FirstStage:
-    """
+    """Reads the scores of another model, by which candidates are chosen.
+
     Raises:
         DataError: it is no finished score matrix, or has no scores of some of these images and texts.
     """

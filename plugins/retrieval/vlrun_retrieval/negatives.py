@@ -28,7 +28,8 @@ class Ids:
         self.order = np.argsort(self.names, kind="stable")
 
     def row(self, name: str) -> int:
-        """
+        """The row of an id.
+
         Raises:
             DataError: there is none of that id.
         """
@@ -51,7 +52,8 @@ class CaptionTable:
     """
 
     def __init__(self, dataset: Dataset[Caption], pool: CandidatePool) -> None:
-        """
+        """Collects the captions of each image.
+
         Raises:
             DataError: there is only one image, so that nothing is wrong for it.
         """

@@ -62,7 +62,8 @@ class Protocol:
         return self.images_per_fold is None or self.images_per_fold * self.folds == num_images
 
     def pools(self, caption_to_image: ArrayLike, num_images: int) -> list[Pool]:
-        """
+        """The pools that queries are ranked in.
+
         Raises:
             DataError: the number of images is not that of the protocol.
         """

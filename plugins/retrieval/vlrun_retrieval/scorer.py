@@ -75,7 +75,8 @@ class PairScorer:
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        """
+        """Keeps what scoring needs; weights are used as they are when it scores.
+
         Args:
             to_scores: logits (P, 2), in full precision -> scores (P,).
             read_regions: image ids -> their regions, as the model may see them.

@@ -99,7 +99,8 @@ def lines_of(path: Path, model: type[Row], problems: list[str]) -> Iterator[tupl
 
 
 def read_object(path: Path) -> Mapping[str, Any]:
-    """
+    """Reads a JSON file that holds an object.
+
     Raises:
         DataError: the file is missing or damaged, or holds no object.
     """

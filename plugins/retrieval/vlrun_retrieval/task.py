@@ -49,7 +49,8 @@ class RetrievalTask(MatchingTask):
         return {**self.__dict__, "_pool": None}
 
     def start_training(self, dataset: Dataset[Caption], seed: int) -> None:
-        """
+        """Makes the tables that wrong captions and images are drawn from.
+
         Raises:
             DataError: there are too few images, or the file of negatives does not fit them.
         """

@@ -38,6 +38,7 @@ class TextEmbeddings(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, token_ids: Tensor) -> Tensor:
+        """Embeds token ids (P, T) as (P, T, H)."""
         positions = self.position_embeddings.weight[: token_ids.shape[1]]  # (T, H)
         hidden = self.word_embeddings(token_ids) + positions + self.token_type_embeddings.weight[0]
         return self.dropout(self.layer_norm(hidden))  # (P, T, H)
@@ -54,6 +55,7 @@ class VisualEmbeddings(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, region_features: Tensor, boxes: Tensor) -> Tensor:
+        """Embeds region features (P, R, region feature size) and boxes (P, R, 5) as (P, R, H)."""
         dtype = self.dense_imgfeat.weight.dtype  # features arrive in the type of the store, often float16
         hidden = self.dense_imgfeat(region_features.to(dtype)) + self.dense_bboxfeat(boxes.to(dtype))
         return self.dropout(self.layer_norm(hidden))  # (P, R, H)
@@ -72,6 +74,7 @@ class Attention(nn.Module):
         self.dense_merge = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Lets all positions look at each other: (P, S, H) -> (P, S, H)."""
         return self.of(hidden, hidden, key_mask)
 
     def of(self, asking: Tensor, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
@@ -96,6 +99,7 @@ class FeedForward(nn.Module):
         self.dense1 = nn.Linear(feed_forward_size, hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Treats each position alone: (P, S, H) -> (P, S, H)."""
         return self.dense1(F.gelu(self.dense0(hidden)))
 
 
@@ -111,6 +115,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Runs the layer: (P, S, H) -> (P, S, H)."""
         return self._after_attention(hidden, self.mhatt(hidden, key_mask))
 
     def first(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
@@ -135,6 +140,7 @@ class Transformer(nn.Module):
         )
 
     def forward(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Runs all layers: (P, S, H) -> (P, S, H)."""
         for layer in self.layers:
             hidden = layer(hidden, key_mask)
         return hidden
@@ -155,6 +161,7 @@ class Pooler(nn.Module):
         self.dense = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Pools states (P, S, H) to (P, H)."""
         return torch.tanh(self.dense(hidden[:, 0]))
 
 
@@ -166,6 +173,7 @@ class MatchingHead(nn.Module):
         self.dense = nn.Linear(hidden_size, 2)
 
     def forward(self, pooled: Tensor) -> Tensor:
+        """Pooled outputs (P, H) -> logits (P, 2)."""
         return self.dense(pooled)
 
 
@@ -210,6 +218,7 @@ class Rosita(Backbone):
 
     @classmethod
     def from_config(cls, config: RositaConfig) -> Rosita:
+        """Builds the network of an experiment, with random weights."""
         sizes = config.sizes
         return cls(
             WordPiece(config.vocabulary),
@@ -224,10 +233,12 @@ class Rosita(Backbone):
         )
 
     def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
+        """The text and box pipeline, for texts of ``max_text_tokens`` at the most."""
         check_text_length(max_text_tokens, self.max_positions, "rosita")
         return RositaPairEncoder(self.wordpiece, max_text_tokens, self.num_regions, self.region_feature_size)
 
     def forward(self, encoding: Encoding) -> BackboneOutput:
+        """Encodes P pairs: text (P, T, H), regions (P, R, H), pooled (P, H)."""
         text = self.text_embeddings(encoding.token_ids)
         regions = self.visual_embeddings(encoding.region_features, encoding.boxes)
         key_mask = torch.cat([encoding.text_mask, encoding.region_mask], dim=1)[:, None, None]  # (P, 1, 1, S)

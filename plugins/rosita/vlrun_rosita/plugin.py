@@ -7,6 +7,7 @@ from vlrun import Entry, WeightFormat, hookimpl
 
 @hookimpl
 def vlrun_backbones() -> list[Entry]:
+    """The network."""
     return [
         Entry(
             name="rosita",
@@ -19,6 +20,7 @@ def vlrun_backbones() -> list[Entry]:
 
 @hookimpl
 def vlrun_weight_formats() -> list[WeightFormat]:
+    """The authors' files."""
     return [
         WeightFormat(
             name="rosita",

@@ -53,7 +53,8 @@ class VqaAccuracy(Metric):
     """
 
     def __init__(self, config: VqaAccuracyConfig, vocabulary: AnswerVocabulary | None = None) -> None:
-        """
+        """Chooses the version of the evaluator.
+
         Args:
             vocabulary: the answers that could be predicted, for the upper bound.
         """

@@ -25,7 +25,8 @@ class ZeroShotTask(MatchingTask):
         self.sample_size = config.check_pairs
 
     def start_training(self, dataset: Dataset[Any], seed: int) -> None:
-        """
+        """Refuses to train.
+
         Raises:
             ConfigError: always; what was trained is not zero-shot.
         """
