@@ -163,8 +163,8 @@ class PretrainTask(Task[Any]):
     def _needed(self, vocabulary: Vocabulary | None) -> Vocabulary:
         if vocabulary is None:
             raise ConfigError(
-                f"task '{self.config.display_name}' masks word pieces, and the backbone does not say what its vocabulary is "
-                "(attribute wordpiece); use another backbone"
+                f"task '{self.config.display_name}' masks word pieces, and the backbone does not say "
+                "what its vocabulary is (attribute wordpiece); use another backbone"
             )
         return vocabulary
 

@@ -65,9 +65,9 @@ class MatchingTask(Task[Any]):
             pool = self.pools.pool(dataset)
             images = len(pool.image_ids)
             problems += [
-                f"task '{self.config.display_name}': retrieval protocol '{name}' is not defined for the {images:,} images of "
-                f"split '{split}': {PROTOCOLS[name].summary}. Leave it out of `protocols`, or the split out of "
-                "`evaluate`"
+                f"task '{self.config.display_name}': retrieval protocol '{name}' is not defined for the {images:,} "
+                f"images of split '{split}': {PROTOCOLS[name].summary}. Leave it out of `protocols`, or the split out "
+                "of `evaluate`"
                 for name in self.config.protocols
                 if not PROTOCOLS[name].fits(images)
             ]

@@ -84,6 +84,6 @@ class ZeroShotTask(MatchingTask):
 
     def _refusal(self) -> ConfigError:
         return ConfigError(
-            f"task '{self.config.display_name}' is never trained: set train.epochs=0, or use a task that trains on captions, "
-            "such as `name: retrieval`"
+            f"task '{self.config.display_name}' is never trained: set train.epochs=0, or use a task that trains on "
+            "captions, such as `name: retrieval`"
         )
