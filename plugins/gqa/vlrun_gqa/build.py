@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from vlrun import BuildReport, DataError, canonical_image_id, first_few
 from vlrun.blocks.answers import ANSWERS_FILE, AnswerVocabulary, frequent_answers, read_answers, write_answers
 from vlrun.data.annotations import field_problems, size_remarks, write_annotations
-from vlrun_gqa.json_stream import list_items, object_items
+from vlrun.data.json_stream import list_items, object_items
 from vlrun_gqa.records import GqaQuestion
 from vlrun_gqa.sources import (
     CHOICES_FILES,

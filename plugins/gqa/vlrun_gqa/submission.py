@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vlrun import DataError, Prediction, SubmissionRows
+from vlrun.data.json_stream import list_items, object_items
 from vlrun.files import atomic_write
-from vlrun_gqa.json_stream import list_items, object_items
 from vlrun_gqa.sources import SUBMISSION_FILE
 
 _ENOUGH_PROBLEMS = 1000  # a file that is wrong on every row is wrong in the same way

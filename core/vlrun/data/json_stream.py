@@ -1,4 +1,4 @@
-"""JSON files that hold one huge object or list, item by item: train_all is 14 million questions, some 20 GB as text."""
+"""Huge JSON files, item by item: 20 GB of questions, half a gigabyte of outlines behind the list that is wanted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from vlrun import DataError
+from vlrun.errors import DataError
 
 
 def object_items(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
@@ -18,7 +18,7 @@ def object_items(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
     Raises:
         DataError: the file is missing, ends early, or is no JSON object.
     """
-    import ijson  # here, because a plugin's modules load when experiments are validated
+    import ijson  # here, because few commands need it
 
     return _read(path, expected, b"{", lambda file: ijson.kvitems(file, "", use_float=True))
 
@@ -28,6 +28,32 @@ def list_items(path: Path, expected: str) -> Iterator[Any]:
     import ijson
 
     return _read(path, expected, b"[", lambda file: ijson.items(file, "item", use_float=True))
+
+
+def items_under(path: Path, key: str, expected: str) -> Iterator[Any]:
+    """Items of the list that the object in ``path`` has under ``key``; what follows the list is not read.
+
+    Raises:
+        DataError: as ``object_items``; or there is no such list.
+    """
+    return _read(path, expected, b"{", lambda file: _items_of_list(path, key, file))
+
+
+def _items_of_list(path: Path, key: str, file: IO[bytes]) -> Iterator[Any]:
+    import ijson
+
+    ended = False
+
+    def until_its_end() -> Iterator[tuple[str, str, Any]]:
+        nonlocal ended
+        for prefix, event, value in ijson.parse(file, use_float=True):
+            yield prefix, event, value
+            if ended := (prefix, event) == (key, "end_array"):
+                return
+
+    yield from ijson.items(until_its_end(), f"{key}.item")
+    if not ended:
+        raise DataError(f"{path}: there is no list '{key}' in it")
 
 
 def _read(path: Path, expected: str, bracket: bytes, items_of: Callable[[IO[bytes]], Iterator[Any]]) -> Iterator[Any]:
