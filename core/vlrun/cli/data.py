@@ -11,15 +11,28 @@ from vlrun.errors import DataError, UsageError, first_few
 from vlrun.plugins.entries import Builder, Entry
 from vlrun.plugins.manager import create_plugins
 
+IDENTITIES = "image-identities"
+"""Not a dataset, but made of official files as those are."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     build = actions.add_parser("build", help="make annotation files from official ones")
-    build.add_argument("dataset", metavar="DATASET", help="name of a dataset, as `runner list datasets` shows it")
+    build.add_argument(
+        "dataset",
+        metavar="DATASET",
+        help=f"name of a dataset, as `runner list datasets` shows it; or {IDENTITIES}, the table of images that COCO, "
+        "Visual Genome and Flickr have in common",
+    )
     build.add_argument("--from", dest="source", metavar="SOURCE", required=True, help="see `runner data sources`")
     build.add_argument("path", metavar="PATH", type=Path, help="the source file or folder")
-    build.add_argument("output", metavar="OUT", type=Path, help="folder for one .jsonl file per split")
+    build.add_argument(
+        "output",
+        metavar="OUT",
+        type=Path,
+        help="folder for one .jsonl file per split; that of the identities is data_root",
+    )
 
     validate = actions.add_parser("validate", help="check every line of annotation files")
     validate.add_argument("dataset", metavar="DATASET", help="name of the dataset whose schema the lines have")
@@ -39,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    if arguments.dataset == IDENTITIES:
+        return _build_identities(arguments)
     builder = _builder(_dataset(arguments.dataset), arguments.source)
     if not arguments.path.exists():
         raise DataError(f"{arguments.path} does not exist; '{builder.source}' reads {builder.summary}")
@@ -50,9 +65,26 @@ def _build(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _build_identities(arguments: argparse.Namespace) -> int:
+    from vlrun.config.experiment import IDENTITIES_FILE
+    from vlrun.data.identity_sources import SOURCE, build_identities
+
+    if arguments.source != SOURCE:
+        raise UsageError(f"{IDENTITIES} cannot be built from '{arguments.source}'; its only source is '{SOURCE}'")
+    report = build_identities(arguments.path, arguments.output / IDENTITIES_FILE)
+    print(f"{report.path}  {report.images:,} images with more than one name")
+    for pair, count in report.shared.items():
+        print(f"{count:,} images are in {' and in '.join(pair)}")
+    for remark in report.remarks:
+        print(f"note: {remark}")
+    return 0
+
+
 def _validate(arguments: argparse.Namespace) -> int:
     from vlrun.data.annotations import validate_annotations
 
+    if arguments.dataset == IDENTITIES:
+        return _validate_identities(arguments.files)
     record = _record(_dataset(arguments.dataset))
     problems = []
     for path in _files(arguments.files):
@@ -64,18 +96,32 @@ def _validate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _validate_identities(files: list[Path]) -> int:
+    from vlrun.data.identities import read_identities
+
+    for path in files:
+        read_identities(path)
+        print(f"{path}: ok")
+    return 0
+
+
 def _schema(arguments: argparse.Namespace) -> int:
     print(json.dumps(_record(_dataset(arguments.dataset)).model_json_schema(), indent=2))
     return 0
 
 
 def _sources(arguments: argparse.Namespace) -> int:
-    entries = [_dataset(arguments.dataset)] if arguments.dataset else create_plugins().entries("dataset")
+    from vlrun.data.identity_sources import OBTAIN, SOURCE, SUMMARY
+
+    own = arguments.dataset in (None, IDENTITIES)
+    entries = [] if arguments.dataset == IDENTITIES else _entries(arguments.dataset)
     rows = [
         {"dataset": entry.name, "source": builder.source, "summary": builder.summary}
         for entry in entries
         for builder in entry.builders
     ]
+    if own:
+        rows.append({"dataset": IDENTITIES, "source": SOURCE, "summary": SUMMARY})
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -83,7 +129,13 @@ def _sources(arguments: argparse.Namespace) -> int:
         print(f"{entry.name}: {entry.obtain or entry.summary}")
         for builder in entry.builders:
             print(f"    --from {builder.source}: {builder.summary}")
+    if own:
+        print(f"{IDENTITIES}: {OBTAIN}\n    --from {SOURCE}: {SUMMARY}")
     return 0
+
+
+def _entries(name: str | None) -> list[Entry]:
+    return [_dataset(name)] if name else create_plugins().entries("dataset")
 
 
 def _dataset(name: str) -> Entry:

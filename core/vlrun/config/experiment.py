@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, ValidationError
 
-from vlrun.config.base import BackboneConfig, Config, DatasetConfig, FileName, ReporterConfig, TaskConfig
+from vlrun.config.base import BackboneConfig, Config, DataPath, DatasetConfig, FileName, ReporterConfig, TaskConfig
 from vlrun.config.components import config_model
 from vlrun.config.problems import KeyPath, Problem, Sources, dotted, validation_problems
 from vlrun.config.train import TrainConfig
@@ -27,6 +27,8 @@ DATA_ROOT_VARIABLE = "VLRUN_DATA"
 RUNS_ROOT_VARIABLE = "VLRUN_RUNS"
 DEMO_WEIGHTS_FOLDER = "pretrained"
 """Where the weights of demos lie under the root of the demo data."""
+IDENTITIES_FILE = "image_identities.jsonl"
+"""The table of image identities that runs find by themselves under the data root."""
 
 
 class PublishedResult(Config):
@@ -57,6 +59,11 @@ class Experiment(Config):
         None,
         description="the experiment (a path beside this file) whose demo makes the weights that this demo starts from",
     )
+    image_identities: DataPath | None = Field(
+        None,
+        description="table that tells which images of COCO, Visual Genome and Flickr are the same, from "
+        f"`runner data build image-identities`; null: {IDENTITIES_FILE} under data_root, if it is there",
+    )
     backbone: SerializeAsAny[BackboneConfig]
     tasks: list[SerializeAsAny[TaskConfig]] = Field(min_length=1)
     train: TrainConfig
@@ -76,6 +83,11 @@ class Experiment(Config):
         return annotate(self.model_dump(mode="json"), self._sources)
 
     @property
+    def identities_file(self) -> Path:
+        """The table of image identities, which need not be there unless ``image_identities`` names it."""
+        return self.image_identities or self.data_root / IDENTITIES_FILE
+
+    @property
     def demo_weights(self) -> Path | None:
         """The weights that ``demo_pretraining`` makes when this demo run starts; None where it starts otherwise."""
         weights = self.backbone.weights
@@ -86,6 +98,10 @@ class Experiment(Config):
     def missing_files(self) -> list[RequiredFile]:
         """Files that the run needs and that are not there; weights of a demo are made when they are needed."""
         missing = _missing([self.backbone, *(part for task in self.tasks for part in (task.dataset, task))])
+        table = self.image_identities
+        if table is not None and not table.exists():
+            remedy = f"runner data build image-identities --from official FOLDER {table.parent}"
+            missing.append(RequiredFile(table, "table of image identities", remedy))
         return [file for file in missing if file.path != self.demo_weights]
 
 

@@ -88,7 +88,7 @@ def prepare_demo_weights(experiment: Experiment, plugins: Plugins, progress: Say
 
 
 def _values(experiment: Experiment, data: DemoData) -> dict[str, Any]:
-    values: dict[str, Any] = {"demo": True, "data_root": str(data.root)}
+    values: dict[str, Any] = {"demo": True, "data_root": str(data.root), "image_identities": None}
     for option, value in type(experiment.backbone).demo_overrides(data.files).items():
         values[f"backbone.{option}"] = _plain(value)
     for index, task in enumerate(experiment.tasks):
