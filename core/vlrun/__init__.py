@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         TaskConfig,
     )
     from vlrun.config.experiment import Experiment, load_experiment
-    from vlrun.data.leaks import image_key
+    from vlrun.data.identities import image_key
     from vlrun.features.store import RegionFeatureStore
     from vlrun.interfaces.backbone import Backbone, PairEncoder, Vocabulary
     from vlrun.interfaces.dataset import Dataset
@@ -104,7 +104,7 @@ _HOMES = {
     "Vocabulary": "interfaces.backbone",
     "canonical_image_id": "interfaces.examples",
     "full_precision": "interfaces.tensors",
-    "image_key": "data.leaks",
+    "image_key": "data.identities",
     "load_experiment": "config.experiment",
     "run_experiment": "runs.run",
 }

@@ -102,10 +102,14 @@ class DatasetConfig(Config):
 
     Attributes:
         demo_dataset: name of the dataset whose demo files this one reads, where it is not its own.
+        image_collection: whose numbers the ids of its images are, where they are bare numbers: ``visual-genome``,
+            ``flickr``, or a name of its own. Only within one collection, and by a table of image identities, are images
+            recognised.
         known_splits: names that ``train`` and ``evaluate`` may use; empty allows any.
     """
 
     demo_dataset: ClassVar[str | None] = None
+    image_collection: ClassVar[str | None] = None
     known_splits: ClassVar[tuple[str, ...]] = ()
 
     name: str

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import translate
+from dataclasses import dataclass, field
 
-_COCO_NAME = re.compile(r"(?:coco_(?:train|val|test)20\d\d_)?(\d{12})", re.IGNORECASE)
+from vlrun.data.declared import Declared, Split
+from vlrun.data.identities import COLLECTIONS, Identities, collection_of
 
-_WILDCARD = re.compile(r"[*?\[]")
-
-
-def image_key(image_id: str) -> str:
-    """What two ids of one image have in common.
-
-    ``COCO_val2014_000000000042`` and ``000000000042`` are one image of COCO. That an image of Visual Genome is also one
-    of COCO is not in its id; Visual Genome's image_data.json says so.
-    """
-    match = _COCO_NAME.fullmatch(image_id)
-    return f"coco:{int(match.group(1))}" if match else image_id
+SPELLINGS = Identities()
+"""No table: only spellings of one id are known to be equal."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +20,21 @@ class Leak:
         task, split: what is evaluated.
         images: distinct images of the split.
         seen: how many of them, and by what: the training data of a task, or the pre-training of the weights.
+        possibly: the same of images that may have been seen, where nobody says which were.
     """
 
     task: str
     split: str
     images: int
     seen: Mapping[str, int]
+    possibly: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def mark(self) -> str:
         """For the protocol of a score."""
-        return ", ".join(f"{count:,} of {self.images:,} images seen in {where}" for where, count in self.seen.items())
+        counts = [f"{count:,} of {self.images:,} images seen in {where}" for where, count in self.seen.items()]
+        counts += [f"{count:,} of {self.images:,} possibly seen in {where}" for where, count in self.possibly.items()]
+        return ", ".join(counts)
 
     def line(self) -> str:
         return f"{self.task} {self.split}: {self.mark}"
@@ -50,44 +44,73 @@ def find_leaks(
     training: Mapping[str, Collection[str]],
     evaluation: Mapping[tuple[str, str], Collection[str]],
     pretraining: Sequence[str] = (),
+    *,
+    identities: Identities = SPELLINGS,
+    lists: Mapping[Split, Collection[str]] | None = None,
 ) -> list[Leak]:
     """Every evaluation split that shares images with training.
 
     Args:
-        training: label of a task -> ids of its training images.
-        evaluation: (label, split) -> ids of its images.
-        pretraining: image ids that the weights were declared to have seen: patterns such as ``COCO_train2014_*``, and
-            single ids, of which there may be a hundred thousand.
+        training: label of a task -> ids of its training images, qualified.
+        evaluation: (label, split) -> ids of its images, qualified.
+        pretraining: what the weights were declared to have seen: rules such as ``COCO_train2014_*``, and single ids, of
+            which there may be a hundred thousand.
+        lists: keys of the images of splits that those rules name, where they can be read.
     """
-    trained = {f"training of {label}": {image_key(image) for image in ids} for label, ids in training.items()}
-    patterns, single = _told_apart(pretraining)
-    declared = re.compile("|".join(map(translate, patterns))) if patterns else None
-    seen_before = {image_key(image) for image in single}
+    trained = {f"training of {label}": set(map(identities.key, ids)) for label, ids in training.items()}
+    declared = Declared(pretraining)
     leaks = []
     for (task, split), ids in evaluation.items():
-        images = {image_key(image): image for image in ids}
+        images = {identities.key(image): image for image in ids}
         seen = {where: len(images.keys() & keys) for where, keys in trained.items()}
+        possibly: dict[str, int] = {}
         if pretraining:
-            seen[f"pre-training ({describe_declared(pretraining)})"] = sum(
-                key in seen_before or bool(declared and declared.match(image)) for key, image in images.items()
-            )
-        if found := {where: count for where, count in seen.items() if count}:
-            leaks.append(Leak(task, split, len(images), found))
+            before, where = declared.seen(images.values(), identities, lists or {}), f"pre-training ({declared})"
+            seen[where], possibly[where] = before.certainly, before.possibly
+        leak = Leak(task, split, len(images), _counted(seen), _counted(possibly))
+        if leak.seen or leak.possibly:
+            leaks.append(leak)
     return leaks
 
 
+def _counted(counts: Mapping[str, int]) -> dict[str, int]:
+    return {where: count for where, count in counts.items() if count}
+
+
+def meetings(
+    training: Mapping[str, Collection[str]],
+    evaluation: Mapping[tuple[str, str], Collection[str]],
+    pretraining: Sequence[str] = (),
+) -> dict[tuple[str, str], set[frozenset[str]]]:
+    """Pairs of collections that may share images without showing it in their ids, per evaluation split."""
+    trained = {name for ids in training.values() for name in collections_in(ids)}
+    declared = Declared(pretraining)
+    return {
+        place: {
+            frozenset((ours, theirs))
+            for ours in collections_in(ids)
+            for theirs in {*trained, *declared.collections_beside(ours)} - {ours}
+        }
+        for place, ids in evaluation.items()
+    }
+
+
+def collections_in(ids: Iterable[str]) -> set[str]:
+    return {name for name in map(collection_of, ids) if name is not None}
+
+
+def describe_pairs(pairs: Iterable[Collection[str]]) -> str:
+    """``COCO and Visual Genome, COCO and Flickr``: in the order of ``COLLECTIONS``."""
+    order = list(COLLECTIONS)
+    ranked = sorted(sorted(map(order.index, pair)) for pair in pairs)
+    return ", ".join(" and ".join(COLLECTIONS[order[number]] for number in pair) for pair in ranked)
+
+
 def describe_declared(pretraining: Sequence[str]) -> str:
-    """What weights were declared to have seen, in a few words: its patterns, and how many single images."""
-    patterns, single = _told_apart(pretraining)
-    return ", ".join([*patterns, *([f"{len(single):,} images by id"] if single else [])])
+    """What weights were declared to have seen, in a few words: its rules, and how many single images."""
+    return str(Declared(pretraining))
 
 
-def _told_apart(declared: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Patterns and single ids."""
-    patterns = [entry for entry in declared if _WILDCARD.search(entry)]
-    return patterns, [entry for entry in declared if not _WILDCARD.search(entry)]
-
-
-def evaluation_images(evaluation: Iterable[Collection[str]]) -> set[str]:
+def evaluation_images(evaluation: Iterable[Collection[str]], identities: Identities = SPELLINGS) -> set[str]:
     """Keys of all images of all evaluation splits: what a cleaned training set leaves out."""
-    return {image_key(image) for ids in evaluation for image in ids}
+    return {identities.key(image) for ids in evaluation for image in ids}

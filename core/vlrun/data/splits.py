@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from typing import Any
 
 from vlrun.config.base import TaskConfig
-from vlrun.errors import DataError
 from vlrun.data.coverage import Coverage, check_coverage
+from vlrun.data.identities import Identities, qualified
+from vlrun.errors import DataError
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Example
-from vlrun.data.leaks import image_key
 from vlrun.plugins.manager import Plugins
 
 
@@ -36,6 +36,7 @@ class JoinedSplits(Dataset[Any]):
 
     def image_ids(self) -> Iterable[str]:
         return chain.from_iterable(part.image_ids() for part in self.parts)
+
 
 def split_records(dataset: Dataset[Any]) -> list[dict[str, Any]]:
     """What ``data.json`` says of a split, or of each of several: number of examples, file, hash, what was left out."""
@@ -92,26 +93,39 @@ class TaskData:
     def name(self) -> str:
         return self.config.display_name
 
-    def train_images(self) -> Collection[str]:
-        """Canonical ids of the images that are trained on."""
+    def ids(self, split: str) -> Collection[str]:
+        """Distinct ids of the images of a split that say by themselves which collection they are of."""
+        return self._qualified(self.images[split])
+
+    def train_ids(self) -> Collection[str]:
+        """The same of the images that are trained on."""
         parts = [] if self.train is None else self.train.parts
         known = {id(dataset): self.images[name] for name, dataset in self.datasets.items()}
-        return {image for part in parts for image in known.get(id(part)) or part.image_ids()}
+        return self._qualified(image for part in parts for image in known.get(id(part)) or part.image_ids())
 
-    def without(self, keys: Collection[str]) -> TaskData:
+    def without(self, keys: Collection[str], identities: Identities) -> TaskData:
         """The same data without training examples with any image whose key is in ``keys``.
 
         Raises:
             DataError: nothing is left.
         """
         assert self.train is not None
-        left = JoinedSplits([_without(part, keys) for part in self.train.parts])
+        collection = self.config.dataset.image_collection
+
+        def is_unwanted(image: str) -> bool:
+            return identities.key(qualified(image, collection)) in keys
+
+        left = JoinedSplits([_without(part, is_unwanted) for part in self.train.parts])
         if not len(left):
             raise DataError(
                 f"task '{self.name}': every training image is also an image of an evaluation split, so "
                 "train.remove_evaluation_images leaves nothing to train on"
             )
         return replace(self, train=left)
+
+    def _qualified(self, image_ids: Iterable[str]) -> Collection[str]:
+        collection = self.config.dataset.image_collection
+        return {qualified(image, collection) for image in image_ids}
 
 
 def read_task_data(
@@ -157,12 +171,8 @@ def _with_features(dataset: Dataset[Any], missing: Collection[str]) -> Dataset[A
     return dataset if len(kept) == len(dataset) else Selection(dataset, kept, "their images have no features")
 
 
-def _without(dataset: Dataset[Any], keys: Collection[str]) -> Dataset[Any]:
-    kept = [
-        index
-        for index, example in enumerate(dataset)
-        if not any(image_key(image) in keys for image in example.image_ids)
-    ]
+def _without(dataset: Dataset[Any], is_unwanted: Callable[[str], bool]) -> Dataset[Any]:
+    kept = [index for index, example in enumerate(dataset) if not any(map(is_unwanted, example.image_ids))]
     if len(kept) == len(dataset):
         return dataset
     return Selection(dataset, kept, "their images are in an evaluation split")

@@ -13,7 +13,9 @@ import torch
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
 from vlrun.data.coverage import Coverage
-from vlrun.data.leaks import Leak, evaluation_images, find_leaks
+from vlrun.data.identities import Identities
+from vlrun.data.image_check import ImageCheck, check_images
+from vlrun.data.leaks import SPELLINGS
 from vlrun.data.loading import BatchMaker, TrainingPlan, default_workers, shown_regions
 from vlrun.data.splits import TaskData, read_task_data
 from vlrun.engine.checkpoints import Checkpoint
@@ -90,6 +92,7 @@ class Run:
 
     Attributes:
         data_notes: leaks, and what was left out because of them, for the header.
+        identities: the table by which images were compared.
         step: optimiser steps done, those of paused tasks included.
     """
 
@@ -102,6 +105,7 @@ class Run:
     weights: LoadReport | None
     workers: int
     data_notes: Sequence[str] = ()
+    identities: Identities = SPELLINGS
     step: int = 0
 
     @property
@@ -178,11 +182,11 @@ def assemble(
         report = load_weights(backbone, experiment.backbone.weights, heads=slots)
     if experiment.backbone.weights is not None or train:
         _check_matching_heads(experiment, tasks, backbone, report)
-    data, notes = _clean(data) if experiment.train.remove_evaluation_images else (data, [])
-    leaks = _leaks(data, report)
+    seen_before = report.metadata.get("pretraining_sets", []) if report is not None else []
+    check = check_images(experiment, data, seen_before, plugins)
     runs = [
-        _task_run(experiment, own, task, backbone, plugins, ranks, _marks(own, leaks, known_marks.get(own.name, {})))
-        for own, task in zip(data, tasks, strict=True)
+        _task_run(experiment, own, task, backbone, plugins, ranks, _marks(own, check, known_marks.get(own.name, {})))
+        for own, task in zip(check.data, tasks, strict=True)
     ]
     if train and experiment.train.epochs:
         _check_first_splits(runs, experiment.train.final_checkpoint)
@@ -190,8 +194,9 @@ def assemble(
     workers = experiment.train.workers
     if workers is None:
         workers = default_workers(ranks.device)
-    notes += [f"leak: {leak.line()}" for leak in leaks]
-    return Run(experiment, ranks, folder, reporters, model, runs, report, workers, notes)
+    return Run(
+        experiment, ranks, folder, reporters, model, runs, report, workers, check.notes, identities=check.identities
+    )
 
 
 def _check_matching_heads(
@@ -225,28 +230,6 @@ def _task_data(
     store = stores.setdefault(str(config.dataset.features), RegionFeatureStore(config.dataset.features))
     train_splits = config.dataset.train if train and experiment.train.epochs else []
     return read_task_data(config, train_splits, store, plugins)
-
-
-def _clean(data: Sequence[TaskData]) -> tuple[list[TaskData], list[str]]:
-    """The data without the images of all evaluation splits in any training, and how many examples that costs."""
-    unwanted = evaluation_images(own.images[split] for own in data for split in own.config.dataset.evaluate)
-    cleaned, notes = [], []
-    for own in data:
-        rest = own if own.train is None else own.without(unwanted)
-        cleaned.append(rest)
-        if own.train is not None and rest.train is not None:
-            before, left = len(own.train), len(rest.train)
-            notes.append(f"cleaned: {own.name}: {before - left:,} of {before:,} training examples left out")
-    return cleaned, notes
-
-
-def _leaks(data: Sequence[TaskData], weights: LoadReport | None) -> list[Leak]:
-    declared = weights.metadata.get("pretraining_sets", []) if weights is not None else []
-    training = {of_task.name: of_task.train_images() for of_task in data if of_task.train is not None}
-    evaluation = {
-        (of_task.name, split): of_task.images[split] for of_task in data for split in of_task.config.dataset.evaluate
-    }
-    return find_leaks(training, evaluation, declared)
 
 
 def _task_run(
@@ -291,13 +274,16 @@ def _task_run(
     )
 
 
-def _marks(
-    data: TaskData, leaks: Sequence[Leak], known: Mapping[str, Mapping[str, str]]
-) -> dict[str, Mapping[str, str]]:
-    """What the scores of each split must say: what is known of it already, leaks, and hidden images."""
-    own = {leak.split: {"leak": leak.mark} for leak in leaks if leak.task == data.name}
+def _marks(data: TaskData, check: ImageCheck, known: Mapping[str, Mapping[str, str]]) -> dict[str, Mapping[str, str]]:
+    """What the scores of each split must say: what images it shares, and hidden images.
+
+    What is known already goes before what was found now: training has compared its own images too.
+    """
     hidden = {"images": "hidden"} if data.config.dataset.hide_images else {}
-    return {split: {**known.get(split, {}), **own.get(split, {}), **hidden} for split in data.config.dataset.evaluate}
+    return {
+        split: {**check.marks[data.name, split], **known.get(split, {}), **hidden}
+        for split in data.config.dataset.evaluate
+    }
 
 
 def _plan(experiment: Experiment, data: TaskData, ranks: Ranks) -> TrainingPlan:

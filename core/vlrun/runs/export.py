@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
-from vlrun.data.leaks import evaluation_images, image_key
+from vlrun.data.identities import qualified
+from vlrun.data.image_check import recorded_identities
+from vlrun.data.leaks import evaluation_images
 from vlrun.engine.checkpoints import MODEL, Checkpoints
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weight_files import ImportReport, check_suffix, read_imported, write_imported
@@ -102,16 +104,17 @@ def _inherited(experiment: Experiment) -> list[str]:
 
 
 def _trained_on(folder: RunFolder, experiment: Experiment, plugins: Plugins) -> list[str]:
-    """Ids of all training images, sorted."""
+    """Ids of all training images, qualified and sorted."""
     trained = {image for task in experiment.tasks for image in _images_of(task, folder, plugins)}
     if experiment.train.remove_evaluation_images:
-        datasets = [
-            plugins.find("dataset", task.dataset.name).build(task.dataset, split)
+        identities = recorded_identities(experiment, folder.read_data().get("image_identities"))
+        evaluated = [
+            _qualified(plugins.find("dataset", task.dataset.name).build(task.dataset, split).image_ids(), task)
             for task in experiment.tasks
             for split in task.dataset.evaluate
         ]
-        left_out = evaluation_images(dataset.image_ids() for dataset in datasets)
-        trained = {image for image in trained if image_key(image) not in left_out}
+        left_out = evaluation_images(evaluated, identities)
+        trained = {image for image in trained if identities.key(image) not in left_out}
     return sorted(trained)
 
 
@@ -133,8 +136,13 @@ def _images_of(task: TaskConfig, folder: RunFolder, plugins: Plugins) -> set[str
             [f"the training annotations of '{task.display_name}' are not those that the run was trained on:", *changed]
         )
     if config.limit is None:
-        return {image for part in parts for image in part.image_ids()}
-    return {image for part in parts for index in range(min(config.limit, len(part))) for image in part[index].image_ids}
+        return _qualified((image for part in parts for image in part.image_ids()), task)
+    first = ((part, index) for part in parts for index in range(min(config.limit, len(part))))
+    return _qualified((image for part, index in first for image in part[index].image_ids), task)
+
+
+def _qualified(image_ids: Iterable[str], task: TaskConfig) -> set[str]:
+    return {qualified(image, task.dataset.image_collection) for image in image_ids}
 
 
 def _recorded(folder: RunFolder, task: TaskConfig) -> dict[str, Mapping[str, Any]]:

@@ -128,6 +128,8 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
         }
         for task_run in run.tasks
     }
+    if run.identities.path is not None:
+        data["image_identities"] = {"path": str(run.identities.path), "sha256": run.identities.sha256}
     if run.weights is not None:
         data["weights"] = {"path": str(run.experiment.backbone.weights), "report": run.weights.lines()}
     if is_new:

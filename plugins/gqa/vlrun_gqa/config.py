@@ -17,6 +17,7 @@ class GqaAccuracyConfig(MetricConfig):
 class GqaDatasetConfig(DatasetConfig):
     """GQA: train, valid, testdev, test, challenge (balanced), the same with _all, and submission (the server's)."""
 
+    image_collection = "visual-genome"
     known_splits = SPLITS
 
     def annotations_remedy(self) -> list[str]:

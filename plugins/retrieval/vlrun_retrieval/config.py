@@ -194,6 +194,7 @@ class Flickr30kConfig(KarpathyConfig):
     """Flickr30k with Karpathy's splits: train, val, test. Those of Flickr30k Entities are others."""
 
     collection = FLICKR30K
+    image_collection = "flickr"
     known_splits = tuple(FLICKR30K.images)
 
     def features_remedy(self) -> list[str]:

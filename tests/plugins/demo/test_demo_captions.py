@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vlrun.blocks.wordpiece import WordPiece
-from vlrun.data.leaks import image_key
+from vlrun.data.identities import image_key
 from vlrun.plugins.manager import create_plugins
 from vlrun_demo.captions import Caption, captions
 from vlrun_demo.language import COLOUR_WORDS, NOUNS, all_words, cleaned, plural_of

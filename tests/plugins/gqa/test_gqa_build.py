@@ -12,8 +12,8 @@ import pytest
 from vlrun import DataError
 from vlrun.blocks.answers import read_answers
 from vlrun.data.annotations import AnnotationFile, validate_annotations
-from vlrun_gqa.build import build_lxmert, build_official
 from vlrun.data.json_stream import list_items, object_items
+from vlrun_gqa.build import build_lxmert, build_official
 from vlrun_gqa.plugin import vlrun_datasets
 from vlrun_gqa.records import GqaQuestion
 
