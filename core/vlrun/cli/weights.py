@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlrun.errors import PluginError
+from vlrun.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
     from vlrun.engine.weight_files import ImportReport
@@ -23,12 +23,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     importing.add_argument(
         "--vocabulary", type=Path, metavar="FILE", help="vocabulary the weights were trained with, checked when loading"
     )
-    importing.add_argument(
+    seen = importing.add_mutually_exclusive_group()
+    seen.add_argument(
         "--pretrained-on",
         nargs="+",
         default=[],
         metavar="IDS",
-        help="image ids that the weights have seen, as patterns such as 'COCO_train2014_*', to report leaks",
+        help="images that the weights have seen beside those that FORMAT is known for, to report leaks: patterns of "
+        "ids such as 'COCO_val2014_*' or 'visual-genome:*', 'possibly PATTERN', 'PATTERN except PATTERN' or "
+        "'PATTERN except DATASET/SPLIT'",
+    )
+    seen.add_argument(
+        "--pretrained-on-only",
+        nargs="*",
+        metavar="IDS",
+        help="the same, instead of those that FORMAT is known for; none at all if no IDS follow",
     )
     importing.add_argument(
         "--answers", type=Path, metavar="FILE", help="answer list that the file's answer head was trained with"
@@ -62,14 +71,18 @@ def _import(arguments: argparse.Namespace) -> int:
 
     from vlrun.blocks.answers import read_answers
     from vlrun.blocks.wordpiece import WordPiece
+    from vlrun.data.declared import unreadable
     from vlrun.engine.weight_files import import_weights
 
+    given = arguments.pretrained_on if arguments.pretrained_on_only is None else arguments.pretrained_on_only
+    if bad := unreadable(given):
+        raise UsageError(f"'{bad[0]}' says nothing about images; write PATTERN, or 'PATTERN except PATTERN'")
     report = import_weights(
         arguments.file,
         arguments.out,
         weight_format,
         vocabulary_hash=WordPiece(arguments.vocabulary).hash if arguments.vocabulary else None,
-        pretraining_sets=arguments.pretrained_on,
+        pretraining_sets=given if arguments.pretrained_on_only is not None else [*weight_format.seen, *given],
         heads={"answer_head": {"answers": list(read_answers(arguments.answers))}} if arguments.answers else {},
     )
     _print(report)
@@ -94,6 +107,7 @@ def _print(report: ImportReport) -> None:
         print(f"{module}: {count} tensors")
     for entry in report.left_behind:
         print(f"left behind: {entry}")
+    print(f"seen in pre-training: {report.seen or 'no images that are known of'}")
     print(f"wrote {report.out} ({report.parameters:,} parameters) and {report.manifest}")
 
 

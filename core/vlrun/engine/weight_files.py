@@ -41,6 +41,7 @@ class ImportReport:
         modules: tensors per module.
         parameters: number of values.
         left_behind: top-level entries of the source that did not come over, or not wholly, with counts of tensors.
+        seen: the images that the weights have seen, in a few words.
     """
 
     out: Path
@@ -48,6 +49,7 @@ class ImportReport:
     modules: Mapping[str, int]
     parameters: int
     left_behind: tuple[str, ...]
+    seen: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def import_weights(
     weight_format: WeightFormat,
     *,
     vocabulary_hash: str | None = None,
-    pretraining_sets: Sequence[str] = (),
+    pretraining_sets: Sequence[str] | None = None,
     heads: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> ImportReport:
     """Converts a foreign checkpoint into ``out`` (.safetensors) and its manifest (.json), both written atomically.
@@ -115,8 +117,8 @@ def import_weights(
     Args:
         source: the authors' file: what ``torch.save`` wrote, or .safetensors.
         vocabulary_hash: of the vocabulary that the weights were trained with; compared whenever they are loaded.
-        pretraining_sets: image ids that the weights have seen, as patterns such as ``COCO_train2014_*``; compared with
-            the evaluation splits of every run that starts from them.
+        pretraining_sets: images that the weights have seen, as ``vlrun.data.declared`` writes it; compared with the
+            evaluation splits of every run that starts from them. None takes what the format says of all such files.
         heads: what the numbers of a head in ``source`` mean, by its neutral name, as ``Task.head_meaning`` says it.
 
     Raises:
@@ -136,7 +138,7 @@ def import_weights(
         "source": source.name,
         "source_sha256": sha256_of(source),
         "vocabulary_hash": vocabulary_hash,
-        "pretraining_sets": list(pretraining_sets),
+        "pretraining_sets": list(weight_format.seen if pretraining_sets is None else pretraining_sets),
         "partial": weight_format.partial,
         "heads": {name: dict(meaning) for name, meaning in (heads or {}).items()},
     }
@@ -173,7 +175,8 @@ def write_imported(
             "left_behind": list(left_behind),
         },
     )
-    return ImportReport(out, manifest, modules, parameters, tuple(left_behind))
+    seen = describe_declared(metadata.get("pretraining_sets", []))
+    return ImportReport(out, manifest, modules, parameters, tuple(left_behind), seen)
 
 
 def check_suffix(out: Path) -> None:

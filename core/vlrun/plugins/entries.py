@@ -198,6 +198,8 @@ class WeightFormat(Declaration):
         translator: path of ``(content of the file) -> {our key: tensor}``; pure, raises CheckpointError.
         partial: whether such a file fills only a part of the backbone by design, as BERT's does. Loading then demands
             that all of the file is used, instead of that nearly all of the backbone is filled.
+        seen: the images that such weights are known to have seen, as ``vlrun.data.declared`` writes it, such as
+            ``"COCO_train2014_*"``; recorded with every import, for the leak check.
     """
 
     paths = ("translator",)
@@ -207,6 +209,12 @@ class WeightFormat(Declaration):
     summary: str
     translator: str
     partial: bool = False
+    seen: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.seen, str):
+            raise ValueError(f"seen={self.seen!r} is one text; write a tuple, ({self.seen!r},)")
 
     def translate(self, content: dict[str, Any]) -> dict[str, Any]:
         """Our names of the tensors of a file, each with its tensor."""

@@ -24,6 +24,14 @@ def vlrun_backbones() -> list[Entry]:
     ]
 
 
+# run/lxmert_pretrain.bash of the authors: --train mscoco_train,mscoco_nominival,vgnococo --valid mscoco_minival.
+# minival is 5,000 images of val2014, listed by LXMERT's VQA split of that name; vgnococo is Visual Genome without COCO
+SEEN_BY_LXMERT = ("COCO_train2014_*", "COCO_val2014_* except vqav2/minival", "visual-genome:* except COCO_*")
+
+# LXMERT-S was trained on 11.76 % of LXMERT's pairs (Liu et al. 2021); on which ones is not published
+SEEN_BY_LXMERT_S = tuple(f"possibly {images}" for images in SEEN_BY_LXMERT)
+
+
 @hookimpl
 def vlrun_weight_formats() -> list[WeightFormat]:
     """The authors' files, Hugging Face's and BERT's."""
@@ -33,18 +41,21 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             backbone="lxmert-s",
             summary="the authors' files, pre-trained or fine-tuned",
             translator="vlrun_lxmert_s.checkpoint:translate_lxmert_s",
+            seen=SEEN_BY_LXMERT_S,
         ),
         WeightFormat(
             name="lxmert",
             backbone="lxmert",
             summary="the authors' files, pre-trained or fine-tuned",
             translator="vlrun_lxmert_s.checkpoint:translate_lxmert",
+            seen=SEEN_BY_LXMERT,
         ),
         WeightFormat(
             name="hf-lxmert",
             backbone="lxmert",
             summary="LXMERT of Hugging Face transformers, any class",
             translator="vlrun_lxmert_s.checkpoint:translate_hf_lxmert",
+            seen=SEEN_BY_LXMERT,
         ),
         WeightFormat(
             name="bert-lxmert-s",

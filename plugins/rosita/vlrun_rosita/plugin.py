@@ -18,6 +18,17 @@ def vlrun_backbones() -> list[Entry]:
     ]
 
 
+# configs/train-pt.yaml of the authors: pt-coco, pt-conceptual, pt-sbu and pt-vg, split train of each. Which images
+# these splits hold is in annotation files that no repository has
+SEEN = (
+    "possibly COCO_train2014_*",
+    "possibly COCO_val2014_*",
+    "possibly visual-genome:*",
+    "possibly sbu:*",
+    "possibly conceptual-captions:*",
+)
+
+
 @hookimpl
 def vlrun_weight_formats() -> list[WeightFormat]:
     """The authors' files."""
@@ -27,5 +38,6 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             backbone="rosita",
             summary="the authors' .pkl files, pre-trained or fine-tuned",
             translator="vlrun_rosita.checkpoint:translate",
+            seen=SEEN,
         )
     ]

@@ -25,7 +25,8 @@ from safetensors.torch import load_file
 from vlrun import CheckpointError
 from vlrun.blocks.heads import PooledClassifier
 from vlrun.cli import main
-from vlrun.engine.weight_files import import_weights
+from vlrun.data.leaks import find_leaks
+from vlrun.engine.weight_files import import_weights, read_imported
 from vlrun.engine.weights import HeadSlot, load_weights
 from vlrun_lxmert_s import checkpoint
 from vlrun_lxmert_s.checkpoint import translate_bert, translate_lxmert, translate_lxmert_s
@@ -359,3 +360,26 @@ def test_integers_are_no_weights(make_network: MakeNetwork) -> None:
     content = {**authors_state(make_network("lxmert")), "bert.embeddings.position_ids": torch.arange(12)}
 
     assert "embeddings.position_ids" not in translate_lxmert(content)
+
+
+@both
+def test_an_import_records_the_images_that_the_weights_have_seen(
+    make_network: MakeNetwork, tmp_path: Path, name: str
+) -> None:
+    """LXMERT's for certain but for minival, where nobody lists it; LXMERT-S saw an unknown part of the same."""
+    path = imported(authors_state(make_network(name)), tmp_path, FORMATS[name])
+    declared = read_imported(path, header_only=True)[1]["pretraining_sets"]
+    images = [f"COCO_{part}_{number:012d}" for number, part in enumerate(("train2014", "val2014", "test2015"), 1)]
+
+    (leak,) = find_leaks({}, {("vqa", "val"): images}, declared, lists={("vqav2", "minival"): {"coco:9"}})
+    counts = (list(leak.seen.values()), list(leak.possibly.values()))
+    assert counts == (([2], []) if name == "lxmert" else ([], [2]))
+    (leak,) = find_leaks({}, {("vqa", "val"): images}, declared)
+    counts = (list(leak.seen.values()), list(leak.possibly.values()))
+    assert counts == (([1], [1]) if name == "lxmert" else ([], [2]))
+    lists = {("vqav2", "minival"): {"coco:2"}}
+    assert find_leaks({}, {("vqa", "minival"): images[1:]}, declared, lists=lists) == []
+
+
+def test_bert_has_seen_no_image() -> None:
+    assert [FORMATS[name].seen for name in ("bert-lxmert", "bert-lxmert-s")] == [(), ()]

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from vlrun import CheckpointError
 from vlrun.cli import main
-from vlrun.engine.weight_files import import_weights
+from vlrun.data.leaks import find_leaks
+from vlrun.engine.weight_files import import_weights, read_imported
 from vlrun.engine.weights import load_weights
 from vlrun_rosita.checkpoint import HEADS, MATCHING_HEAD, TRUNK, translate
 from vlrun_rosita.model import Rosita
@@ -166,3 +167,12 @@ def test_the_command_imports_and_inspects(
     assert "formats that read it: rosita" in printed
     assert "left behind: net_optim (1 of 1 tensors)" in printed
     assert load_weights(rosita, out).metadata["vocabulary_hash"] == rosita.vocabulary_hash
+
+
+def test_an_import_records_the_images_that_rosita_may_have_seen(make_rosita: MakeRosita, tmp_path: Path) -> None:
+    torch.save(authors_layout(make_rosita()), tmp_path / "rosita.pkl")
+    import_weights(tmp_path / "rosita.pkl", tmp_path / "rosita.safetensors", ROSITA)
+    declared = read_imported(tmp_path / "rosita.safetensors", header_only=True)[1]["pretraining_sets"]
+    coco = [f"COCO_{part}_{number:012d}" for number, part in enumerate(("train2014", "val2014", "test2015"), 1)]
+    (leak,) = find_leaks({}, {("vqa", "minival"): [*coco, "visual-genome:7", "dev-1-0-img0"]}, declared)
+    assert (dict(leak.seen), list(leak.possibly.values())) == ({}, [3])
