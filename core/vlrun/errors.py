@@ -90,6 +90,10 @@ class DistributedError(RunnerError):
     exit_status = 9
 
 
+class LostRankError(DistributedError):
+    """Another process is gone or does not answer, so nothing can be agreed any more."""
+
+
 class FailedElsewhereError(RunnerError):
     """Another rank met a bug, whose traceback it shows; this one ends with it."""
 

@@ -64,7 +64,7 @@ def test_an_error_of_the_main_rank_reaches_all_and_is_shown_once(tmp_path: Path)
 def test_an_error_that_all_ranks_raise_is_shown_once(tmp_path: Path) -> None:
     def body(ranks: Ranks) -> bool:
         try:
-            with ranks.shown_once():
+            with ranks.together():
                 raise DataError("no features")
         except DataError as error:
             return error.is_shown_elsewhere

@@ -12,10 +12,11 @@ import torch
 from toy_runs import experiment, ranks_run
 
 from vlrun.data.loading import batch_loader
-from vlrun.engine import steps
+from vlrun.engine import evaluation, steps
 from vlrun.engine.checkpoints import Checkpoints, EvaluationHistory
+from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import RunFolder
-from vlrun.errors import DistributedError
+from vlrun.errors import DataError, DistributedError
 from vlrun.plugins.manager import Plugins
 from vlrun.runs import run as runs
 from vlrun.runs.run import run_experiment
@@ -63,6 +64,49 @@ def test_memory_that_is_short_on_one_process_is_explained_and_ends_all(
     explained = "ConfigError: train.batch_size 6: a step does not fit into the memory of the GPU"
     assert str(caught.value).count(f"vlrun.errors.{explained}") == 2
     assert "DistributedError" not in str(caught.value)
+
+
+def test_an_evaluation_that_fails_on_one_process_ends_all_with_the_reason(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = evaluation.predict_batch
+
+    def broken(*arguments: Any) -> Any:
+        if torch.distributed.get_rank() == 1:
+            raise DataError("no such image")
+        return predict(*arguments)
+
+    monkeypatch.setattr(evaluation, "predict_batch", broken)
+    with pytest.raises(AssertionError) as caught:
+        ranks_run(world, plugins, 2, "train.epochs=1", "train.evaluate_batch_size=4")
+    assert str(caught.value).count("vlrun.errors.DataError: no such image") == 2
+    assert "does not answer" not in str(caught.value)
+
+
+def test_a_trace_may_take_longer_to_write_than_the_others_wait(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside: list[str] = []
+    from_main = Ranks.from_main
+
+    def watched(ranks: Ranks, compute: Any) -> Any:
+        inside.append("waiting")
+        try:
+            return from_main(ranks, compute)
+        finally:
+            inside.pop()
+
+    class Trace:
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *_: object) -> None:
+            closed.append(bool(inside))
+
+    closed: list[bool] = []
+    monkeypatch.setattr(Ranks, "from_main", watched)
+    monkeypatch.setattr(runs, "_profiled", lambda *_: Trace())
+    run_experiment(experiment(world, plugins, "train.epochs=1"), plugins=plugins)
+    assert closed == [True]
 
 
 class Deadly:

@@ -173,10 +173,11 @@ def predict_examples(run: Run, task_run: TaskRun, split: str, stop: StopRequest)
     try:
         for number in range(mine.rounds):
             leave_if_asked(run.ranks, stop)
-            if number < len(mine):
-                batch = next(loader)
-                positions = [position for _, position in mine[number]]
-                predicted += zip(positions, predict_batch(run, task_run, batch), strict=True)
+            with run.ranks.together():
+                if number < len(mine):
+                    batch = next(loader)
+                    positions = [position for _, position in mine[number]]
+                    predicted += zip(positions, predict_batch(run, task_run, batch), strict=True)
             if run.ranks.is_main:
                 run.reporters.progress(f"evaluating {split}", number + 1, mine.rounds)
     finally:

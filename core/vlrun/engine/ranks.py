@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vlrun.errors import DistributedError, FailedElsewhereError, RunnerError
+from vlrun.errors import DistributedError, FailedElsewhereError, LostRankError, RunnerError
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ class Ranks:
                 value = compute()
             message = pickle.dumps((value, None))
         except BaseException as error:
-            with suppress(DistributedError):  # if nobody is left to be told, the error itself still counts
+            with suppress(LostRankError):  # if nobody is left to be told, the error itself still counts
                 self._broadcast(pickle.dumps((None, _for_others(error))))
             raise
         self._broadcast(message)
@@ -134,15 +134,16 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Around what each rank does by itself, without the others: an error on any is raised on all, and shown once.
+        """Around what the ranks do side by side: an error on any of them is raised on all, and shown once.
 
-        Else a rank that fails alone leaves the others waiting for it.
+        Else a rank that fails alone leaves the others waiting for it. Inside, they must not talk to each other, unless
+        what goes wrong there goes wrong on all.
         """
         failure: Exception | None = None
         try:
             yield
-        except DistributedError:
-            raise  # there may be nobody to tell
+        except LostRankError:
+            raise  # there is nobody to tell
         except Exception as error:
             if self.world_size == 1:
                 raise
@@ -155,15 +156,6 @@ class Ranks:
         if isinstance(raised, RunnerError):
             raised.is_shown_elsewhere = self.rank != rank
         raise raised
-
-    @contextmanager
-    def shown_once(self) -> Iterator[None]:
-        """Around what all ranks have agreed to raise: the main rank shows it."""
-        try:
-            yield
-        except RunnerError as error:
-            error.is_shown_elsewhere = not self.is_main
-            raise
 
     def _broadcast(self, message: bytes | None) -> bytes | None:
         """The main rank's message, on every rank."""
@@ -181,7 +173,7 @@ class Ranks:
             try:
                 while not done.wait(self.beat_seconds):
                     self._broadcast(None)
-            except DistributedError:
+            except LostRankError:
                 return  # the answer will meet the same and say so
 
         thread = threading.Thread(target=beat, name="still-at-work", daemon=True)
@@ -284,7 +276,7 @@ def lost_ranks_named(world_size: int) -> Iterator[None]:
     """Turns torch's words for a rank that is gone or hangs into ours, wherever they come up.
 
     Raises:
-        DistributedError: a connection was lost or timed out; any other error is a bug and stays what it is.
+        LostRankError: a connection was lost or timed out; any other error is a bug and stays what it is.
     """
     try:
         yield
@@ -305,9 +297,9 @@ def _loss_named() -> Iterator[None]:
         raise
 
 
-def _lost(error: RuntimeError) -> DistributedError:
+def _lost(error: RuntimeError) -> LostRankError:
     reason = str(error).splitlines()[0].rpartition("] ")[2].partition(". This is typically")[0]
-    return DistributedError(
+    return LostRankError(
         f"another process is gone or does not answer ({reason}); the others were stopped. --resume continues from "
         "the last checkpoint, train.distributed_timeout sets how long to wait"
     )

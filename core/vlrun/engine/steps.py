@@ -74,7 +74,7 @@ def check_finite(trainer: Trainer) -> None:
     blamed = record.ids if wrong or losses_are_finite else []
     ids = list(dict.fromkeys(ranks.gather(list(blamed))))
     said = list(dict.fromkeys(ranks.gather([f"{name} = {value}" for name, value in wrong.items()])))
-    with ranks.shown_once():
+    with ranks.together():
         raise NonFiniteLossError(_explanation(record, said or [f"gradient norm = {norm}"], ids))
 
 

@@ -48,8 +48,8 @@ class RanksView(Protocol):
         """Computes on the main process and tells the others, errors too; however long it takes, they wait."""
         ...
 
-    def shown_once(self) -> AbstractContextManager[None]:
-        """Around what every process does in the same way: an error in it is shown once."""
+    def together(self) -> AbstractContextManager[None]:
+        """Around what the processes do side by side, without talking: an error on any is raised on all, shown once."""
         ...
 
     def barrier(self) -> None:

@@ -107,10 +107,11 @@ def _train_and_evaluate(run: Run, plugins: Plugins, stop: StopRequest, is_new: b
     if continued:
         run.reporters.note(f"continuing after step {run.step}")
     if trainer is not None:
-        with run.ranks.shown_once():
+        with run.ranks.together():
             check_first_batch(trainer)
-        with _profiled(run, profile, trainer.total_steps - run.step) as profiler:
-            train(trainer, profiler)
+        with ExitStack() as profiling:
+            train(trainer, profiling.enter_context(_profiled(run, profile, trainer.total_steps - run.step)))
+            run.ranks.from_main(profiling.close)  # writing a trace takes long
     return _final_results(run, trainer, stop)
 
 
@@ -198,7 +199,7 @@ def _recorded(
     except StoppedOnRequest as stopped:
         message = str(stopped)
         ranks.from_main(lambda: end("stopped", message))  # all stop together, and wait for the report
-        with ranks.shown_once():
+        with ranks.together():
             raise
     except RunnerError as error:
         if ranks.is_main:  # others may be gone

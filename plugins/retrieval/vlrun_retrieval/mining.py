@@ -64,7 +64,7 @@ def negatives_of_epoch(task: MatchingTask, run: RunView, pool: CandidatePool, pl
     if not ranks.from_main(lambda: path.is_file() and read_facts(path) == facts):
         found = mine_negatives(task, run, pool, plan)
         ranks.from_main(lambda: write_negatives(path, pool, found, facts))
-    with ranks.shown_once():
+    with ranks.together():
         return read_negatives(path, pool)
 
 
@@ -165,7 +165,9 @@ def _mine_kind(
     share = work()
     while True:  # ranks have more or fewer batches; all look around after each of them
         run.leave_if_asked("mining")
-        (scored,) = ranks.sum_counts([float(next(share, 0))])
+        with ranks.together():
+            own = next(share, 0)
+        (scored,) = ranks.sum_counts([float(own)])
         if not scored:
             break
         done += int(scored)

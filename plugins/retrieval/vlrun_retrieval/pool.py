@@ -84,7 +84,7 @@ def score_pool(evaluation: PoolEvaluation, run: RunView) -> list[Prediction]:
     predictions: list[Prediction] = []
     with scorer.at_work():
         texts = scorer.encoded(pool.texts, pool.image_ids[0])
-        with ranks.shown_once():
+        with ranks.together():
             _check_sample(evaluation, scorer, texts)
         plan = _plan(evaluation, run, scorer, texts)
         name = f"{run.name}_{evaluation.split}{'' if evaluation.is_whole else '.between-epochs'}.npy"
@@ -96,8 +96,8 @@ def score_pool(evaluation: PoolEvaluation, run: RunView) -> list[Prediction]:
             _fill(work, run, evaluation.split, pending)
             ranks.barrier()
             ranks.from_main(lambda: predictions.extend(pool_predictions(work.scores, pool, evaluation.protocols)))
-            if ranks.is_main and not evaluation.is_whole:
-                matrix.delete()
+            if not evaluation.is_whole:
+                ranks.from_main(matrix.delete)
     return predictions
 
 
@@ -151,7 +151,7 @@ def _plan(evaluation: PoolEvaluation, run: RunView, scorer: PairScorer, texts: E
     needed = needed_texts(pool, evaluation.protocols)
     first_stage, spread = None, 1
     if rerank is not None:
-        with run.ranks.shown_once():
+        with run.ranks.together():
             first_stage = read_first_stage(rerank.scores, pool.image_ids, pool.text_ids)
         # few pairs of a tile are scored, so it spans more of them
         spread = max(1, num_images * len(pool.texts) // (rerank.candidates * (num_images + len(pool.texts))))
@@ -249,8 +249,9 @@ def _fill(work: _PoolWork, run: RunView, split: str, pending: Rows) -> None:
     started = flushed = time.monotonic()
     for start in range(0, len(pending), ranks.world_size):
         run.leave_if_asked("an evaluation")
-        if start + ranks.rank < len(pending):
-            next(mine)
+        with ranks.together():
+            if start + ranks.rank < len(pending):
+                next(mine)
         if time.monotonic() - flushed > _FLUSH_SECONDS:
             work.scores.flush()  # type: ignore[attr-defined]  # it is a memmap
             flushed = time.monotonic()
