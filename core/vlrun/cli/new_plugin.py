@@ -79,6 +79,8 @@ from {package}.config import {title}Config
 class {title}(Backbone):
     """Say which paper it is from."""
 
+    optional_weights = ("match",)  # a file of weights may come from a run that had no use for the matching head
+
     def __init__(self, hidden_size: int, region_feature_size: int) -> None:
         super().__init__()
         self.hidden_size = hidden_size

@@ -37,6 +37,8 @@ class HashedWords:
 class BagOfWords(Backbone):
     """P pairs, L words, R regions, H hidden size."""
 
+    optional_weights = ("match",)  # a file of weights may come from a run that had no use for the matching head
+
     def __init__(self, hidden_size: int, region_feature_size: int) -> None:
         super().__init__()
         self.hidden_size = hidden_size
