@@ -41,6 +41,7 @@ PUBLIC = (
     "vlrun.blocks.wordpiece",
     "vlrun.cli.arguments",
     "vlrun.data.annotations",
+    "vlrun.data.json_stream",
     "vlrun.data.splits",
     "vlrun.data.submissions",
     "vlrun.files",

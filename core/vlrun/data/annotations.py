@@ -11,7 +11,7 @@ import mmap
 import os
 import pickle
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
