@@ -51,7 +51,8 @@ class Identities:
     """
 
     def __init__(self, groups: Iterable[Sequence[str]] = (), path: Path | None = None, sha256: str = "") -> None:
-        """
+        """Looks images up by any of their names.
+
         Args:
             groups: the names of one image each; no name is in two of them.
         """
