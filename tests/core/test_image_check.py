@@ -18,12 +18,13 @@ from collections_world import (
     with_table,
     written,
 )
+from toy_runs import stop_after
 
 from vlrun.data.identities import read_identities, write_identities
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weight_files import read_imported
-from vlrun.errors import DataError
+from vlrun.errors import DataError, StoppedOnRequest
 from vlrun.interfaces.reporter import Reporters
 from vlrun.plugins.manager import Plugins
 from vlrun.runs.again import evaluate_run
@@ -90,6 +91,23 @@ def test_cleaning_goes_across_three_collections(folder: Path, plugins: Plugins) 
     assert left_out() == shown.count(7) + shown.count(1) + shown.count(2)
 
 
+def test_a_cleaned_run_goes_on_with_the_table_it_was_started_with(
+    folder: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["train.remove_evaluation_images=true", "train.batch_size=1", "tasks.0.dataset.evaluate=[test]"]
+    tasks = {"genome": "train", "photos": "test"}
+    loaded = experiment(folder, plugins, tasks, *options, "tasks.1.dataset.limit=2")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(StoppedOnRequest):
+            run_experiment(loaded, plugins=plugins)
+    path = with_table(folder)
+    with pytest.raises(DataError, match=r"started with no table of image identities and there is table \w{12} now"):
+        run_experiment(loaded, plugins=plugins, continues=True)
+    path.unlink()
+    assert len(run_experiment(loaded, plugins=plugins, continues=True).rows) == len(tasks)
+
+
 def test_an_option_names_another_table(folder: Path, plugins: Plugins) -> None:
     with_table(folder)
     (folder / "data" / "image_identities.jsonl").write_text("damaged\n")
@@ -130,5 +148,5 @@ def test_an_export_records_collections_and_needs_the_table_of_the_run(folder: Pa
 
     cleaned = experiment(folder, plugins, BOTH, "train.remove_evaluation_images=true")
     write_identities(path, GROUPS[:-1], [])
-    with pytest.raises(DataError, match=r"is not the table of image identities that the run used"):
+    with pytest.raises(DataError, match=r"was started with table \w{12} of image identities and there is table"):
         export_weights(RunFolder(result.folder), cleaned, out, plugins, "last")

@@ -139,12 +139,25 @@ def recorded_identities(experiment: Experiment, recorded: Mapping[str, str] | No
     Raises:
         DataError: it is gone, or another one now.
     """
-    if not recorded:
-        return SPELLINGS
-    identities = _table(experiment)
-    if identities.sha256 != recorded["sha256"]:
-        raise DataError(
-            f"{experiment.identities_file} is not the table of image identities that the run used "
-            f"({recorded['sha256'][:12]}); it decides which images the run left out"
-        )
+    identities = _table(experiment) if recorded else SPELLINGS
+    check_same_table(experiment, recorded, identities)
     return identities
+
+
+def check_same_table(experiment: Experiment, recorded: Mapping[str, str] | None, identities: Identities) -> None:
+    """Compares the table in use with that of the run's ``data.json``, where it decides what is trained on.
+
+    Raises:
+        DataError: there was none, it is gone, or another one now.
+    """
+    before = (recorded or {}).get("sha256", "")
+    if experiment.train.remove_evaluation_images and identities.sha256 != before:
+        raise DataError(
+            f"{experiment.identities_file}: the run was started with {_version(before)} of image identities and there "
+            f"is {_version(identities.sha256)} now; it decides which images training leaves out. Put back what was "
+            "there, or start a new run"
+        )
+
+
+def _version(sha256: str) -> str:
+    return f"table {sha256[:12]}" if sha256 else "no table"

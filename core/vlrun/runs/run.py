@@ -13,6 +13,7 @@ from vlrun.config.components import config_model
 from vlrun.config.experiment import Experiment
 from vlrun.config.yaml import parse_yaml
 from vlrun.data.splits import split_records
+from vlrun.data.image_check import check_same_table
 from vlrun.engine.assembly import Run, assemble, check_splits
 from vlrun.engine.claim import claimed
 from vlrun.engine.evaluation import evaluate_split
@@ -83,6 +84,8 @@ def run_experiment(
         with reporters, _recorded(experiment, run_folder, ranks, reporters) as rows, lost_ranks_named(ranks.world_size):
             with ranks.together():
                 run = assemble(experiment, ranks, run_folder, reporters, plugins)
+                if known := run_folder.read_data():
+                    check_same_table(experiment, known.get("image_identities"), run.identities)
                 check_splits(run.tasks)
             rows.extend(_train_and_evaluate(run, plugins, stop, is_new, profile))
         return RunResult(run_folder.path, rows)
