@@ -142,7 +142,7 @@ def documented(folders: Iterable[Path]) -> Iterator[tuple[str, bool, str]]:
     """Place, whether it is the ``forward`` of a class, and docstring, of every function and class below ``folders``."""
     for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            for inner in getattr(node, "body", []):
+            for inner in node.body if isinstance(node, ast.Module | ast.ClassDef) else []:
                 if isinstance(inner, ast.FunctionDef | ast.ClassDef):
                     is_forward = isinstance(node, ast.ClassDef) and inner.name == "forward"
                     place = f"{path.relative_to(ROOT)}:{inner.lineno} {inner.name}"
