@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlrun.errors import DataError, first_few
-from vlrun.features.spelling import likely_spelling
 from vlrun.features.store import RegionFeatureStore
 from vlrun.reporting.tables import TextTable
 
@@ -80,5 +79,5 @@ def check_coverage(needed: Mapping[str, Iterable[str]], store: RegionFeatureStor
 def _hint(splits: Iterable[SplitCoverage], store: RegionFeatureStore) -> str:
     """Tells apart features that are absent from features under another name."""
     first = next((split.missing[0] for split in splits if split.missing), None)
-    near = first and likely_spelling(first, store.image_ids())
-    return f"the store has '{near}': the same image as '{first}'? Then the ids are spelled differently." if near else ""
+    same = first and store.find_same_image(first)
+    return f"the store has '{same}': the same image as '{first}'? Then the ids are spelled differently." if same else ""

@@ -11,7 +11,7 @@ BOX_TOLERANCE = 1.0
 """Pixels by which a box may leave its image. Detectors end boxes within it; some writers count the last pixel twice."""
 
 
-def problems_of(regions: RegionFeatures) -> list[str]:
+def find_problems(regions: RegionFeatures) -> list[str]:
     """Everything that is wrong with one image, in words; empty if nothing is."""
     return _shape_problems(regions) or [*_value_problems(regions), *_box_problems(regions)]
 

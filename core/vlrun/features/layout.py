@@ -177,7 +177,7 @@ def is_intact(key: bytes, value: memoryview | bytes, header: Header) -> bool:
     return _checksum(key, view[:_CHECKED_BYTES], view[_HEADER.size :]) == header.checksum
 
 
-def fingerprint_of(checksums: Iterable[tuple[bytes, int]]) -> str:
+def compute_fingerprint(checksums: Iterable[tuple[bytes, int]]) -> str:
     """Hash of (key, record checksum) in key order."""
     digest = hashlib.blake2b(digest_size=16)
     for key, checksum in checksums:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 from vlrun.errors import DataError, first_few
 from vlrun.features.handles import Handle, find_store_file, shared_handle
 from vlrun.features.layout import Header, Manifest, boxes_view, decode, features_as_bytes, read_header
-from vlrun.features.spelling import likely_spelling
-from vlrun.interfaces.examples import RegionBatch, RegionFeatures
+from vlrun.interfaces.examples import RegionBatch, RegionFeatures, canonical_image_id
+
+_SHORTEST_COCO_NUMBER = 6  # digits; the number at the end of NLVR2's dev-850-0-img0 is no image number
 
 
 class RegionFeatureStore:
@@ -66,6 +68,11 @@ class RegionFeatureStore:
         """Those of ``image_ids`` that have no features: each once, in order of first appearance."""
         known = self._open().id_set
         return [image_id for image_id in dict.fromkeys(image_ids) if image_id not in known]
+
+    def find_same_image(self, image_id: str) -> str | None:
+        """The stored id with the same COCO number: ``58350`` and ``COCO_val2014_000000058350`` are one image."""
+        number = _coco_number(image_id)
+        return number and next((known for known in self._open().ids if _coco_number(known) == number), None)
 
     def __getitem__(self, image_id: str) -> RegionFeatures:
         """One image with everything known about it.
@@ -147,14 +154,20 @@ class RegionFeatureStore:
         return self._handle
 
     def _unknown(self, image_ids: Sequence[str]) -> DataError:
-        handle = self._open()
         problems = []
         for image_id in image_ids[:5]:
-            near = likely_spelling(image_id, handle.ids)
-            hint = f"; did you mean '{near}'?" if near else ""
+            same = self.find_same_image(image_id)
+            hint = f"; did you mean '{same}'?" if same else ""
             images = "image" if len(self) == 1 else "images"
             problems.append(f"image '{image_id}' has no region features in {self.path} ({len(self):,} {images}){hint}")
         return DataError([*problems, *first_few(image_ids, 5)[5:]])
 
     def _damaged(self, image_id: str, reason: object) -> DataError:
         return DataError(f"image '{image_id}' is damaged in {self.path}: {reason}; see `runner features verify`")
+
+
+def _coco_number(image_id: str) -> str | None:
+    digits = re.search(r"\d+$", canonical_image_id(image_id))
+    if digits is None or not (digits.start() == 0 or len(digits[0]) >= _SHORTEST_COCO_NUMBER):
+        return None
+    return digits[0].lstrip("0") or "0"

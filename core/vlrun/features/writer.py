@@ -14,7 +14,7 @@ from typing import IO, Any
 import lmdb
 
 from vlrun.errors import DataError
-from vlrun.features.checks import problems_of
+from vlrun.features.checks import find_problems
 from vlrun.features.handles import DATA_FILE, Handle, find_store_file, unfinished_build
 from vlrun.features.layout import (
     DTYPES,
@@ -22,11 +22,11 @@ from vlrun.features.layout import (
     MANIFEST_KEY,
     PROGRESS_KEY,
     Manifest,
+    compute_fingerprint,
     encode,
     encode_ids,
     encode_key,
     encode_manifest,
-    fingerprint_of,
     pack_json,
     read_header,
     unpack_json,
@@ -134,7 +134,7 @@ class StoreWriter:
         Raises:
             DataError: it comes twice, or does not look like the region features of an image.
         """
-        if problems := problems_of(regions):
+        if problems := find_problems(regions):
             raise DataError(problems)
         key = encode_key(regions.image_id)
         if regions.image_id in self:
@@ -184,7 +184,7 @@ class StoreWriter:
             source_format=source_format,
             source=source,
             source_signature=self.signature,
-            fingerprint=fingerprint_of(checksums),
+            fingerprint=compute_fingerprint(checksums),
             created=_now(),
         )
         ids = encode_ids(key.decode() for key, _ in checksums)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -57,6 +58,19 @@ def test_damaged_pages_fail_and_do_not_crash(large_store, seed):
     assert not verify_store(large_store).is_sound
 
 
+def test_damage_that_kills_the_reading_process_is_reported(store_path):
+    """LMDB trusts the offsets in a page, here into the pages after the end of the file."""
+    content = bytearray((store_path / "data.mdb").read_bytes())
+    for page in range(2 * 4096, len(content), 4096):
+        flags, end_of_offsets = struct.unpack_from("<HH", content, page + 10)
+        if flags & 2:  # a leaf
+            content[page + 16 : page + end_of_offsets] = b"\xf0\xff" * ((end_of_offsets - 16) // 2)
+    (store_path / "data.mdb").write_bytes(content)
+    assert [str(problem) for problem in verify_store(store_path).problems] == [
+        "reading it crashed (SIGBUS): the file is damaged"
+    ]
+
+
 def test_the_process_that_reads_tells_how_far_it_is(store_path):
     told = []
     assert verify_store(store_path, lambda *report: told.append(report)).is_sound
@@ -64,7 +78,7 @@ def test_the_process_that_reads_tells_how_far_it_is(store_path):
 
 
 def test_what_the_checksum_cannot_see_is_found(tmp_path, make_regions, monkeypatch):
-    monkeypatch.setattr(writer, "problems_of", lambda regions: [])  # a writer that does not look
+    monkeypatch.setattr(writer, "find_problems", lambda regions: [])  # a writer that does not look
     records = [
         make_regions("inside-out", boxes=np.full((5, 4), [9, 9, 3, 20], np.float32)),
         make_regions("nan", features=np.full((5, 8), np.nan, np.float32)),
@@ -89,7 +103,7 @@ def test_a_manifest_that_does_not_fit_is_found(store_path):
 
 
 def test_it_counts_all_problems_and_lists_the_first(tmp_path, make_regions, monkeypatch):
-    monkeypatch.setattr(writer, "problems_of", lambda regions: [])
+    monkeypatch.setattr(writer, "find_problems", lambda regions: [])
     bad = np.full((5, 8), np.inf, np.float32)
     write_store(tmp_path / "out", [make_regions(f"image-{i}", features=bad) for i in range(30)])
     found = verify_store(tmp_path / "out")

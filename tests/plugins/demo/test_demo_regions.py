@@ -12,7 +12,7 @@ import pytest
 
 from vlrun.blocks.boxes import iou
 from vlrun.features.build import build_store
-from vlrun.features.checks import problems_of
+from vlrun.features.checks import find_problems
 from vlrun.features.store import RegionFeatureStore
 from vlrun.plugins.builtin import vlrun_feature_formats
 from vlrun_demo import regions
@@ -36,7 +36,7 @@ def best_overlaps(referents: list[Referent]) -> np.ndarray:
 def test_features_are_believable(scenes: list[Scene]) -> None:
     for scene in scenes:
         found = region_features(scene, "image")
-        assert problems_of(found) == []
+        assert find_problems(found) == []
         assert found.features.shape == (regions.NUM_REGIONS, regions.FEATURE_SIZE)
         assert found.boxes.max(axis=0)[2] < scene.width  # real boxes end short of the border
         assert found.boxes.max(axis=0)[3] < scene.height
