@@ -21,255 +21,230 @@ from vlrun.interfaces.examples import RegionFeatures, canonical_image_id
 
 LONGEST_ROW = 256 << 20  # bytes; a real row of 36 regions has 0.4 MB, a file without line ends must not fill the memory
 
+Columns = Mapping[str, str]
+"""The columns of a layout in order, from their name there to the name in ``RegionFeatures``.
 
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns of a layout, in order; ``extra`` more may follow and are not read."""
+The image id comes first. Columns without a name in ``RegionFeatures`` come last, may be absent, and are not read.
+"""
 
-    names: tuple[str, ...]
-    image_id: str
-    height: str
-    width: str
-    boxes: str = "boxes"
-    features: str = "features"
-    num_boxes: str = "num_boxes"
-    class_ids: str | None = None
-    class_scores: str | None = None
-    attribute_ids: str | None = None
-    attribute_scores: str | None = None
-    extra: int = 0
-
-
-LXMERT_COLUMNS = Columns(
-    names=(
-        "img_id",
-        "img_h",
-        "img_w",
-        "objects_id",
-        "objects_conf",
-        "attrs_id",
-        "attrs_conf",
-        "num_boxes",
-        "boxes",
-        "features",
-    ),
-    image_id="img_id",
-    height="img_h",
-    width="img_w",
-    class_ids="objects_id",
-    class_scores="objects_conf",
-    attribute_ids="attrs_id",
-    attribute_scores="attrs_conf",
-    extra=3,  # VOLTA appends cls_prob, attrs and classes
-)
-BUTD_COLUMNS = Columns(
-    names=("image_id", "image_w", "image_h", "num_boxes", "boxes", "features"),
-    image_id="image_id",
-    height="image_h",
-    width="image_w",
-)
-
-
-class TsvFiles(FeatureSource):
-    """The rows of several files, one after the other.
-
-    Attributes:
-        paths: the files. Layouts with more than these beside them override ``checked`` and ``check_end``.
-    """
-
-    def __init__(self, paths: Sequence[Path], columns: Columns, described: str) -> None:
-        self.paths = paths
-        self._columns = columns
-        self._described = described
-
-    def files(self) -> Sequence[Path]:
-        return self.paths
-
-    def describe(self) -> str:
-        return self._described
-
-    def checked(self, number: int, row: Row, *state: Any) -> tuple[list[str], tuple[Any, ...]]:
-        """What is wrong with a row of file ``number`` beside its content, and what the next row's check has to know.
-
-        ``state`` is what the row before has left, nothing at the start of a file; JSON-ready.
-        """
-        return [], ()
-
-    def check_end(self, number: int, line: int) -> None:
-        """Called after the last row of a file, with its line number.
-
-        Raises:
-            DataError: there should be more rows, or fewer.
-        """
-
-    def records(self, position: Sequence[Any] = ()) -> Iterator[SourceRecord]:
-        """The rows after ``position``: the file, the line and the byte where it ends, and the check's state."""
-        first, line, offset, *state = position or (0, 0, 0)
-        sizes = [path.stat().st_size for path in self.paths]
-        for number in range(first, len(self.paths)):
-            path = self.paths[number]
-            for row in rows_of(path, line, offset):
-                problems, left = self.checked(number, row, *state)
-                line, state = row.line, [*left]
-                yield SourceRecord(
-                    location=f"{path}:{row.line}",
-                    image_id=id_of(row.cells, self._columns),
-                    load=partial(_load, row.cells, self._columns, problems),
-                    next=(number, row.line, row.end, *state),
-                    share=(sum(sizes[:number]) + row.end) / sum(sizes),
-                )
-            self.check_end(number, line)
-            line, offset, state = 0, 0, []
-
-
-def _load(cells: Sequence[bytes], columns: Columns, problems: Sequence[str]) -> RegionFeatures:
-    if problems:
-        raise DataError(problems)
-    return regions_of(cells, columns)
-
-
-def _file_or_folder(path: Path, columns: Columns) -> TsvFiles:
-    """One file, or all ``.tsv`` files of a folder by name."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    paths = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
-    if not paths:
-        raise DataError(f"{path} holds no .tsv files")
-    return TsvFiles(paths, columns, path.name + (f" ({len(paths)} files)" if path.is_dir() else ""))
+LXMERT_COLUMNS: Columns = {
+    "img_id": "image_id",
+    "img_h": "height",
+    "img_w": "width",
+    "objects_id": "class_ids",
+    "objects_conf": "class_scores",
+    "attrs_id": "attribute_ids",
+    "attrs_conf": "attribute_scores",
+    "num_boxes": "num_boxes",
+    "boxes": "boxes",
+    "features": "features",
+    "cls_prob": "",  # this and the next two are VOLTA's
+    "attrs": "",
+    "classes": "",
+}
+BUTD_COLUMNS: Columns = {
+    "image_id": "image_id",
+    "image_w": "width",
+    "image_h": "height",
+    "num_boxes": "num_boxes",
+    "boxes": "boxes",
+    "features": "features",
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row with its line number, from 1, and the byte offsets where it starts and ends."""
+    """A row with its line number, from 1, and where it starts and ends, in bytes and in characters."""
 
     line: int
     start: int
     end: int
+    first_character: int
+    end_character: int
     cells: list[bytes]
 
 
-def rows_of(file: Path, line: int = 0, offset: int = 0) -> Iterator[Row]:
-    """The rows after line ``line``, which ends at byte ``offset``."""
+class TsvFiles(FeatureSource):
+    """The rows of some files, one file after the other."""
+
+    def __init__(self, files: Sequence[Path], columns: Columns, description: str) -> None:
+        self._files = files
+        self._columns = columns
+        self._description = description
+
+    def files(self) -> Sequence[Path]:
+        return self._files
+
+    def describe(self) -> str:
+        return self._description
+
+    def records(self, position: Sequence[Any] = ()) -> Iterator[SourceRecord]:
+        first, line, offset, character = (*position, 0, 0, 0, 0)[:4]
+        sizes = [file.stat().st_size for file in self._files]
+        for number in range(first, len(self._files)):
+            file = self._files[number]
+            for row in read_rows(file, line, offset, character):
+                line = row.line
+                yield SourceRecord(
+                    location=f"{file}:{line}",
+                    image_id=_image_id(row.cells),
+                    load=partial(self._load, number, row),
+                    next=(number, line, row.end, row.end_character),
+                    share=(sum(sizes[:number]) + row.end) / sum(sizes),
+                )
+            self.check_end(number, line)
+            line = offset = character = 0
+
+    def _load(self, number: int, row: Row) -> RegionFeatures:
+        if problems := self.row_problems(number, row):
+            raise DataError(problems)
+        return decode_row(row.cells, self._columns)
+
+    def row_problems(self, number: int, row: Row) -> list[str]:
+        """What is wrong with a row of file ``number`` beside its content."""
+        return []
+
+    def check_end(self, number: int, num_rows: int) -> None:
+        """Raises DataError where file ``number`` should have another number of rows."""
+
+
+def read_rows(file: Path, line: int = 0, offset: int = 0, character: int = 0) -> Iterator[Row]:
+    """The rows after line ``line``, which ends at byte ``offset`` and at ``character``."""
     with file.open("rb") as opened:
         opened.seek(offset)
         while content := opened.readline(LONGEST_ROW):
             if len(content) == LONGEST_ROW:
                 raise DataError(f"{file}:{line + 1}: no line end within {LONGEST_ROW:,} bytes")
             line += 1
-            start, offset = offset, offset + len(content)
-            yield Row(line, start, offset, content.rstrip(b"\r\n").split(b"\t"))
+            cells = content.rstrip(b"\r\n").split(b"\t")
+            end, end_character = offset + len(content), character + len(content)
+            if not cells[0].isascii():  # no other cell can hold more than ASCII
+                end_character -= sum(byte & 0xC0 == 0x80 for byte in cells[0])
+            yield Row(line, offset, end, character, end_character, cells)
+            offset, character = end, end_character
 
 
-def id_of(cells: Sequence[bytes], columns: Columns) -> str:
-    """The canonical image id of a row; empty where there is none."""
-    position = columns.names.index(columns.image_id)
-    try:
-        return canonical_image_id(cells[position].decode().strip())
-    except (IndexError, UnicodeDecodeError):
-        return ""
-
-
-def regions_of(cells: Sequence[bytes], columns: Columns) -> RegionFeatures:
-    """Decodes a row; raises DataError that names the columns that are wrong."""
-    expected = len(columns.names)
-    if len(cells) not in (expected, expected + columns.extra):
-        raise DataError(f"{len(cells)} columns, expected {expected} ({', '.join(columns.names)})")
-    row = dict(zip(columns.names, cells, strict=False))
-    image_id = id_of(cells, columns)
+def decode_row(cells: Sequence[bytes], columns: Columns) -> RegionFeatures:
+    """The image of a row; raises DataError that names the columns that are wrong."""
+    known = [name for name, meaning in columns.items() if meaning]
+    if len(cells) not in (len(known), len(columns)):
+        raise DataError(f"{len(cells)} columns, expected {len(known)} ({', '.join(known)})")
+    image_id = _image_id(cells)
     if not image_id:
-        raise DataError(f"{columns.image_id}: no image id in {cells[0][:40]!r}")
-    count = _whole(row, columns.num_boxes)
+        raise DataError(f"{known[0]}: no image id in {cells[0][:40]!r}")
+    row = {columns[name]: _Cell(name, cell) for name, cell in zip(known, cells, strict=False)}
+    count = row["num_boxes"].whole_number()
     if count < 1:
-        raise DataError(f"{columns.num_boxes}: {count} regions")
-    optional: dict[str, Any] = {}
-    for name, decode in _DECODERS.items():
-        if column := getattr(columns, name):
-            optional[name] = decode(row, column, count)
+        raise DataError(f"{row['num_boxes'].column}: {count} regions")
+    optional = {name: decode(row[name], count) for name, decode in _OPTIONAL.items() if name in row}
     return RegionFeatures(
         image_id=image_id,
-        features=_features(row, columns.features, count),
-        boxes=_floats(row, columns.boxes, 4 * count).reshape(count, 4),
-        height=_whole(row, columns.height),
-        width=_whole(row, columns.width),
+        features=row["features"].matrix(count),
+        boxes=row["boxes"].floats(4 * count).reshape(count, 4),
+        height=row["height"].whole_number(),
+        width=row["width"].whole_number(),
         **optional,
     )
 
 
-def _whole(row: Mapping[str, bytes], column: str) -> int:
+def _image_id(cells: Sequence[bytes]) -> str:
+    """The canonical image id of a row; empty where there is none."""
     try:
-        return int(row[column])
-    except ValueError:
-        raise DataError(f"{column}: {row[column][:40]!r} is not a whole number") from None
+        return canonical_image_id(cells[0].decode().strip())
+    except UnicodeDecodeError:
+        return ""
 
 
-def _decoded(row: Mapping[str, bytes], column: str) -> bytes:
-    try:
-        return binascii.a2b_base64(row[column])
-    except binascii.Error as error:
-        raise DataError(f"{column}: damaged base64 ({error})") from None
+@dataclass(frozen=True)
+class _Cell:
+    """One cell and the name of its column; whatever cannot be decoded is a DataError."""
+
+    column: str
+    text: bytes
+
+    def whole_number(self) -> int:
+        try:
+            return int(self.text)
+        except ValueError:
+            raise DataError(f"{self.column}: {self.text[:40]!r} is not a whole number") from None
+
+    def floats(self, count: int) -> NDArray[np.float32]:
+        content = self._decoded()
+        if len(content) != 4 * count:  # base64 skips characters that are not its own, so this also finds those
+            raise DataError(f"{self.column}: {len(content):,} bytes, {4 * count:,} were expected for num_boxes")
+        return np.frombuffer(content, "<f4")
+
+    def matrix(self, count: int) -> NDArray[np.float32]:
+        content = self._decoded()
+        if not content or len(content) % (4 * count):
+            size = f"{len(content):,} bytes"
+            raise DataError(f"{self.column}: {size} are no whole number of float32 for each of {count} regions")
+        return np.frombuffer(content, "<f4").reshape(count, -1)
+
+    def ids(self, count: int) -> NDArray[np.int32]:
+        """Class ids: int64 in the original files, float32 or int32 where someone rewrote them."""
+        content = self._decoded()
+        if len(content) == 8 * count:
+            return np.frombuffer(content, "<i8").astype(np.int32)
+        if len(content) != 4 * count:
+            expected = f"{8 * count:,} or {4 * count:,}"
+            raise DataError(f"{self.column}: {len(content):,} bytes, {expected} were expected for num_boxes")
+        floats = np.frombuffer(content, "<f4")
+        if np.isfinite(floats).all() and (floats == np.rint(floats)).all():  # small integers as floats are not whole
+            return floats.astype(np.int32)
+        return np.frombuffer(content, "<i4").astype(np.int32)
+
+    def _decoded(self) -> bytes:
+        try:
+            return binascii.a2b_base64(self.text)
+        except binascii.Error as error:
+            raise DataError(f"{self.column}: damaged base64 ({error})") from None
 
 
-def _floats(row: Mapping[str, bytes], column: str, count: int) -> NDArray[np.float32]:
-    content = _decoded(row, column)
-    if len(content) != 4 * count:  # base64 skips characters that are not its own, so this also finds those
-        raise DataError(f"{column}: {len(content):,} bytes, {4 * count:,} were expected for num_boxes")
-    return np.frombuffer(content, "<f4")
-
-
-def _features(row: Mapping[str, bytes], column: str, count: int) -> NDArray[np.float32]:
-    content = _decoded(row, column)
-    if not content or len(content) % (4 * count):
-        raise DataError(f"{column}: {len(content):,} bytes are no whole number of float32 for each of {count} regions")
-    return np.frombuffer(content, "<f4").reshape(count, -1)
-
-
-def _ids(row: Mapping[str, bytes], column: str, count: int) -> NDArray[np.int32]:
-    """Class ids: int64 in the original files, float32 or int32 where someone rewrote them."""
-    content = _decoded(row, column)
-    if len(content) == 8 * count:
-        return np.frombuffer(content, "<i8").astype(np.int32)
-    if len(content) != 4 * count:
-        raise DataError(f"{column}: {len(content):,} bytes, {8 * count:,} or {4 * count:,} were expected for num_boxes")
-    floats = np.frombuffer(content, "<f4")
-    if np.isfinite(floats).all() and (floats == np.rint(floats)).all():  # small integers, read as floats, are not whole
-        return floats.astype(np.int32)
-    return np.frombuffer(content, "<i4").astype(np.int32)
-
-
-_DECODERS: dict[str, Callable[[Mapping[str, bytes], str, int], NDArray[Any]]] = {
-    "class_ids": _ids,
-    "class_scores": _floats,
-    "attribute_ids": _ids,
-    "attribute_scores": _floats,
+_OPTIONAL: dict[str, Callable[[_Cell, int], NDArray[Any]]] = {
+    "class_ids": _Cell.ids,
+    "class_scores": _Cell.floats,
+    "attribute_ids": _Cell.ids,
+    "attribute_scores": _Cell.floats,
 }
 
 
 def open_lxmert_tsv(path: Path) -> TsvFiles:
-    """A file of LXMERT's ten columns, or a folder of them."""
-    return _file_or_folder(path, LXMERT_COLUMNS)
+    """A file of LXMERT's ten columns, or all ``.tsv`` files of a folder by name."""
+    return _open_tsv(path, LXMERT_COLUMNS)
 
 
 def open_butd_tsv(path: Path) -> TsvFiles:
-    """A file of the original extractor's six columns, or a folder of them."""
-    return _file_or_folder(path, BUTD_COLUMNS)
+    """A file of the original extractor's six columns, or all ``.tsv`` files of a folder by name."""
+    return _open_tsv(path, BUTD_COLUMNS)
+
+
+def _open_tsv(path: Path, columns: Columns) -> TsvFiles:
+    if path.is_file():
+        return TsvFiles([path], columns, path.name)
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    files = sorted(path.glob("*.tsv"))
+    if not files:
+        raise DataError(f"{path} holds no .tsv files")
+    return TsvFiles(files, columns, f"{path.name} ({len(files)} files)")
 
 
 def is_lxmert_tsv(path: Path) -> bool:
-    """Whether the first line has LXMERT's columns, or those of its object and attribute scores too."""
-    columns = _first_columns(path)
-    return len(columns) in (10, 13) and columns[1].isdigit() and columns[2].isdigit()
+    """Whether the first line has LXMERT's columns, with or without VOLTA's."""
+    return _begins_like(path, 10, 13)
 
 
 def is_butd_tsv(path: Path) -> bool:
     """Whether the first line has the columns of the original extractor."""
-    columns = _first_columns(path)
-    return len(columns) == 6 and columns[1].isdigit() and columns[2].isdigit()
+    return _begins_like(path, 6)
 
 
-def _first_columns(path: Path) -> list[bytes]:
-    """Columns of the first line of a TSV file, or of the first one in a folder."""
+def _begins_like(path: Path, *num_columns: int) -> bool:
+    """Whether a TSV file, or the first one in a folder, begins with an id, two whole numbers and as many columns."""
     files = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
     if not files or files[0].suffix != ".tsv":
-        return []
+        return False
     with files[0].open("rb") as file:
-        return file.readline(64 << 20).rstrip(b"\r\n").split(b"\t")
+        columns = file.readline(64 << 20).rstrip(b"\r\n").split(b"\t")
+    return len(columns) in num_columns and columns[1].isdigit() and columns[2].isdigit()
