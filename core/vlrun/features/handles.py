@@ -14,14 +14,7 @@ from typing import Any
 import lmdb
 
 from vlrun.errors import DataError, first_few
-from vlrun.features.layout import (
-    IDS_KEY,
-    MANIFEST_KEY,
-    PROGRESS_KEY,
-    Manifest,
-    decode_ids,
-    decode_manifest,
-)
+from vlrun.features.layout import IDS_KEY, MANIFEST_KEY, PROGRESS_KEY, Manifest, decode_ids, decode_manifest
 
 _LMDB_MAGIC = (0xBEEFC0DE).to_bytes(4, "little")
 _LMDB_MAGIC_AT = 16
@@ -32,7 +25,7 @@ def find_store_file(path: Path) -> Path:
     """The LMDB file behind ``path``: a store's folder, the ``data.mdb`` in it, or a file of any other name.
 
     Raises:
-        DataError: there is none; the message lists what was found instead.
+        DataError: there is none; the message lists what is there instead.
     """
     if path.is_dir():
         file = path / DATA_FILE
@@ -45,25 +38,24 @@ def find_store_file(path: Path) -> Path:
     with file.open("rb") as opened:
         start = opened.read(_LMDB_MAGIC_AT + 4)
     if start[_LMDB_MAGIC_AT:] != _LMDB_MAGIC:
-        found = "an empty file" if not start else f"a file that begins with {start[:12]!r}"
-        raise DataError(f"{path} is not a region-feature store: {file.name} is {found}, not an LMDB file")
+        kind = f"a file that begins with {start[:12]!r}" if start else "an empty file"
+        raise DataError(f"{path} is not a region-feature store: {file.name} is {kind}, not an LMDB file")
     return file
 
 
 def unfinished_build(path: Path) -> Path:
-    """Where a build keeps what it has so far."""
+    """The folder in which a build of the store ``path`` collects records."""
     return path.with_name(f"{path.name}.partial")
 
 
 class Handle:
-    """An open store file. Nothing taken from a transaction may outlive it, so whoever reads copies."""
+    """An open store file. Values are views that end with their transaction: readers copy."""
 
     def __init__(self, file: Path, *, readahead: bool | None = None) -> None:
-        """Opens ``file``; ``readahead`` defaults to whether the store fits in memory.
+        """Opens ``file``; ``readahead`` defaults to whether the store fits in half of the memory.
 
-        With readahead the kernel fetches a record in a few large reads; without, page by page: reading 2.4 GB in random
-        order from a cold disk gave 3,500 and 350 images/s. Where the store is larger than memory, readahead would
-        mostly fetch what is evicted before it is used.
+        With readahead the kernel fetches a record in a few large reads, without it page by page: 2.4 GB in random order
+        from a cold disk came at 3,500 and 350 images/s. Of a larger store it would fetch much that is evicted unused.
         """
         if readahead is None:
             readahead = file.stat().st_size < _memory_bytes() // 2
@@ -76,6 +68,7 @@ class Handle:
 
     @cached_property
     def manifest(self) -> Manifest:
+        """What the store says about itself; raises DataError where the file is no finished store."""
         value = self._value(MANIFEST_KEY)
         if value is None:
             if self._value(PROGRESS_KEY) is not None:
@@ -100,6 +93,7 @@ class Handle:
 
     @cached_property
     def id_set(self) -> frozenset[str]:
+        """All canonical ids, for lookups."""
         return frozenset(self.ids)
 
     @contextmanager
@@ -123,18 +117,17 @@ class Handle:
 
 
 def shared_handle(file: Path) -> Handle:
-    """The handle of ``file`` in this process, opened when first asked for and closed when nobody holds it any more."""
+    """The handle of ``file`` in this process: opened by the first that asks, closed with the last that holds it."""
     with _lock:
         status = file.stat()
         identity = (status.st_dev, status.st_ino)  # a store that was built anew under the same name is another file
-        handle = _handles.get(identity)
-        if handle is None:
+        if (handle := _handles.get(identity)) is None:
             handle = _handles[identity] = Handle(file)
         return handle
 
 
 def _refuse_truncated(file: Path, env: Any) -> None:
-    """Reading past the end of a truncated file would kill the process with SIGBUS and no message."""
+    """Raises DataError for a truncated file: reading past its end would kill the process with SIGBUS."""
     size = file.stat().st_size
     needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     if size < needed:
@@ -151,10 +144,11 @@ def _memory_bytes() -> int:
 
 def _contents(folder: Path) -> str:
     names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
-    found = f"it holds {', '.join(first_few(names, 5))}" if names else "the folder is empty"
-    if any(name.endswith((".npz", ".tsv")) or name == "npz_files/" for name in names):
-        found += " (source files: make a store of them with `runner features build`)"
-    return found
+    if not names:
+        return "the folder is empty"
+    has_sources = any(name.endswith((".npz", ".tsv", "npz_files/")) for name in names)
+    hint = " (source files: make a store of them with `runner features build`)" if has_sources else ""
+    return f"it holds {', '.join(first_few(names, 5))}{hint}"
 
 
 def _neighbours(path: Path) -> str:
@@ -169,9 +163,9 @@ _lock = threading.Lock()
 
 
 def _forget_inherited() -> None:
-    """In a forked child: py-lmdb refuses to open a file again that the parent had open, so close it here first.
+    """Closes inherited handles in a forked child, where py-lmdb would refuse to open their files again.
 
-    The parent's handle is untouched: file descriptor and mapping belong to each process, and there is no lock file.
+    The parent's are untouched: each process has its own file descriptor and mapping, and there is no lock file.
     """
     global _lock  # noqa: PLW0603  another thread of the parent may have held it
     _lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""What lies in a store: one fixed-layout value per image, and two records that describe the whole.
+"""The content of a store: one value of fixed layout per image, and two records that describe the whole.
 
 A value is a header of 32 bytes, then boxes (float32), features (float16 or float32) and, where the source had them,
 class ids, attribute ids (int32), class scores and attribute scores (float32); all little-endian, C order, no padding.
@@ -33,20 +33,13 @@ PROGRESS_KEY = b"\x00progress"
 _MAGIC = b"VLRF"
 _HEADER = struct.Struct("<4sBBBxIIII4xI")  # the checksum comes last
 _CHECKED_BYTES = _HEADER.size - 4
-_DTYPE_OF_CODE: dict[int, np.dtype[Any]] = {1: np.dtype("<f2"), 2: np.dtype("<f4")}
-_CODE_OF_DTYPE = {"float16": 1, "float32": 2}
-_BOX_BYTES = 16
-_OPTIONAL = (
-    ("class_ids", np.dtype("<i4")),
-    ("attribute_ids", np.dtype("<i4")),
-    ("class_scores", np.dtype("<f4")),
-    ("attribute_scores", np.dtype("<f4")),
-)
+_DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f2"), 2: np.dtype("<f4")}  # by the code in the header
+_OPTIONAL = {"class_ids": "<i4", "attribute_ids": "<i4", "class_scores": "<f4", "attribute_scores": "<f4"}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store says about itself.
+    """The description of a store, kept in it.
 
     Attributes:
         count: number of images; min_regions, max_regions: of one image.
@@ -85,19 +78,22 @@ class Header(NamedTuple):
 
     @property
     def features_at(self) -> int:
-        return _HEADER.size + self.num_regions * _BOX_BYTES
+        """Where the features begin."""
+        return _HEADER.size + 16 * self.num_regions
 
     @property
     def features_size(self) -> int:
+        """Bytes of the features."""
         return self.num_regions * self.feature_width * self.dtype.itemsize
 
     @property
     def value_size(self) -> int:
+        """Bytes of the whole value."""
         return self.features_at + self.features_size + 4 * self.num_regions * self.optional.bit_count()
 
 
 def encode_key(image_id: str) -> bytes:
-    """The key of an image; raises DataError for an id that cannot be one."""
+    """The key of an image; raises DataError for an id that cannot be a key."""
     key = image_id.encode()
     if not key or len(key) > MAX_KEY_BYTES or any(byte < 32 for byte in key):
         raise DataError(
@@ -108,15 +104,15 @@ def encode_key(image_id: str) -> bytes:
 
 def encode(regions: RegionFeatures, dtype: str) -> bytes:
     """The value of one image; raises DataError where ``dtype`` cannot hold the features."""
-    code = _CODE_OF_DTYPE[dtype]
+    code = DTYPES.index(dtype) + 1
     with np.errstate(over="ignore"):
-        features = np.ascontiguousarray(regions.features, _DTYPE_OF_CODE[code])
+        features = np.ascontiguousarray(regions.features, _DTYPES[code])
     if dtype == "float16" and np.isinf(features).any() and not np.isinf(regions.features).any():
         largest = float(np.abs(regions.features).max())
         raise DataError(f"features up to {largest:g} do not fit float16 (65504 at most); build with --dtype float32")
     parts = [np.ascontiguousarray(regions.boxes, "<f4").tobytes(), features.tobytes()]
     optional = 0
-    for bit, (name, kind) in enumerate(_OPTIONAL):
+    for bit, (name, kind) in enumerate(_OPTIONAL.items()):
         if (array := getattr(regions, name)) is not None:
             optional |= 1 << bit
             parts.append(np.ascontiguousarray(array, kind).tobytes())
@@ -132,11 +128,11 @@ def read_header(value: memoryview | bytes) -> Header:
     if len(value) < _HEADER.size:
         raise ValueError(f"{len(value)} bytes are too short for a record")
     magic, version, code, optional, num_regions, feature_width, height, width, checksum = _HEADER.unpack_from(value)
-    if magic != _MAGIC or code not in _DTYPE_OF_CODE:
+    if magic != _MAGIC or code not in _DTYPES:
         raise ValueError("not a region-feature record")
     if version != FORMAT_VERSION:
         raise ValueError(f"record layout {version}, this vlrun reads layout {FORMAT_VERSION}")
-    header = Header(num_regions, feature_width, _DTYPE_OF_CODE[code], height, width, optional, checksum)
+    header = Header(num_regions, feature_width, _DTYPES[code], height, width, optional, checksum)
     if header.value_size != len(value):
         raise ValueError(f"{len(value)} bytes where its header promises {header.value_size}")
     return header
@@ -157,10 +153,10 @@ def decode(image_id: str, value: memoryview | bytes) -> RegionFeatures:
     header = read_header(value)
     at = header.features_at + header.features_size
     optional: dict[str, NDArray[Any]] = {}
-    for bit, (name, kind) in enumerate(_OPTIONAL):
+    for bit, (name, kind) in enumerate(_OPTIONAL.items()):
         if header.optional >> bit & 1:
             optional[name] = np.frombuffer(value, kind, header.num_regions, at).copy()
-            at += header.num_regions * kind.itemsize
+            at += optional[name].nbytes
     return RegionFeatures(
         image_id=image_id,
         features=features_as_bytes(value, header).copy().view(header.dtype).reshape(header.num_regions, -1),
@@ -186,11 +182,12 @@ def compute_fingerprint(checksums: Iterable[tuple[bytes, int]]) -> str:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
+    """The record of a manifest."""
     return pack_json(asdict(manifest))
 
 
 def decode_manifest(value: bytes) -> Manifest:
-    """Raises ValueError where the record is damaged or of another version."""
+    """The manifest in a record; raises ValueError where it is damaged or of another version."""
     content = unpack_json(value)
     if content.get("format_version") != FORMAT_VERSION:
         raise ValueError(
@@ -203,19 +200,22 @@ def decode_manifest(value: bytes) -> Manifest:
 
 
 def encode_ids(ids: Iterable[str]) -> bytes:
-    """All ids in one record, so that looking for missing images need not touch a page of every record."""
+    """The record of all ids: looking for missing images reads it and not a page of every image."""
     return _with_checksum(zlib.compress("\n".join(ids).encode()))
 
 
 def decode_ids(value: bytes) -> list[str]:
+    """The ids in a record; raises ValueError where it is damaged."""
     return zlib.decompress(_without_checksum(value)).decode().split("\n")
 
 
 def pack_json(content: dict[str, Any]) -> bytes:
+    """``content`` as JSON after its checksum."""
     return _with_checksum(json.dumps(content).encode())
 
 
 def unpack_json(value: bytes) -> dict[str, Any]:
+    """What ``pack_json`` packed; raises ValueError where it is damaged."""
     content: dict[str, Any] = json.loads(_without_checksum(value))
     return content
 
