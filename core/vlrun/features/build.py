@@ -64,10 +64,10 @@ def build_store(
     refuse_to_replace(out, overwrite=overwrite)
 
     with StoreWriter(out, dtype=dtype, signature=signature) as writer:
-        if writer.discarded:
-            say(writer.discarded)
-        if writer.count:
-            say(f"continuing a build that stopped after {writer.count:,} images")
+        if writer.has_discarded:
+            say(f"an unfinished build of {out} was begun from other files or options: starting anew")
+        if writer.state.count:
+            say(f"continuing a build that stopped after {writer.state.count:,} images")
         problems = _copy(source, writer, say, progress)
         if problems:
             writer.discard()
@@ -95,7 +95,7 @@ def _copy(source: _Sources, writer: StoreWriter, say: Callable[[str], None], pro
         problems.extend(f"{location}{problem}" for problem in error.problems)
 
     try:
-        for record in source.records(writer.position):
+        for record in source.records(writer.state.position):
             try:
                 writer.add(record.load(), record.next)
             except DuplicateImageError as error:
@@ -104,12 +104,14 @@ def _copy(source: _Sources, writer: StoreWriter, say: Callable[[str], None], pro
                 note(f"{record.location}: ", error)
             if len(problems) >= MOST_PROBLEMS:
                 return [*problems, f"stopped after {MOST_PROBLEMS} problems"]
-            progress(what, writer.count, expected or round(writer.count / record.share) if record.share else 0)
+            progress(
+                what, writer.state.count, expected or round(writer.state.count / record.share) if record.share else 0
+            )
     except DataError as error:  # the source cannot go on
         note("", error)
-    if not problems and expected is not None and writer.count != expected:
-        note("", DataError(f"{source.describe()}: {writer.count:,} of {expected:,} records were read"))
-    if not problems and not writer.count:
+    if not problems and expected is not None and writer.state.count != expected:
+        note("", DataError(f"{source.describe()}: {writer.state.count:,} of {expected:,} records were read"))
+    if not problems and not writer.state.count:
         note("", DataError(f"{source.describe()} holds no records"))
     return problems
 

@@ -1,11 +1,12 @@
-"""Writing a store: in bounded memory, resumable after a kill, and visible under its name only when it is whole."""
+"""Writing a store: in bounded memory, resumable after a kill, and under its name only when it is complete."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +43,23 @@ Position = Sequence[Any]
 """Where a source continues after a record; plain JSON, meaningful to the source alone."""
 
 
+@dataclass
+class BuildState:
+    """What has been added, and where the source continues; kept with the records.
+
+    Attributes:
+        signature: which source and options the records come from.
+        fewest, most: number of regions of one image.
+    """
+
+    signature: str
+    position: Position = ()
+    count: int = 0
+    fewest: int = 0
+    most: int = 0
+    feature_width: int = 0
+
+
 class DuplicateImageError(DataError):
     """An image comes twice. ``image_id`` says which."""
 
@@ -53,57 +71,36 @@ class DuplicateImageError(DataError):
 class StoreWriter:
     """Collects records in ``<out>.partial`` and gives them their name when they are complete.
 
-    Use as a context manager. A writer with the same ``signature`` continues where a killed one stopped: ``position``
-    tells where; with another signature it starts anew. Leaving the block without ``finish`` keeps what was added.
+    Use as a context manager. A writer with the same ``signature`` continues where a killed one stopped, as ``state``
+    tells; with another it starts anew. Leaving the block without ``finish`` keeps what was added.
     """
 
     def __init__(self, out: Path, *, dtype: str, signature: str) -> None:
+        """Starts a build, or continues one.
+
+        Raises:
+            DataError: ``dtype`` is unknown, another process is building ``out``, or its folder cannot be written.
+        """
         if dtype not in DTYPES:
             raise DataError(f"dtype '{dtype}' is not one of {', '.join(DTYPES)}")
         self.out = out
         self.dtype = dtype
-        self.signature = signature
-        self.discarded = ""
         self._folder = unfinished_build(out)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock_file(self._folder)
         self._pending: dict[bytes, bytes] = {}
         self._pending_bytes = 0
         self._only_checks = False
-        self._begin()
-
-    def _begin(self) -> None:
-        progress = self._saved_progress()
-        if progress.get("signature") != self.signature:
-            if progress:
-                self.discarded = f"{self._folder} was begun from other files or options: starting anew"
-            (self._folder / DATA_FILE).unlink(missing_ok=True)
-            progress = {}
-        self._env = self._open()
-        self.position: Position = progress.get("position", ())
-        self.count: int = progress.get("count", 0)
-        self._fewest: int = progress.get("fewest", 0)
-        self._most: int = progress.get("most", 0)
-        self._feature_width: int = progress.get("feature_width", 0)
-
-    def _saved_progress(self) -> dict[str, Any]:
-        """What an earlier build of the same name left; empty where there is none that can be read."""
-        if not (self._folder / DATA_FILE).exists():
-            return {}
-        try:
-            handle = Handle(self._folder / DATA_FILE)
-            with handle.reading() as transaction:
-                saved = transaction.get(PROGRESS_KEY)
-                progress = {} if saved is None else unpack_json(bytes(saved))
-            handle.env.close()
-        except (DataError, ValueError):
-            return {}
-        return progress
-
-    def _open(self) -> Any:
+        file = self._folder / DATA_FILE
+        saved = _saved_state(file)
+        self.has_discarded = saved is not None and saved.signature != signature
+        if saved is None or self.has_discarded:
+            file.unlink(missing_ok=True)
+            saved = None
+        self.state = saved or BuildState(signature)
         try:
             # No writemap: with it the file would have the size of the map.
-            return lmdb.open(str(self._folder / DATA_FILE), subdir=False, lock=False, map_size=_SPARE_BYTES)
+            self._env = lmdb.open(str(file), subdir=False, lock=False, map_size=_SPARE_BYTES)
         except lmdb.Error as error:
             raise DataError(f"{self._folder} cannot be opened: {error}; remove it and build again") from error
 
@@ -132,7 +129,7 @@ class StoreWriter:
         """Adds one image; ``position`` is where the source continues after it.
 
         Raises:
-            DataError: it comes twice, or does not look like the region features of an image.
+            DataError: the image was there before, or this does not look like region features.
         """
         if problems := find_problems(regions):
             raise DataError(problems)
@@ -140,21 +137,25 @@ class StoreWriter:
         if regions.image_id in self:
             raise DuplicateImageError(regions.image_id)
         num_regions, feature_width = regions.features.shape
-        if self._feature_width not in (0, feature_width):
-            raise DataError(f"features of width {feature_width}; the images before have width {self._feature_width}")
+        state = self.state
+        if state.feature_width not in (0, feature_width):
+            raise DataError(f"features of width {feature_width}; the images before have width {state.feature_width}")
         value = encode(regions, self.dtype)
         self._pending[key] = b"" if self._only_checks else value
         self._pending_bytes += len(value)
-        self._feature_width = feature_width
-        self._fewest = min(self._fewest or num_regions, num_regions)
-        self._most = max(self._most, num_regions)
-        self.count += 1
-        self.position = position
+        self.state = BuildState(
+            state.signature,
+            position,
+            state.count + 1,
+            min(state.fewest or num_regions, num_regions),
+            max(state.most, num_regions),
+            feature_width,
+        )
         if self._pending_bytes >= _COMMIT_BYTES:
             self._commit()
 
     def only_check(self) -> None:
-        """From now on records are checked but not kept: after a problem, the store must not be continued past it."""
+        """Checks records from now on without keeping them: no build may continue after a problem."""
         self._commit()
         self._only_checks = True
 
@@ -165,25 +166,29 @@ class StoreWriter:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def finish(self, *, source_format: str, source: str, extractor: str, overwrite: bool = False) -> Manifest:
-        """Describes the store and gives it its name.
+        """Writes the manifest and gives the store its name.
 
         Raises:
             DataError: the file does not hold what was added, or ``out`` exists and ``overwrite`` is not set.
         """
         self._commit()
-        checksums = list(self._checksums())
-        if len(checksums) != self.count or not self.count:
-            raise DataError(f"{self._folder} holds {len(checksums):,} images after {self.count:,} were added")
+        state = self.state
+        with self._env.begin(buffers=True) as transaction:  # as they lie in the file, in key order
+            checksums = [
+                (bytes(key), read_header(value).checksum) for key, value in transaction.cursor() if key[0] != 0
+            ]
+        if len(checksums) != state.count or not state.count:
+            raise DataError(f"{self._folder} holds {len(checksums):,} images after {state.count:,} were added")
         manifest = Manifest(
-            count=self.count,
-            min_regions=self._fewest,
-            max_regions=self._most,
-            feature_width=self._feature_width,
+            count=state.count,
+            min_regions=state.fewest,
+            max_regions=state.most,
+            feature_width=state.feature_width,
             dtype=self.dtype,
             extractor=extractor,
             source_format=source_format,
             source=source,
-            source_signature=self.signature,
+            source_signature=state.signature,
             fingerprint=compute_fingerprint(checksums),
             created=_now(),
         )
@@ -194,31 +199,16 @@ class StoreWriter:
         self._lock.close()
         return manifest
 
-    def _checksums(self) -> Iterator[tuple[bytes, int]]:
-        """(key, checksum) of every record as it lies in the file, in key order."""
-        with self._env.begin(buffers=True) as transaction:
-            for key, value in transaction.cursor():
-                if key[0] != 0:
-                    yield bytes(key), read_header(value).checksum
-
     def _commit(self) -> None:
-        """Records and the position after them become durable together."""
+        """Makes records and the position after them durable together."""
         if self._pending and not self._only_checks:
-            progress = {
-                "signature": self.signature,
-                "position": list(self.position),
-                "count": self.count,
-                "fewest": self._fewest,
-                "most": self._most,
-                "feature_width": self._feature_width,
-            }
-            self._write({**self._pending, PROGRESS_KEY: pack_json(progress)})
+            self._write({**self._pending, PROGRESS_KEY: pack_json(asdict(self.state))})
             self._pending.clear()
         self._pending_bytes = 0
 
     def _write(self, records: dict[bytes, bytes], remove: bytes | None = None) -> None:
         page_size = self._env.stat()["psize"]
-        # A value of its own pages wastes less than one of them; smaller values share pages that may be half empty.
+        # A large value wastes less than one of its pages; small values share pages that may be half empty.
         needed = sum(len(key) + len(value) + 2 * page_size for key, value in records.items())
         info = self._env.info()
         used = (info["last_pgno"] + 1) * page_size
@@ -242,23 +232,33 @@ def write_store(
     extractor: str = "",
     overwrite: bool = False,
 ) -> Manifest:
-    """Writes ``records``, from a detector or a test, as a store; files of others go through ``build_store``."""
+    """Writes ``records``, from a detector or a test, as a store; feature files go through ``build_store``."""
     refuse_to_replace(out, overwrite=overwrite)
     with StoreWriter(out, dtype=dtype, signature=f"records begun {_now()}") as writer:
         try:
             for regions in records:
-                _add_named(writer, regions)
+                try:
+                    writer.add(regions, ())
+                except DataError as error:
+                    raise DataError([f"image '{regions.image_id}': {text}" for text in error.problems]) from error
             return writer.finish(source_format="records", source="", extractor=extractor, overwrite=overwrite)
         except BaseException:
             writer.discard()
             raise
 
 
-def _add_named(writer: StoreWriter, regions: RegionFeatures) -> None:
+def _saved_state(file: Path) -> BuildState | None:
+    """What an earlier build of the same name left, if it can be read."""
+    if not file.exists():
+        return None
     try:
-        writer.add(regions, ())
-    except DataError as error:
-        raise DataError([f"image '{regions.image_id}': {problem}" for problem in error.problems]) from error
+        handle = Handle(file)
+        with handle.reading() as transaction:
+            state = BuildState(**unpack_json(bytes(transaction.get(PROGRESS_KEY, b""))))
+        handle.env.close()
+    except (DataError, ValueError, TypeError):
+        return None
+    return state
 
 
 def _now() -> str:
@@ -290,7 +290,7 @@ def _publish(folder: Path, out: Path, *, overwrite: bool) -> None:
 
 
 def _lock_file(folder: Path) -> IO[str]:
-    """Held for as long as this process builds; a kill releases it."""
+    """A lock file, held for as long as this process builds; a kill releases it."""
     file = (folder / _LOCK_FILE).open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
