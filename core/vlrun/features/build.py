@@ -1,4 +1,4 @@
-"""From the files of others to a store: read, check, write, and only then give it its name."""
+"""Importing feature files of other systems: read, check, write, and only then give the store its name."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import DuplicateImageError, StoreWriter, refuse_to_replace
 from vlrun.interfaces.reporter import ProgressCallback
 
-MOST_PROBLEMS = 20
+MAX_PROBLEMS = 20
 
 Format = TypeVar("Format", bound=SourceFormat)
 
 
 @dataclass(frozen=True)
-class Built:
-    """The store that there is now; ``is_new`` is False where it was up to date."""
+class BuildResult:
+    """A store; ``is_new`` is False where it was up to date."""
 
     path: Path
     manifest: Manifest
@@ -41,26 +41,26 @@ def build_store(
     expected_ids: Iterable[str] = (),
     say: Callable[[str], None] = lambda message: None,
     progress: ProgressCallback = lambda what, done, total: None,
-) -> Built:
+) -> BuildResult:
     """Imports ``paths`` into a store at ``out``.
 
-    Streams: the memory needed does not grow with the source. A killed build continues when it is repeated. A store that
-    was built from the same files with the same options stays as it is.
+    Memory does not grow with the source. A killed build continues when it is repeated. A store that was built from the
+    same files with the same options stays as it is.
 
     Args:
         extractor: what made the features; kept in the manifest.
         expected_ids: canonical ids that must be among the images.
-        say: is told at once what a user wants to know: that a build continues, or the first problem.
-        progress: is told after each image what is done, how many there are, and of how many.
+        say: gets what a user should read at once: that a build continues, or the first problem.
+        progress: called after each image.
 
     Raises:
-        DataError: a source is damaged or not complete, with up to 20 problems; then there is no store at ``out``.
+        DataError: a source is damaged or not complete, with up to 20 problems; nothing is built.
     """
     source = _Sources([feature_format.open(path) for path in paths])
     signature = _signature(source.files(), feature_format.name, dtype, extractor)
     if not overwrite and (store := _store_at(out)) and store.manifest.source_signature == signature:
         _refuse_missing(store.missing(expected_ids), f"{out} was built before, from the same files")
-        return Built(out, store.manifest, is_new=False)
+        return BuildResult(out, store.manifest, is_new=False)
     refuse_to_replace(out, overwrite=overwrite)
 
     with StoreWriter(out, dtype=dtype, signature=signature) as writer:
@@ -79,44 +79,45 @@ def build_store(
         manifest = writer.finish(
             source_format=feature_format.name, source=source.describe(), extractor=extractor, overwrite=overwrite
         )
-    return Built(out, manifest, is_new=True)
+    return BuildResult(out, manifest, is_new=True)
 
 
 def _copy(source: _Sources, writer: StoreWriter, say: Callable[[str], None], progress: ProgressCallback) -> list[str]:
-    """Adds every record to ``writer``; after the first problem it only looks for more."""
+    """Adds every record to ``writer``; after the first problem it only looks for more. Returns all problems."""
     problems: list[str] = []
     expected = source.num_records()
-    what = "importing images" if expected else "importing images (total estimated)"
+    activity = "importing images" if expected else "importing images (total estimated)"
 
-    def note(location: str, error: DataError) -> None:
-        if not problems:
-            writer.only_check()
-            say(f"{location}{error.problems[0]} (looking for more problems; nothing will be built)")
-        problems.extend(f"{location}{problem}" for problem in error.problems)
+    def add_problems(new: Iterable[str]) -> None:
+        for problem in new:
+            if not problems:
+                writer.only_check()
+                say(f"{problem} (looking for more problems; nothing will be built)")
+            problems.append(problem)
 
     try:
         for record in source.records(writer.state.position):
             try:
                 writer.add(record.load(), record.next)
             except DuplicateImageError as error:
-                note("", DataError(_twice(source, record, error.image_id)))
+                add_problems([_duplicate_problem(source, record, error.image_id)])
             except DataError as error:
-                note(f"{record.location}: ", error)
-            if len(problems) >= MOST_PROBLEMS:
-                return [*problems, f"stopped after {MOST_PROBLEMS} problems"]
-            progress(
-                what, writer.state.count, expected or round(writer.state.count / record.share) if record.share else 0
-            )
+                add_problems(f"{record.location}: {problem}" for problem in error.problems)
+            if len(problems) >= MAX_PROBLEMS:
+                return [*problems, f"stopped after {MAX_PROBLEMS} problems"]
+            done = writer.state.count
+            progress(activity, done, expected or (round(done / record.share) if record.share else 0))
     except DataError as error:  # the source cannot go on
-        note("", error)
-    if not problems and expected is not None and writer.state.count != expected:
-        note("", DataError(f"{source.describe()}: {writer.state.count:,} of {expected:,} records were read"))
-    if not problems and not writer.state.count:
-        note("", DataError(f"{source.describe()} holds no records"))
+        add_problems(error.problems)
+    count = writer.state.count
+    if not problems and expected is not None and count != expected:
+        add_problems([f"{source.describe()}: {count:,} of {expected:,} records were read"])
+    if not problems and not count:
+        add_problems([f"{source.describe()} holds no records"])
     return problems
 
 
-def _twice(source: _Sources, second: SourceRecord, image_id: str) -> str:
+def _duplicate_problem(source: _Sources, second: SourceRecord, image_id: str) -> str:
     places = (record.location for record in source.records() if record.image_id == image_id)
     return f"image '{image_id}' comes twice: {next(places, 'before')} and {second.location}"
 
@@ -124,7 +125,7 @@ def _twice(source: _Sources, second: SourceRecord, image_id: str) -> str:
 def _refuse_missing(missing: Sequence[str], consequence: str) -> None:
     if missing:
         heading = f"{len(missing):,} expected images are missing from the source, among them:"
-        shown = [f"    {image_id}" for image_id in first_few(missing, MOST_PROBLEMS)]
+        shown = [f"    {image_id}" for image_id in first_few(missing, MAX_PROBLEMS)]
         raise DataError([heading, *shown, consequence])
 
 
@@ -132,14 +133,13 @@ def _store_at(out: Path) -> RegionFeatureStore | None:
     """The store at ``out``, if there is one that can be read."""
     try:
         store = RegionFeatureStore(out)
-        _ = store.manifest
+        return store if store.manifest else None
     except DataError:
         return None
-    return store
 
 
 def _signature(files: Iterable[str | os.PathLike[str]], *options: str) -> str:
-    """Hash of names, sizes and dates of the source files, and of the options that change the result."""
+    """Hash of the names, sizes and dates of the source files, and of the options that change the result."""
     digest = hashlib.blake2b("\x1f".join(options).encode(), digest_size=16)
     for file in files:
         status = os.stat(file)
@@ -177,17 +177,21 @@ class _Sources(FeatureSource):
 
 
 def detect_format(paths: Sequence[Path], formats: Mapping[str, Format]) -> Format:
-    """The one format that recognises all of ``paths``; raises UsageError where none does, or several."""
+    """The one format that recognises all of ``paths``.
+
+    Raises:
+        DataError: a path does not exist.
+        UsageError: no format recognises them all, or several do.
+    """
     for path in paths:
         if not path.exists():
             raise DataError(f"{path} does not exist")
-    fitting = [found for found in formats.values() if all(found.recognises(path) for path in paths)]
+    fitting = [candidate for candidate in formats.values() if all(candidate.recognises(path) for path in paths)]
     if len(fitting) == 1:
         return fitting[0]
     given = ", ".join(str(path) for path in paths)
     if fitting:
-        raise UsageError(
-            f"{given} can be read as {' or as '.join(f'--from {found.name}' for found in fitting)}: say which"
-        )
-    known = "\n".join(f"    --from {found.name}: {found.summary}" for found in formats.values())
+        choices = " or as ".join(f"--from {candidate.name}" for candidate in fitting)
+        raise UsageError(f"{given} can be read as {choices}: say which")
+    known = "\n".join(f"    --from {candidate.name}: {candidate.summary}" for candidate in formats.values())
     raise UsageError(f"{given}: no format recognises it. There are\n{known}")

@@ -1,4 +1,4 @@
-"""What makes the region features of an image believable; importers and ``verify`` ask the same questions."""
+"""What region features of an image must fulfil; importers and ``verify`` check the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from vlrun.interfaces.examples import RegionFeatures
 
 BOX_TOLERANCE = 1.0
-"""Pixels by which a box may leave its image. Detectors end boxes within it; some writers count the last pixel twice."""
+"""Pixels by which a box may leave its image: some writers count the last pixel twice."""
 
 
 def find_problems(regions: RegionFeatures) -> list[str]:
@@ -42,15 +42,15 @@ def _value_problems(regions: RegionFeatures) -> list[str]:
 
 
 def _box_problems(regions: RegionFeatures) -> list[str]:
-    """Boxes turned inside out, and boxes that leave the image by more than ``BOX_TOLERANCE``."""
+    """Boxes that end before they begin, or leave the image by more than ``BOX_TOLERANCE``."""
     problems = []
     boxes = regions.boxes
     inverted = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
     if inverted.size:
-        problems.append(f"box {inverted[0]} {_in_words(boxes[inverted[0]])} ends before it begins")
+        problems.append(f"box {inverted[0]} {_box_text(boxes[inverted[0]])} ends before it begins")
     outside = np.flatnonzero(_leaves(boxes, regions.width, regions.height))
     if outside.size:
-        problem = f"box {outside[0]} {_in_words(boxes[outside[0]])} leaves the image"
+        problem = f"box {outside[0]} {_box_text(boxes[outside[0]])} leaves the image"
         problem += f" of height {regions.height} and width {regions.width}"
         if not _leaves(boxes, regions.height, regions.width).any():
             problem += "; with height and width exchanged all boxes would fit"
@@ -64,5 +64,5 @@ def _leaves(boxes: NDArray[np.float32], width: int, height: int) -> NDArray[np.b
     return leaves
 
 
-def _in_words(box: NDArray[np.float32]) -> str:
+def _box_text(box: NDArray[np.float32]) -> str:
     return "(" + ", ".join(f"{value:.1f}" for value in box) + ")"

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """One image of a source, found but not decoded yet.
+    """One image of a source, not decoded yet.
 
     Attributes:
         location: file and line or entry, for messages.
-        image_id: canonical id; empty where it cannot be told, then ``load`` raises.
+        image_id: canonical id; empty where the record has none, and ``load`` raises.
         load: decodes the image; raises DataError, without file name, where it is damaged.
         next: where to continue after this record; plain JSON for ``FeatureSource.records``.
         share: how much of the source lies before ``next``, in [0, 1].
@@ -33,18 +33,20 @@ class SourceRecord:
 
 
 class FeatureSource(ABC):
-    """An opened source: streams its records and needs memory for one of them at a time."""
+    """An opened source, which streams its records and holds one of them at a time."""
 
     @abstractmethod
     def files(self) -> Sequence[str | os.PathLike[str]]:
-        """All files behind the source; a resumed build goes on only if none of them changed."""
+        """All files behind the source; a build continues only if none of them changed."""
 
     @abstractmethod
     def records(self, position: Sequence[Any] = ()) -> Iterator[SourceRecord]:
-        """The records after ``position``, which is the ``next`` of an earlier one; all of them by default.
+        """The records after ``position``, the ``next`` of an earlier one; all of them by default.
 
-        A record that is damaged is yielded like any other. Raises DataError where the source cannot go on, or, at the
-        end, where it is not complete.
+        Damaged records are yielded too.
+
+        Raises:
+            DataError: the source cannot go on, or, at its end, it is not complete.
         """
 
     @abstractmethod
@@ -52,12 +54,12 @@ class FeatureSource(ABC):
         """One line for the manifest, such as ``mscoco_bua_r101_fix36 (123,287 npz files)``."""
 
     def num_records(self) -> int | None:
-        """How many records there are, where that is known without reading them."""
+        """The number of records, if it is known without reading them."""
         return None
 
 
 class SourceFormat(Protocol):
-    """A way in which others store region features; a plugin declares it as a ``FeatureFormat``."""
+    """What an import needs of a format; a plugin declares one as a ``FeatureFormat``."""
 
     @property
     def name(self) -> str: ...
@@ -70,5 +72,5 @@ class SourceFormat(Protocol):
         ...
 
     def recognises(self, path: Path) -> bool:
-        """Whether a file or folder looks like this format; quick."""
+        """Whether a file or folder looks like this format, after a quick look."""
         ...

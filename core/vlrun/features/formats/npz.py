@@ -31,16 +31,13 @@ class NpzFolder(FeatureSource):
     """The files of a folder, or of the ``npz_files`` in it, by name."""
 
     def __init__(self, path: Path) -> None:
-        self._folder = path / "npz_files" if (path / "npz_files").is_dir() else path
-        if path.is_file():
-            self._folder, self._names = path.parent, [path.name]
-        elif self._folder.is_dir():
-            self._names = sorted(entry.name for entry in os.scandir(self._folder) if entry.name.endswith(".npz"))
-        else:
+        if not path.exists():
             raise DataError(f"{path} does not exist")
+        self._folder = path.parent if path.is_file() else _npz_folder(path)
+        self._names = [path.name] if path.is_file() else _npz_names(path)
         if not self._names:
             raise DataError(f"{self._folder} holds no .npz files")
-        self._described = path.name if path.is_file() else f"{path.name} ({len(self._names):,} npz files)"
+        self._description = path.name if path.is_file() else f"{path.name} ({len(self._names):,} npz files)"
 
     def files(self) -> Sequence[str]:
         return [os.path.join(self._folder, name) for name in self._names]
@@ -49,7 +46,7 @@ class NpzFolder(FeatureSource):
         return len(self._names)
 
     def describe(self) -> str:
-        return self._described
+        return self._description
 
     def records(self, position: Sequence[Any] = ()) -> Iterator[SourceRecord]:
         start = position[0] if position else 0
@@ -65,7 +62,7 @@ class NpzFolder(FeatureSource):
 
 
 def read_npz(file: Path) -> RegionFeatures:
-    """One image; raises DataError where an array is missing or the file is damaged."""
+    """The image in a file; raises DataError where an array is missing or the file is damaged."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
             if not isinstance(arrays, np.lib.npyio.NpzFile):
@@ -119,7 +116,12 @@ def _scalar(arrays: Mapping[str, Any], key: str) -> int:
 
 def is_npz(path: Path) -> bool:
     """Whether this is an ``.npz`` file or a folder with some."""
-    if path.is_file():
-        return path.suffix == ".npz"
-    folder = path / "npz_files" if (path / "npz_files").is_dir() else path
-    return any(entry.name.endswith(".npz") for entry in os.scandir(folder))
+    return path.suffix == ".npz" if path.is_file() else bool(_npz_names(path))
+
+
+def _npz_folder(path: Path) -> Path:
+    return path / "npz_files" if (path / "npz_files").is_dir() else path
+
+
+def _npz_names(path: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(_npz_folder(path)) if entry.name.endswith(".npz"))
