@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from vlrun.errors import DataError, UsageError, first_few
 from vlrun.features.formats import FeatureSource, SourceFormat, SourceRecord
 from vlrun.features.layout import Manifest
 from vlrun.features.store import RegionFeatureStore
-from vlrun.features.writer import DuplicateImageError, StoreWriter, refuse_to_replace
+from vlrun.features.writer import StoreWriter, refuse_to_replace
 from vlrun.interfaces.reporter import ProgressCallback
 
 MAX_PROBLEMS = 20
@@ -58,7 +59,7 @@ def build_store(
     """
     source = _Sources([feature_format.open(path) for path in paths])
     signature = _signature(source.files(), feature_format.name, dtype, extractor)
-    if not overwrite and (store := _store_at(out)) and store.manifest.source_signature == signature:
+    if not overwrite and (store := _up_to_date_store(out, signature)):
         _refuse_missing(store.missing(expected_ids), f"{out} was built before, from the same files")
         return BuildResult(out, store.manifest, is_new=False)
     refuse_to_replace(out, overwrite=overwrite)
@@ -98,9 +99,10 @@ def _copy(source: _Sources, writer: StoreWriter, say: Callable[[str], None], pro
     try:
         for record in source.records(writer.state.position):
             try:
-                writer.add(record.load(), record.next)
-            except DuplicateImageError as error:
-                add_problems([_duplicate_problem(source, record, error.image_id)])
+                if record.image_id in writer:
+                    add_problems([_duplicate_problem(source, record)])
+                else:
+                    writer.add(record.load(), record.next)
             except DataError as error:
                 add_problems(f"{record.location}: {problem}" for problem in error.problems)
             if len(problems) >= MAX_PROBLEMS:
@@ -117,9 +119,9 @@ def _copy(source: _Sources, writer: StoreWriter, say: Callable[[str], None], pro
     return problems
 
 
-def _duplicate_problem(source: _Sources, second: SourceRecord, image_id: str) -> str:
-    places = (record.location for record in source.records() if record.image_id == image_id)
-    return f"image '{image_id}' comes twice: {next(places, 'before')} and {second.location}"
+def _duplicate_problem(source: _Sources, second: SourceRecord) -> str:
+    places = (record.location for record in source.records() if record.image_id == second.image_id)
+    return f"image '{second.image_id}' comes twice: {next(places, 'before')} and {second.location}"
 
 
 def _refuse_missing(missing: Sequence[str], consequence: str) -> None:
@@ -129,13 +131,12 @@ def _refuse_missing(missing: Sequence[str], consequence: str) -> None:
         raise DataError([heading, *shown, consequence])
 
 
-def _store_at(out: Path) -> RegionFeatureStore | None:
-    """The store at ``out``, if there is one that can be read."""
-    try:
+def _up_to_date_store(out: Path, signature: str) -> RegionFeatureStore | None:
+    with suppress(DataError):  # there is none, or it cannot be read
         store = RegionFeatureStore(out)
-        return store if store.manifest else None
-    except DataError:
-        return None
+        if store.manifest.source_signature == signature:
+            return store
+    return None
 
 
 def _signature(files: Iterable[str | os.PathLike[str]], *options: str) -> str:

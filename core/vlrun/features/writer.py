@@ -21,6 +21,7 @@ from vlrun.features.layout import (
     DTYPES,
     IDS_KEY,
     MANIFEST_KEY,
+    MAX_KEY_BYTES,
     PROGRESS_KEY,
     Manifest,
     compute_fingerprint,
@@ -58,14 +59,6 @@ class BuildState:
     fewest: int = 0
     most: int = 0
     feature_width: int = 0
-
-
-class DuplicateImageError(DataError):
-    """An image comes twice. ``image_id`` says which."""
-
-    def __init__(self, image_id: str) -> None:
-        super().__init__(f"image '{image_id}' comes twice")
-        self.image_id = image_id
 
 
 class StoreWriter:
@@ -123,7 +116,7 @@ class StoreWriter:
         if key in self._pending:
             return True
         with self._env.begin(buffers=True) as transaction:
-            return transaction.get(key) is not None
+            return 0 < len(key) <= MAX_KEY_BYTES and transaction.get(key) is not None
 
     def add(self, regions: RegionFeatures, position: Position) -> None:
         """Adds one image; ``position`` is where the source continues after it.
@@ -135,7 +128,7 @@ class StoreWriter:
             raise DataError(problems)
         key = encode_key(regions.image_id)
         if regions.image_id in self:
-            raise DuplicateImageError(regions.image_id)
+            raise DataError("it comes twice")
         num_regions, feature_width = regions.features.shape
         state = self.state
         if state.feature_width not in (0, feature_width):

@@ -143,6 +143,11 @@ def test_an_image_that_comes_twice_is_named_with_both_places(tmp_path, make_regi
     assert not (tmp_path / "out").exists()
 
 
+def test_records_that_come_twice_are_refused_by_name(tmp_path, make_regions):
+    with pytest.raises(DataError, match="image 'a': it comes twice"):
+        write_store(tmp_path / "out", [make_regions("a"), make_regions("a")])
+
+
 def test_all_damaged_records_are_listed_and_nothing_is_built(lxmert_file, tmp_path):
     rows = lxmert_file.read_bytes().splitlines(keepends=True)
     rows[2] = rows[2].replace(b"\t5\t", b"\t6\t")
