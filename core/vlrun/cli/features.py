@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vlrun.errors import DataError, PluginError, first_few
 
 if TYPE_CHECKING:
     from vlrun.features.layout import Manifest
-    from vlrun.features.store import RegionFeatureStore
     from vlrun.interfaces.examples import RegionFeatures
     from vlrun.plugins.entries import FeatureFormat
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares ``build``, ``inspect`` and ``verify``."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     build = actions.add_parser("build", help="import feature files into a store")
     build.add_argument("source", nargs="+", type=Path, metavar="SOURCE", help="file or folder; several are joined")
     build.add_argument("out", type=Path, metavar="OUT", help="the store, a new folder")
-    build.add_argument("--from", dest="format", metavar="FORMAT", help="format of SOURCE; recognised where left out")
+    build.add_argument("--from", dest="format", metavar="FORMAT", help="format of SOURCE; recognised by default")
     build.add_argument(
         "--dtype", choices=("float16", "float32"), default="float16", help="type of the features (default: float16)"
     )
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--expect-ids",
         type=Path,
         metavar="FILE",
-        help="fail unless all these images are there (an id or file name a line)",
+        help="fail unless all these images are there (one id or file name per line)",
     )
     build.add_argument("--overwrite", action="store_true", help="replace a store at OUT")
 
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Runs the chosen action."""
     actions = {"build": _build, "inspect": _inspect, "verify": _verify}
     return actions[arguments.action](arguments)
 
@@ -56,24 +57,24 @@ def _build(arguments: argparse.Namespace) -> int:
     from vlrun.features.build import build_store
     from vlrun.reporting.progress import progress_on_stderr
 
-    with progress_on_stderr() as told:
+    with progress_on_stderr() as reporters:
         try:
-            built = build_store(
+            result = build_store(
                 arguments.source,
                 arguments.out,
-                _chosen_format(arguments, told.note),
+                _chosen_format(arguments, reporters.note),
                 dtype=arguments.dtype,
                 extractor=arguments.extractor,
                 overwrite=arguments.overwrite,
-                expected_ids=_ids_in(arguments.expect_ids) if arguments.expect_ids else (),
-                say=told.note,
-                progress=told.progress,
+                expected_ids=_read_ids(arguments.expect_ids) if arguments.expect_ids else (),
+                say=reporters.note,
+                progress=reporters.progress,
             )
         except KeyboardInterrupt:
-            told.note("the same command continues this build")
+            reporters.note("the same command continues this build")
             raise
-    print(f"{'built' if built.is_new else 'up to date:'} {built.path}")
-    _print_facts(built.manifest, built.path)
+    print(f"{'built' if result.is_new else 'up to date:'} {result.path}")
+    _print_facts(result.manifest, result.path)
     return 0
 
 
@@ -84,15 +85,15 @@ def _chosen_format(arguments: argparse.Namespace, say: Callable[[str], None]) ->
     plugins = create_plugins()
     formats = plugins.feature_formats()
     if arguments.format is None:
-        found = detect_format(arguments.source, formats)
-        say(f"reading {', '.join(map(str, arguments.source))} as --from {found.name}")
-        return found
+        detected = detect_format(arguments.source, formats)
+        say(f"reading {', '.join(map(str, arguments.source))} as --from {detected.name}")
+        return detected
     if arguments.format not in formats:
         raise PluginError(plugins.why_missing("feature format", arguments.format))
     return formats[arguments.format]
 
 
-def _ids_in(file: Path) -> list[str]:
+def _read_ids(file: Path) -> list[str]:
     from vlrun.interfaces.examples import canonical_image_id
 
     try:
@@ -109,30 +110,23 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if arguments.image is not None:
         _show_image(store[arguments.image], as_json=arguments.json)
     elif arguments.json:
-        print(json.dumps(_as_json(store), indent=2))
+        facts = {"path": str(store.path), "bytes": _file_size(store.path), **asdict(store.manifest)}
+        print(json.dumps(facts, indent=2))
     else:
-        ids = store.image_ids()
         print(f"{arguments.store}")
-        _print_facts(store.manifest, arguments.store, {"images": ", ".join(first_few(ids, 3))})
+        _print_facts(store.manifest, arguments.store, images=", ".join(first_few(store.image_ids(), 3)))
     return 0
 
 
-def _as_json(store: RegionFeatureStore) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {"path": str(store.path), "bytes": _size_of(store.path), **asdict(store.manifest)}
-
-
-def _print_facts(manifest: Manifest, path: Path, more: Mapping[str, str] = MappingProxyType({})) -> None:
+def _print_facts(manifest: Manifest, path: Path, **more: str) -> None:
     from vlrun.reporting.tables import TextTable
 
-    regions = f"{manifest.min_regions}"
-    if manifest.max_regions != manifest.min_regions:
-        regions += f" to {manifest.max_regions}"
+    fewest, most = manifest.min_regions, manifest.max_regions
+    regions = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     facts = {
         "count": f"{manifest.count:,} images of {regions} regions",
         "features": f"{manifest.feature_width} x {manifest.dtype}; boxes {manifest.box_format}",
-        "size": _in_units(_size_of(path)),
+        "size": _size_text(_file_size(path)),
         "extractor": manifest.extractor or "not stated",
         "source": f"{manifest.source_format} {manifest.source}".rstrip(),
         "created": manifest.created,
@@ -171,36 +165,34 @@ def _show_image(regions: RegionFeatures, *, as_json: bool) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
     from vlrun.features.verify import verify_store
     from vlrun.reporting.progress import progress_on_stderr
 
-    with progress_on_stderr() as told:
-        found = verify_store(arguments.store, told.progress)
+    with progress_on_stderr() as reporters:
+        result = verify_store(arguments.store, reporters.progress)
     if arguments.json:
-        problems = [asdict(problem) for problem in found.problems]
-        summary = {"path": str(found.path), "ok": found.is_sound, "count": found.count}
-        print(json.dumps({**summary, "num_problems": found.num_problems, "problems": problems}, indent=2))
-    elif found.is_sound:
-        print(f"{found.path}: {found.count:,} images, no problems")
+        problems = [asdict(problem) for problem in result.problems]
+        summary = {"path": str(result.path), "ok": result.is_sound, "count": result.count}
+        print(json.dumps({**summary, "num_problems": result.num_problems, "problems": problems}, indent=2))
+    elif result.is_sound:
+        print(f"{result.path}: {result.count:,} images, no problems")
     else:
-        print(f"{found.path}: {found.count:,} images, {found.num_problems:,} problems")
-        print("\n".join(f"    {problem}" for problem in found.problems))
-        if found.num_problems > len(found.problems):
-            print(f"    and {found.num_problems - len(found.problems):,} more")
-    return 0 if found.is_sound else DataError.exit_status
+        print(f"{result.path}: {result.count:,} images, {result.num_problems:,} problems")
+        print("\n".join(f"    {problem}" for problem in result.problems))
+        if result.num_problems > len(result.problems):
+            print(f"    and {result.num_problems - len(result.problems):,} more")
+    return 0 if result.is_sound else DataError.exit_status
 
 
-def _size_of(path: Path) -> int:
+def _file_size(path: Path) -> int:
     from vlrun.features.handles import find_store_file
 
     return find_store_file(path).stat().st_size
 
 
-def _in_units(size: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+def _size_text(size: float) -> str:
+    units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
         size /= 1024
-    return f"{size:.1f} TiB"
+        units.pop(0)
+    return f"{size:.1f} {units[0]}".replace(".0 bytes", " bytes")

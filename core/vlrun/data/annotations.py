@@ -1,6 +1,6 @@
-"""Annotation files: JSON lines, one file per split, written once from the official files and then only read.
+"""Annotation files: JSON lines, one file per split, built once from the official files and then only read.
 
-Also the safe reading of the pickles in which some official files come.
+Some official files are pickles; they are read here too, safely.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _HASH_LENGTH = 12
 class AnnotationFile:
     """The records of one JSON-lines file, addressed by position.
 
-    The file is mapped, not loaded: all loader workers and ranks share its pages, and only 8 bytes a line are held
-    beside them. (A list of 400,000 dicts takes 293 MiB and grows in every worker, as reference counts copy pages.)
-    Picklable; each process maps the file when it first reads from it.
+    The file is mapped, not loaded: loader workers and ranks share its pages, and a line costs 8 bytes besides. (A list
+    of 400,000 dicts takes 293 MiB, and again in every worker, as reference counts copy its pages.) Picklable; each
+    process maps the file when it first reads.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Finds the lines of ``path``.
+        """Opens ``path`` and finds its lines.
 
         Raises:
             DataError: the file is missing or empty.
@@ -62,7 +62,7 @@ class AnnotationFile:
         return len(self._offsets) - 1
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The record at ``index``; DataError names file and line if it is damaged."""
+        """The record at ``index``; a DataError names file and line if it is damaged."""
         return _parsed(self._line(index), self.place(index))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -73,16 +73,16 @@ class AnnotationFile:
         return f"{self.path}:{index % len(self) + 1}"
 
     def read(self, index: int, model: type[Record]) -> Record:
-        """The record at ``index`` as ``model``; DataError names file, line and field if it does not fit."""
+        """The record at ``index`` as ``model``; a DataError names file, line and field if it does not fit."""
         try:
-            return model.model_validate_json(self._line(index))  # in one go: 14 us, by way of a dict 23
+            return model.model_validate_json(self._line(index))  # 14 us; through a dict it takes 23
         except ValidationError as error:
             _parsed(self._line(index), self.place(index))  # raises if the line is no JSON at all
             raise DataError([f"{self.place(index)}: {problem}" for problem in field_problems(error)]) from error
 
     @property
     def sha256(self) -> str:
-        """Identifies the content; computed when first asked for."""
+        """Hash of the content, computed on first use."""
         if self._sha256 is None:
             self._sha256 = hashlib.sha256(self._mapped()).hexdigest()
         return self._sha256
@@ -107,10 +107,10 @@ class AnnotationFile:
 
 
 class AnnotatedDataset(Dataset[Target], Generic[Target, Record]):
-    """A split that lies in one JSON-lines file: every record is an example.
+    """A split in one JSON-lines file, where every record is an example.
 
     Attributes:
-        record: model of a line; its field ``image``, or ``images``, holds canonical ids.
+        record: model of a line; its field ``image`` or ``images`` holds canonical ids.
     """
 
     record: type[Record]
@@ -137,10 +137,10 @@ class AnnotatedDataset(Dataset[Target], Generic[Target, Record]):
 
     @abstractmethod
     def example_of(self, record: Record) -> Example[Target]:
-        """What tasks and metrics get of a record."""
+        """The example made from a record."""
 
     def image_ids(self) -> Iterator[str]:
-        """As of every dataset, but without checking each record: of a million that takes seconds, not half a minute."""
+        """All image ids, without validating the records: a million take seconds instead of half a minute."""
         for line in self.file:
             yield from line["images"] if "images" in line else [line["image"]]
 
@@ -148,10 +148,10 @@ class AnnotatedDataset(Dataset[Target], Generic[Target, Record]):
 def write_annotations(path: Path, records: Iterable[BaseModel | Mapping[str, Any]], model: type[BaseModel]) -> int:
     """Writes one line per record, each checked with ``model``; returns how many.
 
-    The file appears only when all of them are written; fields that are None are left out.
+    The file appears only when it is complete; fields that are None are left out.
 
     Raises:
-        DataError: records that do not fit ``model``, or ids that are there twice.
+        DataError: records do not fit ``model``, or ids repeat; then no file is written.
     """
     problems: list[str] = []
     seen: dict[Any, int] = {}
@@ -217,8 +217,8 @@ def size_remarks(found: Mapping[str, Mapping[str, int]], published: Mapping[str,
 def load_plain_pickle(path: Path) -> Any:
     """Reads a pickle that holds only lists, tuples, dicts, sets, strings and numbers.
 
-    Unpickling can run any code that the file's author wanted; here everything that would import a name is refused, and
-    without names there is nothing to call. Strings of Python 2 are read as UTF-8, or else as Latin-1.
+    A pickle can run any code of its author; here it may not import a name, so it has nothing to call. Strings of
+    Python 2 are read as UTF-8, or else as Latin-1.
 
     Raises:
         DataError: the file is missing or damaged, or asks for anything but plain values.
@@ -242,8 +242,8 @@ def load_plain_pickle(path: Path) -> Any:
 
 
 def field_problems(error: ValidationError) -> list[str]:
-    """``field: what (got value)`` for each finding."""
-    return [_field_problem(finding) for finding in error.errors(include_url=False)]
+    """One line for each error of pydantic: ``field: what (got value)``."""
+    return [_field_problem(details) for details in error.errors(include_url=False)]
 
 
 class _RefusedNameError(Exception):
@@ -259,10 +259,10 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _line_offsets(content: mmap.mmap) -> NDArray[np.int64]:
-    """Where each line starts, and where the last one ends."""
+    """Offsets of the line starts, and of the end of the last line."""
     import numpy as np
 
-    block_size = 1 << 24  # the scan's own memory stays small
+    block_size = 1 << 24  # bounds the memory of the scan
     size = len(content)
     starts = [np.zeros(1, np.int64)]
     for position in range(0, size, block_size):
@@ -274,12 +274,12 @@ def _line_offsets(content: mmap.mmap) -> NDArray[np.int64]:
 
 def _parsed(line: bytes, place: str) -> dict[str, Any]:
     try:
-        record = json.loads(line.rstrip(b"\r\n"))  # else errors at its end would be placed on the next line
+        record = json.loads(line.rstrip(b"\r\n"))  # with its end, json would place errors there on the next line
     except UnicodeDecodeError as error:
         raise DataError(f"{place}: not UTF-8 at byte {error.start} of the line") from error
     except json.JSONDecodeError as error:
-        what = "the line is empty" if not line.strip() else f"not JSON: {error.msg} at column {error.colno}"
-        raise DataError(f"{place}: {what}") from error
+        problem = "the line is empty" if not line.strip() else f"not JSON: {error.msg} at column {error.colno}"
+        raise DataError(f"{place}: {problem}") from error
     except RecursionError as error:
         raise DataError(f"{place}: nested too deeply") from error
     if not isinstance(record, dict):
@@ -287,12 +287,12 @@ def _parsed(line: bytes, place: str) -> dict[str, Any]:
     return record
 
 
-def _field_problem(finding: Any) -> str:
-    field = ".".join(str(part) for part in finding["loc"])
-    text = str(finding["msg"]).removeprefix("Value error, ")
+def _field_problem(details: Any) -> str:
+    field = ".".join(str(part) for part in details["loc"])
+    text = str(details["msg"]).removeprefix("Value error, ")
     text = text[:1].lower() + text[1:]
-    given = finding["input"]
-    if finding["type"] != "missing" and not isinstance(given, Mapping | BaseModel):
+    given = details["input"]
+    if details["type"] != "missing" and not isinstance(given, Mapping | BaseModel):
         text += f" (got {_short(given)})"
     return f"{field}: {text}" if field else text
 

@@ -1,4 +1,4 @@
-"""Whether a store has the images that the splits of a dataset need, asked before anything expensive begins."""
+"""Whether a store has all images that the splits of a dataset need; checked before anything expensive begins."""
 
 from __future__ import annotations
 
@@ -15,21 +15,16 @@ SHOWN_IDS = 5
 
 @dataclass(frozen=True)
 class SplitCoverage:
-    """Distinct images of one split: how many it needs, and the ids that the store lacks."""
+    """How many distinct images a split needs, and which of them the store lacks."""
 
     split: str
     needed: int
     missing: tuple[str, ...]
 
-    @property
-    def found(self) -> int:
-        """How many of the needed images the store has."""
-        return self.needed - len(self.missing)
-
 
 @dataclass(frozen=True)
 class Coverage:
-    """Coverage of all splits that a run uses."""
+    """Coverage of all splits that a run uses; ``hint`` is for the case that ids are only written differently."""
 
     path: Path
     store_size: int
@@ -43,14 +38,14 @@ class Coverage:
 
     @property
     def missing(self) -> frozenset[str]:
-        """The ids that some split needs and the store lacks."""
+        """All ids that a split needs and the store lacks."""
         return frozenset(image_id for split in self.splits for image_id in split.missing)
 
     def table(self) -> list[str]:
-        """Text lines: one per split, and below them a few of the missing ids."""
+        """Lines of text: one per split, and below them a few of the missing ids."""
         columns = ["split", "images needed", "found", "missing"]
         rows = [
-            [split.split, *(f"{count:,}" for count in (split.needed, split.found, len(split.missing)))]
+            [split.split, f"{split.needed:,}", f"{split.needed - len(split.missing):,}", f"{len(split.missing):,}"]
             for split in self.splits
         ]
         notes = [
@@ -61,14 +56,14 @@ class Coverage:
         return TextTable(columns, rows, numeric=columns[1:], footnotes=notes).as_lines()
 
     def error(self) -> DataError:
-        """What to raise where every image must be there."""
+        """The error for a run that needs every image."""
         problems = [f"{self.path} ({self.store_size:,} images) lacks {len(self.missing):,} images that the data need:"]
         problems += [f"    {line}" for line in self.table()]
         return DataError([*problems, self.hint] if self.hint else problems)
 
 
 def check_coverage(needed: Mapping[str, Iterable[str]], store: RegionFeatureStore) -> Coverage:
-    """Compares the images that each split needs (canonical ids, which may repeat) with those in ``store``."""
+    """Compares the images that each split needs (canonical ids, repeats allowed) with those in ``store``."""
     splits = []
     for split, image_ids in needed.items():
         distinct = dict.fromkeys(image_ids)
@@ -77,7 +72,7 @@ def check_coverage(needed: Mapping[str, Iterable[str]], store: RegionFeatureStor
 
 
 def _hint(splits: Iterable[SplitCoverage], store: RegionFeatureStore) -> str:
-    """Tells apart features that are absent from features under another name."""
+    """Says if the first missing image is in the store under another id."""
     first = next((split.missing[0] for split in splits if split.missing), None)
     same = first and store.find_same_image(first)
-    return f"the store has '{same}': the same image as '{first}'? Then the ids are spelled differently." if same else ""
+    return f"the store has '{same}': the same image as '{first}'? Then the ids are written differently." if same else ""

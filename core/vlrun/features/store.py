@@ -21,15 +21,15 @@ _SHORTEST_COCO_NUMBER = 6  # digits; the number at the end of NLVR2's dev-850-0-
 class RegionFeatureStore:
     """Region features by canonical image id.
 
-    Picklable and safe with fork, spawn and forkserver: the file is opened when a process first reads, and all stores
-    over one file in a process share a handle. Whatever is returned is a copy.
+    Picklable, and safe with fork, spawn and forkserver: a process opens the file when it first reads, and its stores
+    over one file share a handle. All results are copies.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """``path``: the folder that ``runner features build`` made, the ``data.mdb`` in it, or a single-file store.
 
         Raises:
-            DataError: there is no store; the message lists what was found.
+            DataError: there is no store; the message lists what is there.
         """
         self.path = Path(path)
         self._file = find_store_file(self.path).resolve()
@@ -44,6 +44,7 @@ class RegionFeatureStore:
 
     @property
     def manifest(self) -> Manifest:
+        """What the store says about itself."""
         return self._open().manifest
 
     @property
@@ -65,17 +66,17 @@ class RegionFeatureStore:
         return list(self._open().ids)
 
     def missing(self, image_ids: Iterable[str]) -> list[str]:
-        """Those of ``image_ids`` that have no features: each once, in order of first appearance."""
+        """The ids without features: each once, in order of first appearance."""
         known = self._open().id_set
         return [image_id for image_id in dict.fromkeys(image_ids) if image_id not in known]
 
     def find_same_image(self, image_id: str) -> str | None:
         """The stored id with the same COCO number: ``58350`` and ``COCO_val2014_000000058350`` are one image."""
-        number = _coco_number(image_id)
+        number = _coco_number(canonical_image_id(image_id))
         return number and next((known for known in self._open().ids if _coco_number(known) == number), None)
 
     def __getitem__(self, image_id: str) -> RegionFeatures:
-        """One image with everything known about it.
+        """One image with all its arrays.
 
         Raises:
             DataError: the image has no features, or its record is damaged.
@@ -90,10 +91,10 @@ class RegionFeatureStore:
                 raise self._damaged(image_id, error) from error
 
     def read(self, image_ids: Sequence[str]) -> RegionBatch:
-        """The features of P images, in the order asked for; an id may repeat.
+        """The features of P images, in the given order; an id may repeat.
 
-        The type of the store is kept: float16 is cast on the device, where it costs nothing (numpy would make this
-        function eight times slower).
+        They keep the type of the store: float16 is cast on the device, where it costs nothing; here it would make
+        reading eight times slower.
 
         Raises:
             DataError: an image has no features, or its record is damaged.
@@ -105,7 +106,7 @@ class RegionFeatureStore:
         handle = self._open()
         manifest = handle.manifest
         with handle.reading() as transaction:
-            # In key order, neighbours on disk are read one after the other.
+            # in key order, neighbours on disk are read one after the other
             values = {image_id: transaction.get(image_id.encode()) for image_id in sorted(positions)}
             return self._gather(ids, positions, values, manifest)
 
@@ -143,8 +144,8 @@ class RegionFeatureStore:
         except ValueError as error:
             raise self._damaged(image_id, error) from error
         if header.feature_width != manifest.feature_width or header.dtype != dtype:
-            found = f"{header.dtype} features of width {header.feature_width}"
-            raise self._damaged(image_id, f"{found} in a store of {dtype} and {manifest.feature_width}")
+            kind = f"{header.dtype} features of width {header.feature_width}"
+            raise self._damaged(image_id, f"{kind} in a store of {dtype} and {manifest.feature_width}")
         return header
 
     def _open(self) -> Handle:
@@ -167,7 +168,7 @@ class RegionFeatureStore:
 
 
 def _coco_number(image_id: str) -> str | None:
-    digits = re.search(r"\d+$", canonical_image_id(image_id))
+    digits = re.search(r"\d+$", image_id)
     if digits is None or not (digits.start() == 0 or len(digits[0]) >= _SHORTEST_COCO_NUMBER):
         return None
     return digits[0].lstrip("0") or "0"

@@ -33,8 +33,8 @@ def test_missing_images_are_counted_per_split_and_five_are_named(store_path):
     )
 
 
-def test_ids_in_another_spelling_are_told_apart_from_absent_ones(store_path):
+def test_ids_written_differently_are_told_apart_from_absent_ones(store_path):
     coverage = check_coverage({"val": ["3", "4"]}, RegionFeatureStore(store_path))
     assert coverage.error().problems[-1] == (
-        "the store has 'COCO_val2014_000000000003': the same image as '3'? Then the ids are spelled differently."
+        "the store has 'COCO_val2014_000000000003': the same image as '3'? Then the ids are written differently."
     )
