@@ -169,10 +169,7 @@ class _Cell:
             raise DataError(f"{self.column}: {self.text[:40]!r} is not a whole number") from None
 
     def floats(self, count: int) -> NDArray[np.float32]:
-        content = self._decoded()
-        if len(content) != 4 * count:  # base64 skips characters that are not its own, so this also finds those
-            raise DataError(f"{self.column}: {len(content):,} bytes, {4 * count:,} were expected for num_boxes")
-        return np.frombuffer(content, "<f4")
+        return np.frombuffer(self._bytes(4 * count), "<f4")
 
     def matrix(self, count: int) -> NDArray[np.float32]:
         content = self._decoded()
@@ -183,16 +180,20 @@ class _Cell:
 
     def ids(self, count: int) -> NDArray[np.int32]:
         """Class ids: int64 in the original files, float32 or int32 where someone rewrote them."""
-        content = self._decoded()
+        content = self._bytes(8 * count, 4 * count)
         if len(content) == 8 * count:
             return np.frombuffer(content, "<i8").astype(np.int32)
-        if len(content) != 4 * count:
-            expected = f"{8 * count:,} or {4 * count:,}"
-            raise DataError(f"{self.column}: {len(content):,} bytes, {expected} were expected for num_boxes")
         floats = np.frombuffer(content, "<f4")
         if np.isfinite(floats).all() and (floats == np.rint(floats)).all():  # small integers as floats are not whole
             return floats.astype(np.int32)
         return np.frombuffer(content, "<i4").astype(np.int32)
+
+    def _bytes(self, *sizes: int) -> bytes:
+        content = self._decoded()
+        if len(content) not in sizes:  # base64 skips characters that are not its own, so this also finds those
+            expected = " or ".join(f"{size:,}" for size in sizes)
+            raise DataError(f"{self.column}: {len(content):,} bytes, {expected} were expected for num_boxes")
+        return content
 
     def _decoded(self) -> bytes:
         try:
