@@ -40,6 +40,16 @@ def test_an_installed_plugin_is_found_with_what_it_offers(install: Install) -> N
     assert record_of(plugins, "vlrun-good").offers == {"backbone": ["good"]}
 
 
+def test_what_the_core_says_of_itself_to_refuse_a_platform_is_no_requirement_of_a_plugin(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = "vlrun<0; sys_platform == 'win32'"
+    install("vlrun-old", BACKBONE.format(name="old"), requires=refusal)
+    assert record_of(create_plugins(), "vlrun-old").status == "incompatible"
+    monkeypatch.setattr("importlib.metadata.Distribution.requires", [refusal])
+    assert record_of(create_plugins(), "vlrun").status == "ok"
+
+
 def test_a_plugin_that_raises_on_import_is_listed_with_the_reason(install: Install) -> None:
     install("vlrun-bad", "raise RuntimeError('no luck')")
     install("vlrun-good", BACKBONE.format(name="good"))
