@@ -114,10 +114,12 @@ def mine_negatives(task: MatchingTask, run: RunView, pool: CandidatePool, plan: 
     total, done = plan.candidates * sum(anchors.values()), 0
     tables: dict[AnchorKind, NDArray[np.int32]] = {"text": np.empty((len(pool.texts), 0), np.int32)}
     with scorer.at_work():
+        with run.ranks.together():
+            texts = scorer.encoded(pool.texts, pool.image_ids[0])
         mining = Mining(
             scorer,
             pool,
-            scorer.encoded(pool.texts, pool.image_ids[0]),
+            texts,
             lambda kind, anchor: draw_candidates(pool, run.seed, plan.epoch, kind, anchor, plan.candidates),
             plan.keep,
             task.config.pairs_per_batch,
@@ -147,7 +149,9 @@ def _mine_kind(
     Args:
         progress: pairs that are scored, and pairs in all.
     """
-    ranks, height = run.ranks, mining.anchors_per_block(kind)
+    ranks = run.ranks
+    with ranks.together():
+        height = mining.anchors_per_block(kind)
     done, total = progress
     blocks = [np.arange(start, min(start + height, count)) for start in range(0, count, height)]
     files = [folder / f"{kind}-{height}-{number}.npy" for number in range(len(blocks))]

@@ -83,8 +83,8 @@ def score_pool(evaluation: PoolEvaluation, run: RunView) -> list[Prediction]:
     scorer = PairScorer.of_run(run, evaluation.to_scores)
     predictions: list[Prediction] = []
     with scorer.at_work():
-        texts = scorer.encoded(pool.texts, pool.image_ids[0])
         with ranks.together():
+            texts = scorer.encoded(pool.texts, pool.image_ids[0])
             _check_sample(evaluation, scorer, texts)
         plan = _plan(evaluation, run, scorer, texts)
         name = f"{run.name}_{evaluation.split}{'' if evaluation.is_whole else '.between-epochs'}.npy"
@@ -147,12 +147,13 @@ class _Plan:
 def _plan(evaluation: PoolEvaluation, run: RunView, scorer: PairScorer, texts: EncodedTexts) -> _Plan:
     pool, rerank = evaluation.pool, evaluation.rerank
     num_images, pairs_per_batch = len(pool.image_ids), evaluation.config.pairs_per_batch
-    block = max(1, IMAGE_BLOCK_BYTES // bytes_of(scorer.region_part(pool.image_ids[:1])))
     needed = needed_texts(pool, evaluation.protocols)
     first_stage, spread = None, 1
-    if rerank is not None:
-        with run.ranks.together():
+    with run.ranks.together():
+        block = max(1, IMAGE_BLOCK_BYTES // bytes_of(scorer.region_part(pool.image_ids[:1])))
+        if rerank is not None:
             first_stage = read_first_stage(rerank.scores, pool.image_ids, pool.text_ids)
+    if rerank is not None:
         # few pairs of a tile are scored, so it spans more of them
         spread = max(1, num_images * len(pool.texts) // (rerank.candidates * (num_images + len(pool.texts))))
     tiles = TilePlan(
