@@ -107,8 +107,9 @@ class RankingTask(Task[int]):
         share = []
         for start in range(0, len(part), ranks.world_size):  # all processes look around equally often
             run.leave_if_asked("ordering texts")
-            if start + ranks.rank < len(part):
-                share.append(self._scored(run, part[start + ranks.rank]))
+            with ranks.together():
+                if start + ranks.rank < len(part):
+                    share.append(self._scored(run, part[start + ranks.rank]))
             run.progress(f"ordering {split}", start, len(part))
         images: dict[str, list[tuple[float, str]]] = {}
         for image, score, name in sorted(ranks.gather(share)):
