@@ -269,8 +269,7 @@ class Replay:
     """Gives our run the draws of the original, and keeps what it scored and mined."""
 
     def __init__(self, original: Original, monkeypatch: pytest.MonkeyPatch) -> None:
-        from vlrun_retrieval import mining
-        from vlrun_retrieval import pool as pool_scoring
+        from vlrun_retrieval import mining, pool
         from vlrun_retrieval.task import RetrievalTask
 
         self.original, self.epoch = original, -1
@@ -285,7 +284,7 @@ class Replay:
             )
         }
         start_epoch = RetrievalTask.start_epoch
-        hardest, predictions = mining.hardest, pool_scoring.pool_predictions
+        hardest, predictions = mining.hardest, pool.pool_predictions
 
         def epoch_starts(task: Any, epoch: int, miner: Any) -> None:
             self.epoch = epoch
@@ -315,7 +314,7 @@ class Replay:
         monkeypatch.setattr(RetrievalTask, "_pairs", drawn_pairs)
         monkeypatch.setattr(mining, "draw_candidates", given_candidates)
         monkeypatch.setattr(mining, "hardest", kept_scores)
-        monkeypatch.setattr(pool_scoring, "pool_predictions", kept_matrix)
+        monkeypatch.setattr(pool, "pool_predictions", kept_matrix)
 
     def of_mining(self, epoch: int, kind: str, name: str) -> NDArray[Any]:
         prefix = {"image": "text", "text": "img"}[kind]  # images draw texts, and the reverse

@@ -43,6 +43,7 @@ class Split:
     places: dict[str, str] = field(default_factory=dict)
 
     def add(self, image: str, captions: Sequence[tuple[str, str]], place: str, problems: list[str]) -> None:
+        """Adds an image with its captions; what is wrong with it goes to ``problems``."""
         if not captions:
             problems.append(f"{place}: image '{image}' has no caption")
         first = self.places.setdefault(image, place)
@@ -51,6 +52,7 @@ class Split:
         self.captions[image] = list(captions)
 
     def records(self) -> Iterator[dict[str, Any]]:
+        """One record for each caption, in order."""
         for image, captions in self.captions.items():
             for position, (identity, text) in enumerate(captions):
                 yield {"id": identity, "text": text, "image": image, "position": position}
@@ -127,11 +129,12 @@ def build_rosita(collection: Collection, source: Path, output: Path) -> BuildRep
         if ours != theirs:
             remarks.append(f"split '{ours}' is ROSITA's '{theirs}'")
         place = f"{path}: split '{theirs}'"
-        found = list(rows_of(rows, RositaRow, place, problems))
-        splits[ours] = _rosita_split(found, problems, remarks, ours)
-        if maps is not None and len(found) == len(rows):
-            numbers = {name: number for number, name in enumerate(dict.fromkeys(row.img_file for _, row in found))}
-            wrong = map_problems(maps.get(theirs), list(numbers), [numbers[row.img_file] for _, row in found])
+        placed_rows = list(rows_of(rows, RositaRow, place, problems))
+        splits[ours] = _rosita_split(placed_rows, problems, remarks, ours)
+        if maps is not None and len(placed_rows) == len(rows):
+            files = [row.img_file for _, row in placed_rows]
+            numbers = {name: number for number, name in enumerate(dict.fromkeys(files))}
+            wrong = map_problems(maps.get(theirs), list(numbers), [numbers[name] for name in files])
             problems += [f"{map_path}: split '{theirs}': {problem}" for problem in wrong]
     return _written(collection, splits, output, problems, remarks)
 
@@ -190,9 +193,9 @@ def _file(source: Path, names: Sequence[str]) -> Path:
 def _files(folder: Path, names: Mapping[str, str], inside: str) -> dict[str, Path]:
     """Split -> its file, for those that are in ``folder`` or in the folder ``inside`` it."""
     for candidate in (folder, folder / inside):
-        found = {split: candidate / name for split, name in names.items() if (candidate / name).is_file()}
-        if found:
-            return found
+        files = {split: candidate / name for split, name in names.items() if (candidate / name).is_file()}
+        if files:
+            return files
     raise DataError(f"{folder}: expected a folder with some of {', '.join(names.values())}")
 
 
@@ -250,8 +253,8 @@ def _written(
         name: write_annotations(output / f"{name}.jsonl", split.records(), ImageCaption)
         for name, split in splits.items()
     }
-    found = (line for name, split in splits.items() for line in _split_remarks(collection, name, split))
-    return BuildReport(counts, (*remarks, *found, *_leak_remarks(splits)))
+    split_remarks = (line for name, split in splits.items() for line in _split_remarks(collection, name, split))
+    return BuildReport(counts, (*remarks, *split_remarks, *_leak_remarks(splits)))
 
 
 def _repeated_ids(name: str, split: Split) -> list[str]:

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from vlrun import Config, DataPath, DatasetConfig, NamedOptions, RequiredFile, TaskConfig
 from vlrun_retrieval.sources import COCO, FLICKR30K, OBTAIN, Collection
 
-POOL_SUFFIX = ".npz"  # as vlrun_retrieval.hard_negatives writes them, which needs numpy
+NEGATIVES_SUFFIX = ".npz"
 
 
 class RerankConfig(Config):
@@ -46,6 +46,7 @@ class MatchingConfig(TaskConfig):
     pairs_per_batch: PositiveInt = Field(256, description="pairs per forward pass when a pool is scored")
 
     def required_files(self) -> list[RequiredFile]:
+        """Also the score matrix of the first stage."""
         if self.rerank is None:
             return super().required_files()
         remedy = "evaluate another run on the same split and name its scores/<task>_<split>.npy"
@@ -100,13 +101,13 @@ class NegativesConfig(NamedOptions):
     from_epoch: NonNegativeInt | None = Field(
         None, description="mined: first epoch, counted from 0, that is mined for; random before it (0)"
     )
-    file: DataPath | None = Field(None, description=f"pool: the {POOL_SUFFIX} file")
+    file: DataPath | None = Field(None, description=f"pool: the {NEGATIVES_SUFFIX} file")
 
     @model_validator(mode="after")
     def _options_make_sense(self) -> NegativesConfig:
-        if self.name == "pool" and (self.file is None or self.file.suffix != POOL_SUFFIX):
+        if self.name == "pool" and (self.file is None or self.file.suffix != NEGATIVES_SUFFIX):
             raise ValueError(
-                f"'pool' needs the option 'file', a {POOL_SUFFIX} file that `runner mine-negatives RUN` writes"
+                f"'pool' needs the option 'file', a {NEGATIVES_SUFFIX} file that `runner mine-negatives RUN` writes"
                 + (f"; this is {self.file.name}" if self.file else "")
             )
         if self.candidates and self.keep and self.keep > self.candidates:
@@ -127,7 +128,7 @@ class RetrievalConfig(MatchingConfig):
     loss: Literal["triple", "four-way"] = Field(
         "triple",
         description="triple: own pair twice, wrong caption, wrong image (ROSITA); four-way: own pair, random image, "
-        "hard caption, random caption, each alike (LXMERT-S)",
+        "hard caption, random caption, with equal weight (LXMERT-S)",
     )
     negatives: NegativesConfig = Field(
         default_factory=NegativesConfig,
@@ -135,6 +136,7 @@ class RetrievalConfig(MatchingConfig):
     )
 
     def required_files(self) -> list[RequiredFile]:
+        """Also the file of hard negatives, where something is trained."""
         files = list(super().required_files())
         if self.negatives.file is not None and self.dataset.train:
             remedy = (

@@ -26,4 +26,5 @@ class Captions(AnnotatedDataset[Caption, ImageCaption]):
     record = ImageCaption
 
     def example_of(self, record: ImageCaption) -> Example[Caption]:
+        """A caption with its image."""
         return Example(record.id, record.text, (record.image,), Caption(record.position))

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from vlrun_retrieval.candidates import CandidatePool
 
-NEGATIVES_SUFFIX = ".npz"
-
 AnchorKind = Literal["image", "text"]
 
 
@@ -121,14 +119,14 @@ def read_negatives(path: Path, pool: CandidatePool) -> HardNegatives:
             raise DataError(f"{path}: damaged: '{name}' points at things that are not there")
     # rows of the file -> rows of the pool, for what is pointed at; and the order of the pool, for what points
     to_image, to_text = np.argsort(images), np.argsort(texts)
-    found = HardNegatives(
+    negatives = HardNegatives(
         to_text[arrays["texts_of_images"][images]].astype(np.int32),
         to_image[arrays["images_of_texts"][texts]].astype(np.int32),
     )
-    own = pool.owner[found.texts_of_images] == np.arange(len(pool.image_ids))[:, None]
-    if own.any() or (found.images_of_texts == pool.owner[:, None]).any():
+    own = pool.owner[negatives.texts_of_images] == np.arange(len(pool.image_ids))[:, None]
+    if own.any() or (negatives.images_of_texts == pool.owner[:, None]).any():
         raise DataError(f"{path}: a negative belongs to its own image; the file was made for other annotations")
-    return found
+    return negatives
 
 
 def _rows(in_file: list[str], wanted: tuple[str, ...], path: Path, unit: str) -> tuple[NDArray[np.int64], list[str]]:

@@ -16,9 +16,9 @@ class PairMatcher(nn.Module):
 
     def forward(self, output: BackboneOutput) -> Tensor:
         """Hidden states of P pairs -> logits (P, 2)."""
-        return self.of_pooled(output.pooled)
+        return self.logits(output.pooled)
 
-    def of_pooled(self, pooled: Tensor) -> Tensor:
+    def logits(self, pooled: Tensor) -> Tensor:
         """Pooled outputs (P, H) -> logits (P, 2)."""
         logits: Tensor = self.layer(pooled)
         return logits

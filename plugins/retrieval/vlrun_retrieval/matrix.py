@@ -50,6 +50,7 @@ class Tile:
 
     @property
     def pairs(self) -> int:
+        """How many there are."""
         height: int = self.images.stop - self.images.start
         return height * len(self.texts)
 
@@ -127,6 +128,7 @@ class ScoreMatrix:
             raise DataError(f"{self.path}: cannot write score matrices here: {error.strerror}") from error
 
     def release(self) -> None:
+        """Lets other evaluations in."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -177,6 +179,7 @@ class ScoreMatrix:
         return scores
 
     def delete(self) -> None:
+        """Removes the file and its manifest."""
         self.manifest.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
@@ -227,8 +230,7 @@ def _take_place(file: IO[bytes], size: int) -> None:
 
 def unfinished(scores: Scores, tiles: TilePlan) -> Rows:
     """Numbers of the tiles in which something is not scored yet."""
-    found = [number for number in range(len(tiles)) if _has_gaps(scores, tiles[number])]
-    return np.array(found, np.int64)
+    return np.array([number for number in range(len(tiles)) if _has_gaps(scores, tiles[number])], np.int64)
 
 
 def _has_gaps(scores: Scores, tile: Tile) -> bool:
@@ -275,7 +277,7 @@ def _limit(values: Scores, count: int, axis: int) -> Any:
 
 
 def read_first_stage(path: Path, image_ids: Sequence[str], text_ids: Sequence[str]) -> FirstStage:
-    """Reads the scores of another model, by which candidates are chosen.
+    """Opens the score matrix of another model, which chooses the candidates for these images and texts.
 
     Raises:
         DataError: it is no finished score matrix, or has no scores of some of these images and texts.

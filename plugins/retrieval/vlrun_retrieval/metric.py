@@ -59,11 +59,11 @@ def pool_predictions(scores: NDArray[Any], pool: CandidatePool, protocols: Seque
             for row, values in zip(part.images, _rows(ranks.text_retrieval), strict=True):
                 image_ranks[row][protocol.name] = values
     best_images, best_texts = best_candidates(scores, SHOWN_CANDIDATES)
-    of_texts = zip(pool.text_ids, text_ranks, best_images, strict=True)
-    of_images = zip(pool.image_ids, image_ranks, best_texts, strict=True)
+    text_queries = zip(pool.text_ids, text_ranks, best_images, strict=True)
+    image_queries = zip(pool.image_ids, image_ranks, best_texts, strict=True)
     return [
-        *(Prediction(name, _fields(ranks, best, pool.image_ids)) for name, ranks, best in of_texts),
-        *(Prediction(image_query(name), _fields(ranks, best, pool.text_ids)) for name, ranks, best in of_images),
+        *(Prediction(name, _fields(ranks, best, pool.image_ids)) for name, ranks, best in text_queries),
+        *(Prediction(image_query(name), _fields(ranks, best, pool.text_ids)) for name, ranks, best in image_queries),
     ]
 
 
@@ -78,16 +78,17 @@ def best_candidates(
     height = max(1, block_elements // max(1, num_texts))
     rows = np.empty((0, num_texts), np.int64)
     values = np.empty((0, num_texts), scores.dtype)
-    of_rows: list[list[tuple[int, float]]] = []
+    best_columns: list[list[tuple[int, float]]] = []
     for start in range(0, num_images, height):
         block = np.asarray(scores[start : start + height])
-        of_rows += [_listed(np.arange(num_texts), line, count) for line in block]
+        best_columns += [_listed(np.arange(num_texts), line, count) for line in block]
         numbers = np.broadcast_to(np.arange(start, start + len(block))[:, None], block.shape)
         rows, values = np.concatenate([rows, numbers]), np.concatenate([values, block])
         if len(rows) > count:
             kept = np.argpartition(-values, count - 1, axis=0)[:count]
             rows, values = np.take_along_axis(rows, kept, 0), np.take_along_axis(values, kept, 0)
-    return [_listed(rows[:, column], values[:, column], count) for column in range(num_texts)], of_rows
+    best_rows = [_listed(rows[:, column], values[:, column], count) for column in range(num_texts)]
+    return best_rows, best_columns
 
 
 def _listed(numbers: NDArray[np.int64], values: NDArray[Any], count: int) -> list[tuple[int, float]]:
@@ -153,10 +154,10 @@ class RetrievalMetric(Metric):
         for protocol in protocols:
             pools = protocol.pools(pool.owner, len(pool.image_ids))
             ranks = [_ranks(pool, part, protocol, given) for part in pools]
-            found = mean_over_pools(ranks, pools, protocol, self.ties)
-            facts = {**dataset.protocol, **self.facts, **_facts(found)}
+            means = mean_over_pools(ranks, pools, protocol, self.ties)
+            facts = {**dataset.protocol, **self.facts, **_facts(means)}
             suffix = "" if protocol is protocols[0] else f" [{protocol.name}]"
-            scores += _scores(found, suffix, facts, primary=not suffix)
+            scores += _scores(means, suffix, facts, primary=not suffix)
         return scores
 
 
@@ -185,35 +186,39 @@ def _is_ranks(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(type(n) is int and 0 <= n < 2**31 for n in value)
 
 
-def _facts(found: RetrievalScores) -> dict[str, str]:
-    images, texts = found.pools[0]
-    several = f"{len(found.pools)} x " if len(found.pools) > 1 else ""
+def _facts(means: RetrievalScores) -> dict[str, str]:
+    images, texts = means.pools[0]
+    several = f"{len(means.pools)} x " if len(means.pools) > 1 else ""
     return {
-        "retrieval protocol": f"{found.protocol.name}: {found.protocol.summary}",
+        "retrieval protocol": f"{means.protocol.name}: {means.protocol.summary}",
         "candidate pool": f"{several}{images:,} images, {texts:,} texts",
-        "ties": found.ties,
+        "ties": means.ties,
     }
 
 
-def _scores(found: RetrievalScores, suffix: str, facts: Mapping[str, str], primary: bool) -> list[Score]:
-    directions = (("IR", found.image_retrieval), ("TR", found.text_retrieval))
+def _scores(means: RetrievalScores, suffix: str, facts: Mapping[str, str], primary: bool) -> list[Score]:
+    directions = (("IR", means.image_retrieval), ("TR", means.text_retrieval))
     queries = sum(direction.queries for _, direction in directions)
 
-    def score(name: str, value: float, of: DirectionScores | None = None, **options: Any) -> Score:
-        count = of.queries if of is not None else queries
+    def score(name: str, value: float, direction: DirectionScores | None = None, **options: Any) -> Score:
+        count = direction.queries if direction is not None else queries
         return Score(name + suffix, value, count=count, protocol=facts, **options)
 
     return [
-        *(score(f"{name} {shown}", getattr(of, field), of) for name, of in directions for shown, field in _RECALLS),
-        score("rsum", found.rsum, unit=""),
-        score("mean recall", found.rsum / 6, primary=primary),
         *(
-            score(f"{name} {shown}", getattr(of, field), of, unit="", higher_is_better=False, detail=True)
-            for name, of in directions
+            score(f"{name} {shown}", getattr(scores, field), scores)
+            for name, scores in directions
+            for shown, field in _RECALLS
+        ),
+        score("rsum", means.rsum, unit=""),
+        score("mean recall", means.rsum / 6, primary=primary),
+        *(
+            score(f"{name} {shown}", getattr(scores, field), scores, unit="", higher_is_better=False, detail=True)
+            for name, scores in directions
             for shown, field in _RANKS
         ),
         *(
-            score(f"{name} tied queries", of.tied_queries, of, higher_is_better=False, detail=True)
-            for name, of in directions
+            score(f"{name} tied queries", scores.tied_queries, scores, higher_is_better=False, detail=True)
+            for name, scores in directions
         ),
     ]

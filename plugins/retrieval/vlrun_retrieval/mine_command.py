@@ -23,18 +23,18 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UsageError: the options make no sense, or the task of the run does not match images and texts.
     """
-    from vlrun_retrieval.config import POOL_SUFFIX
+    from vlrun_retrieval.config import NEGATIVES_SUFFIX
 
     if not 1 <= arguments.keep <= arguments.candidates:
         raise UsageError(
             f"--keep {arguments.keep} of --candidates {arguments.candidates}: keep at least 1, at most all"
         )
-    if arguments.out and Path(arguments.out).suffix != POOL_SUFFIX:
-        raise UsageError(f"--out {arguments.out}: negatives are a {POOL_SUFFIX} file; name it so")
+    if arguments.out and Path(arguments.out).suffix != NEGATIVES_SUFFIX:
+        raise UsageError(f"--out {arguments.out}: negatives are a {NEGATIVES_SUFFIX} file; name it so")
     if len(arguments.task) > 1:
         raise UsageError(f"--task {' --task '.join(arguments.task)}: negatives are those of one task")
     opened = open_run(arguments, trained_splits=True)
-    name = f"negatives_{opened.task.display_name}_{'+'.join(opened.splits)}{POOL_SUFFIX}"
+    name = f"negatives_{opened.task.display_name}_{'+'.join(opened.splits)}{NEGATIVES_SUFFIX}"
     out = Path(arguments.out).absolute() if arguments.out else opened.folder.path / name
     if not out.parent.is_dir() or out.is_dir():
         raise UsageError(f"--out {out}: its folder is not there, or it is a folder itself")

@@ -21,8 +21,8 @@ from vlrun import RunView, Task, UsageError
 from vlrun.data.splits import JoinedSplits
 from vlrun.files import atomic_write
 from vlrun_retrieval.candidates import CandidatePool
+from vlrun_retrieval.config import NEGATIVES_SUFFIX
 from vlrun_retrieval.hard_negatives import (
-    NEGATIVES_SUFFIX,
     AnchorKind,
     HardNegatives,
     draw_candidates,
@@ -50,10 +50,10 @@ class MiningPlan:
 
 
 def negatives_of_epoch(task: MatchingTask, run: RunView, pool: CandidatePool, plan: MiningPlan) -> HardNegatives:
-    """Those of the plan's epoch, found with the model as it is; called by all ranks, which share the work.
+    """The hard negatives of the plan's epoch, by the model as it is; all ranks call it and share the work.
 
-    An epoch's are mined once and kept in the run folder; a run that is resumed within that epoch, or in a later one
-    that still uses them, reads them back.
+    They are mined once and kept in the run folder; a run that is resumed within that epoch, or in a later one that
+    still uses them, reads them back.
 
     Raises:
         StoppedOnRequest: a signal asked for it; finished blocks are kept.
@@ -62,8 +62,8 @@ def negatives_of_epoch(task: MatchingTask, run: RunView, pool: CandidatePool, pl
     path = negatives_folder(run) / f"{run.name}_epoch{plan.epoch}{NEGATIVES_SUFFIX}"
     facts = {"pool": pool.fingerprint, "seed": run.seed, **asdict(plan)}
     if not ranks.from_main(lambda: path.is_file() and read_facts(path) == facts):
-        found = mine_negatives(task, run, pool, plan)
-        ranks.from_main(lambda: write_negatives(path, pool, found, facts))
+        negatives = mine_negatives(task, run, pool, plan)
+        ranks.from_main(lambda: write_negatives(path, pool, negatives, facts))
     with ranks.together():
         return read_negatives(path, pool)
 
@@ -83,7 +83,7 @@ def mine_file(
         raise UsageError(f"task '{run.name}' of this run does not match images and texts, so it has no negatives")
     dataset = JoinedSplits(list(run.datasets.values()))
     pool = CandidatePool.of(dataset)
-    found = mine_negatives(task, run, pool, MiningPlan(0, candidates, keep))
+    negatives = mine_negatives(task, run, pool, MiningPlan(0, candidates, keep))
     facts = {
         "run": run.folder.name,
         **origin,
@@ -93,7 +93,7 @@ def mine_file(
         "candidates": candidates,
         "keep": keep,
     }
-    run.ranks.from_main(lambda: write_negatives(out, pool, found, facts))
+    run.ranks.from_main(lambda: write_negatives(out, pool, negatives, facts))
 
 
 def negatives_folder(run: RunView) -> Path:

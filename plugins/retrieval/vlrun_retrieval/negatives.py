@@ -41,6 +41,7 @@ class Ids:
         return row
 
     def name(self, row: int) -> str:
+        """The id of a row."""
         return str(self.names[row].decode())
 
 
@@ -52,7 +53,7 @@ class CaptionTable:
     """
 
     def __init__(self, dataset: Dataset[Caption], pool: CandidatePool) -> None:
-        """Collects the captions of each image.
+        """Keeps ids and owners of ``pool``, which is that of ``dataset``.
 
         Raises:
             DataError: there is only one image, so that nothing is wrong for it.
@@ -64,9 +65,11 @@ class CaptionTable:
         self.texts, self.images = Ids(pool.text_ids, "caption"), Ids(pool.image_ids, "image")
 
     def text(self, row: int) -> str:
+        """A caption, read from its file."""
         return self.dataset[row].text
 
     def image(self, row: int) -> str:
+        """The id of an image."""
         return self.images.name(row)
 
 
@@ -81,15 +84,17 @@ class Negatives(Protocol):
 
 
 class RandomNegatives:
-    """Every caption of another image alike; an image is that of such a caption, as in LXMERT-S's code."""
+    """Any caption of another image, all equally likely; an image is that of such a caption, as in LXMERT-S's code."""
 
     def __init__(self, table: CaptionTable) -> None:
         self.table = table
 
     def caption(self, example: Example[Caption], rng: np.random.Generator) -> str:
+        """A caption of any other image."""
         return self.table.text(self._row(example, rng))
 
     def image(self, example: Example[Caption], rng: np.random.Generator) -> str:
+        """The image of such a caption."""
         return self.table.image(int(self.table.owner[self._row(example, rng)]))
 
     def _row(self, example: Example[Caption], rng: np.random.Generator) -> int:
@@ -101,16 +106,18 @@ class RandomNegatives:
 
 
 class HardTables:
-    """One of the kept candidates, all alike: captions from the row of the image, images from that of the caption."""
+    """Any of the candidates kept for an image or a caption, all equally likely."""
 
     def __init__(self, table: CaptionTable, negatives: HardNegatives) -> None:
         self.table, self.negatives = table, negatives
 
     def caption(self, example: Example[Caption], rng: np.random.Generator) -> str:
+        """One of the captions kept for the image of the example."""
         row = self.negatives.texts_of_images[self.table.images.row(example.image_ids[0])]
         return self.table.text(int(row[rng.integers(len(row))]))
 
     def image(self, example: Example[Caption], rng: np.random.Generator) -> str:
+        """One of the images kept for the caption."""
         row = self.negatives.images_of_texts[self.table.texts.row(example.id)]
         return self.table.image(int(row[rng.integers(len(row))]))
 
@@ -122,10 +129,12 @@ class BatchNegatives:
         self.batch, self.otherwise = batch, otherwise
 
     def caption(self, example: Example[Caption], rng: np.random.Generator) -> str:
+        """The caption of another image in the batch."""
         others = self._others(example)
         return others[int(rng.integers(len(others)))].text if others else self.otherwise.caption(example, rng)
 
     def image(self, example: Example[Caption], rng: np.random.Generator) -> str:
+        """Another image in the batch."""
         others = self._others(example)
         return others[int(rng.integers(len(others)))].image_ids[0] if others else self.otherwise.image(example, rng)
 

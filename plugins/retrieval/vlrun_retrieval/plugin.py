@@ -31,6 +31,7 @@ def builders(collection: Collection) -> tuple[Builder, ...]:
 
 @hookimpl
 def vlrun_tasks() -> list[Entry]:
+    """Retrieval."""
     return [
         Entry(
             name="retrieval",
@@ -44,6 +45,7 @@ def vlrun_tasks() -> list[Entry]:
 
 @hookimpl
 def vlrun_datasets() -> list[Entry]:
+    """COCO captions and Flickr30k."""
     return [
         Entry(
             name="coco-retrieval",
@@ -71,6 +73,7 @@ def vlrun_datasets() -> list[Entry]:
 
 @hookimpl
 def vlrun_commands() -> list[Command]:
+    """Mining hard negatives."""
     return [
         Command(
             name="mine-negatives",

@@ -62,7 +62,7 @@ class Protocol:
         return self.images_per_fold is None or self.images_per_fold * self.folds == num_images
 
     def pools(self, caption_to_image: ArrayLike, num_images: int) -> list[Pool]:
-        """The pools that queries are ranked in.
+        """Cuts images and captions into the pools that are ranked.
 
         Raises:
             DataError: the number of images is not that of the protocol.
@@ -160,8 +160,8 @@ def mean_over_pools(
 ) -> RetrievalScores:
     """The scores of every pool of ``protocol``, averaged."""
     return RetrievalScores(
-        _mean_scores([_scores(of_pool.text_retrieval, ties) for of_pool in ranks]),
-        _mean_scores([_scores(of_pool.image_retrieval, ties) for of_pool in ranks]),
+        _mean_scores([_scores(each.text_retrieval, ties) for each in ranks]),
+        _mean_scores([_scores(each.image_retrieval, ties) for each in ranks]),
         protocol,
         ties,
         tuple((len(pool.images), len(pool.captions)) for pool in pools),
@@ -278,8 +278,8 @@ def _blocks(scores: NDArray[Any], pool: Pool, block_elements: int) -> Iterator[t
         yield start, block
 
 
-def _scores(found: QueryRanks, ties: TiePolicy) -> DirectionScores:
-    ranks = found.ranks(ties)
+def _scores(queries: QueryRanks, ties: TiePolicy) -> DirectionScores:
+    ranks = queries.ranks(ties)
     median = float(np.median(ranks))
     return DirectionScores(
         r1=100.0 * float((ranks < 1).mean()),
@@ -288,7 +288,7 @@ def _scores(found: QueryRanks, ties: TiePolicy) -> DirectionScores:
         median_rank=float(np.floor(median)) + 1.0,
         median_rank_plain=median + 1.0,
         mean_rank=float(ranks.mean()) + 1.0,
-        tied_queries=100.0 * float((found.tied > 0).mean()),
+        tied_queries=100.0 * float((queries.tied > 0).mean()),
         queries=len(ranks),
     )
 

@@ -75,7 +75,7 @@ class PairScorer:
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        """Keeps what scoring needs; weights are used as they are when it scores.
+        """Keeps what scoring needs; the weights are read when pairs are scored.
 
         Args:
             to_scores: logits (P, 2), in full precision -> scores (P,).
@@ -159,7 +159,7 @@ class PairScorer:
                 f"{_size(texts):,} pairs at once do not fit into the GPU's memory: lower pairs_per_batch of the task"
             ) from error
         # the head in full precision: half-precision logits would tie
-        scores = self.to_scores(self.matcher.of_pooled(full_precision(pooled))).float()
+        scores = self.to_scores(self.matcher.logits(full_precision(pooled))).float()
         if not torch.isfinite(scores).all():
             raise CheckpointError(
                 "a matching score is not finite, so nothing can be ranked. Are the weights damaged, or does "

@@ -19,6 +19,8 @@ _COCO_NUMBER = re.compile(r"\d{12}$")
 
 
 class KarpathySentence(BaseModel):
+    """A caption of such an image."""
+
     raw: str
     sentid: int
     imgid: int | None = None
@@ -35,14 +37,14 @@ class KarpathyImage(BaseModel):
 
     def problems(self) -> list[str]:
         """Ids that do not fit: a file in which somebody mixed up ``imgid`` and ``cocoid``, or images."""
-        found = []
+        problems = []
         number = _COCO_NUMBER.search(Path(self.filename).stem)
         if self.cocoid is not None and number is not None and int(number.group()) != self.cocoid:
-            found.append(f"cocoid {self.cocoid} is not the image of filename '{self.filename}'")
+            problems.append(f"cocoid {self.cocoid} is not the image of filename '{self.filename}'")
         for sentence in self.sentences:
             if None not in (self.imgid, sentence.imgid) and sentence.imgid != self.imgid:
-                found.append(f"sentence {sentence.sentid} belongs to imgid {sentence.imgid}, not to {self.imgid}")
-        return found
+                problems.append(f"sentence {sentence.sentid} belongs to imgid {sentence.imgid}, not to {self.imgid}")
+        return problems
 
 
 class CaptionRow(BaseModel):
@@ -127,7 +129,7 @@ def map_problems(content: Any, images: Sequence[str], image_of_row: Sequence[int
         ("file of image", to_file, {str(number): name for number, name in enumerate(images)}),
         ("image of row", to_image, {str(row): image for row, image in enumerate(image_of_row)}),
     )
-    found = [
+    problems = [
         f"{what} {key!r}: {given.get(key)!r}, in the rows {wanted.get(key)!r}"
         for what, given, wanted in expected
         for key in dict.fromkeys([*wanted, *given])
@@ -136,5 +138,5 @@ def map_problems(content: Any, images: Sequence[str], image_of_row: Sequence[int
     for number in range(len(images)):
         row = to_row.get(str(number))
         if not isinstance(row, int) or not 0 <= row < len(image_of_row) or image_of_row[row] != number:
-            found.append(f"row of image '{number}': {row!r} is none of its rows")
-    return found
+            problems.append(f"row of image '{number}': {row!r} is none of its rows")
+    return problems

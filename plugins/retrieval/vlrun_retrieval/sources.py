@@ -42,10 +42,12 @@ class Collection:
 
     @property
     def karpathy_file(self) -> str:
+        """Its file in Karpathy's archive."""
         return f"dataset_{self.karpathy}.json"
 
     @property
     def rosita_file(self) -> str:
+        """Its annotation file as ROSITA publishes it."""
         return f"{self.rosita_set.replace('-', '_')}_annotations.json"
 
 

@@ -41,6 +41,7 @@ class RetrievalTask(MatchingTask):
 
     @property
     def random(self) -> RandomNegatives:
+        """What draws from all training data."""
         assert self._random is not None, "start_training comes first"
         return self._random
 
@@ -85,6 +86,7 @@ class RetrievalTask(MatchingTask):
     def pairs_in_batch(
         self, example: Example[Caption], batch: Sequence[Example[Caption]], rng: np.random.Generator
     ) -> list[Pair]:
+        """The same with negatives from the batch."""
         return self._pairs(example, BatchNegatives(batch, self.random), rng)
 
     def _pairs(self, example: Example[Caption], negatives: Negatives, rng: np.random.Generator) -> list[Pair]:
@@ -119,6 +121,7 @@ class RetrievalTask(MatchingTask):
         return {"matched": 2 * own, "wrong_caption": caption, "wrong_image": image}
 
     def loss_counts(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """triple: examples for each loss; four-way: pairs."""
         matches = targets["matches"]
         if self.config.loss == "four-way":
             return {"matching": torch.tensor(len(matches))}

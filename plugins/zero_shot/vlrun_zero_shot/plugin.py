@@ -7,6 +7,7 @@ from vlrun import Entry, hookimpl
 
 @hookimpl
 def vlrun_tasks() -> list[Entry]:
+    """Zero-shot retrieval."""
     return [
         Entry(
             name="zero_shot",

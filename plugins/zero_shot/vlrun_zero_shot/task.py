@@ -39,12 +39,15 @@ class ZeroShotTask(MatchingTask):
         return {}
 
     def loss(self, outputs: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Refuses, as ``start_training`` does."""
         raise self._refusal()
 
     def loss_counts(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Refuses, as ``start_training`` does."""
         raise self._refusal()
 
     def protocol(self) -> Mapping[str, str]:
+        """Also what a match is taken to be, and that nothing was trained on the target set."""
         return {
             **super().protocol(),
             "match index": f"class {MATCH} of the backbone's matching head",

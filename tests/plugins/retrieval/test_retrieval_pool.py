@@ -29,8 +29,7 @@ from vlrun.runs import run as runs
 from vlrun.runs.again import evaluate_run, score_file
 from vlrun.runs.run import RunResult, run_experiment
 from vlrun.testing import run_ranks
-from vlrun_retrieval import pool as pool_scoring
-from vlrun_retrieval import scorer as pair_scoring
+from vlrun_retrieval import pool, scorer
 from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.metric import best_candidates, usable_protocols
 from vlrun_retrieval.ranking import PROTOCOLS, evaluate_retrieval
@@ -187,7 +186,7 @@ def test_small_blocks_change_no_rank(
     caption_world: Path, caption_plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run_experiment(experiment(caption_world, caption_plugins, "train.epochs=0"), plugins=caption_plugins)
-    monkeypatch.setattr(pool_scoring, "IMAGE_BLOCK_BYTES", 1)
+    monkeypatch.setattr(pool, "IMAGE_BLOCK_BYTES", 1)
     cut = run_experiment(
         experiment(caption_world, caption_plugins, "train.epochs=0", runs_root="cut"), plugins=caption_plugins
     )
@@ -320,7 +319,7 @@ def test_images_with_more_or_fewer_regions_fit_into_one_block(
     features[4] = replace(features[4], features=features[4].features[:1], boxes=features[4].boxes[:1])
     store = caption_world / "data" / "uneven.lmdb"
     write_store(store, features)
-    monkeypatch.setattr(pair_scoring, "_ENCODED_AT_ONCE", 1)  # each image is padded on its own
+    monkeypatch.setattr(scorer, "_ENCODED_AT_ONCE", 1)  # each image is padded on its own
     options = ["train.epochs=0", f"tasks.0.dataset.features={store}"]
     result = run_experiment(experiment(caption_world, caption_plugins, *options), plugins=caption_plugins)
     plain = run_experiment(
