@@ -195,14 +195,14 @@ def validate_annotations(path: Path, model: type[BaseModel]) -> list[str]:
     return problems if number else [f"{path}: the file is empty"]
 
 
-def size_remarks(found: Mapping[str, Mapping[str, int]], published: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """A line for each split that is of another size than published, or not a published one.
+def size_remarks(sizes: Mapping[str, Mapping[str, int]], published: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """One line for each split whose size is not the published one, or that is not a published split.
 
     Args:
-        found, published: split -> its counts by unit, such as ``{"referents": 3811, "expressions": 10834}``.
+        sizes, published: split -> its counts by unit, such as ``{"referents": 3811, "expressions": 10834}``.
     """
     remarks = []
-    for split, counts in found.items():
+    for split, counts in sizes.items():
         if split not in published:
             remarks.append(f"split '{split}' is not one of the published ones ({', '.join(published)})")
         elif counts != published[split]:

@@ -22,6 +22,7 @@ from vlrun.features.layout import (
     IDS_KEY,
     MANIFEST_KEY,
     Header,
+    Manifest,
     compute_fingerprint,
     decode,
     is_intact,
@@ -91,43 +92,40 @@ def _verify(path: Path, file: Path, channel: Connection) -> None:
     """Runs in the child; sends (done, total) now and then, and a Verification at the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     faulthandler.disable()  # and it reports a crash
-    problems: list[Problem] = []
-    count = 0
+    scan = _Scan()
     try:
-        scan = _Scan(Handle(file, readahead=True), channel)
-        for problem in scan.problems():
-            problems.append(problem)
-            count = scan.count
-        count = scan.count
+        scan.read(Handle(file, readahead=True), channel)
     except DataError as error:
-        problems += [Problem(None, text) for text in error.problems]
-    channel.send(Verification(path, count, len(problems), tuple(problems[:LISTED_PROBLEMS])))
+        scan.problems += [Problem(None, text) for text in error.problems]
+    listed = tuple(scan.problems[:LISTED_PROBLEMS])
+    channel.send(Verification(path, scan.count, len(scan.problems), listed))
 
 
 class _Scan:
     """One pass over all records."""
 
-    def __init__(self, handle: Handle, channel: Connection) -> None:
-        self._handle = handle
-        self._manifest = handle.manifest
-        self._channel = channel
-        self._headers: dict[bytes, Header] = {}
+    def __init__(self) -> None:
         self.count = 0
+        self.problems: list[Problem] = []
+        self._headers: dict[bytes, Header] = {}
 
-    def problems(self) -> Iterator[Problem]:
+    def read(self, handle: Handle, channel: Connection) -> None:
+        manifest = handle.manifest
         next_report = time.monotonic()
         try:
-            with self._handle.reading() as transaction:
+            with handle.reading() as transaction:
                 for key, value in transaction.cursor():
-                    yield from self._record_problems(bytes(key), value)
+                    self.problems += self._record_problems(bytes(key), value, manifest)
                     if time.monotonic() >= next_report:
-                        self._channel.send((self.count, self._manifest.count))
+                        channel.send((self.count, manifest.count))
                         next_report = time.monotonic() + _PROGRESS_SECONDS
-        except DataError as error:
-            yield Problem(None, str(error))
-        yield from self._store_problems()
+        except DataError as error:  # LMDB cannot go on
+            self.problems.append(Problem(None, str(error)))
+        self.problems += [Problem(None, text) for text in self._store_problems(manifest)]
+        if handle.ids != [key.decode(errors="replace") for key in self._headers]:
+            self.problems.append(Problem(None, "the list of ids differs from the images"))
 
-    def _record_problems(self, key: bytes, value: memoryview) -> Iterator[Problem]:
+    def _record_problems(self, key: bytes, value: memoryview, manifest: Manifest) -> Iterator[Problem]:
         if key.startswith(b"\x00"):
             if key not in (MANIFEST_KEY, IDS_KEY):
                 yield Problem(None, f"unexpected key {key!r}")
@@ -143,20 +141,18 @@ class _Scan:
             yield Problem(image_id, "wrong checksum: the record changed after it was written")
             return
         kind = f"{header.dtype} features of width {header.feature_width}"
-        if kind != (expected := f"{self._manifest.dtype} features of width {self._manifest.feature_width}"):
+        if kind != (expected := f"{manifest.dtype} features of width {manifest.feature_width}"):
             yield Problem(image_id, f"{kind}, expected {expected}")
         for text in find_problems(decode(image_id, value)):
             yield Problem(image_id, text)
 
-    def _store_problems(self) -> Iterator[Problem]:
-        manifest, headers = self._manifest, self._headers
-        num_regions = [header.num_regions for header in headers.values()]
+    def _store_problems(self, manifest: Manifest) -> Iterator[str]:
+        num_regions = [header.num_regions for header in self._headers.values()]
+        checksums = ((key, header.checksum) for key, header in self._headers.items())
         if self.count != manifest.count:
-            yield Problem(None, f"{self.count:,} images, the manifest promises {manifest.count:,}")
-        elif manifest.fingerprint != compute_fingerprint((key, header.checksum) for key, header in headers.items()):
-            yield Problem(None, f"the content does not have the fingerprint {manifest.fingerprint} of the manifest")
-        elif (manifest.min_regions, manifest.max_regions) != (min(num_regions), max(num_regions)):
+            yield f"{self.count:,} images, the manifest promises {manifest.count:,}"
+        elif compute_fingerprint(checksums) != manifest.fingerprint:
+            yield f"the content does not have the fingerprint {manifest.fingerprint} of the manifest"
+        elif (min(num_regions), max(num_regions)) != (manifest.min_regions, manifest.max_regions):
             expected = f"{manifest.min_regions} to {manifest.max_regions}"
-            yield Problem(None, f"{min(num_regions)} to {max(num_regions)} regions, the manifest says {expected}")
-        if self._handle.ids != [key.decode(errors="replace") for key in headers]:
-            yield Problem(None, "the list of ids differs from the images")
+            yield f"{min(num_regions)} to {max(num_regions)} regions, the manifest says {expected}"
