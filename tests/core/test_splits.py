@@ -7,12 +7,15 @@ from typing import Any
 
 import toy_world as toy
 
-from vlrun import DatasetConfig
+from vlrun import DatasetConfig, TaskConfig
+from vlrun.data.identities import Identities
 from vlrun.data.splits import JoinedSplits, Selection, TaskData, split_records
+
+CONFIG = DatasetConfig(name="toys", annotations=Path(), features=Path(), evaluate=["val"])
 
 
 def split(name: str, **protocol: str) -> toy.ToyDataset:
-    dataset = toy.ToyDataset(DatasetConfig(name="toys", annotations=Path(), features=Path(), evaluate=["val"]), name)
+    dataset = toy.ToyDataset(CONFIG, name)
     dataset.protocol = {"dataset": "toys", **protocol}
     return dataset
 
@@ -28,12 +31,13 @@ def test_joined_splits_keep_the_hash_of_every_file() -> None:
 
 def task_data(*parts: Any) -> TaskData:
     nothing: Any = None
-    return TaskData(nothing, nothing, {}, {}, nothing, JoinedSplits(parts))
+    config = TaskConfig(name="match", dataset=CONFIG)
+    return TaskData(config, nothing, {}, {}, nothing, JoinedSplits(parts))
 
 
 def test_images_are_taken_out_of_each_split_and_counted_there() -> None:
     train, val = split("train"), split("val")
-    cleaned = task_data(train, val).without({"img0", "img1"})
+    cleaned = task_data(train, val).without({"img0", "img1"}, Identities())
     assert cleaned.train is not None
     expected = [example.id for example in [*train, *val] if example.image_ids[0] not in ("img0", "img1")]
     assert [example.id for example in cleaned.train] == expected
@@ -41,12 +45,12 @@ def test_images_are_taken_out_of_each_split_and_counted_there() -> None:
         (15, "8 examples"),
         (9, "4 examples"),
     ]
-    assert cleaned.train_images() == {f"img{index}" for index in range(2, 7)}
+    assert cleaned.train_ids() == {f"img{index}" for index in range(2, 7)}
 
 
 def test_a_split_of_which_nothing_is_left_may_stand_beside_others() -> None:
     only_first = Selection(split("train"), [0], "for this test")
-    cleaned = task_data(only_first, split("val")).without({"img0"})
+    cleaned = task_data(only_first, split("val")).without({"img0"}, Identities())
     assert cleaned.train is not None
     assert [len(part) for part in cleaned.train.parts] == [0, 11]
     assert cleaned.train[0].id == "val-1"
