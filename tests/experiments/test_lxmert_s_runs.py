@@ -247,7 +247,8 @@ def test_training_from_the_authors_files_equals_the_original(task: str, golden: 
 
     checkpoint = result.folder / "checkpoints" / f"step_{num_steps(vectors):08d}"
     ours = load_file(checkpoint / "model.safetensors")
-    assert set(compared_parameters(task, vectors, tiny_cls(golden), ours)) == set(ours)
+    matching_head = {f"backbone.seq_relationship.{kind}" for kind in ("weight", "bias")}  # the original has none here
+    assert set(compared_parameters(task, vectors, tiny_cls(golden), ours)) == set(ours) - matching_head
 
 
 @pytest.mark.parametrize("task", TASKS)
