@@ -211,7 +211,7 @@ def test_report_without_folders_looks_where_runs_go(
     assert "81.80 %" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("exists", "status", "word"), [(False, 2, "there is no folder"), (True, 5, "no run in it")])
+@pytest.mark.parametrize(("exists", "status", "word"), [(False, 2, "there is no folder"), (True, 5, "holds no run")])
 def test_report_says_which_folder_holds_no_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], exists: bool, status: int, word: str
 ) -> None:

@@ -1,7 +1,7 @@
-"""The ``runner`` command: one module per verb, imported when the verb is used; plugins add verbs of their own.
+"""The ``runner`` command: one module per verb, imported when the verb is used; plugins can add verbs.
 
-A verb's module has ``add_arguments(parser)`` and ``run(arguments) -> exit status``. What is heavy is imported in
-``run``: a shell that completes the command line imports the module too.
+A verb's module has ``add_arguments(parser)`` and ``run(arguments) -> exit status``. Heavy imports belong inside
+``run``, because a shell that completes the command line imports the module too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NO_WINDOWS = "vlrun runs on Linux and macOS, not on Windows: use it in WSL 2 (i
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit status of the public contract."""
+    """Runs one verb and returns its exit status, as listed in ``vlrun.errors``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if sys.platform == "win32":
         print(_NO_WINDOWS, file=sys.stderr)
@@ -45,16 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = make_parser(arguments)
     parsed, rest = parser.parse_known_args(arguments)
-    parsed.main, parsed.command = main, arguments  # for a verb that starts this very command in other processes
+    parsed.main, parsed.command = main, arguments  # for a verb that starts the same command in several processes
     overrides = [word for word in rest if "=" in word and not word.startswith("-")]
     if hasattr(parsed, "overrides") and overrides == rest:
-        parsed.overrides += rest  # argparse takes them in one run only; users write them between options
+        parsed.overrides += rest  # argparse takes only one unbroken group; users also write them between options
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return parsed
 
 
 def _message(error: RunnerError) -> str:
-    """One line with the kind of error, or the list of problems as it is; a stop on request is no error."""
+    """One line that starts with the kind of error; lists of problems and stops on request are left as they are."""
     text = str(error)
     return text if "\n" in text or isinstance(error, StoppedOnRequest) else f"{type(error).__name__}: {text}"

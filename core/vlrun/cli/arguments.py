@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
-    """EXPERIMENT, overrides and --print-config, as `run` and `validate` share them."""
+    """Adds EXPERIMENT, overrides and --print-config, which `run` and `validate` share."""
     parser.add_argument("experiment", metavar="EXPERIMENT", help="a YAML file under experiments/, or a run folder")
     parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="values laid over the file (YAML)")
     parser.add_argument(
@@ -29,9 +29,9 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def experiment_path(given: str) -> tuple[Path, Path | None]:
-    """The YAML file, and the run folder it belongs to if one was named."""
-    path = Path(given)
+def experiment_path(argument: str) -> tuple[Path, Path | None]:
+    """The YAML file that EXPERIMENT names, and its run folder if it is the configuration of a run."""
+    path = Path(argument)
     if path.is_dir() and (path / "config.yaml").is_file():
         return path / "config.yaml", path.resolve()
     if path.name == "config.yaml" and (path.parent / "status.json").is_file():
@@ -40,7 +40,7 @@ def experiment_path(given: str) -> tuple[Path, Path | None]:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, --split, --task, --checkpoint, --nproc and overrides, as `evaluate` and `predict` share them."""
+    """Adds RUN, --split, --task, --checkpoint, --nproc and overrides, which `evaluate` and `predict` share."""
     parser.add_argument("run_folder", metavar="RUN", help="a run folder, or runs/<experiment> for its newest run")
     parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="values laid over the run's config.yaml")
     parser.add_argument(
@@ -54,7 +54,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def launched_elsewhere(arguments: argparse.Namespace) -> int | None:
-    """Starts the processes that were asked for and gives their exit status; None: go on in this one."""
+    """Starts the processes that --nproc asks for and returns their exit status; None means: go on in this process.
+
+    Raises:
+        UsageError: fewer than one process was asked for.
+    """
     from vlrun.engine.ranks import is_launched
 
     if arguments.nproc is not None and arguments.nproc < 1:
@@ -71,8 +75,8 @@ class OpenedRun:
     """A finished run that a verb works with.
 
     Attributes:
-        experiment: without what only training needs, for the splits that were asked for.
-        index: position of the task that was asked for, or of the first one.
+        experiment: its experiment, reduced to the splits that were asked for and without training.
+        index: position of the task that was asked for; 0 if none was.
     """
 
     folder: RunFolder
@@ -82,21 +86,23 @@ class OpenedRun:
 
     @property
     def task(self) -> TaskConfig:
+        """The task at ``index``."""
         return self.experiment.tasks[self.index]
 
     @property
     def splits(self) -> list[str]:
+        """The splits of that task that were asked for."""
         return self.task.dataset.evaluate
 
 
 def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> OpenedRun:
-    """The run that RUN names, with the splits and the task of the other run arguments.
+    """Opens the run that RUN names, for the splits and the task that the other arguments name.
 
     Args:
-        trained_splits: without ``--split`` those that the task was trained on, instead of those it was evaluated on.
+        trained_splits: without ``--split``, take the splits that the task was trained on, not those for evaluation.
 
     Raises:
-        UsageError: a task is unknown, a split is of no certain task, or there is no split.
+        UsageError: a task is unknown, there are several tasks to which a split may belong, or there is no split.
         DataError: files are missing.
     """
     from vlrun.config.experiment import Layer, load_experiment
@@ -108,7 +114,9 @@ def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> 
     if unknown := [label for label in arguments.task if label not in labels]:
         raise UsageError(f"there is no task '{unknown[0]}' in this run (there is: {', '.join(labels)})")
     if arguments.split and len(labels) > 1 and not arguments.task:
-        raise UsageError(f"say of which task the split is: --task {' or '.join(labels)}")
+        raise UsageError(
+            f"this run has several tasks; say which one the split belongs to: --task {' or '.join(labels)}"
+        )
     chosen = arguments.task or labels[:1]
     index = labels.index(chosen[0])
     splits = arguments.split or (experiment.tasks[index].dataset.train if trained_splits else [])
@@ -129,7 +137,7 @@ def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> 
 
 
 def missing_message(experiment: Experiment, missing: Sequence[RequiredFile]) -> list[str]:
-    """The configuration is right, but files are missing: which, and the commands that make them."""
+    """Lines that say which files are missing although the configuration is right, and how to make them."""
     lines = [f"Experiment '{experiment.name}' is well-formed, but files that it needs are not there:"]
     remedies: dict[str, list[RequiredFile]] = {}
     for file in missing:

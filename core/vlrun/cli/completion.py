@@ -1,6 +1,6 @@
-"""``runner completion SHELL``: what makes bash, zsh or fish complete a command line, and the answers to such a shell.
+"""``runner completion SHELL``: the code that makes a shell complete command lines, and the answers to its questions.
 
-Arguments are completed by their metavar or name, those of a plugin's verb too: EXPERIMENT, RUN, key.path=value, ...
+An argument is completed by its metavar or name (EXPERIMENT, RUN, key.path=value, ...), also in the verbs of plugins.
 Nothing here imports pydantic, numpy, torch or the options of a plugin.
 """
 
@@ -27,16 +27,18 @@ _NAMES = {  # key of an experiment -> kind of component that it names
     re.compile(r"tasks\.\d+\.metrics\.\d+\.name"): "metric",
     re.compile(r"reporters\.\d+\.name"): "reporter",
 }
-_SELDOM = re.compile(r"backbone|tasks|train|published(\..*)?")  # a whole section, and what a paper reports
+_NOT_OFFERED = re.compile(r"backbone|tasks|train|published(\..*)?")  # hardly ever set on a command line
 _KINDS = {"DATASET": "dataset", "PHASE": "submission"}  # metavar of an argument -> what it names
 _FORMATS = {"weights": "weight format", "features": "feature format"}  # verb -> what its FORMAT names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=SHELLS, metavar="|".join(SHELLS), help="the shell that shall complete")
+    """Takes the name of a shell."""
+    parser.add_argument("shell", choices=SHELLS, metavar="|".join(SHELLS), help="the shell to print code for")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Prints the shell's code, to be evaluated or sourced by it."""
     from argcomplete.shell_integration import shellcode
 
     print(shellcode(["runner"], shell=arguments.shell))
@@ -63,12 +65,12 @@ def answer_shell() -> None:
         def collect_completions(
             self, active_parsers: list[argparse.ArgumentParser], parsed_args: argparse.Namespace, cword_prefix: str
         ) -> list[str]:
-            """Completes overrides after options too, where argparse itself takes none but ``runner`` does."""
-            found: list[str] = super().collect_completions(active_parsers, parsed_args, cword_prefix)
+            """Also completes overrides after options, where ``runner`` takes them but argparse does not."""
+            completions: list[str] = super().collect_completions(active_parsers, parsed_args, cword_prefix)
             active: Any = active_parsers[-1]
             is_option = cword_prefix.startswith("-") or any(action.option_strings for action in active.active_actions)
-            if found or is_option or not hasattr(parsed_args, "overrides"):
-                return found
+            if completions or is_option or not hasattr(parsed_args, "overrides"):
+                return completions
             return [word for word in _overrides(cword_prefix, parsed_args) if word.startswith(cword_prefix)]
 
     Finder()(parser, always_complete_options=False)
@@ -104,13 +106,13 @@ def _plugins() -> Plugins:
 
 
 def _experiments(prefix: str, **_: Any) -> list[str]:
-    """Those under ``experiments/``, run folders, and whatever YAML lies where the path that was begun leads."""
+    """The files under ``experiments/``, and folders and YAML files that begin with ``prefix``."""
     shipped = [str(path) for path in sorted(Path("experiments").glob("**/[!.]*.yaml"))]
     return list(dict.fromkeys([*shipped, *_paths(prefix, ".yaml")]))
 
 
 def _runs(prefix: str, **_: Any) -> list[str]:
-    """``runs/<experiment>`` and the runs in it, by name; folders where the path that was begun leads."""
+    """Each ``runs/<experiment>`` and the runs in it, and folders that begin with ``prefix``."""
     root = Path(os.environ.get("VLRUN_RUNS", "runs"))
     configs = sorted(root.glob("*/*/config.yaml"))
     named = [str(folder) for config in configs for folder in (config.parent.parent, config.parent)]
@@ -118,7 +120,7 @@ def _runs(prefix: str, **_: Any) -> list[str]:
 
 
 def _paths(prefix: str, suffix: str | None = None) -> list[str]:
-    """Folders, with a slash, and files with ``suffix``, in the folder that ``prefix`` leads to."""
+    """Folders, with a slash, and files with ``suffix`` whose paths begin with ``prefix``."""
     folder, _, begun = prefix.rpartition("/")
     start = Path(f"{folder}/" if folder or prefix.startswith("/") else ".").expanduser()
     try:
@@ -136,20 +138,20 @@ def _paths(prefix: str, suffix: str | None = None) -> list[str]:
 
 
 def _overrides(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
-    """Dotted keys, each with its ``=``; after it, the components that can stand there."""
+    """Dotted keys, each with its ``=``; after the ``=``, the names of components that fit the key."""
     key = prefix.partition("=")[0]
     if key != prefix:
         kind = next((kind for pattern, kind in _NAMES.items() if pattern.fullmatch(key)), None)
         return [f"{key}={name}" for name in _plugins().names(kind)] if kind else []
     keys = option_keys(_experiment_of(parsed_args), _plugins())
-    return [f"{key}=" for key in keys if not _SELDOM.fullmatch(key)]
+    return [f"{key}=" for key in keys if not _NOT_OFFERED.fullmatch(key)]
 
 
 def option_keys(experiment: Mapping[str, Any], plugins: Plugins) -> list[str]:
-    """Every key that may be set in ``experiment``, as it was read from YAML; of components, their own options too."""
+    """Every key that may be set in ``experiment`` (plain data, as in YAML), with the options of its components."""
     from vlrun.cli.option_names import option_names
 
-    keys = set(_keys_in(experiment))
+    keys = {key for key, _ in _values_in(experiment, "")}
     for name in option_names(EXPERIMENT):
         keys.update(_at_items(name, experiment))
     for where, kind, name in _components(experiment):
@@ -160,7 +162,7 @@ def option_keys(experiment: Mapping[str, Any], plugins: Plugins) -> list[str]:
 
 
 def _components(experiment: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(dotted place, kind, name) of what the experiment names."""
+    """(dotted key of its section, kind, name) of every component that the experiment names."""
     for key, value in _values_in(experiment, ""):
         for pattern, kind in _NAMES.items():
             if pattern.fullmatch(key):
@@ -168,7 +170,7 @@ def _components(experiment: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
 
 
 def _at_items(name: str, value: Any) -> list[str]:
-    """``tasks.*.name`` for each task that is there, the first at least; a list inside them likewise."""
+    """``name`` with an index for each ``*``: one for every item of that list, or 0 if the list is empty or missing."""
     head, star, tail = name.partition(".*.")
     if not star:
         return [name]
@@ -192,12 +194,8 @@ def _item(value: Any, path: str) -> Any:
     return value
 
 
-def _keys_in(experiment: Mapping[str, Any]) -> list[str]:
-    return [key for key, _ in _values_in(experiment, "")]
-
-
 def _values_in(value: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything that is no section."""
+    """(dotted key, value) of everything that is not a section."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _values_in(item, f"{where}.{key}" if where else str(key))
@@ -209,14 +207,14 @@ def _values_in(value: Any, where: str) -> Iterator[tuple[str, Any]]:
 
 
 def _experiment_of(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    """What the file or run on the command line says, as far as it can be read."""
+    """The content of the experiment or run on the command line; empty if it cannot be read."""
     import yaml
 
-    given = getattr(arguments, "experiment", None) or getattr(arguments, "run_folder", None)
-    path = Path(str(given)).expanduser()
+    argument = getattr(arguments, "experiment", None) or getattr(arguments, "run_folder", None)
+    path = Path(str(argument)).expanduser()
     if path.is_dir():
-        found = [path / "config.yaml", *sorted(path.glob("*/config.yaml"), reverse=True)]
-        path = next((file for file in found if file.is_file()), path)
+        newest_first = [path / "config.yaml", *sorted(path.glob("*/config.yaml"), reverse=True)]
+        path = next((file for file in newest_first if file.is_file()), path)
     try:
         content = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
     except (OSError, ValueError, yaml.YAMLError):
@@ -237,4 +235,5 @@ def _splits(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]
 
 
 def _sections(value: Any) -> list[Mapping[str, Any]]:
+    """The mappings in a list; a file that is being written may hold anything."""
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""``runner data``: annotation files from the official ones, and whether they are sound."""
+"""``runner data``: makes annotation files from the official ones, and checks them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ IDENTITIES = "image-identities"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes one of the actions build, validate, schema and sources."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     build = actions.add_parser("build", help="make annotation files from official ones")
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Does the action; one that finds problems raises DataError."""
     actions = {"build": _build, "validate": _validate, "schema": _schema, "sources": _sources}
     return actions[arguments.action](arguments)
 
@@ -88,9 +90,9 @@ def _validate(arguments: argparse.Namespace) -> int:
     record = _record(_dataset(arguments.dataset))
     problems = []
     for path in _files(arguments.files):
-        found = validate_annotations(path, record)
-        print(f"{path}: {f'{len(found):,} problems' if found else 'ok'}")
-        problems += found
+        file_problems = validate_annotations(path, record)
+        print(f"{path}: {f'{len(file_problems):,} problems' if file_problems else 'ok'}")
+        problems += file_problems
     if problems:
         raise DataError(first_few(problems))
     return 0
@@ -146,8 +148,8 @@ def _builder(entry: Entry, source: str) -> Builder:
     for builder in entry.builders:
         if builder.source == source:
             return builder
-    known = "".join(f"\n  {builder.source}: {builder.summary}" for builder in entry.builders) or " none"
-    raise UsageError(f"dataset '{entry.name}' cannot be built from '{source}'; its sources are:{known}")
+    sources = "".join(f"\n  {builder.source}: {builder.summary}" for builder in entry.builders) or " none"
+    raise UsageError(f"dataset '{entry.name}' cannot be built from '{source}'; its sources are:{sources}")
 
 
 def _record(entry: Entry) -> Any:
@@ -157,7 +159,7 @@ def _record(entry: Entry) -> Any:
 
 
 def _files(paths: list[Path]) -> list[Path]:
-    """The files named, and those in the folders named."""
+    """The named files, and the .jsonl files in the named folders."""
     files = []
     for path in paths:
         inside = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]

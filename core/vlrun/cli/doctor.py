@@ -18,10 +18,12 @@ _SMALL_SHARED_MEMORY = 512 * 2**20  # a container's default is 64 MiB; a few wor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes --json."""
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Prints versions, hardware and plugins, then warnings about what may not work."""
     facts, warnings = _facts(), _warnings()
     if arguments.json:
         print(json.dumps({**facts, "warnings": warnings}, indent=2))
@@ -50,11 +52,11 @@ def _facts() -> dict[str, Any]:
 
 
 def _required() -> list[str]:
-    """Names of the core's own requirements on this platform, from its metadata."""
+    """Names of the packages that the core needs on this platform, from its metadata."""
     from packaging.requirements import Requirement
 
-    found = [Requirement(line) for line in requires("vlrun") or []]
-    return sorted(one.name for one in found if one.marker is None or one.marker.evaluate({"extra": ""}))
+    requirements = [Requirement(line) for line in requires("vlrun") or []]
+    return sorted(each.name for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""}))
 
 
 def _version(name: str) -> str:
@@ -68,20 +70,20 @@ def _warnings() -> list[str]:
     import torch
     from packaging.requirements import Requirement
 
-    found = []
+    warnings = []
     for line in requires("vlrun") or []:
         requirement = Requirement(line)
         installed = _version(requirement.name)
         if not requirement.marker and installed != "missing" and installed not in requirement.specifier:
-            found.append(f"{requirement.name} {installed} is installed, vlrun needs {requirement.specifier}")
-    found += [
+            warnings.append(f"{requirement.name} {installed} is installed, vlrun needs {requirement.specifier}")
+    warnings += [
         f"plugin {record.label} is {record.status}: {record.reasons[0]}"
         for record in create_plugins().records
         if record.status != "ok"
     ]
     shared_memory = Path("/dev/shm")  # noqa: S108 - where torch's loader workers put their batches
     if shared_memory.is_dir() and shutil.disk_usage(shared_memory).total < _SMALL_SHARED_MEMORY:
-        found.append(f"{shared_memory} is small; loader workers may need more (docker: --shm-size)")
+        warnings.append(f"{shared_memory} is small; loader workers may need more (docker: --shm-size)")
     if torch.version.cuda and not torch.cuda.is_available():
-        found.append("this build of torch is for CUDA, but no GPU is usable; check the driver")
-    return found
+        warnings.append("this build of torch is for CUDA, but no GPU is usable; check the driver")
+    return warnings

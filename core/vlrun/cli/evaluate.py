@@ -1,4 +1,4 @@
-"""``runner evaluate RUN``: score a checkpoint of a run again, on its own splits or on others."""
+"""``runner evaluate RUN``: score a checkpoint of a run again, on its evaluation splits or on others."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from vlrun.cli.arguments import add_run_arguments, launched_elsewhere, open_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes a run, which of its tasks, splits and checkpoints, and --json."""
     add_run_arguments(parser)
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Prints the scores; predictions are written into the run folder."""
     opened = open_run(arguments)
     experiment, folder = opened.experiment, opened.folder
     if (status := launched_elsewhere(arguments)) is not None:

@@ -1,4 +1,4 @@
-"""``runner list KIND``: the components that an experiment can name, with their options, and files for servers."""
+"""``runner list KIND``: components that an experiment can name with their options, or submission formats."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ KINDS = ("backbones", "tasks", "datasets", "metrics", "reporters", SUBMISSIONS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes a kind of component, --options and --json."""
     parser.add_argument("kind", choices=KINDS, metavar="|".join(KINDS))
     parser.add_argument("--options", action="store_true", help="show the options of each, with types and defaults")
     parser.add_argument("--json", action="store_true", help="machine-readable output, with the schema of the options")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Prints a line for each component of the kind, with its options on request."""
     plugins = create_plugins()
     if arguments.kind == SUBMISSIONS:
         return _submissions(plugins, arguments.json)
@@ -42,16 +44,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _submissions(plugins: Plugins, as_json: bool) -> int:
-    """The files that ``runner submit-check`` knows; they have no options."""
+    """Prints the files that ``runner submit-check`` knows; they have no options."""
     formats = plugins.submissions()
     if as_json:
         rows = [
-            {"name": name, "dataset": of.dataset, "splits": of.splits, "summary": of.summary}
-            for name, of in formats.items()
+            {"name": name, "dataset": file.dataset, "splits": file.splits, "summary": file.summary}
+            for name, file in formats.items()
         ]
         print(json.dumps(rows, indent=2))
         return 0
-    print_table(TextTable((), [(name, submission.summary) for name, submission in formats.items()]))
+    print_table(TextTable((), [(name, file.summary) for name, file in formats.items()]))
     return 0
 
 

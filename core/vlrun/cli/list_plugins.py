@@ -10,14 +10,16 @@ from vlrun.plugins.manager import PluginRecord, create_plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes --strict, --check and --json."""
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.add_argument("--strict", action="store_true", help="exit with status 4 if any plugin is not ok")
     parser.add_argument(
-        "--check", action="store_true", help="import whatever the plugins name, options and code; implies --strict"
+        "--check", action="store_true", help="import all options and code that the plugins name; implies --strict"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Prints every plugin with its status, and raises PluginError if asked to be strict and one is not ok."""
     plugins = create_plugins()
     if arguments.check:
         from vlrun.config.components import check_references
@@ -36,7 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _lines(records: list[PluginRecord]) -> list[str]:
-    """No table: what draws tables takes longer to import than everything that this verb does."""
+    """One line per plugin, with lines on its offers and problems below it.
+
+    No table: importing what draws one takes longer than everything else that this verb does.
+    """
     lines = []
     for record in records:
         lines.append(f"{record.label}: {record.status}")

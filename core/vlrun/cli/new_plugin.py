@@ -1,4 +1,4 @@
-"""``runner new-plugin NAME``: a folder with a small plugin that installs, is listed, and waits for your code."""
+"""``runner new-plugin NAME``: a folder with a small plugin that installs, is listed, and has gaps for your code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ packages = ["{package}"]
 """
 
 _PLUGIN = '''\
-"""What this plugin offers. Keep it light: name options and code here, import them nowhere."""
+"""What this plugin offers. Keep it light: name options and code by their path, and do not import them."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class {title}(Backbone):
 '''
 
 _TEST = '''\
-"""The kit of the core checks what it relies on."""
+"""The checks of ``vlrun.testing``: whether the plugin keeps what the core relies on."""
 
 from vlrun.testing import check_backbone, check_plugin
 
@@ -119,11 +119,13 @@ def test_the_backbone_keeps_its_promises() -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes a name and the folder to put the plugin into."""
     parser.add_argument("name", help="lower-case letters, digits and dashes, such as my-backbone")
     parser.add_argument("--output", default=".", metavar="DIR", help="where the folder goes (default: here)")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Writes the files of the plugin and prints the next steps."""
     name = arguments.name
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise UsageError(f"'{name}': use lower-case letters, digits and single dashes, such as my-backbone")
@@ -132,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{folder} exists already")
     for path, text in _files(name).items():
         write_text(folder / path, text)
-    print(f"{folder}: made. Next:\n  pip install -e {folder}\n  runner list-plugins\n  pytest {folder}")
+    print(f"made {folder}. Next:\n  pip install -e {folder}\n  runner list-plugins\n  pytest {folder}")
     return 0
 
 

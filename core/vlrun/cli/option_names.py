@@ -1,4 +1,4 @@
-"""The names of options, read from the source of their models: a shell completes them without importing pydantic."""
+"""The names of options, read from the source of their models, so that completing them imports no pydantic."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-_FOREIGN = sys.stdlib_module_names | {"pydantic", "typing_extensions"}  # they define no options
+_WITHOUT_OPTIONS = sys.stdlib_module_names | {"pydantic", "typing_extensions"}
 _ITEM = "*"
 
 
 def option_names(path: str) -> list[str]:
-    """Names of the options of the model at ``"package.module:name"``, base classes first; nothing where it is missing.
+    """Names of the options of the model at ``"package.module:name"``, base classes first; none if it is missing.
 
-    Sections are followed by what is in them (``optimizer``, ``optimizer.name``); ``*`` stands for the index of an item
-    of a list (``tasks.*.name``).
+    A section is followed by its options (``optimizer``, ``optimizer.name``); ``*`` stands for the index of an item in a
+    list (``tasks.*.name``).
     """
     module, _, name = path.partition(":")
     return list(dict.fromkeys(_names_in(module, name, frozenset())))
 
 
 def _names_in(module: str, name: str, seen: frozenset[tuple[str, str]]) -> Iterator[str]:
-    """The options of a class; of all models that an alias such as a union names."""
+    """The options of a class, or of all models that an alias, such as a union, names."""
     if (module, name) in seen:
         return
     seen |= {(module, name)}
-    home, found = _definition(module, name)
-    if isinstance(found, ast.ClassDef):
-        for base in found.bases:
-            yield from _names_of(home, base, seen)
-        for statement in found.body:
+    home, definition = _definition(module, name)
+    if isinstance(definition, ast.ClassDef):
+        for base in definition.bases:
+            yield from _names_in_annotation(home, base, seen)
+        for statement in definition.body:
             yield from _field(home, statement, seen)
-    elif found is not None:
-        yield from _names_of(home, found, seen)
+    elif definition is not None:
+        yield from _names_in_annotation(home, definition, seen)
 
 
-def _names_of(module: str, annotation: ast.AST, seen: frozenset[tuple[str, str]]) -> Iterator[str]:
+def _names_in_annotation(module: str, annotation: ast.AST, seen: frozenset[tuple[str, str]]) -> Iterator[str]:
     for node in ast.walk(annotation):
         if isinstance(node, ast.Name):
             yield from _names_in(module, node.id, seen)
@@ -53,12 +53,12 @@ def _field(module: str, statement: ast.stmt, seen: frozenset[tuple[str, str]]) -
         return
     yield name
     section = f"{name}.{_ITEM}" if "list" in words else name
-    for inner in _names_of(module, annotation, seen):
+    for inner in _names_in_annotation(module, annotation, seen):
         yield f"{section}.{inner}"
 
 
 def _definition(module: str, name: str) -> tuple[str, ast.AST | None]:
-    """The class or the value called ``name``, and its module; import statements are followed."""
+    """The module that defines ``name``, found by following imports, and the class or value there."""
     for node in _nodes(module):
         if isinstance(node, ast.ClassDef) and node.name == name:
             return module, node
@@ -73,8 +73,8 @@ def _definition(module: str, name: str) -> tuple[str, ast.AST | None]:
 
 @cache
 def _nodes(module: str) -> list[ast.stmt]:
-    """The statements of a module that define or import something, those under conditions too."""
-    if module.partition(".")[0] in _FOREIGN:
+    """The statements of a module that define or import something, also those under ``if``."""
+    if module.partition(".")[0] in _WITHOUT_OPTIONS:
         return []
     try:
         spec = find_spec(module)  # imports the packages above it, not the module

@@ -16,10 +16,10 @@ def built_in_commands() -> list[Command]:
 
 
 def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser of a command line; only the verb among ``words`` has its arguments, so start-up stays quick.
+    """Makes the parser for a command line; only the verb among ``words`` gets its arguments, so that start-up is quick.
 
     Raises:
-        PluginError: the module of the verb cannot be imported, or plugins fight over the verb.
+        PluginError: the module of the verb cannot be imported, or several plugins offer the verb.
     """
     from importlib.metadata import version
 
@@ -39,19 +39,20 @@ def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def sentence(summary: str) -> str:
-    """A summary as the first line of a verb's help."""
+    """Makes a sentence of a verb's summary, for the first line of its help."""
     return f"{summary[0].upper()}{summary[1:]}."
 
 
 def _commands(chosen: str | None) -> list[Command]:
-    """The verbs of the core; those of plugins too, unless one of the core was chosen."""
-    own = built_in_commands()
-    if any(command.name == chosen for command in own):
-        return own
+    """The verbs of the core; also those of plugins, unless a verb of the core was chosen."""
+    built_in = built_in_commands()
+    if any(command.name == chosen for command in built_in):
+        return built_in
     from vlrun.plugins.manager import create_plugins
 
     plugins = create_plugins()
-    found = plugins.commands()
-    if chosen is not None and all(command.name != chosen for command in found) and plugins.is_broken("command", chosen):
+    commands = plugins.commands()
+    names = [command.name for command in commands]
+    if chosen is not None and chosen not in names and plugins.is_broken("command", chosen):
         raise PluginError(plugins.why_missing("command", chosen))
-    return found
+    return commands

@@ -1,4 +1,4 @@
-"""``runner predict RUN``: write predictions of a split, such as a test set whose answers are hidden."""
+"""``runner predict RUN``: write predictions for a split, such as a test set whose answers are hidden."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from vlrun.cli.arguments import add_run_arguments, launched_elsewhere, open_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes a run and which of its tasks, splits and checkpoints."""
     add_run_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Writes predictions into the run folder and prints the paths of the files."""
     opened = open_run(arguments)
     experiment, folder = opened.experiment, opened.folder
     if (status := launched_elsewhere(arguments)) is not None:

@@ -26,6 +26,7 @@ _MAX_DEPTH = 3  # runs/<experiment>/<run>, and a folder of such runs folders
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes folders, --json and --html."""
     parser.add_argument(
         "folders",
         nargs="*",
@@ -34,10 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run folders, or folders that hold runs (default: $VLRUN_RUNS, else runs)",
     )
     parser.add_argument("--json", action="store_true", help="machine-readable output, with the whole protocols")
-    parser.add_argument("--html", action="store_true", help="also write report.html of each run anew")
+    parser.add_argument("--html", action="store_true", help="also rewrite the report.html of each run")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Prints one table, or JSON, of the results of all runs in the folders."""
     folders = arguments.folders or [Path(os.environ.get("VLRUN_RUNS", "runs"))]
     runs = [read_run(folder) for folder in find_runs(folders)]
     pages = {record.folder: _write_page(record) for record in runs} if arguments.html else {}
@@ -52,21 +54,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """Every run folder at or below ``folders``, each once, oldest first within a folder (names start with the time).
+    """Every run folder at or below ``folders``, each once, the oldest of a folder first (names start with the time).
 
     Raises:
         UsageError: a folder does not exist.
         DataError: a folder holds no run.
     """
-    found: dict[Path, None] = {}
+    runs: dict[Path, None] = {}
     for folder in folders:
         if not folder.is_dir():
             raise UsageError(f"there is no folder {folder}")
         below = [path.resolve() for path in _runs_below(folder, _MAX_DEPTH)]
         if not below:
-            raise DataError(f"{folder}: no run in it (a run folder has a status.json)")
-        found.update(dict.fromkeys(below))
-    return list(found)
+            raise DataError(f"{folder} holds no run (a run folder has a status.json)")
+        runs.update(dict.fromkeys(below))
+    return list(runs)
 
 
 def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
@@ -74,21 +76,21 @@ def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
         yield folder
     elif depth:
         for child in sorted(folder.iterdir()):
-            if child.is_dir() and not child.is_symlink():  # ``latest`` points at a run that is found anyway
+            if child.is_dir() and not child.is_symlink():  # ``latest`` links to a run that is listed anyway
                 yield from _runs_below(child, depth - 1)
 
 
 def comparison(runs: Sequence[RunRecord]) -> TextTable:
-    """All results of all runs; a number carries a mark where its protocol is not that of its neighbours."""
+    """All results of all runs; a mark shows that a number has another protocol than its neighbours."""
     headers = ["run", "experiment", "task", "split", "score", "result", "published", "difference"]
-    rows_of = {record.folder: [row for row in record.rows if not row.score.detail] for record in runs}
-    rows = [row for record in runs for row in rows_of[record.folder]]
+    main_rows = {record.folder: [row for row in record.rows if not row.score.detail] for record in runs}
+    rows = [row for record in runs for row in main_rows[record.folder]]
     protocols = compare_protocols(rows)
     marks = iter(protocols.marks)
     cells = []
     for record in runs:
         start = {"run": record.folder.name + (" (demo)" if record.is_demo else ""), "experiment": record.experiment}
-        for row in rows_of[record.folder]:
+        for row in main_rows[record.folder]:
             cells.append({**start, **result_cells(row, next(marks), record.is_demo)})
         if not record.rows:
             nothing = dict.fromkeys(headers[2:], "-")

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes an experiment with overrides, and how to run it."""
     add_experiment_arguments(parser)
-    demo = "embedded data, tiny model, short recipe of its own; needs no files"
+    demo = "run on embedded data, with a tiny model and a short recipe; needs no files"
     parser.add_argument("--demo", action="store_true", help=demo)
     parser.add_argument("--nproc", type=int, default=None, metavar="N", help="processes on this machine (default: 1)")
     parser.add_argument("--output", metavar="DIR", help="where run folders go: DIR/<experiment>/<timestamp>-<id>/")
@@ -26,9 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Checks the experiment and the files that it needs, then trains or resumes, in one process or several."""
     path, folder = experiment_path(arguments.experiment)
     if folder is not None and not arguments.resume:
-        folder = None  # running a run folder's configuration again is a new run
+        folder = None  # without --resume, the configuration of a run starts a new one
     overrides = list(arguments.overrides)
     if arguments.output:
         overrides.append(f"runs_root={Path(arguments.output).expanduser().absolute()}")
@@ -60,7 +62,7 @@ def _prepare_demo_weights(arguments: argparse.Namespace, experiment: Experiment,
     from vlrun.demo.run import prepare_demo_weights
 
     def silence(message: str) -> None:
-        """The first of the processes that are launched will say it."""
+        """Says nothing: the first of the launched processes will say it."""
 
     prepare_demo_weights(experiment, plugins, silence if _will_launch(arguments) else _progress, _announce)
 
@@ -97,5 +99,5 @@ def _start(arguments: argparse.Namespace, experiment: Experiment, plugins: Plugi
         experiment, plugins=plugins, continues=arguments.resume, folder=folder, profile=arguments.profile
     )
     if result.was_done and launched_rank() == 0:
-        print(f"{result.folder} is done already; see its results with: runner report {result.folder}")
+        print(f"{result.folder} is already done; see its results with: runner report {result.folder}")
     return 0

@@ -1,4 +1,4 @@
-"""``runner score PREDICTIONS``: the metrics of a file of predictions, without model or features."""
+"""``runner score PREDICTIONS``: compute the metrics of a file of predictions, without model or features."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from vlrun.plugins.manager import create_plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes a file of predictions and the experiment, task and split that they are for."""
     parser.add_argument("predictions", metavar="PREDICTIONS", help="JSON lines, as in a run's predictions folder")
     parser.add_argument("--experiment", required=True, metavar="FILE", help="an experiment file, or a run folder")
     parser.add_argument("--split", required=True, help="the split that the predictions are for")
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Prints the scores of the predictions."""
     from vlrun.cli.arguments import experiment_path
     from vlrun.config.experiment import load_experiment
     from vlrun.interfaces.reporter import ResultRow

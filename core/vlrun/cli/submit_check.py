@@ -12,7 +12,8 @@ from vlrun.plugins.manager import create_plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="such as a file of a run's submission folder")
+    """Takes a file, the phase of the server, and where the expected ids are."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="such as one in a run's submission folder")
     parser.add_argument(
         "--for",
         dest="phase",
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Prints that the file fits; raises DataError with everything that the server would refuse."""
     plugins = create_plugins()
     wanted = plugins.submissions().get(arguments.phase)
     if wanted is None:

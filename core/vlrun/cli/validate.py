@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes an experiment with overrides, --print-config and --json."""
     add_experiment_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the resolved experiment as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Prints a summary; raises ConfigError or DataError with everything that is wrong or missing."""
     from vlrun.config.experiment import load_experiment
 
     path, _ = experiment_path(arguments.experiment)

@@ -1,4 +1,4 @@
-"""``runner weights``: import foreign checkpoints, export those of our runs, inspect files of weights."""
+"""``runner weights``: import the authors' checkpoints, export the weights of runs, inspect files of weights."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes one of the actions import, export and inspect."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     importing = actions.add_parser("import", help="convert the authors' checkpoint once into .safetensors + manifest")
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--answers", type=Path, metavar="FILE", help="answer list that the file's answer head was trained with"
     )
 
-    exporting = actions.add_parser("export", help="make weights of a run's backbone, for other runs to start from")
+    exporting = actions.add_parser("export", help="write the weights of a run's backbone, for other runs to start from")
     exporting.add_argument("run_folder", metavar="RUN", help="a run folder, or runs/<experiment> for its newest run")
     exporting.add_argument("out", type=Path, metavar="OUT", help="file to write, ending in .safetensors")
     exporting.add_argument(
@@ -52,12 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="best (of a joint run: for all tasks together), last, or a checkpoint folder (default: best)",
     )
 
-    inspecting = actions.add_parser("inspect", help="what a file of weights contains, and which format reads it")
+    inspecting = actions.add_parser("inspect", help="show what a file of weights contains, and which format reads it")
     inspecting.add_argument("file", type=Path, metavar="FILE")
     inspecting.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Does the action and prints what was written or found."""
     return {"import": _import, "export": _export, "inspect": _inspect}[arguments.action](arguments)
 
 
