@@ -19,7 +19,7 @@ from vlrun.cli.completion import EXPERIMENT, SHELLS
 from vlrun.cli.option_names import option_names
 from vlrun.config.components import config_model
 from vlrun.config.experiment import Experiment
-from vlrun.config.problems import _models_in
+from vlrun.config.problems import _model_in
 from vlrun.plugins.manager import create_plugins
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -236,7 +236,7 @@ def names_by_pydantic(model: type[BaseModel]) -> set[str]:
     names = set()
     for name, field in model.model_fields.items():
         names.add(name)
-        inner = _models_in(field.annotation)
+        inner = _model_in(field.annotation)
         section = f"{name}.*" if "list[" in str(field.annotation) else name
         names |= {f"{section}.{option}" for option in names_by_pydantic(inner)} if inner else set()
     return names

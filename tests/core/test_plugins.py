@@ -197,7 +197,7 @@ RIGHT = {
         ("config", "vlrun_paths:NoConfig", "vlrun_paths:NoConfig of backbone 'net' must derive from vlrun.Backbone"),
         ("factory", "vlrun_paths:Net", "cannot load vlrun_paths:Net: AttributeError"),
         ("factory", "vlrun:__version__", "vlrun:__version__ cannot be called (factory of backbone 'net')"),
-        ("record", "vlrun_paths:NoConfig", "vlrun_paths:NoConfig is no pydantic model"),
+        ("record", "vlrun_paths:NoConfig", "vlrun_paths:NoConfig is not a pydantic model"),
         ("function", "vlrun_paths:build", "cannot load vlrun_paths:build: AttributeError"),
         ("translator", "vlrun_paths:translate", "cannot load vlrun_paths:translate: AttributeError"),
     ],
@@ -329,7 +329,7 @@ def test_an_unknown_verb_names_the_broken_plugin_that_may_be_why(
     ("module", "reason"),
     [
         ("vlrun_hens.nowhere", "vlrun-hens 1.0: cannot load vlrun_hens.nowhere: ModuleNotFoundError"),
-        ("json", "vlrun-hens 1.0: json of the verb 'count-hens' has no add_arguments and no run"),
+        ("json", "vlrun-hens 1.0: json (verb 'count-hens') has no add_arguments and no run"),
     ],
 )
 def test_a_verb_whose_module_is_wrong_says_whose_it_is(

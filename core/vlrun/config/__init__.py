@@ -1,1 +1,1 @@
-"""One experiment file: its options, and all of its problems at once."""
+"""The experiment file: its options, and all of its problems at once."""

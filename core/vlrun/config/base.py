@@ -1,4 +1,4 @@
-"""Base models for the options that a plugin's component takes from a YAML file (this module imports no torch)."""
+"""Base models for the options of components, as an experiment file sets them (this module imports no torch)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from vlrun.errors import RequiredFile
 from vlrun.interfaces.demo_provider import DemoFiles
 
 
-def _inside_its_folder(name: str) -> str:
+def _check_file_name(name: str) -> str:
     if not name or name.startswith(".") or set(name) & set("/\\\0"):
         raise ValueError("it names files and folders, so it must not be empty, start with a dot, or hold a slash")
     return name
 
 
-FileName = Annotated[str, AfterValidator(_inside_its_folder)]
-"""A name that becomes a part of paths, such as that of an experiment or a split."""
+FileName = Annotated[str, AfterValidator(_check_file_name)]
+"""A name that becomes part of a path, such as that of an experiment or a split."""
 
 
 def _under_data_root(path: Path, info: ValidationInfo) -> Path:
@@ -40,18 +40,22 @@ def _under_data_root(path: Path, info: ValidationInfo) -> Path:
 
 
 DataPath = Annotated[Path, AfterValidator(_under_data_root)]
-"""A path in an experiment file; relative ones lie under the data root."""
+"""A path in an experiment file; a relative one lies under the data root."""
 
 
 class Config(BaseModel):
-    """Strict and frozen: an unknown key is an error, and nothing changes after validation."""
+    """Base of all models of options: an unknown key is an error, and nothing changes after validation."""
 
-    # models are built when first used: start-up declares many and validates few
+    # pydantic builds a model when it is first used: start-up declares many and validates few
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class NamedOptions(Config):
-    """One model for all choices of ``name``, each with its own defaults; what a choice does not take is refused."""
+    """Options that depend on a choice, ``name``: each choice has its own defaults and refuses the options of others.
+
+    Attributes:
+        defaults: for each choice, the options that it takes, with their defaults.
+    """
 
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]]
 
@@ -59,14 +63,17 @@ class NamedOptions(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in_defaults(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        chosen = cls.defaults.get(str(given.get("name", cls.model_fields["name"].default)), {})
-        return {**chosen, **{key: value for key, value in given.items() if value is not None or key not in chosen}}
+    def _fill_in_defaults(cls, options: Any) -> Any:
+        if not isinstance(options, dict):
+            return options
+        defaults = cls.defaults.get(str(options.get("name", cls.model_fields["name"].default)), {})
+        return {
+            **defaults,
+            **{key: value for key, value in options.items() if value is not None or key not in defaults},
+        }
 
     @model_validator(mode="after")
-    def _refuse_what_the_choice_ignores(self) -> Any:
+    def _refuse_options_of_other_choices(self) -> Any:
         taken = self.defaults[self.name]
         for option in type(self).model_fields:
             if option != "name" and option not in taken and getattr(self, option) is not None:
@@ -81,19 +88,19 @@ class BackboneConfig(Config):
     weights: DataPath | None = Field(None, description="imported weights (.safetensors); null starts from random ones")
 
     def required_files(self) -> list[RequiredFile]:
-        """What must exist before this backbone can be built."""
+        """The files that must exist before this backbone can be built."""
         if self.weights is None:
             return []
         remedy = "\n".join(self.weights_remedy())
         return [RequiredFile(self.weights, f"pre-trained weights of backbone '{self.name}'", remedy)]
 
     def weights_remedy(self) -> list[str]:
-        """What to do where ``weights`` is not there, line by line."""
+        """Lines that say what to do if the file ``weights`` is missing."""
         return [f"runner weights import --from FORMAT FILE {self.weights}"]
 
     @classmethod
     def demo_overrides(cls, files: DemoFiles) -> dict[str, Any]:
-        """Option values with which this backbone runs on the demo data, quickly."""
+        """Option values with which this backbone runs quickly on the demo data."""
         return {"weights": None}
 
 
@@ -118,14 +125,15 @@ class DatasetConfig(Config):
     train: list[FileName] = Field(["train"], description="splits to train on, concatenated in this order")
     evaluate: list[FileName] = Field(
         min_length=1,
-        description="splits to evaluate at the end; the first also between epochs, to choose the best. Hidden "
-        "ones alone need train.final_checkpoint: last",
+        description="splits to evaluate at the end; the first also between epochs, to choose the best. If all "
+        "of them are hidden, train.final_checkpoint must be last",
     )
     allow_missing_features: bool = Field(
         False, description="leave out examples whose images have no features; written into every score"
     )
     limit: PositiveInt | None = Field(
-        None, description="only the first so many examples of each split, to try something; written into every score"
+        None,
+        description="use only the first so many examples of each split, for a quick try; written into every score",
     )
     hide_images: bool = Field(
         False, description="show the model blank images: the baseline that reads text alone; written into every score"
@@ -142,21 +150,22 @@ class DatasetConfig(Config):
         return splits
 
     def split_file(self, split: str) -> Path:
+        """The annotation file of a split."""
         return self.annotations / f"{split}.jsonl"
 
     def required_files(self) -> list[RequiredFile]:
-        """What must exist before the splits in use can be read."""
+        """The files that must exist before the splits in use can be read."""
         build, extract = "\n".join(self.annotations_remedy()), "\n".join(self.features_remedy())
         splits = list(dict.fromkeys([*self.train, *self.evaluate]))
         files = [RequiredFile(self.split_file(split), f"split '{split}' of {self.name}", build) for split in splits]
         return [*files, RequiredFile(self.features, f"region features of {self.name}", extract)]
 
     def annotations_remedy(self) -> list[str]:
-        """What to download and which commands to run where annotations are not there, line by line."""
+        """Lines that say what to download and which commands to run if annotations are missing."""
         return [f"runner data build {self.name} --from SOURCE PATH {self.annotations}"]
 
     def features_remedy(self) -> list[str]:
-        """Likewise for the region features."""
+        """Lines that say the same about the region features."""
         return [f"runner features build --from FORMAT SOURCE {self.features}"]
 
 
@@ -171,7 +180,7 @@ class TaskConfig(Config):
 
     name: str
     label: FileName | None = Field(
-        None, description="what this task is called in scores and files, to tell two of one name apart; null: its name"
+        None, description="what scores and files call this task, to tell two of the same name apart; null: its name"
     )
     dataset: SerializeAsAny[DatasetConfig]
     max_text_tokens: PositiveInt = Field(20, description="longest text in tokens, special tokens included")
@@ -186,10 +195,11 @@ class TaskConfig(Config):
 
     @property
     def display_name(self) -> str:
+        """What scores and files call this task: its label, or else its name."""
         return self.label or self.name
 
     def required_files(self) -> list[RequiredFile]:
-        """What must exist before this task can be built, beside its dataset."""
+        """The files that must exist before this task can be built, besides those of its dataset."""
         return []
 
     def demo_overrides(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The options of the components that plugins declare, and whether every path in their declarations leads somewhere."""
+"""Loads the options of components that plugins declare, and checks the paths in their declarations."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _BASES: dict[str, type[Config]] = {
 
 
 def config_model(kind: str, entry: Entry) -> type[Any]:
-    """The model of the options of a component.
+    """Imports the model of the options of a component.
 
     Raises:
-        PluginError: it cannot be imported, or does not derive from the base of its kind.
+        PluginError: the model cannot be imported, or does not derive from the base class of its kind.
     """
     model, base = entry.load_config(), _BASES[kind]
     if isinstance(model, type) and issubclass(model, base):
@@ -33,7 +33,7 @@ def config_model(kind: str, entry: Entry) -> type[Any]:
 
 
 def check_references(plugins: Plugins) -> None:
-    """Imports whatever plugins name in their declarations; a plugin with a path that is wrong becomes broken."""
+    """Imports everything that plugins name in their declarations, and marks a plugin with a wrong path as broken."""
     for record, kind, item in plugins.offers():
         for problem in _problems(kind, item):
             record.fail("broken", problem)
@@ -51,15 +51,15 @@ def _problems(kind: str, item: Any) -> list[str]:
 
 
 def _check(kind: str, item: Declaration, attribute: str) -> None:
-    """Raises PluginError where the path in ``attribute`` leads to nothing, or to something else than it should."""
+    """Raises PluginError if the path in ``attribute`` leads nowhere, or to something of the wrong kind."""
     where = f"{item.plugin}: {getattr(item, attribute)}"
     if isinstance(item, Command):
         item.load()
     elif isinstance(item, Entry) and attribute == "config":
         config_model(kind, item)
     else:
-        found = item.resolve(attribute)
-        if attribute == "record" and not (isinstance(found, type) and issubclass(found, BaseModel)):
-            raise PluginError(f"{where} is no pydantic model, which a record must be")
-        if not callable(found):
+        target = item.resolve(attribute)
+        if attribute == "record" and not (isinstance(target, type) and issubclass(target, BaseModel)):
+            raise PluginError(f"{where} is not a pydantic model, which a record must be")
+        if not callable(target):
             raise PluginError(f"{where} cannot be called ({attribute} of {kind} '{getattr(item, 'name', '')}')")

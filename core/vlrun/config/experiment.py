@@ -32,7 +32,7 @@ IDENTITIES_FILE = "image_identities.jsonl"
 
 
 class PublishedResult(Config):
-    """One number of a paper, to stand beside ours."""
+    """One published number, to be shown beside ours."""
 
     task: str
     split: str
@@ -41,23 +41,23 @@ class PublishedResult(Config):
 
 
 class Published(Config):
-    """What was reported elsewhere for this experiment."""
+    """Published results of this experiment, and where they are from."""
 
     source: str
     results: list[PublishedResult]
 
 
 class Experiment(Config):
-    """A checked experiment. Every path in it is absolute, every default filled in."""
+    """A checked experiment: every path is absolute and every default is filled in."""
 
     name: FileName
     data_root: Path
     runs_root: Path
     seed: int = 0
-    demo: bool = Field(False, description="whether this is a run on the embedded demo data")
+    demo: bool = Field(False, description="whether this is a run on embedded demo data")
     demo_pretraining: Path | None = Field(
         None,
-        description="the experiment (a path beside this file) whose demo makes the weights that this demo starts from",
+        description="experiment (a path relative to this file) whose demo makes the weights that this demo starts from",
     )
     image_identities: DataPath | None = Field(
         None,
@@ -75,11 +75,11 @@ class Experiment(Config):
     _sources: Sources | None = PrivateAttr(None)
 
     def as_yaml(self) -> str:
-        """The resolved experiment; running it again does the same."""
+        """The resolved experiment as YAML; running it does the same as running the original file."""
         return dump_yaml(self.model_dump(mode="json"))
 
     def as_yaml_with_origins(self) -> str:
-        """The resolved experiment, each line with a comment that says where its value came from."""
+        """The resolved experiment as YAML, with a comment on each line that says where its value comes from."""
         return annotate(self.model_dump(mode="json"), self._sources)
 
     @property
@@ -89,14 +89,14 @@ class Experiment(Config):
 
     @property
     def demo_weights(self) -> Path | None:
-        """The weights that ``demo_pretraining`` makes when this demo run starts; None where it starts otherwise."""
+        """The weights that ``demo_pretraining`` makes before this demo run starts; None if it needs no such weights."""
         weights = self.backbone.weights
         if not self.demo or self.demo_pretraining is None or weights is None:
             return None
         return weights if weights.parent == self.data_root / DEMO_WEIGHTS_FOLDER else None
 
     def missing_files(self) -> list[RequiredFile]:
-        """Files that the run needs and that are not there; weights of a demo are made when they are needed."""
+        """Files that the run needs and that do not exist, except weights of a demo, which are made when needed."""
         missing = _missing([self.backbone, *(part for task in self.tasks for part in (task.dataset, task))])
         table = self.image_identities
         if table is not None and not table.exists():
@@ -107,14 +107,14 @@ class Experiment(Config):
 
 @dataclass(frozen=True)
 class Layer:
-    """Values laid over the file: dotted key -> value; ``origin`` is how messages call the layer."""
+    """Values that replace those of the file: dotted key -> value; ``origin`` is what messages call the layer."""
 
     origin: str
     values: Mapping[str, Any]
 
 
 def parse_overrides(arguments: Sequence[str]) -> Layer:
-    """``key.path=value`` arguments of the command line; values are YAML.
+    """Parses ``key.path=value`` arguments of the command line; values are YAML.
 
     Raises:
         UsageError: an argument has no ``=``.
@@ -137,12 +137,12 @@ def load_experiment(
 ) -> Experiment:
     """Reads and checks an experiment file.
 
-    Values come, each over the one before, from the file, the environment (``VLRUN_DATA``, ``VLRUN_RUNS``),
-    ``layers``, and ``overrides`` (``key.path=value``).
+    Values come from the file, then the environment (``VLRUN_DATA``, ``VLRUN_RUNS``), then ``layers``, then
+    ``overrides`` (``key.path=value``); a later source replaces the values of an earlier one.
 
     Raises:
-        ConfigError: everything that is wrong, one line each: ``file:line: key: what, and what was probably meant``.
-        PluginError: every problem is a plugin that is broken or clashes.
+        ConfigError: something is wrong; each problem is a line, ``file:line: key: what, and what was probably meant``.
+        PluginError: the only problems are plugins that are broken or clash.
         UsageError: an override is not ``key.path=value``.
     """
     from vlrun.plugins.manager import create_plugins
@@ -161,8 +161,8 @@ def load_experiment(
     raw.setdefault("name", path.stem)
     problems += _find_demo_pretraining(raw, path.parent)
     check = _Check(raw, plugins or create_plugins())
-    experiment, found = check.run()
-    problems += found
+    experiment = check.run()
+    problems += check.problems
     lines = [f"{path}:{line}: {message}" for line, message in located.problems]
     if problems or lines:
         lines += [problem.line(sources) for problem in problems]
@@ -178,7 +178,7 @@ def load_experiment(
 
 
 def _missing(parts: Sequence[BackboneConfig | DatasetConfig | TaskConfig]) -> list[RequiredFile]:
-    """Each path once, as the first part that needs it describes it."""
+    """The missing files, each path once, as described by the first part that needs it."""
     files: dict[Path, RequiredFile] = {}
     for file in (file for part in parts for file in part.required_files() if not file.path.exists()):
         files.setdefault(file.path, file)
@@ -190,8 +190,8 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         folders = dict.fromkeys([path.parent, Path("experiments")])
-        shipped = [str(found) for folder in folders for found in sorted(folder.glob("[!.]*.yaml"))]
-        near = f" There is: {', '.join(shipped)}" if shipped else ""
+        others = [str(file) for folder in folders for file in sorted(folder.glob("[!.]*.yaml"))]
+        near = f" There is: {', '.join(others)}" if others else ""
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{path}: cannot read the experiment file: {reason}.{near}") from error
 
@@ -206,7 +206,7 @@ def _environment(raw: Mapping[str, Any]) -> Layer:
 
 
 def _lay_over(raw: dict[str, Any], layer: Layer, sources: Sources) -> list[Problem]:
-    """Sets each dotted key of ``layer`` in ``raw``; mappings on the way are made where missing."""
+    """Sets each dotted key of ``layer`` in ``raw``, and creates missing mappings on the way."""
     problems = []
     for key, value in layer.values.items():
         path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
@@ -226,17 +226,20 @@ def _lay_over(raw: dict[str, Any], layer: Layer, sources: Sources) -> list[Probl
 
 
 def _find_demo_pretraining(raw: dict[str, Any], folder: Path) -> list[Problem]:
-    """Makes the option absolute. A relative path, as people write it, must lead to a file; an absolute one is that of a
-    finished run, whose file may be gone by now without harm."""
-    given = raw.get("demo_pretraining")
-    if not isinstance(given, str):
+    """Makes the option an absolute path.
+
+    A relative path, as people write it, must lead to a file. An absolute one was written by an earlier run, and its
+    file need not exist any more.
+    """
+    value = raw.get("demo_pretraining")
+    if not isinstance(value, str):
         return []
-    found = Path(os.path.abspath(folder / Path(given).expanduser()))  # unlike resolve, it keeps links
-    raw["demo_pretraining"] = str(found)
-    if found.is_file() or Path(given).is_absolute():
+    path = Path(os.path.abspath(folder / Path(value).expanduser()))  # unlike resolve, it keeps links
+    raw["demo_pretraining"] = str(path)
+    if path.is_file() or Path(value).is_absolute():
         return []
-    near = ", ".join(sorted(path.name for path in found.parent.glob("[!.]*.yaml"))) or "no experiment"
-    message = f"there is no file '{given}' beside this experiment (in {found.parent}: {near})"
+    near = ", ".join(sorted(file.name for file in path.parent.glob("[!.]*.yaml"))) or "no experiment"
+    message = f"there is no file '{value}' beside this experiment (in {path.parent}: {near})"
     return [Problem(("demo_pretraining",), message)]
 
 
@@ -247,9 +250,11 @@ def _item(holder: Any, part: str | int) -> Any:
 
 
 class _Check:
-    """Validates the sections of a raw experiment, each with the model of the plugin that it names.
+    """Validates the sections of a raw experiment, each with the model of the component that it names.
 
-    ``parts`` are the backbone and the datasets that are right, whatever else is wrong.
+    Attributes:
+        problems: everything that is wrong.
+        parts: the backbone and the datasets that are valid, even if other sections are not.
     """
 
     def __init__(self, raw: dict[str, Any], plugins: Plugins) -> None:
@@ -259,7 +264,8 @@ class _Check:
         self.parts: list[BackboneConfig | DatasetConfig] = []
         self.context = {"data_root": Path(str(raw.get("data_root", "data"))).expanduser().absolute()}
 
-    def run(self) -> tuple[Experiment | None, list[Problem]]:
+    def run(self) -> Experiment | None:
+        """Checks everything; the experiment, or None if there are problems."""
         raw = self.raw
         frame = {**raw, "data_root": self.context["data_root"]}
         frame["runs_root"] = Path(str(raw.get("runs_root", "runs"))).expanduser().absolute()
@@ -273,14 +279,15 @@ class _Check:
                 for index, item in enumerate(raw["reporters"])
             ]
         experiment = self.validated(Experiment, frame, (), raw)
-        if isinstance(experiment, Experiment) and not self.problems:
-            self.across(experiment)
-        return (experiment if not self.problems else None), self.problems  # type: ignore[return-value]
+        if not isinstance(experiment, Experiment) or self.problems:
+            return None
+        self.check_across_sections(experiment)
+        return None if self.problems else experiment
 
     def component(
         self, kind: str, raw: Any, path: KeyPath, prepare: Callable[[dict[str, Any]], None] | None = None
     ) -> BaseModel | None:
-        """The config of a named component, checked with its own model; None if that is not possible."""
+        """The options of the component that ``raw`` names, checked with its model; None if there are problems."""
         if not isinstance(raw, dict):
             self.problems.append(Problem(path, f"expected a mapping with a name (got {raw!r})"))
             return None
@@ -298,7 +305,7 @@ class _Check:
         return config
 
     def model_of(self, kind: str, name: str, path: KeyPath) -> type[BaseModel] | None:
-        """The model of the options of a component; a plugin that is missing or broken is noted as a problem."""
+        """The model of the options of a component; None, and a problem, if its plugin is missing or broken."""
         try:
             entry = self.plugins.find(kind, name)
         except PluginError as error:
@@ -311,6 +318,8 @@ class _Check:
             return None
 
     def task(self, raw: Any, path: KeyPath) -> Any:
+        """The options of a task, with those of its dataset and metrics."""
+
         def with_parts(content: dict[str, Any]) -> None:
             if "dataset" in content:
                 dataset = self.component("dataset", content["dataset"], (*path, "dataset"))
@@ -324,15 +333,16 @@ class _Check:
         return self.component("task", raw, path, with_parts) or _unchecked(TaskConfig)
 
     def validated(self, model: type[BaseModel], content: Any, path: KeyPath, raw: Any) -> BaseModel | None:
+        """``content`` as a ``model``; None, and problems, if it is not valid."""
         try:
             return model.model_validate(content, context=self.context)
         except ValidationError as error:
             self.problems += validation_problems(error, model, raw, path)
             return None
 
-    def across(self, experiment: Experiment) -> None:
-        """What no single section can know."""
-        self.joint(experiment)
+    def check_across_sections(self, experiment: Experiment) -> None:
+        """Checks what no single section can know."""
+        self.check_tasks_together(experiment)
         for index, task in enumerate(experiment.tasks):
             task_entry = self.plugins.find("task", task.name)
             dataset_entry = self.plugins.find("dataset", task.dataset.name)
@@ -349,14 +359,14 @@ class _Check:
                         f"'{dataset_entry.target}'. Datasets that fit: {', '.join(fitting) or 'none installed'}",
                     )
                 )
-        known = {task.display_name for task in experiment.tasks}
+        names = {task.display_name for task in experiment.tasks}
         for index, result in enumerate(experiment.published.results if experiment.published else []):
-            if result.task not in known:
+            if result.task not in names:
                 where = ("published", "results", index, "task")
                 self.problems.append(Problem(where, f"there is no task '{result.task}' in this experiment"))
 
-    def joint(self, experiment: Experiment) -> None:
-        """What several tasks on one backbone must agree in."""
+    def check_tasks_together(self, experiment: Experiment) -> None:
+        """Checks what several tasks on one backbone must agree on."""
         labels = [task.display_name for task in experiment.tasks]
         for index, label in enumerate(labels):
             if label in labels[:index]:
@@ -373,7 +383,7 @@ class _Check:
 
 
 def _unchecked(model: type[BaseModel]) -> Any:
-    """Stands for a section whose own problems are already noted, so that the rest can still be checked."""
+    """A placeholder for a section whose problems are already noted, so that the rest can still be checked."""
     return model.model_construct()
 
 

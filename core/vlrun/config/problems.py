@@ -14,14 +14,14 @@ KeyPath = tuple[str | int, ...]
 
 @dataclass
 class Sources:
-    """Where each value of an experiment comes from: a line of the file, the command line, the environment, the demo."""
+    """Where each value of an experiment comes from: a line of the file, or a layer such as the command line."""
 
     file: str
     lines: Mapping[KeyPath, int]
     layers: dict[KeyPath, str] = field(default_factory=dict)
 
-    def of(self, path: KeyPath) -> str:
-        """``file:line`` of the key, or of the nearest key above it; or the layer that set it."""
+    def place(self, path: KeyPath) -> str:
+        """Where to mend a problem with the key: the layer that set it, or ``file:line`` of it or of its section."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.layers:
                 return self.layers[path[:length]]
@@ -30,7 +30,7 @@ class Sources:
         return f"{self.file}:1"
 
     def origin(self, path: KeyPath) -> str:
-        """Like ``of``, but ``default`` for a value that nobody gave."""
+        """Where the value of the key comes from: ``file:line``, the name of a layer, or ``default``."""
         for layered in (path[:length] for length in range(len(path), 0, -1)):
             if layered in self.layers:
                 return self.layers[layered]
@@ -46,18 +46,20 @@ class Problem:
     is_plugin: bool = False
 
     def line(self, sources: Sources) -> str:
+        """The problem as one line: where, which key, what."""
         key = dotted(self.path)
-        return f"{sources.of(self.path)}: {key + ': ' if key else ''}{self.message}"
+        return f"{sources.place(self.path)}: {key + ': ' if key else ''}{self.message}"
 
 
 def dotted(path: Sequence[str | int]) -> str:
+    """A path of keys as users write it: ``tasks.0.dataset``."""
     return ".".join(str(part) for part in path)
 
 
 def validation_problems(
     error: ValidationError, model: type[BaseModel], raw: Any, prefix: KeyPath = ()
 ) -> list[Problem]:
-    """One problem per finding. ``raw`` is what was validated."""
+    """One problem for each finding of pydantic; ``raw`` is what was validated, and ``prefix`` leads to it."""
     problems: dict[tuple[KeyPath, str], Problem] = {}
     for finding in error.errors(include_url=False):
         path = _real_path(finding["loc"], raw, missing=finding["type"] == "missing")
@@ -66,8 +68,9 @@ def validation_problems(
     return list(problems.values())
 
 
-def unknown_option(key: str, known: Iterable[str]) -> str:
-    names = sorted(known)
+def unknown_option(key: str, options: Iterable[str]) -> str:
+    """The message on an option that does not exist, with the nearest of ``options`` or all of them."""
+    names = sorted(options)
     near = difflib.get_close_matches(key, names, n=1)
     if near:
         return f"unknown option. Did you mean '{near[0]}'?"
@@ -75,7 +78,7 @@ def unknown_option(key: str, known: Iterable[str]) -> str:
 
 
 def _real_path(loc: Sequence[str | int], raw: Any, missing: bool) -> KeyPath:
-    """``loc`` without the names of union members that pydantic puts in."""
+    """``loc`` without the names of union members, which pydantic adds."""
     path: list[str | int] = []
     for index, part in enumerate(loc):
         is_last = index == len(loc) - 1
@@ -105,8 +108,8 @@ def _message(finding: Any, model: type[BaseModel], path: KeyPath) -> str:
         return f"required option is missing{about}"
     text = str(finding["msg"]).removeprefix("Value error, ")
     text = text[0].lower() + text[1:]
-    given = finding["input"]
-    return f"{text} (got {given!r})" if not isinstance(given, Mapping | BaseModel) else text
+    value = finding["input"]
+    return f"{text} (got {value!r})" if not isinstance(value, Mapping | BaseModel) else text
 
 
 def _model_at(model: type[BaseModel] | None, path: KeyPath) -> type[BaseModel] | None:
@@ -116,11 +119,12 @@ def _model_at(model: type[BaseModel] | None, path: KeyPath) -> type[BaseModel] |
             return None
         if isinstance(part, str):
             info = model.model_fields.get(part)
-            model = _models_in(info.annotation) if info else None
+            model = _model_in(info.annotation) if info else None
     return model
 
 
-def _models_in(annotation: Any) -> type[BaseModel] | None:
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The first model that an annotation mentions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for argument in get_args(annotation) if (found := _models_in(argument))), None)
+    return next((model for argument in get_args(annotation) if (model := _model_in(argument))), None)

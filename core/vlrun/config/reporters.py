@@ -1,4 +1,4 @@
-"""Options of the built-in reporters; all of them are on unless an experiment names others."""
+"""Options of the built-in reporters; all of them are on unless an experiment lists others."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(NamedOptions):
-    """An optimiser; weight decay reaches every parameter, biases and layer norms too, as in the papers."""
+    """The optimiser; weight decay applies to every parameter, also to biases and layer norms, as in the papers."""
 
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "adam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
@@ -24,7 +24,7 @@ class OptimizerConfig(NamedOptions):
     name: Literal["adam", "adamw", "bert-adam"] = Field(
         "adamw", description="bert-adam: AdamW without bias correction, as BERT was trained"
     )
-    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="decay rates of both moments")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="decay rates of the two moments")
     eps: PositiveFloat = Field(1e-8, description="added to the root of the second moment (bert-adam: 1e-6)")
     weight_decay: NonNegativeFloat = Field(
         0.01, description="decoupled in adamw and bert-adam, part of the gradient in adam (default there: 0)"
@@ -32,7 +32,7 @@ class OptimizerConfig(NamedOptions):
 
 
 class ScheduleConfig(NamedOptions):
-    """How the learning rate moves; times are in epochs, so a recipe holds for any batch size."""
+    """How the learning rate changes; times are in epochs, so a recipe is valid for any batch size."""
 
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "warmup-staircase": {"warmup_epochs": 1.0, "decay_epochs": (), "decay_factor": 0.1},
@@ -43,9 +43,11 @@ class ScheduleConfig(NamedOptions):
     name: Literal["warmup-staircase", "warmup-linear", "constant"] = Field(
         "constant",
         description="warmup-staircase: a quarter, half and three quarters of the rate for a third of the warm-up each, "
-        "later a drop at each of decay_epochs; warmup-linear: up, then down to zero",
+        "then the full rate, with a drop at each of decay_epochs; warmup-linear: up, then down to zero",
     )
-    warmup_epochs: NonNegativeFloat | None = Field(None, description="length of the warm-up (default where taken: 1)")
+    warmup_epochs: NonNegativeFloat | None = Field(
+        None, description="length of the warm-up in epochs (default, except for constant: 1)"
+    )
     decay_epochs: tuple[NonNegativeInt, ...] | None = Field(
         None, description="warmup-staircase: epochs, counted from 0, at whose start the rate drops"
     )
@@ -64,7 +66,7 @@ class ScheduleConfig(NamedOptions):
 
 
 class SamplingConfig(Config):
-    """Which task a step trains, where there are several."""
+    """Which of several tasks a step trains."""
 
     name: Literal["proportional", "temperature", "weights"] = Field(
         "proportional",
@@ -78,51 +80,51 @@ class StopAndGoConfig(Config):
     """When a task pauses and when it goes on, by the primary score of its first evaluation split."""
 
     patience: PositiveInt = Field(2, description="evaluations in a row without gain after which a task pauses")
-    min_gain: NonNegativeFloat = Field(0.1, description="what counts as gain, in units of the score")
-    fall_back: PositiveFloat = Field(0.5, description="how far below its best a paused task's score brings it back")
+    min_gain: NonNegativeFloat = Field(0.1, description="least gain that counts, in units of the score")
+    fall_back: PositiveFloat = Field(0.5, description="a paused task goes on when its score is this far below its best")
 
 
 class TrainConfig(Config):
-    """How to train. Sizes are global: they say the same for any number of processes."""
+    """How to train. Sizes are global: they mean the same for any number of processes."""
 
     epochs: NonNegativeInt = Field(description="passes over the training data; 0 only evaluates")
     batch_size: PositiveInt = Field(description="examples per optimiser step, over all processes")
     micro_batches: PositiveInt = Field(
         1,
-        description="forward passes into which every step is cut, shared by the processes; one each if there are more "
-        "processes. The gradient stays the same. Each has its own dropout, so any number of processes up to this one "
-        "trains alike, with 2 to the last bit",
+        description="number of forward passes that every step is cut into, which the processes share; each process "
+        "has at least one. The gradient stays the same. As each pass has its own dropout, any number of processes up "
+        "to this one trains the same model, with 2 to the last bit",
     )
     learning_rate: PositiveFloat = Field(description="peak value")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     max_grad_norm: PositiveFloat | None = Field(1.0, description="global gradient norm limit; null clips nothing")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type; weights stay float32")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="type of the forward pass (autocast); weights stay float32"
+    )
     drop_last: bool = Field(True, description="leave out the last, incomplete batch of an epoch")
     order_seed: int | None = Field(
         None,
         description="null: the order derives from seed and epoch; a number n: a permutation seeded with n + epoch, "
-        "as torch's DistributedSampler has it (ROSITA's released code: 0)",
+        "as in torch's DistributedSampler (ROSITA's released code: 0)",
     )
     evaluate_batch_size: PositiveInt = Field(64, description="examples per evaluation batch")
     evaluate_every: PositiveInt = Field(1, description="epochs between evaluations; the last epoch is always evaluated")
     checkpoint_every: PositiveInt | None = Field(None, description="steps between checkpoints; null: once an epoch")
     final_checkpoint: Literal["best", "last"] = Field(
         "best",
-        description="what is evaluated at the end: for each task the best by its first evaluation split, or the last",
+        description="checkpoint to evaluate at the end: each task's best by its first evaluation split, or the last",
     )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     stop_and_go: StopAndGoConfig | None = Field(
         None, description="pause a task whose score has stopped improving; null: all train to the end"
     )
-    remove_evaluation_images: bool = Field(
-        False, description="leave out of every task's training the images of any task's evaluation splits"
-    )
-    keep_checkpoints: PositiveInt = Field(2, description="newest checkpoints to keep, beside the best one")
+    remove_evaluation_images: bool = Field(False, description="train no task on images of any task's evaluation splits")
+    keep_checkpoints: PositiveInt = Field(2, description="number of newest checkpoints to keep, besides the best one")
     log_every: PositiveInt = Field(10, description="steps between reports")
-    workers: NonNegativeInt | None = Field(None, description="loader processes per rank; null chooses by cores")
+    workers: NonNegativeInt | None = Field(None, description="loader processes per rank; null: by the number of cores")
     threads: PositiveInt | None = Field(
-        None, description="CPU threads per process; null shares the cores; the last bits of a result depend on it"
+        None, description="CPU threads per process; null: the cores are shared; the last bits of a result depend on it"
     )
     distributed_timeout: PositiveInt = Field(600, description="seconds after which a rank that hangs ends the job")
 

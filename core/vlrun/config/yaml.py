@@ -1,4 +1,4 @@
-"""YAML as people mean it: safe, with YAML 1.2 numbers and booleans, duplicate keys refused, and line numbers kept."""
+"""Reads YAML safely: with the numbers and booleans of YAML 1.2, no duplicate keys, and the line of every key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 from vlrun.config.problems import KeyPath, Sources, dotted
 
-_MAX_NODES = 20_000  # an alias bomb expands when walked; no experiment file comes near
+_MAX_NODES = 20_000  # far more than any experiment has; nested aliases expand to many more
 _MAX_DEPTH = 40
 
 _INT = re.compile(r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -27,7 +27,7 @@ _WORDS: dict[str, Any] = {
 
 @dataclass
 class Located:
-    """Plain data with the line (from 1) on which each key or item stands, and what is wrong with the text."""
+    """Plain data, the line (from 1) of each key or item, and everything that is wrong with the text."""
 
     data: Any = None
     lines: dict[KeyPath, int] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Located:
 
 
 def parse_scalar(text: str) -> Any:
-    """A plain scalar by the YAML 1.2 core schema: ``5e-5`` is a number, ``no`` is text."""
+    """The value of a plain scalar by the YAML 1.2 core schema: ``5e-5`` is a number, ``no`` is text."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
@@ -49,7 +49,7 @@ def parse_scalar(text: str) -> Any:
 
 
 def parse_yaml(text: str) -> Located:
-    """Parses one document; problems are collected, never raised."""
+    """Parses one document; problems are collected instead of raised."""
     located = Located()
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -65,13 +65,13 @@ def parse_yaml(text: str) -> Located:
 
 
 def parse_value(text: str) -> Any:
-    """A value from the command line: any YAML; what is not YAML is taken as text."""
+    """Parses a value from the command line as YAML; what is not valid YAML is taken as text."""
     located = parse_yaml(text)
     return text if located.problems else located.data
 
 
 def dump_yaml(data: Any) -> str:
-    """Block-style YAML that ``parse_yaml`` reads back unchanged."""
+    """Writes block-style YAML that ``parse_yaml`` reads back unchanged."""
     text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     return text
 
@@ -133,7 +133,7 @@ class _Walk:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever our reader would not read back as the same text."""
+    """Quotes text that ``parse_scalar`` would not read back as the same text."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
@@ -145,7 +145,7 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def annotate(data: dict[str, Any], sources: Sources | None) -> str:
-    """Block YAML of ``data``, each value followed by a comment: ``file:line``, a layer's name, or ``default``."""
+    """Writes block-style YAML with a comment after each value: ``file:line``, the name of a layer, or ``default``."""
     lines = []
     for path, indent, head, value in _rows(data, (), ""):
         origin = "" if value is None else f" {value}  # {sources.origin(path) if sources else 'default'}"
@@ -154,7 +154,7 @@ def annotate(data: dict[str, Any], sources: Sources | None) -> str:
 
 
 def _rows(value: Any, path: KeyPath, indent: str) -> Iterator[tuple[KeyPath, str, str, str | None]]:
-    """(path, indentation, key or dash, text of the value or None where lines below hold it)"""
+    """(path, indentation, key or dash, text of the value); None for a value that is on the lines below."""
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         here = (*path, key)
         head = f"{key}:" if isinstance(value, dict) else "-"

@@ -1,4 +1,4 @@
-"""What the core itself offers, on the same hooks as any plugin."""
+"""What the core itself offers, through the same hooks as any plugin."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ _VERBS = {
     "score": "score a file of predictions",
     "submit-check": "check a file before an evaluation server refuses it",
     "validate": "check an experiment file without touching features or torch",
-    "list-plugins": "installed plugins, what they offer, and what is wrong with them",
-    "list": "backbones, tasks, datasets, metrics or reporters that an experiment can name",
+    "list-plugins": "show installed plugins, what they offer, and what is wrong with them",
+    "list": "list the backbones, tasks, datasets, metrics or reporters that an experiment can name",
     "data": "build and check annotation files",
     "features": "build, inspect and verify region-feature stores",
-    "weights": "import and inspect model weights",
+    "weights": "import, export and inspect model weights",
     "report": "show the results of runs",
     "doctor": "check the installation",
     "new-plugin": "start a plugin of your own",
-    "completion": "print what makes a shell complete verbs, files, names and options",
+    "completion": "print the code that makes a shell complete verbs, files, names and options",
 }
-_MODULES = {"list": "list_components"}  # a module called `list` would hide the type from its package
+_MODULES = {"list": "list_components"}  # a module called `list` would hide the built-in type in its package
 
 
 @hookimpl
 def vlrun_reporters() -> list[Entry]:
+    """The reporters that are on unless an experiment lists others."""
     return [
         Entry(
             name=name,
@@ -47,6 +48,7 @@ def vlrun_reporters() -> list[Entry]:
 
 @hookimpl
 def vlrun_feature_formats() -> list[FeatureFormat]:
+    """The layouts in which the authors publish region features."""
     return [
         FeatureFormat(
             name="npz",
@@ -77,7 +79,7 @@ def vlrun_feature_formats() -> list[FeatureFormat]:
 
 @hookimpl
 def vlrun_commands() -> list[Command]:
-    """In the order in which the help shows them."""
+    """The verbs of the core, in the order in which the help shows them."""
     return [
         Command(name=name, summary=summary, module=f"vlrun.cli.{_MODULES.get(name, name.replace('-', '_'))}")
         for name, summary in _VERBS.items()

@@ -1,7 +1,7 @@
-"""What a plugin declares: light records that name a component, its options and what makes it.
+"""What a plugin declares: light records that name a component, its options and the code that makes it.
 
-Whatever is code is named by its path, ``"package.module:name"``, and imported when it is first used. So a declaration
-costs nothing, and the module that makes it needs no pydantic and no torch.
+Code is named by its path, ``"package.module:name"``, and imported when it is first used. So a declaration costs
+nothing, and the module that holds it needs neither pydantic nor torch.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def resolve(path: str, plugin: str = "") -> Any:
-    """What ``"package.module:name"`` names, or the module itself where the path has no colon.
+    """Imports what ``"package.module:name"`` names, or the module itself if the path has no colon.
 
     Args:
-        plugin: whose declaration holds the path, for the message.
+        plugin: name of the plugin whose declaration holds the path, for the message.
 
     Raises:
-        PluginError: the module cannot be imported, or there is no such name in it.
+        PluginError: the module cannot be imported, or has no such name.
     """
     module, _, name = path.partition(":")
     try:
-        found = import_module(module)
-        return attrgetter(name)(found) if name else found
+        home = import_module(module)
+        return attrgetter(name)(home) if name else home
     except (Exception, SystemExit) as error:
         raise PluginError(f"{plugin or 'plugin'}: cannot load {path}: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """What all records have: paths to code, and the plugin that they come from.
+    """Base of all declarations: paths to code, and the plugin that they come from.
 
     Attributes:
-        plugin: distribution and version; filled in where plugins are loaded, for messages.
+        plugin: distribution and version, for messages; filled in when plugins are loaded.
     """
 
     paths: ClassVar[tuple[str, ...]] = ()
-    """Names of the attributes that hold paths."""
+    """Names of the fields that hold paths."""
 
     plugin: str = field(default="", compare=False)
 
@@ -64,15 +64,15 @@ class Declaration:
                 raise ValueError(f"{attribute}={path!r} is not the path of something; write 'package.module:name'")
 
     def named_paths(self) -> list[str]:
-        """Those of ``paths`` that are set."""
+        """The names in ``paths`` whose fields are set."""
         return [attribute for attribute in self.paths if getattr(self, attribute) is not None]
 
     def resolve(self, attribute: str) -> Any:
-        """What the path in ``attribute`` names; raises PluginError like the function."""
+        """Imports what the path in the field ``attribute`` names; raises PluginError as the function does."""
         return resolve(getattr(self, attribute), self.plugin)
 
     def declared_by(self, plugin: str) -> Self:
-        """The same, with the name of its plugin."""
+        """A copy of this declaration that knows its plugin."""
         return replace(self, plugin=plugin)
 
 
@@ -97,9 +97,9 @@ class Builder(Declaration):
 
     Attributes:
         source: name of the source layout, as in ``runner data build DATASET --from SOURCE``.
-        summary: what has to lie in the source folder, in one line.
+        summary: which files the source has to hold, in one line.
         function: path of ``(*arguments, source folder or file, output folder) -> BuildReport``; raises DataError.
-        arguments: what the function gets first, such as which of several collections it is to build.
+        arguments: first arguments of the function, such as which of several collections to build.
     """
 
     paths = ("function",)
@@ -110,7 +110,7 @@ class Builder(Declaration):
     arguments: tuple[Any, ...] = ()
 
     def build(self, path: Path, output: Path) -> BuildReport:
-        """Builds the files of a dataset in ``output`` from those at ``path``."""
+        """Builds the annotation files in the folder ``output`` from the source at ``path``."""
         report: BuildReport = self.resolve("function")(*self.arguments, path, output)
         return report
 
@@ -125,9 +125,9 @@ class Entry(Declaration):
         config: path of the pydantic model of the options; its module must not import torch.
         factory: path of the class, class method or function that makes the component. Datasets are made with
             ``factory(config, split)``, everything else with ``factory(config)``.
-        target: tasks and datasets: the kind of target, such as ``"referent"``. A task fits the datasets of its kind.
-        record: datasets: path of the pydantic model of one line of its annotation files; the published schema.
-        builders: datasets: how the official files become the files that training reads.
+        target: tasks and datasets: the kind of target, such as ``"referent"``. A task takes datasets of the same kind.
+        record: datasets: path of the pydantic model of one line of the annotation files, which is the published schema.
+        builders: datasets: how annotation files are made from the official ones.
         obtain: where a user gets the source files; shown when they are missing.
     """
 
@@ -143,15 +143,15 @@ class Entry(Declaration):
     obtain: str = ""
 
     def build(self, config: BaseModel, *split: str) -> Any:
-        """The component with these options; a dataset takes the split too."""
+        """Makes the component with these options; a dataset also takes a split."""
         return self.resolve("factory")(config, *split)
 
     def load_config(self) -> Any:
-        """The model of the options; ``vlrun.config.components`` checks what it derives from."""
+        """Imports the model of the options; ``vlrun.config.components`` checks what it derives from."""
         return self.resolve("config")
 
     def load_record(self) -> Any:
-        """The model of one line of the annotation files; only where there is a ``record``."""
+        """Imports the model of one line of the annotation files; only for entries with a ``record``."""
         return self.resolve("record")
 
     def declared_by(self, plugin: str) -> Self:
@@ -161,13 +161,13 @@ class Entry(Declaration):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureFormat(Declaration):
-    """A way in which others store region features.
+    """A layout of region-feature files that can be imported.
 
     Attributes:
         name: as in ``runner features build --from NAME``.
-        summary: what has to be given as SOURCE, in one line.
+        summary: what SOURCE has to be, in one line.
         opener: path of ``(file or folder) -> FeatureSource``; raises DataError.
-        recogniser: path of ``(file or folder) -> bool``, whether it looks like this format; quick.
+        recogniser: path of ``(file or folder) -> bool``, which quickly tells whether it looks like this format.
     """
 
     paths = ("opener", "recogniser")
@@ -178,18 +178,18 @@ class FeatureFormat(Declaration):
     recogniser: str | None = None
 
     def open(self, path: Path) -> FeatureSource:
-        """The opened source at ``path``."""
+        """Opens the source at ``path``."""
         source: FeatureSource = self.resolve("opener")(path)
         return source
 
     def recognises(self, path: Path) -> bool:
-        """Whether what lies at ``path`` looks like this format."""
+        """Whether the file or folder at ``path`` looks like this format."""
         return self.recogniser is not None and bool(self.resolve("recogniser")(path))
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFormat(Declaration):
-    """Reads a foreign checkpoint layout; used by ``runner weights import --from NAME``.
+    """A layout of checkpoints that can be imported, with ``runner weights import --from NAME``.
 
     Attributes:
         name: the name of the layout, such as ``"rosita"``.
@@ -217,14 +217,14 @@ class WeightFormat(Declaration):
             raise ValueError(f"seen={self.seen!r} is one text; write a tuple, ({self.seen!r},)")
 
     def translate(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Our names of the tensors of a file, each with its tensor."""
+        """The tensors of a file under our names."""
         translated: dict[str, Any] = self.resolve("translator")(content)
         return translated
 
 
 @dataclass(frozen=True)
 class SubmissionRows:
-    """What a submission file holds: example ids in its order, repeated ones too, and what is wrong with its rows."""
+    """What a submission file holds: the example ids in its order, with repetitions, and problems of its rows."""
 
     ids: list[str]
     problems: list[str] = field(default_factory=list)
@@ -232,14 +232,14 @@ class SubmissionRows:
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionFormat(Declaration):
-    """A file that an evaluation server takes; used by ``runner submit-check FILE --for NAME``.
+    """A format of files that an evaluation server takes, for ``runner submit-check FILE --for NAME``.
 
     Attributes:
         name: dataset and phase, such as ``"vqav2-test-dev"``.
         dataset: name of the dataset whose annotations hold the expected ids.
         splits: the file must hold exactly the ids of one of these; the first is the usual one.
         summary: what the file looks like, in one line.
-        reader: path of ``(file) -> SubmissionRows``; raises DataError where it is no such file at all.
+        reader: path of ``(file) -> SubmissionRows``; raises DataError for a file of another kind.
         id_reader: path of ``(official list of questions, as downloaded) -> ids``; raises DataError.
     """
 
@@ -253,12 +253,12 @@ class SubmissionFormat(Declaration):
     id_reader: str
 
     def read(self, path: Path) -> SubmissionRows:
-        """The rows of a submission file."""
+        """Reads the rows of a submission file."""
         rows: SubmissionRows = self.resolve("reader")(path)
         return rows
 
     def official_ids(self, path: Path) -> list[str]:
-        """The ids of an official list of questions."""
+        """Reads the ids of an official list of questions."""
         ids: list[str] = self.resolve("id_reader")(path)
         return ids
 
@@ -268,9 +268,9 @@ class DemoEntry(Declaration):
     """Embedded demo data, for ``--demo``.
 
     Attributes:
-        name: shown where plugins are listed.
+        name: the name that lists of plugins show.
         summary: what the data are, in one line.
-        provider: path of a ``DemoProvider``; it is made without arguments.
+        provider: path of a ``DemoProvider``, whose constructor takes no arguments.
     """
 
     paths = ("provider",)
@@ -280,7 +280,7 @@ class DemoEntry(Declaration):
     provider: str
 
     def make_provider(self) -> DemoProvider:
-        """The provider itself."""
+        """Makes the provider."""
         provider: DemoProvider = self.resolve("provider")()
         return provider
 
@@ -291,9 +291,9 @@ class Command(Declaration):
 
     Attributes:
         name: the verb, as in ``runner NAME``.
-        summary: what it does, in one line of its help.
+        summary: what it does, in one line for the help.
         module: path of a module with ``add_arguments(parser)`` and ``run(arguments) -> exit status``. It is imported
-            only where the verb is used or completed, and should import what is heavy in ``run``.
+            only when the verb is used or completed; heavy imports belong inside ``run``.
     """
 
     paths = ("module",)
@@ -303,14 +303,12 @@ class Command(Declaration):
     module: str
 
     def load(self) -> ModuleType:
-        """Its module.
+        """Imports the module.
 
         Raises:
-            PluginError: it cannot be imported, or lacks one of the two functions.
+            PluginError: the module cannot be imported, or lacks one of the two functions.
         """
         module: ModuleType = self.resolve("module")
         if missing := [name for name in ("add_arguments", "run") if not callable(getattr(module, name, None))]:
-            raise PluginError(
-                f"{self.plugin}: {self.module} of the verb '{self.name}' has no {' and no '.join(missing)}"
-            )
+            raise PluginError(f"{self.plugin}: {self.module} (verb '{self.name}') has no {' and no '.join(missing)}")
         return module

@@ -1,4 +1,4 @@
-"""The hooks of vlrun. Each returns light entries; a plugin implements those for which it has something to offer."""
+"""The hooks of vlrun. Each returns light declarations; a plugin implements the hooks that it has something for."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def vlrun_weight_formats() -> list[WeightFormat]:  # type: ignore[empty-body]
 
 @hookspec
 def vlrun_submissions() -> list[SubmissionFormat]:  # type: ignore[empty-body]
-    """Files that evaluation servers take, for ``runner submit-check --for NAME``."""
+    """Formats of files that evaluation servers take, for ``runner submit-check --for NAME``."""
 
 
 @hookspec

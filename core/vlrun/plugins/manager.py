@@ -1,10 +1,10 @@
-"""Finds plugins through entry points, loads each in its own guard, and answers what is installed."""
+"""Finds plugins through entry points and loads them, so that one that fails does not affect the others."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ HOOKS = {
     "demo data": "vlrun_demo_data",
     "command": "vlrun_commands",
 }
-_DECLARATIONS: dict[str, type[Declaration]] = {  # others: Entry
+_DECLARATIONS: dict[str, type[Declaration]] = {  # of all other kinds: Entry
     "feature format": FeatureFormat,
     "weight format": WeightFormat,
     "submission": SubmissionFormat,
@@ -55,8 +55,11 @@ _CORE_REQUIREMENT = re.compile(rf"{CORE}\s*(\[[^\]]*\])?\s*\(?(?P<versions>([<>=
 class PluginRecord:
     """One entry point as ``runner list-plugins`` shows it.
 
-    ``status`` is ``ok``, ``clash`` (some of its names are refused), ``incompatible`` (made for another core version)
-    or ``broken``; ``reasons`` say why. ``offers`` maps a kind to the names that can be used.
+    Attributes:
+        status: ``ok``, ``clash`` (some of its names are refused), ``incompatible`` (made for another version of the
+            core) or ``broken``.
+        reasons: why the status is not ``ok``.
+        offers: kind -> names that can be used.
     """
 
     name: str
@@ -68,9 +71,11 @@ class PluginRecord:
 
     @property
     def label(self) -> str:
+        """Distribution and version, as messages name a plugin."""
         return f"{self.distribution} {self.version}".rstrip()
 
     def fail(self, status: str, reason: str) -> None:
+        """Sets another status than ``ok`` and notes the reason."""
         self.status = status
         self.reasons.append(reason)
 
@@ -82,7 +87,7 @@ class _Offer:
 
 
 class Plugins:
-    """Everything the installed plugins offer. Make one with ``create_plugins()``; there is no global one."""
+    """Everything that the installed plugins offer. ``create_plugins()`` makes one; there is no global one."""
 
     def __init__(self) -> None:
         self.records: list[PluginRecord] = []
@@ -90,18 +95,18 @@ class Plugins:
         self._clashes: dict[tuple[str, str], list[str]] = {}
 
     def entries(self, kind: str) -> list[Entry]:
-        """All usable components of a kind: backbone, task, dataset, metric or reporter, by name."""
-        return [offer.item for (of_kind, _), offer in sorted(self._offers.items()) if of_kind == kind]
+        """All usable components of a kind (backbone, task, dataset, metric or reporter), sorted by name."""
+        return list(self._by_name(kind).values())
 
     def names(self, kind: str) -> list[str]:
-        """The names that can be used of any kind, in order."""
+        """The names of everything usable of a kind, sorted."""
         return list(self._by_name(kind))
 
     def find(self, kind: str, name: str) -> Entry:
-        """The component ``name``.
+        """The component of a kind that has this name.
 
         Raises:
-            PluginError: nobody offers it; the message suggests near names and names a broken plugin that may be why.
+            PluginError: no plugin offers it; the message is that of ``why_missing``.
         """
         offer = self._offers.get((kind, name))
         if offer is None:
@@ -110,26 +115,26 @@ class Plugins:
         return entry
 
     def provider_of(self, kind: str, name: str) -> PluginRecord:
-        """The plugin that offers ``name``; raises PluginError like ``find``."""
+        """The plugin that offers ``name``; raises PluginError as ``find`` does."""
         self.find(kind, name)
         return self._offers[kind, name].record
 
     def is_built_in(self, kind: str, name: str) -> bool:
-        """Whether the core itself offers it."""
+        """Whether the core itself offers ``name``."""
         return self.provider_of(kind, name).distribution == CORE
 
     def is_broken(self, kind: str, name: str) -> bool:
-        """Whether ``name`` is missing because of a broken or clashing plugin rather than a wrong name."""
+        """Whether ``name`` may be missing because a plugin is broken or clashes, and not because the name is wrong."""
         return (kind, name) in self._clashes or any(_may_offer(record, name) for record in self._failed())
 
     def why_missing(self, kind: str, name: str) -> str:
-        """One message: what is installed, what was probably meant, and which broken plugin may be the cause."""
+        """The message on a missing name: what is installed, what was probably meant, which plugin may be the cause."""
         if (kind, name) in self._clashes:
             labels = " and ".join(self._clashes[kind, name])
             return f"{kind} '{name}' is offered by {labels}; uninstall one of them"
-        found = sorted(known for of_kind, known in self._offers if of_kind == kind)
-        message = f"no {kind} '{name}' is installed (found: {', '.join(found) or 'none'})."
-        if near := difflib.get_close_matches(name, found, n=1):
+        installed = self.names(kind)
+        message = f"no {kind} '{name}' is installed (found: {', '.join(installed) or 'none'})."
+        if near := difflib.get_close_matches(name, installed, n=1):
             message += f" Did you mean '{near[0]}'?"
         for record in self._failed():
             if _may_offer(record, name):
@@ -139,29 +144,32 @@ class Plugins:
         return message
 
     def offers(self) -> Iterator[tuple[PluginRecord, str, Any]]:
-        """(plugin, kind, declaration) of all that can be used."""
+        """(plugin, kind, declaration) of everything usable."""
         for (kind, _), offer in self._offers.items():
             yield offer.record, kind, offer.item
 
     def feature_formats(self) -> dict[str, FeatureFormat]:
+        """The usable feature formats by name."""
         return self._by_name("feature format")
 
     def weight_formats(self) -> dict[str, WeightFormat]:
+        """The usable weight formats by name."""
         return self._by_name("weight format")
 
     def submissions(self) -> dict[str, SubmissionFormat]:
+        """The usable submission formats by name."""
         return self._by_name("submission")
 
     def demo_providers(self) -> list[DemoProvider]:
-        """The embedded demo data; importing it may need more than listing it."""
+        """Makes all providers of demo data, which imports their modules."""
         return [entry.make_provider() for entry in self._by_name("demo data").values()]
 
     def commands(self) -> list[Command]:
-        """The verbs of ``runner``: first the core's, in their order, then those of plugins."""
+        """The verbs of ``runner``: first those of the core, in the order of the help, then those of plugins."""
         return [item for _, kind, item in self.offers() if kind == "command"]
 
     def _by_name(self, kind: str) -> dict[str, Any]:
-        return {name: offer.item for (of_kind, name), offer in sorted(self._offers.items()) if of_kind == kind}
+        return {name: offer.item for (its_kind, name), offer in sorted(self._offers.items()) if its_kind == kind}
 
     def _failed(self) -> list[PluginRecord]:
         return [record for record in self.records if record.status in ("broken", "incompatible")]
@@ -169,34 +177,38 @@ class Plugins:
     def _add(self, kind: str, offer: _Offer) -> None:
         key = (kind, offer.item.name)
         rivals = self._clashes.get(key)
-        known = self._offers.get(key)
-        if rivals is None and known is None:
+        earlier = self._offers.get(key)
+        if rivals is None and earlier is None:
             self._offers[key] = offer
             offer.record.offers.setdefault(kind, []).append(offer.item.name)
-        elif known is not None and known.record.distribution == CORE:
+        elif earlier is not None and earlier.record.distribution == CORE:
             offer.record.fail("clash", f"{kind} '{offer.item.name}' is a built-in name; choose another")
         else:
-            self._refuse(key, offer, known)
+            self._refuse(key, offer, earlier)
 
-    def _refuse(self, key: tuple[str, str], offer: _Offer, known: _Offer | None) -> None:
+    def _refuse(self, key: tuple[str, str], offer: _Offer, earlier: _Offer | None) -> None:
+        """Takes the name from all plugins that offer it: the order of loading must not decide what a file means."""
         kind, name = key
-        if known is not None:  # neither wins: which one came first must not decide what a YAML means
+        if earlier is not None:
             del self._offers[key]
-            known.record.offers[kind].remove(name)
-            known.record.fail("clash", f"{kind} '{name}' is also offered by {offer.record.label}")
-            self._clashes[key] = [known.record.label]
+            earlier.record.offers[kind].remove(name)
+            earlier.record.fail("clash", f"{kind} '{name}' is also offered by {offer.record.label}")
+            self._clashes[key] = [earlier.record.label]
         offer.record.fail("clash", f"{kind} '{name}' is also offered by {self._clashes[key][0]}")
         self._clashes[key].append(offer.record.label)
 
 
 def create_plugins(points: Iterable[EntryPoint] | None = None) -> Plugins:
-    """Loads every plugin, each in its own guard: one that fails is recorded with the reason, the others work."""
+    """Loads every plugin; one that fails is recorded with the reason, and the others work.
+
+    Args:
+        points: entry points to load instead of those that are installed.
+    """
     plugins = Plugins()
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
-    found = entry_points(group=GROUP) if points is None else points
-    for point in _distinct(found):
-        record = _record_of(point)
+    for point in _distinct(entry_points(group=GROUP) if points is None else points):
+        record = _make_record(point)
         plugins.records.append(record)
         if record.status == "ok":
             _load(manager, plugins, point, record)
@@ -204,24 +216,23 @@ def create_plugins(points: Iterable[EntryPoint] | None = None) -> Plugins:
 
 
 def _distinct(points: Iterable[EntryPoint]) -> list[EntryPoint]:
-    """Each entry point once, the core's own first; the same distribution can be found twice on sys.path."""
+    """Each entry point once, that of the core first; a distribution can be on sys.path twice."""
     by_key = {(point.dist.name if point.dist else "", point.name, point.value): point for point in points}
     return [by_key[key] for key in sorted(by_key, key=lambda key: (key[0] != CORE, *key))]
 
 
-def _record_of(point: EntryPoint) -> PluginRecord:
+def _make_record(point: EntryPoint) -> PluginRecord:
+    """The record of a plugin, which fails if its distribution needs another version of the core."""
     from importlib.metadata import version
 
-    from packaging.specifiers import (
-        InvalidSpecifier,
-        SpecifierSet,
-    )  # packaging.requirements would double what this costs at start-up
+    # packaging.requirements would parse whole lines, but importing it doubles the time of this
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
     if point.dist is None:
         return PluginRecord(point.name, "(no distribution)", "")
     record = PluginRecord(point.name, point.dist.name, point.dist.version)
     if point.dist.name == CORE:
-        return record  # what it says of itself is how it refuses a platform
+        return record  # its requirement of itself is how it refuses a platform
     for line in point.dist.requires or []:
         needed = _CORE_REQUIREMENT.fullmatch(line)
         try:
@@ -268,17 +279,19 @@ def _collect(plugins: Plugins, record: PluginRecord, kind: str, hook: str, funct
 
 
 def _misspelt_hook(error: pluggy.PluginValidationError) -> str:
-    known: Sequence[str] = list(HOOKS.values())
-    names = [name for name in dir(error.plugin) if name.startswith(f"{GROUP}_") and name not in known]
+    """The message on a hook that does not exist, with the nearest one that does."""
+    hooks = list(HOOKS.values())
     hints = []
-    for name in names:
-        near = difflib.get_close_matches(name, known, n=1)
+    for name in dir(error.plugin):
+        if not name.startswith(f"{GROUP}_") or name in hooks:
+            continue
+        near = difflib.get_close_matches(name, hooks, n=1)
         hints.append(f"there is no hook '{name}'" + (f", did you mean '{near[0]}'?" if near else ""))
     return "; ".join(hints) or str(error)
 
 
 def _may_offer(record: PluginRecord, name: str) -> bool:
-    """A failed plugin offers nothing, so its own name is the only hint at what it would have offered."""
+    """Whether a failed plugin may have offered ``name``, judged by its names, as nothing else is known of it."""
     plain = name.replace("_", "-").lower()
     words = {record.name.replace("_", "-").lower(), record.distribution.lower().removeprefix(f"{GROUP}-")}
     return any(plain.startswith(word) or word.startswith(plain) for word in words if word)
