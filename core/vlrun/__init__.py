@@ -1,4 +1,4 @@
-"""What plugin authors import. Importing it loads no torch; the names that need torch load when first used."""
+"""The public names, for plugin authors. Importing this loads no torch; names that need it load when first used."""
 
 from __future__ import annotations
 

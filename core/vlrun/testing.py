@@ -1,4 +1,4 @@
-"""Checks for plugin authors: call them from your tests.
+"""Checks for plugin authors to call from their tests.
 
 ``check_plugin``, ``check_backbone``, ``check_task``, ``private_imports``, ``run_ranks``.
 """
@@ -49,7 +49,7 @@ PUBLIC = (
     "vlrun.seeds",
     "vlrun.testing",
 )
-"""What plugins may import. Everything else may change at any time."""
+"""The modules that plugins may import. Everything else may change at any time."""
 
 _TOLERANCE = 1e-5
 _TEXT_FIELDS = ("text_mask", "token_ids", "position_ids")  # the mask comes first
@@ -57,18 +57,18 @@ _REGION_FIELDS = ("region_mask", "region_features", "boxes")
 
 
 def private_imports(folder: Path) -> list[str]:
-    """Every import of a plugin, in any file below ``folder``, that is of something in vlrun which is not public."""
-    found = []
+    """Every import of something private in vlrun, in the files of a plugin below ``folder``; one line each."""
+    problems = []
     for path in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             for module, name, line in _imports(node):
                 if module.split(".")[0] != "vlrun":
                     continue
                 if module not in PUBLIC and f"{module}.{name}" not in PUBLIC:
-                    found.append(f"{path}:{line}: {module} is not public")
+                    problems.append(f"{path}:{line}: {module} is not public")
                 elif name.startswith("_") and not name.startswith("__"):
-                    found.append(f"{path}:{line}: {module}.{name} is not public")
-    return found
+                    problems.append(f"{path}:{line}: {module}.{name} is not public")
+    return problems
 
 
 def _imports(node: ast.AST) -> list[tuple[str, str, int]]:
@@ -81,9 +81,9 @@ def _imports(node: ast.AST) -> list[tuple[str, str, int]]:
 
 
 def make_regions(image_ids: Sequence[str], feature_size: int, num_regions: int = 5, seed: int = 0) -> RegionBatch:
-    """Random region features with boxes inside 640 x 480 images; every second image has one region less.
+    """Makes random region features with boxes inside 640 x 480 images; about half of the images have one region less.
 
-    The content of an image depends on its id and the seed alone, so an id may be asked for again.
+    The regions of an image depend only on its id and the seed, so an id may be asked for again.
     """
     features = np.zeros((len(image_ids), num_regions, feature_size), np.float16)
     boxes = np.zeros((len(image_ids), num_regions, 4), np.float32)
@@ -100,11 +100,11 @@ def make_regions(image_ids: Sequence[str], feature_size: int, num_regions: int =
 
 
 def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, max_text_tokens: int = 20) -> None:
-    """Asserts what the core relies on.
+    """Asserts what the core relies on in a backbone.
 
-    The pair encoder is picklable and draws nothing; shapes and masks are as stated; padding does not change the hidden
-    states of real tokens and regions; what is computed once per text and once per image gives the same pooled output;
-    weights survive saving and loading; the matching head has two classes and is a part of the network from the start.
+    The pair encoder is picklable and not random; shapes and masks are as stated; padding does not change the pooled
+    output; ``text_part``, ``region_part`` and ``pooled_output`` give the same pooled output as ``forward``; weights
+    survive saving and loading; the matching head has two classes and is part of the network from the start.
     """
     pairs = [Pair(text, f"image_{index}") for index, text in enumerate(texts)]
     regions = make_regions([pair.image_id for pair in pairs], feature_size)
@@ -136,7 +136,7 @@ def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, 
 
 
 def check_plugin(module: str) -> None:
-    """Asserts that the entry-point module of a plugin can be loaded, and that every path it names leads somewhere."""
+    """Asserts that the entry-point module of a plugin can be loaded, and that everything it names can be imported."""
     plugins = create_plugins([EntryPoint("checked", module, "vlrun")])
     check_references(plugins)
     (record,) = plugins.records
@@ -145,10 +145,10 @@ def check_plugin(module: str) -> None:
 
 
 def check_task(task: Task[Any], backbone: Backbone, examples: Sequence[Example[Any]], regions: RegionBatch) -> Batch:
-    """Asserts what the core relies on, with at least two examples; returns the batch it used.
+    """Asserts what the core relies on in a task, and returns the batch that was used; needs at least two examples.
 
-    The task is picklable; losses are sums that add up when a batch is cut in two; counts name the same losses; every
-    example gets one prediction, in order, that JSON can hold; the head gets a gradient.
+    The task is picklable; losses are sums, so those of two halves of a batch add up; losses and counts have the same
+    names; every example gets one prediction, in order, that JSON can express; the head gets a gradient.
     """
     batch = make_batch(task, backbone, examples, regions)
     head = task.build_head(backbone)
@@ -162,7 +162,9 @@ def check_task(task: Task[Any], backbone: Backbone, examples: Sequence[Example[A
         halves = [_losses(task, backbone, head, part) for part in parts]
         total = sum(losses[name].item() for losses, _ in halves)
         assert abs(total - value.item()) <= _TOLERANCE * max(1.0, abs(total)), f"loss '{name}' must be a sum over items"
-        assert float(counts[name]) == sum(float(of_part[name]) for _, of_part in halves), f"count '{name}' must add up"
+        assert float(counts[name]) == sum(float(part_counts[name]) for _, part_counts in halves), (
+            f"count '{name}' must add up"
+        )
 
     torch.stack([value / max(1.0, float(counts[name])) for name, value in whole.items()]).sum().backward()  # type: ignore[no-untyped-call]
     assert any(parameter.grad is not None for parameter in head.parameters()), "the head gets no gradient"
@@ -175,7 +177,7 @@ def check_task(task: Task[Any], backbone: Backbone, examples: Sequence[Example[A
 
 
 def make_batch(task: Task[Any], backbone: Backbone, examples: Sequence[Example[Any]], regions: RegionBatch) -> Batch:
-    """A batch as the loader would make it; ``regions`` must hold every image of the examples."""
+    """Makes a batch as the loader does; ``regions`` must hold every image of the examples."""
     task = pickle.loads(pickle.dumps(task))  # noqa: S301 - workers get a copy of the task like this
     pairs = [pair for index, example in enumerate(examples) for pair in task.pairs(example, example_rng(0, 0, index))]
     chosen = _rows(regions, [regions.image_ids.index(pair.image_id) for pair in pairs])
@@ -184,14 +186,14 @@ def make_batch(task: Task[Any], backbone: Backbone, examples: Sequence[Example[A
 
 
 def run_ranks(body: Callable[[Ranks], Any], folder: Path, world_size: int = 2) -> list[Any]:
-    """Runs ``body`` on ``world_size`` forked ranks on the CPU and returns what each returned, by rank.
+    """Runs ``body`` on ``world_size`` ranks on the CPU and returns their results by rank.
 
-    Forking a process that has imported torch takes a fraction of a second; spawning takes many.
+    The ranks are forked: with torch imported that takes a fraction of a second, and spawning takes several.
 
     Raises:
         AssertionError: a rank failed; the message holds its traceback.
     """
-    torch.optim.SGD([nn.Parameter(torch.zeros(1))])  # imported before the fork, its slow imports are shared
+    torch.optim.SGD([nn.Parameter(torch.zeros(1))])  # so that its slow imports happen before the fork
     context = mp.get_context("fork")
     results = context.SimpleQueue()
     store = folder / "ranks-store"
@@ -238,7 +240,7 @@ def _check_encoding(encoding: Encoding, num_pairs: int, max_text_tokens: int) ->
 
 
 def _check_padding(backbone: Backbone, encode: Any, pairs: list[Pair], regions: RegionBatch, pooled: Tensor) -> None:
-    """A pair alone, without the padding that its neighbours cause, must give the same pooled output."""
+    """Asserts that a pair alone, without padding, gives the same pooled output as in a batch."""
     for row, pair in enumerate(pairs):
         with torch.inference_mode():
             output = backbone(encode([pair], _rows(regions, [row])))
@@ -249,7 +251,7 @@ def _check_padding(backbone: Backbone, encode: Any, pairs: list[Pair], regions: 
 def _check_parts(
     backbone: Backbone, encode: PairEncoder, pairs: list[Pair], regions: RegionBatch, encoding: Encoding
 ) -> None:
-    """``pooled_output`` of both parts must be ``forward``'s, whatever stands where the other part belongs."""
+    """Asserts that ``pooled_output`` of both parts is ``forward``'s, whatever image or text each part was made with."""
     count = len(pairs)
     other_regions = make_regions(["placeholder"] * count, regions.features.shape[-1], num_regions=2, seed=1)
     texts = encode(pairs, other_regions)
@@ -258,9 +260,9 @@ def _check_parts(
     _assert_equal_fields(images, encoding, _REGION_FIELDS, "the {} of an encoding must not depend on the texts")
 
     def assert_pooled(text: Mapping[str, Tensor], region: Mapping[str, Tensor], pooled: Tensor, which: str) -> None:
-        found = backbone.pooled_output(text, region)
-        assert found.shape == pooled.shape, f"pooled_output must give (P, H), for {which}"
-        assert torch.allclose(found, pooled, atol=_TOLERANCE), f"pooled_output is not forward's pooled, for {which}"
+        output = backbone.pooled_output(text, region)
+        assert output.shape == pooled.shape, f"pooled_output must give (P, H), for {which}"
+        assert torch.allclose(output, pooled, atol=_TOLERANCE), f"pooled_output is not forward's pooled, for {which}"
 
     text_part, region_part = backbone.text_part(texts), backbone.region_part(images)
     for name, tensor in {**text_part, **region_part}.items():
@@ -280,12 +282,12 @@ def _check_parts(
 def _part_without_padding(
     make_part: Callable[[Encoding], dict[str, Tensor]], encoding: Encoding, row: int, fields: Sequence[str]
 ) -> dict[str, Tensor]:
-    """The part of one text or of one image, without a mask, as where nothing is padded."""
+    """The part of one text or image, without padding and so without a mask."""
     mask_name = fields[0]
     real = getattr(encoding, mask_name)[row]
     values = {name: getattr(encoding, name) for name in fields}
-    own: dict[str, Any] = {name: value[row : row + 1, real] for name, value in values.items() if value is not None}
-    return {name: tensor for name, tensor in make_part(replace(encoding, **own)).items() if name != mask_name}
+    unpadded: dict[str, Any] = {name: value[row : row + 1, real] for name, value in values.items() if value is not None}
+    return {name: tensor for name, tensor in make_part(replace(encoding, **unpadded)).items() if name != mask_name}
 
 
 def _expanded(part: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
@@ -313,5 +315,5 @@ def _check_weights_round_trip(backbone: Backbone) -> None:
 def _assert_equal_fields(first: Encoding, second: Encoding, names: Sequence[str], message: str) -> None:
     for name in names:
         one, other = getattr(first, name), getattr(second, name)
-        same = one is other if one is None or other is None else torch.equal(one, other)
-        assert same, message.format(name)
+        is_same = one is other if one is None or other is None else torch.equal(one, other)
+        assert is_same, message.format(name)

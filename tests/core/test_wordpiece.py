@@ -155,7 +155,7 @@ def test_the_hash_depends_on_tokens_and_order_but_not_on_line_ends(tmp_path: Pat
     ("tokens", "message"),
     [
         (["[PAD]", "[UNK]", "cat"], r"\[CLS\], \[SEP\], \[MASK\] missing among 3 lines"),
-        ([*SPECIAL_TOKENS, "cat", "dog", "cat"], r"vocab.txt:8: token 'cat' stands on line 6 already"),
+        ([*SPECIAL_TOKENS, "cat", "dog", "cat"], r"vocab.txt:8: token 'cat' is already on line 6"),
     ],
     ids=["no special tokens", "repeated token"],
 )

@@ -1,1 +1,1 @@
-"""Parts that no paper and no task owns: for plugins to build with."""
+"""Parts for plugins to build with that belong to no single paper or task."""

@@ -1,4 +1,4 @@
-"""Tasks that choose an answer from a list: targets, losses and predictions, as VQA and GQA share them."""
+"""Tasks that choose an answer from a list: the targets, losses and predictions that VQA and GQA share."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class AnsweringTask(Task[Answers]):
     """One pair per question, one class per answer of the vocabulary.
 
     Attributes:
-        vocabulary: the answers that can be given. Others can be right, but are never predicted.
+        vocabulary: the answers that can be predicted. Others may be right, but are never given.
     """
 
     def __init__(self, config: AnsweringConfig) -> None:
-        """Reads the answers that can be given.
+        """Reads the answers that can be predicted.
 
         Raises:
             DataError: the vocabulary is missing or damaged.
@@ -47,19 +47,19 @@ class AnsweringTask(Task[Answers]):
         """The metrics of the task's own protocol."""
 
     def normalised(self, answer: str) -> str:
-        """How a given answer is looked up in the vocabulary for training; as it is, unless a task says otherwise."""
+        """The form in which an annotated answer is looked up in the vocabulary; by default unchanged."""
         return answer
 
     def normalised_pretraining(self, answer: str) -> str:
-        """How an answer of this vocabulary is looked up among those of an imported head."""
+        """The form in which an answer of this vocabulary is looked up among those of an imported head."""
         return pretraining_spelling(answer)
 
     def build_head(self, backbone: Backbone) -> nn.Module:
-        """A class for each answer, from the pooled output."""
+        """A classifier of pooled outputs with one class per answer."""
         return PooledClassifier(backbone.hidden_size, len(self.vocabulary))
 
     def start_epoch(self, epoch: int, run: RunView) -> None:
-        """ROSITA trains its first epochs with KL divergence and all later ones with binary cross entropy."""
+        """Sets the loss of this epoch: ROSITA trains first with KL divergence, later with binary cross entropy."""
         self.loss_now = _loss_in_epoch(self.config, epoch)
 
     def collate(
@@ -67,8 +67,8 @@ class AnsweringTask(Task[Answers]):
     ) -> Mapping[str, Tensor]:
         """Targets for B questions with A answers in the vocabulary.
 
-        soft_scores: (B, A), what predicting each answer would score. shares: (B, A), the share of people who gave it;
-        rows sum to less than 1 where some gave an answer outside the vocabulary. known: (B,), 0 for a hidden answer.
+        ``soft_scores`` (B, A): the score of predicting each answer. ``shares`` (B, A): the share of people who gave it;
+        a row sums to less than 1 if some answers are outside the vocabulary. ``known`` (B,): 0 if answers are hidden.
         """
         soft_scores = np.zeros((len(examples), len(self.vocabulary)), np.float32)
         shares = np.zeros_like(soft_scores)
@@ -84,10 +84,10 @@ class AnsweringTask(Task[Answers]):
         return targets
 
     def loss(self, outputs: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``answer``: one item per question; the mean over the A answers, times A where the option says so.
+        """The loss ``answer``, one item per question: the mean over A answers, or with ``scale_by_answers`` the sum.
 
-        ROSITA (reference implementation, section 6) takes the mean, LXMERT the sum. Its cross-entropy option is scaled
-        by A like its binary one, although nothing was divided by A before: kept, for it sets the published rate.
+        ROSITA (reference implementation, section 6) takes the mean, LXMERT the sum. LXMERT also multiplies its
+        cross-entropy by A, although that is no mean over answers; we do too, as its learning rate depends on it.
         """
         num_answers = outputs.shape[1]
         scale = num_answers if self.config.scale_by_answers else 1
@@ -104,12 +104,14 @@ class AnsweringTask(Task[Answers]):
         return {"answer": (per_question * self._weights(targets)).sum()}
 
     def loss_counts(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """How many questions count."""
+        """The number of questions that count."""
         return {"answer": self._weights(targets).sum()}
 
     def predict(self, outputs: Tensor, batch: Batch) -> list[Prediction]:
-        """The answer with the largest logit, the first of equals. Fields: ``answer``; ``score``, its probability
-        among all answers."""
+        """The answer with the largest logit, or the first of several such answers.
+
+        Fields: ``answer``, and ``score``, its probability among all answers.
+        """
         probabilities = outputs.double().softmax(dim=1).numpy()
         best = outputs.numpy().argmax(axis=1)
         return [
@@ -124,7 +126,7 @@ class AnsweringTask(Task[Answers]):
     def adapt_imported_head(
         self, tensors: Mapping[str, Tensor], meaning: Mapping[str, Any]
     ) -> tuple[Mapping[str, Tensor], list[str]]:
-        """Gives every answer its own row of another vocabulary; answers that it lacks get zeros (LXMERT, section 4)."""
+        """Gives each answer its row of the imported head, or zeros if that head lacks it (LXMERT, section 4)."""
         theirs = meaning.get("answers")
         if theirs is None:
             raise CheckpointError(
@@ -137,13 +139,16 @@ class AnsweringTask(Task[Answers]):
         moved, missing = transplant_rows(
             tensors["dense1.weight"], tensors["dense1.bias"], theirs, list(self.vocabulary), self.normalised_pretraining
         )
-        found = len(self.vocabulary) - len(missing)
-        lines = [f"answer head: {found:,} of {len(self.vocabulary):,} answers found among {len(theirs):,}; others zero"]
+        num_moved = len(self.vocabulary) - len(missing)
+        lines = [
+            f"answer head: {num_moved:,} of {len(self.vocabulary):,} answers found among {len(theirs):,}; others zero"
+        ]
         if missing:
             lines.append(f"answer head: not found: {', '.join(first_few(list(map(repr, missing)), 10))}")
         return {**tensors, **moved}, lines
 
     def _fill(self, soft_scores: np.ndarray, shares: np.ndarray, example: Example[Answers]) -> None:
+        """Fills the rows (A,) of a question whose answers are known."""
         target = example.target
         assert target is not None
         if target.scores is not None:
@@ -162,32 +167,32 @@ class AnsweringTask(Task[Answers]):
                 shares[index] = count / len(target.answers)
 
     def _weights(self, targets: Mapping[str, Tensor]) -> Tensor:
-        """Questions that count: those with a known answer; cross entropy also needs one of the vocabulary."""
-        known = targets["known"]
+        """(B,), 1 for questions that count: the answers are known and, for cross-entropy, one is in the vocabulary."""
+        weights = targets["known"]
         if self.loss_now == "cross-entropy":
-            known = known * (targets["soft_scores"].sum(dim=1) > 0)
-        return known
+            weights = weights * (targets["soft_scores"].sum(dim=1) > 0)
+        return weights
 
 
 def transplant_rows(
     weight: Tensor, bias: Tensor, source: Sequence[str], target: Sequence[str], spelling: Any
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The last layer for ``target`` answers made from that for ``source`` answers.
+    """Makes the last layer for ``target`` answers from that for ``source`` answers.
 
     Args:
         weight, bias: (S, M), (S,), one row per source answer.
-        spelling: how a target answer is spelled among the source answers.
+        spelling: function from a target answer to its spelling among the source answers.
 
     Returns:
         ``dense1.weight`` (T, M) and ``dense1.bias`` (T,), and the target answers that have no source row; theirs are 0.
     """
     rows = {answer: index for index, answer in enumerate(source)}
-    found = [rows.get(spelling(answer)) for answer in target]
+    source_rows = [rows.get(spelling(answer)) for answer in target]
     new_weight, new_bias = weight.new_zeros(len(target), weight.shape[1]), bias.new_zeros(len(target))
-    for index, row in enumerate(found):
+    for index, row in enumerate(source_rows):
         if row is not None:
             new_weight[index], new_bias[index] = weight[row], bias[row]
-    missing = [answer for answer, row in zip(target, found, strict=True) if row is None]
+    missing = [answer for answer, row in zip(target, source_rows, strict=True) if row is None]
     return {"dense1.weight": new_weight, "dense1.bias": new_bias}, missing
 
 
@@ -201,9 +206,9 @@ _SPELLINGS = {
 
 
 def pretraining_spelling(answer: str) -> str:
-    """How LXMERT's pre-training spells an answer: lower case, no final period, no article, digits, ``gray``.
+    """An answer as LXMERT's pre-training spells it: lower case, no final period, no article, digits, ``gray``.
 
-    In this order; leading spaces stay, and keep an article from being found, as in the released code.
+    The steps have this order. Leading spaces stay, so that an article behind them stays too, as in the released code.
     """
     answer = answer.lower()
     if answer.endswith("."):

@@ -11,7 +11,7 @@ from vlrun.config.base import DataPath, TaskConfig
 from vlrun.errors import RequiredFile
 
 ANSWERS_FILE = "answers.json"
-"""Name of the answer vocabulary beside the split files of a dataset; its builders write it."""
+"""Name of the answer vocabulary that builders write beside the annotation files of a dataset."""
 
 
 class AnsweringConfig(TaskConfig):
@@ -22,8 +22,8 @@ class AnsweringConfig(TaskConfig):
     )
     loss: Literal["bce", "kl", "kl-then-bce", "cross-entropy"] = Field(
         "bce",
-        description="bce: of every answer with its soft score; kl: from the answers' shares; kl-then-bce: ROSITA's "
-        "switch; cross-entropy: with the best answer",
+        description="bce: binary cross-entropy with soft scores; kl: divergence from the shares of answers; "
+        "kl-then-bce: first one, then the other, as in ROSITA; cross-entropy: with the best answer",
     )
     switch_epoch: NonNegativeInt = Field(
         3, description="kl-then-bce: first epoch, counted from 0, that trains with bce"
@@ -37,7 +37,7 @@ class AnsweringConfig(TaskConfig):
 
     @property
     def answers_path(self) -> Path:
-        """Where the answer vocabulary is."""
+        """The file of the answer vocabulary."""
         return self.answers or self.dataset.annotations / ANSWERS_FILE
 
     def required_files(self) -> list[RequiredFile]:
@@ -49,5 +49,5 @@ class AnsweringConfig(TaskConfig):
         return [RequiredFile(self.answers_path, f"answer vocabulary of task '{self.display_name}'", remedy)]
 
     def demo_overrides(self) -> dict[str, Any]:
-        """The demo's own answers."""
+        """Option values that select the answers of the demo data."""
         return {**super().demo_overrides(), "answers": None}

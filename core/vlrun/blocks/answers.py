@@ -1,4 +1,7 @@
-"""Answer vocabularies: which class means which answer. Their order is part of a head's weights (no torch here)."""
+"""Answer vocabularies: which class means which answer (this module imports no torch).
+
+The order of the answers is part of the meaning of a head's weights.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _HASH_LENGTH = 12
 
 @dataclass(frozen=True)
 class AnswerVocabulary:
-    """Answers in the order of a head's classes; all differ."""
+    """Different answers in the order of a head's classes."""
 
     answers: tuple[str, ...]
 
@@ -34,7 +37,7 @@ class AnswerVocabulary:
         return answer in self._indices
 
     def index_of(self, answer: str) -> int | None:
-        """The class of ``answer``; None if it has none."""
+        """The class of ``answer``, or None."""
         return self._indices.get(answer)
 
     @cached_property
@@ -48,10 +51,10 @@ class AnswerVocabulary:
 
 
 def read_answers(path: Path) -> AnswerVocabulary:
-    """The vocabulary in a JSON file: ours, or one of the published layouts.
+    """Reads a vocabulary from a JSON file in our layout or in a published one.
 
-    Ours is a list of answers. LXMERT's ``label2ans`` is the same, its ``ans2label`` an object, its ``all_ans`` a list
-    of objects with ``ans``; ROSITA's is a list of two objects, from answers to indices and back.
+    Ours is a list of answers, as LXMERT's ``label2ans``. LXMERT's ``ans2label`` is an object from answers to indices,
+    its ``all_ans`` a list of objects with ``ans``; ROSITA's is a list of two objects, from answers to indices and back.
 
     Raises:
         DataError: the file is missing, of no known layout, or its indices are not 0, 1, 2, ...
@@ -60,7 +63,9 @@ def read_answers(path: Path) -> AnswerVocabulary:
     if not answers or not all(isinstance(answer, str) for answer in answers):
         raise DataError(f"{path}: expected a list of answers, or an object from answers to indices 0, 1, 2, ...")
     if repeated := [answer for answer, count in Counter(answers).items() if count > 1]:
-        raise DataError(f"{path}: answers that are there twice: {', '.join(first_few(list(map(repr, repeated)), 5))}")
+        raise DataError(
+            f"{path}: answers that occur more than once: {', '.join(first_few(list(map(repr, repeated)), 5))}"
+        )
     return AnswerVocabulary(tuple(answers))
 
 
@@ -70,16 +75,16 @@ def write_answers(path: Path, answers: Sequence[str]) -> None:
 
 
 def frequent_answers(counts: Mapping[str, int], at_least: int) -> list[str]:
-    """Answers counted ``at_least`` times, the most frequent first, those of equal counts in alphabetical order."""
+    """The answers with a count of ``at_least`` or more, most frequent first, then in alphabetical order."""
     kept = [answer for answer, count in counts.items() if count >= at_least]
     return sorted(kept, key=lambda answer: (-counts[answer], answer))
 
 
 def soft_score(count: int, num_answers: int) -> float:
-    """Score of an answer that ``count`` of ``num_answers`` people gave: each is left out once, the others vote.
+    """The VQA accuracy of an answer that ``count`` of ``num_answers`` people gave, which is also both papers' target.
 
-    Of ten answers 0, 1, 2, 3, 4 and more equal ones give 0, .3, .6, .9, 1: VQA accuracy, and both papers' targets. A
-    single answer cannot be left out; it scores 1.
+    It is the mean over people of min(1, c / 3), where c of the others gave the answer. With ten people, counts of
+    0, 1, 2, 3, and 4 or more score 0, .3, .6, .9, 1. The answer of a single person scores 1.
     """
     if num_answers == 1:
         return float(count)

@@ -1,8 +1,8 @@
 """Boxes in pixels: overlap under the rules that papers use, box deltas, clipping.
 
-Everything broadcasts over leading dimensions, the last one has 4 numbers, and computes in float64 (but see
-``encode_deltas``). Corners ``xyxy`` are (x1, y1, x2, y2); annotations are ``xywh`` with corners (x, y, x + w, y + h),
-whatever the overlap rule.
+The last dimension has 4 numbers and leading ones broadcast; all is computed in float64, except in ``encode_deltas``.
+Corners ``xyxy`` are (x1, y1, x2, y2); annotations are ``xywh`` with corners (x, y, x + w, y + h), whatever the overlap
+rule.
 """
 
 from __future__ import annotations

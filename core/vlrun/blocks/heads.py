@@ -1,4 +1,4 @@
-"""Heads that tasks of several plugins share, and how layers start."""
+"""Heads that tasks of several plugins share, and how layers are initialised."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from torch import Tensor, nn
 
 from vlrun.interfaces.tensors import BackboneOutput
 
-BASE_WIDTH, BASE_STD = 768, 0.02  # BERT's; both papers take them over
+BASE_WIDTH, BASE_STD = 768, 0.02  # BERT's, as in both papers
 NORM_EPSILON = 1e-12
 
 
 def initial_std(hidden_size: int) -> float:
-    """BERT's 0.02 at its width of 768, and more in a narrower network, so that its layers pass on as much.
+    """The standard deviation of initial weights: BERT's 0.02 at its width of 768, more in a narrower network.
 
-    With 0.02 a network 128 wide hardly attends to anything: on the demo data it stays at chance for thousands of steps.
+    So activations keep their size. With 0.02, a network of width 128 hardly attends to anything: on the demo data it
+    stays at chance for thousands of steps.
     """
     return BASE_STD * sqrt(BASE_WIDTH / hidden_size)
 
 
 def init_layers(module: nn.Module, hidden_size: int) -> None:
-    """Starts every linear layer and embedding table inside ``module``: weights ~ N(0, initial_std), biases 0."""
+    """Initialises every linear layer and embedding table in ``module``: weights ~ N(0, initial_std), biases 0."""
     std = initial_std(hidden_size)
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Embedding):
@@ -31,14 +32,14 @@ def init_layers(module: nn.Module, hidden_size: int) -> None:
 
 
 class PooledClassifier(nn.Module):
-    """Classes from pooled outputs: linear, GeLU, layer norm, linear; no dropout.
+    """Classifies pooled outputs: linear, GeLU, layer norm, linear; no dropout.
 
     The middle is twice as wide as the hidden states. ROSITA (``mm_qa_head``) and LXMERT (``logit_fc``) have this head
-    for answers, LXMERT for statements over two images too.
+    for answers; LXMERT also has it for statements about two images.
     """
 
     def __init__(self, hidden_size: int, num_classes: int, images_per_example: int = 1) -> None:
-        """Builds layers that start with ``initial_std``.
+        """Builds the layers, initialised by ``init_layers``.
 
         Args:
             images_per_example: how many neighbouring pairs make an example; their pooled outputs are concatenated.

@@ -1,4 +1,4 @@
-"""What the pair encoders of several backbones share."""
+"""Checks and padding that the pair encoders of several backbones share."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LENGTH_STEP = 4
-"""Text lengths are multiples of this, so that few shapes occur."""
+"""Text lengths are rounded up to a multiple of this, so that few different shapes occur."""
 
 
 def check_text_length(max_text_tokens: int, max_positions: int, backbone: str) -> None:
-    """Refuses texts that may be longer than the position table of the network.
+    """Checks ``max_text_tokens`` against the position table of the network.
 
     Raises:
-        ConfigError: ``max_text_tokens`` leaves no room for a word, or is more than the position table has rows.
+        ConfigError: it leaves no room for a word, or is larger than the number of rows of the table.
     """
     if not 3 <= max_text_tokens <= max_positions:
         raise ConfigError(
@@ -28,10 +28,10 @@ def check_text_length(max_text_tokens: int, max_positions: int, backbone: str) -
 
 
 def check_feature_size(regions: RegionBatch, expected: int, backbone: str) -> None:
-    """Refuses region features of another width than that of the network.
+    """Checks the width of region features.
 
     Raises:
-        DataError: the region features have another width than the network.
+        DataError: the features are not ``expected`` wide, as the network is.
     """
     width = regions.features.shape[-1]
     if width != expected:
@@ -42,7 +42,7 @@ def check_feature_size(regions: RegionBatch, expected: int, backbone: str) -> No
 
 
 def fit_regions(values: NDArray[Any], num_regions: int) -> NDArray[Any]:
-    """``values`` (P, any number, ...) cut, or padded with zeros, to ``num_regions``; no copy where it fits."""
+    """Cuts ``values`` (P, R, ...) to (P, num_regions, ...) or pads them with zeros; copies only to pad."""
     import numpy as np
 
     missing = num_regions - values.shape[1]

@@ -20,8 +20,9 @@ class TransformerConfig(BackboneConfig):
     """Options of backbones that are a transformer with BERT's vocabulary.
 
     Attributes:
-        known_sizes: what the names in ``size`` stand for: a dataclass with a field for each option that is a size.
-        weights_file: the authors' file of pre-trained weights; weights_page: where they say how to get it.
+        known_sizes: the numbers behind each name in ``size``: a dataclass with a field for each option that is a size.
+        weights_file: name of the authors' file of pre-trained weights.
+        weights_page: where the authors say how to get it.
     """
 
     known_sizes: ClassVar[Mapping[str, Any]]
@@ -29,9 +30,11 @@ class TransformerConfig(BackboneConfig):
     weights_page: ClassVar[str]
 
     size: Literal["base", "tiny"] = Field(
-        "base", description="base: layers of 768 as in the paper; tiny: a few layers of 128, for tests and --demo"
+        "base", description="base: layers 768 wide, as in the paper; tiny: a few layers 128 wide, for tests and --demo"
     )
-    hidden_size: PositiveInt | None = Field(None, description="instead of the size's own; so all that are null")
+    hidden_size: PositiveInt | None = Field(
+        None, description="null: the number of the size; this is so for all options with the default null"
+    )
     num_heads: PositiveInt | None = None
     feed_forward_size: PositiveInt | None = None
     max_positions: PositiveInt | None = Field(None, description="rows of the position table: the longest text possible")
@@ -44,10 +47,10 @@ class TransformerConfig(BackboneConfig):
 
     @property
     def sizes(self) -> Any:
-        """The size's numbers, with those that are given in their place."""
-        own = self.known_sizes[self.size]
-        given = {field.name: getattr(self, field.name) for field in fields(own)}
-        return replace(own, **{name: number for name, number in given.items() if number is not None})
+        """The numbers of ``size``, replaced by the options that are set."""
+        numbers = self.known_sizes[self.size]
+        options = {field.name: getattr(self, field.name) for field in fields(numbers)}
+        return replace(numbers, **{name: number for name, number in options.items() if number is not None})
 
     @model_validator(mode="after")
     def _heads_divide_the_hidden_size(self) -> TransformerConfig:
@@ -56,7 +59,7 @@ class TransformerConfig(BackboneConfig):
         return self
 
     def required_files(self) -> list[RequiredFile]:
-        """The vocabulary, and weights where the experiment names some."""
+        """The vocabulary, and the weights if the experiment names some."""
         vocabulary = RequiredFile(
             self.vocabulary,
             f"WordPiece vocabulary of backbone '{self.name}' (bert-base-uncased, 30,522 lines)",
@@ -65,7 +68,7 @@ class TransformerConfig(BackboneConfig):
         return [vocabulary, *super().required_files()]
 
     def weights_remedy(self) -> list[str]:
-        """Where the authors' file is, and how to import it."""
+        """Lines that say where the authors' file is and how to import it."""
         return [
             f"download {self.weights_file} (links: {self.weights_page}), then",
             f"runner weights import --from {self.name} {self.weights_file} {self.weights}",
@@ -73,7 +76,7 @@ class TransformerConfig(BackboneConfig):
 
     @classmethod
     def demo_overrides(cls, files: DemoFiles) -> dict[str, Any]:
-        """The tiny size on the demo's vocabulary and features."""
+        """Option values that select the tiny size, and the vocabulary and features of the demo data."""
         return {
             **super().demo_overrides(files),
             "size": "tiny",

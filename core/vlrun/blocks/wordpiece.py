@@ -1,4 +1,4 @@
-"""The WordPiece tokeniser of BERT (uncased), which every backbone of this kind uses (this module imports no torch)."""
+"""The WordPiece tokeniser of BERT (uncased), which several backbones use (this module imports no torch)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MAX_WORD_LENGTH = 100
 
 
 class WordPiece:
-    """A vocabulary file and the tokeniser it makes. Picklable: a loader worker needs no file.
+    """A vocabulary and its tokeniser. It can be pickled, so loader workers do not read the file.
 
     Attributes:
-        size: number of tokens, which is the number of lines of the file; a token's id is its line, from 0.
-        hash: identifies the vocabulary; the same for files that differ only in line ends.
+        size: number of tokens; a token's id is the number of its line in the file, from 0.
+        hash: identifies the vocabulary; it does not depend on the kind of line ends.
         pad_id, unknown_id, cls_id, sep_id, mask_id: ids of the special tokens.
     """
 
@@ -53,7 +53,7 @@ class WordPiece:
     def encode_batch(
         self, texts: Sequence[str], max_tokens: int, *, round_to: int = 1
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """``[CLS] pieces [SEP]`` of each text, cut to ``max_tokens`` and padded to the longest L of the batch.
+        """Encodes each text as ``[CLS] pieces [SEP]``, cut to ``max_tokens`` and padded to the longest length L.
 
         Args:
             texts: P texts.
@@ -82,7 +82,7 @@ class WordPiece:
     def _tokenizer(self) -> Tokenizer:
         from tokenizers import AddedToken, Tokenizer, models
 
-        # Loader workers are the parallelism; threads of the tokeniser would also not survive the fork.
+        # Loader workers already run in parallel, and threads of the tokeniser would not survive a fork.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         model = models.WordPiece(self._vocabulary, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_LENGTH)  # noqa: S106
         tokenizer = Tokenizer(model)
@@ -95,7 +95,7 @@ class WordPiece:
 
 
 def train_wordpiece(texts: Iterable[str], size: int, path: Path) -> WordPiece:
-    """Writes a vocabulary of at most ``size`` tokens learned from ``texts``; the same texts give the same file.
+    """Learns a vocabulary of at most ``size`` tokens from ``texts`` and writes it; the same texts give the same file.
 
     The special tokens come first, [PAD] at 0.
     """
@@ -105,11 +105,11 @@ def train_wordpiece(texts: Iterable[str], size: int, path: Path) -> WordPiece:
     _split_like_bert(tokenizer)
     texts = list(texts)
     alphabet = sorted({character for text in texts for character in tokenizer.normalizer.normalize_str(text)} - {" "})
-    # The trainer numbers continuation letters in hash order, which differs between processes, and breaks ties by those
-    # numbers; as "special" tokens they have fixed numbers before it starts.
+    # The trainer numbers continuation letters in hash order, which differs between processes, and breaks ties by these
+    # numbers; given as "special" tokens, the letters have fixed numbers from the start.
     continuations = [f"##{character}" for character in alphabet if character.isalnum()]
-    known = [*SPECIAL_TOKENS, *alphabet, *continuations]
-    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=known, show_progress=False)
+    fixed = [*SPECIAL_TOKENS, *alphabet, *continuations]
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=fixed, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     ids = tokenizer.get_vocab(with_added_tokens=False)
     write_text(path, "".join(f"{token}\n" for token in sorted(ids, key=ids.__getitem__)))
@@ -117,7 +117,7 @@ def train_wordpiece(texts: Iterable[str], size: int, path: Path) -> WordPiece:
 
 
 def _split_like_bert(tokenizer: Tokenizer) -> None:
-    """Drops control characters, spaces out CJK characters, removes accents, lower-cases, splits at punctuation."""
+    """Sets BERT's rules: drop control characters and accents, separate CJK characters, lower-case, split punctuation."""
     from tokenizers import normalizers, pre_tokenizers
 
     tokenizer.normalizer = normalizers.BertNormalizer(
@@ -136,7 +136,7 @@ def _read_vocabulary(path: Path) -> list[str]:
     lines: dict[str, int] = {}
     for number, token in enumerate(tokens, 1):
         if lines.setdefault(token, number) != number:
-            raise DataError(f"{path}:{number}: token '{token}' stands on line {lines[token]} already")
+            raise DataError(f"{path}:{number}: token '{token}' is already on line {lines[token]}")
     missing = [token for token in SPECIAL_TOKENS if token not in lines]
     if missing:
         raise DataError(

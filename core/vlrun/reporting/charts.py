@@ -1,4 +1,4 @@
-"""The numbers of line charts; ``templates/chart.svg`` draws them, readable by a screen reader and in the dark."""
+"""The numbers of line charts, which ``templates/chart.svg`` draws."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ _NUM_STYLES = 6  # the style sheet has a colour and a dash pattern for each
 
 @dataclass(frozen=True)
 class Line:
-    """A named line; ``is_faint`` draws it as a background to another one, ``has_dots`` marks each point."""
+    """A named line of a chart.
+
+    Attributes:
+        number: selects colour and dashes.
+        is_faint: whether it is only the background of another line.
+        has_dots: whether each point is marked.
+    """
 
     name: str
     points: Sequence[Point]
@@ -25,38 +31,38 @@ class Line:
 
     @property
     def style(self) -> str:
-        """Its classes in the style sheet."""
+        """The classes of the line in the style sheet."""
         return f"line s{self.number % _NUM_STYLES}" + (" faint" if self.is_faint else "")
 
     @property
     def parts(self) -> list[list[Point]]:
-        """What is drawn in one go; between the parts are points that are not finite."""
+        """The line in pieces, cut at points that are not finite."""
         return [list(part) for is_finite, part in groupby(self.points, _is_finite) if is_finite]
 
 
 class Axis:
-    """From values to places in the picture, and where its ticks are."""
+    """Maps values to coordinates of the picture, and has the ticks."""
 
     def __init__(self, values: Sequence[float], start: float, end: float, *, is_whole: bool = False) -> None:
-        """``start`` and ``end`` are the places of the least and the largest value."""
+        """``start`` and ``end`` are the coordinates of the least and the largest value."""
         self.start, self.end = start, end
         self.ticks = round_numbers(min(values), max(values), is_whole)
         self._low, self._high = min(*values, *self.ticks), max(*values, *self.ticks)
 
     def at(self, value: float) -> str:
-        """The place of ``value``, in the picture's coordinates."""
+        """The coordinate of ``value``."""
         share = (value - self._low) / (self._high - self._low)
         return f"{self.start + share * (self.end - self.start):.1f}"
 
     def text(self, tick: float) -> str:
-        """A tick as the axis shows it."""
+        """The text at a tick."""
         return f"{tick:g}" if abs(tick) < 10_000 else f"{tick / 1000:g}k"
 
 
 class Chart:
-    """Lines in one frame. ``name`` is unique in the page: it ties title and description to the picture."""
+    """Lines in one frame; ``name`` is unique in the page and connects title and description to the picture."""
 
-    # Small on purpose: a phone shows a chart at about this width, so its letters keep their size there.
+    # A phone shows a chart at about this width, so letters keep their size there.
     width, height = 380, 240
 
     def __init__(self, name: str, title: str, description: str, lines: Sequence[Line], x_label: str) -> None:
@@ -70,12 +76,12 @@ class Chart:
 
 
 def thin(points: Sequence[Point]) -> list[Point]:
-    """At most a few hundred of ``points``, the last among them."""
+    """At most a few hundred of ``points``, including the last."""
     return [*points[: -1 : len(points) // _MAX_POINTS + 1], *points[-1:]]
 
 
 def smooth(points: Sequence[Point], window: int) -> list[Point]:
-    """The mean of about ``window`` points around each one; near the ends of fewer, so that the curve does not lag."""
+    """Replaces each value by the mean of about ``window`` around it, of fewer near the ends, so that no curve lags."""
     sums = [0.0, *accumulate(y for _, y in points)]
     smoothed = []
     for position, (x, _) in enumerate(points):
@@ -85,7 +91,7 @@ def smooth(points: Sequence[Point], window: int) -> list[Point]:
 
 
 def round_numbers(low: float, high: float, is_whole: bool) -> list[float]:
-    """Some numbers, 1, 2 or 5 times a power of ten apart, that span ``low`` to ``high``; whole ones stay inside."""
+    """Ticks from ``low`` to ``high`` at a distance of 1, 2 or 5 times a power of ten; whole ones stay inside."""
     if high <= low:
         margin = 1.0 if is_whole else abs(low) * 0.1 or 1.0
         low, high = low - margin, high + margin

@@ -42,33 +42,35 @@ class SmoothedLoss:
 
 
 class Screen(Output, Protocol):
-    """Where the console's words go."""
+    """Where the console reporter writes."""
 
     def header(self, run: RunInfo) -> None:
-        """What is known when a run starts."""
+        """Shows what is known when a run starts."""
 
     def training(self, report: StepReport, smoothed_loss: float) -> None:
-        """How the training goes."""
+        """Shows how the training goes."""
 
     def results(self, table: TextTable) -> None:
-        """The final table."""
+        """Shows the final results."""
 
     def locations(self, table: TextTable) -> None:
-        """Where everything lies."""
+        """Shows where the files of the run are."""
 
 
 class ConsoleOptions(Protocol):
-    """What an experiment may set."""
+    """The options of the console that an experiment may set."""
 
     @property
-    def stream(self) -> str: ...
+    def stream(self) -> str:
+        """``stdout`` or ``stderr``."""
+        ...
 
 
 class ConsoleReporter(ProgressReporter):
-    """Tells whoever watches what goes on.
+    """Shows the run to a person who watches it.
 
-    On a terminal it keeps one panel up to date and lets lasting lines (evaluations, notes) scroll above it. Without one
-    it writes single lines, of the training one every few seconds at most, and no control characters.
+    On a terminal it keeps one panel up to date, and evaluations and notes scroll above it. Elsewhere it writes plain
+    lines without control characters, at most one every few seconds on the training.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class ConsoleReporter(ProgressReporter):
         every_seconds: float = 5.0,
         clock: Clock = time.monotonic,
     ) -> None:
-        """``console``, of rich, replaces ``stream`` and is taken for a terminal."""
+        """``console`` replaces ``stream`` and is assumed to be a terminal."""
         stream = sys.stdout if stream is None else stream
         self._screen: Screen
         if console is not None or is_live_terminal(stream):
@@ -97,10 +99,12 @@ class ConsoleReporter(ProgressReporter):
         return cls(getattr(sys, config.stream))
 
     def start(self, run: RunInfo) -> None:
+        """Shows the header."""
         self._run = run
         self._screen.header(run)
 
     def step(self, report: StepReport) -> None:
+        """Adds to the smoothed loss; the end of an epoch is shown at once, other steps at ``flush``."""
         assert self._run is not None
         self._work = None
         self._losses.setdefault(report.task, SmoothedLoss()).add(report.loss)
@@ -114,12 +118,14 @@ class ConsoleReporter(ProgressReporter):
             self._last = None
 
     def evaluation(self, report: EvaluationReport) -> None:
+        """Shows the scores on a lasting line."""
         self._work = None
         self._screen.progress(None)
         self._screen.say(evaluation_line(report))
 
     def finish(self, outcome: Outcome) -> None:
-        if self._run is None:  # it ended before there was anything to report; the error speaks for itself
+        """Shows results, files and how the run ended."""
+        if self._run is None:  # it ended before there was anything to report; the error is printed elsewhere
             return
         self.close()
         if outcome.rows:
@@ -134,7 +140,7 @@ class ConsoleReporter(ProgressReporter):
 
 
 class PlainScreen(PlainLines):
-    """Single lines on the whole run."""
+    """Plain lines on the whole run."""
 
     def __init__(self, stream: TextIO, every_seconds: float, clock: Clock) -> None:
         super().__init__(stream, _PROGRESS_SECONDS, clock)
@@ -143,17 +149,20 @@ class PlainScreen(PlainLines):
         self._last_training = -math.inf
 
     def header(self, run: RunInfo) -> None:
+        """Writes the facts, one a line."""
         self._run = run
         for line in header_lines(run):
             self.say(line)
 
     def training(self, report: StepReport, smoothed_loss: float) -> None:
+        """Writes a line on a step, if the last one is long enough ago or an epoch ends."""
         assert self._run is not None
         if ends_epoch(report, self._run) or self._clock() - self._last_training >= self._every_seconds:
             self._last_training = self._clock()
             self.say(step_line(report, self._run, smoothed_loss))
 
     def results(self, table: TextTable) -> None:
+        """Writes a table, one row a line."""
         for line in table.as_lines():
             self.say(line)
 

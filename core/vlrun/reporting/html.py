@@ -1,4 +1,4 @@
-"""``report.html``: one page on one run that can be kept, mailed and read anywhere. It needs no other file."""
+"""``report.html``: one page on one run, which needs no other file and can be kept, mailed and read anywhere."""
 
 from __future__ import annotations
 
@@ -43,29 +43,31 @@ ScoreKey = tuple[str, str, str]  # task, split, name
 
 
 class HtmlReporter(Reporter):
-    """Writes the page when the run ends, however it ends, and ``header.json`` with the recipe when it starts."""
+    """Writes ``header.json``, with the recipe, when the run starts, and the page when it ends."""
 
     def __init__(self) -> None:
         self._run: RunInfo | None = None
 
     def start(self, run: RunInfo) -> None:
+        """Keeps the facts of the run for a page that is written later."""
         self._run = run
         write_header(run.folder, run.facts)
 
     def finish(self, outcome: Outcome) -> None:
+        """Writes the page, however the run ended."""
         if self._run is not None:
             write_report(self._run.folder, outcome, self._run)
 
 
 def write_report(run_folder: Path, outcome: Outcome, info: RunInfo) -> Path:
-    """Writes ``report.html`` from ``metrics.jsonl``, the configuration and what is given."""
+    """Writes ``report.html`` from the arguments and from ``metrics.jsonl`` and ``config.yaml`` in the folder."""
     path = run_folder / FILE_NAME
     write_text(path, render_report(run_folder, outcome, info))
     return path
 
 
 def rewrite_report(run_folder: Path) -> Path:
-    """Writes ``report.html`` from the run folder alone, for a run that is under way or was killed."""
+    """Writes ``report.html`` from the run folder alone, for a run that goes on or was killed."""
     run = read_run(run_folder)
     times = [(label, time) for label, time in (("started", run.started), ("finished", run.finished)) if time]
     info = RunInfo(
@@ -76,7 +78,7 @@ def rewrite_report(run_folder: Path) -> Path:
 
 
 def render_report(run_folder: Path, outcome: Outcome, info: RunInfo) -> str:
-    """The page as text; see ``templates/report.html`` for its order."""
+    """The text of the page, made with ``templates/report.html``."""
     metrics = list(read_metrics(run_folder / METRICS_NAME))
     steps = [entry for entry in metrics if entry["kind"] == "step"]
     scores = _scores_during_training(metrics)
@@ -109,7 +111,7 @@ def render_report(run_folder: Path, outcome: Outcome, info: RunInfo) -> str:
 
 
 def page_template(name: str) -> Template:
-    """A template of ours; what it is given stays text, without control characters, which HTML forbids."""
+    """Loads one of our templates; values are escaped and lose control characters, which HTML forbids."""
 
     def printable(value: Any) -> Any:
         return "\n".join(map(plain, value.split("\n"))) if type(value) is str else value
@@ -127,7 +129,7 @@ def page_template(name: str) -> Template:
 
 @dataclass(frozen=True)
 class _Table:
-    """Rows are texts by column; the column ``names_row`` says what a row is, those in ``numeric`` are aligned right."""
+    """Rows of texts by column; ``names_row`` is the column of row headers, ``numeric`` ones are aligned right."""
 
     caption: str
     columns: Sequence[str]
@@ -154,7 +156,7 @@ def _result_table(caption: str, rows: Sequence[ResultRow], marks: Sequence[int |
 
 
 def _protocol_lines(protocols: Protocols) -> list[tuple[str, int | None, list[tuple[str, str]]]]:
-    """Whose protocol, the mark that leads there, and the items."""
+    """(results that have the protocol, mark that links to it, items) of each protocol."""
     lines: list[tuple[str, int | None, Mapping[str, Any]]] = []
     if protocols.shared:
         lines.append(("all results", None, protocols.shared))
@@ -167,13 +169,13 @@ def _protocol_lines(protocols: Protocols) -> list[tuple[str, int | None, list[tu
 
 
 def _loss_charts(steps: Sequence[Metrics]) -> list[Chart]:
-    """One for each task."""
+    """One chart for each task."""
     by_task: dict[str, list[Metrics]] = {}
     for step in steps:
         by_task.setdefault(str(step.get("task", "")), []).append(step)
     return [
-        _loss_chart(f"loss-{place}", f"Training loss of {task}" if len(by_task) > 1 else "Training loss", of_task)
-        for place, (task, of_task) in enumerate(by_task.items())
+        _loss_chart(f"loss-{place}", f"Training loss of {task}" if len(by_task) > 1 else "Training loss", task_steps)
+        for place, (task, task_steps) in enumerate(by_task.items())
     ]
 
 
@@ -237,7 +239,7 @@ def _score_table(scores: Mapping[ScoreKey, Sequence[Metrics]]) -> _Table:
 
 
 def _short_names(scores: Collection[ScoreKey]) -> list[str]:
-    """As short as tells the scores apart."""
+    """Names without the task if all scores are of the same one."""
     is_joint = len({task for task, _, _ in scores}) > 1
     return [" ".join(key if is_joint else key[1:]) for key in scores]
 
@@ -252,7 +254,7 @@ def _speed(steps: Sequence[Metrics]) -> list[tuple[str, str]]:
 
 
 def _link(place: Path, run_folder: Path) -> str:
-    """Where the page finds what lies beside it and so moves with it; empty for other places."""
+    """A relative link to a file in the run folder, which stays valid when the folder moves; empty for other places."""
     return quote(f"./{place.relative_to(run_folder).as_posix()}") if place.is_relative_to(run_folder) else ""
 
 

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: every step and every score as one JSON object per line, for programs."""
+"""``metrics.jsonl``: one JSON object per line for every step and every score, for programs to read."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ FILE_NAME = "metrics.jsonl"
 class JsonLinesReporter(Reporter):
     """Appends a line per step and per score.
 
-    A continued run first removes what its checkpoint does not know of, so the file reads like that of an unbroken run.
-    Floats are written so that reading them gives the same bits; what JSON cannot say (nan, infinity) becomes null.
+    A continued run first removes lines that are newer than its checkpoint, so the file is like that of an unbroken run.
+    Reading a float gives the same bits as were written; nan and infinity, which JSON lacks, become null.
     """
 
     def __init__(self) -> None:
         self._file: TextIO | None = None
         self._path = Path()
-        self._results: set[tuple[Any, ...]] = set()  # those written before this start
+        self._results: set[tuple[Any, ...]] = set()  # keys of results from before this start
 
     def start(self, run: RunInfo) -> None:
+        """Opens the file, without lines on steps that a continued run does again."""
         self._path = run.folder / FILE_NAME
         kept = [line for line in read_metrics(self._path) if line["step"] <= run.start_step]
         self._results = {_key(line) for line in kept if line["kind"] == "result"}
         self._replace_by(kept)
 
     def step(self, report: StepReport) -> None:
+        """Appends a line on a step."""
         self._append(
             {
                 "kind": "step",
@@ -51,9 +53,10 @@ class JsonLinesReporter(Reporter):
         )
 
     def evaluation(self, report: EvaluationReport) -> None:
+        """Appends a line for each score, in place of lines from before a stop."""
         lines = [result_line(report, score) for score in report.scores]
         repeated = {_key(line) for line in lines} & self._results
-        if repeated:  # the run was stopped between this evaluation and the next checkpoint, and does it again
+        if repeated:  # the run was stopped between this evaluation and the next checkpoint, and repeats it
             self._results -= repeated
             self._replace_by(
                 line for line in read_metrics(self._path) if line["kind"] != "result" or _key(line) not in repeated
@@ -70,7 +73,7 @@ class JsonLinesReporter(Reporter):
         self.close()
         with atomic_write(self._path) as file:
             file.writelines(_as_json(line) for line in lines)
-        self._file = self._path.open("a", encoding="utf-8", buffering=1)  # a kill loses no whole line
+        self._file = self._path.open("a", encoding="utf-8", buffering=1)  # so that a killed run loses no complete line
 
     def _append(self, line: dict[str, Any]) -> None:
         if self._file is not None:
@@ -78,7 +81,7 @@ class JsonLinesReporter(Reporter):
 
 
 def result_line(report: EvaluationReport, score: Score) -> dict[str, Any]:
-    """A score as an object of ``metrics.jsonl``."""
+    """The object of ``metrics.jsonl`` for a score."""
     return {
         "kind": "result",
         "task": report.task,
@@ -97,7 +100,7 @@ def result_line(report: EvaluationReport, score: Score) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a ``metrics.jsonl``, without a last line that a kill cut off; none where there is no file."""
+    """Reads the objects of a ``metrics.jsonl``, without lines that a kill cut short; none if there is no file."""
     try:
         file = path.open(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -113,7 +116,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def finite(value: Any) -> Any:
-    """``value`` with every nan and infinity, at any depth, replaced by None: JSON has no word for them."""
+    """``value`` with every nan and infinity, at any depth, replaced by None: JSON cannot express them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -23,12 +23,12 @@ from vlrun.reporting.wording import (
     share_text,
 )
 
-_WAITING_IS_MUCH = 0.2  # share of time from which on the loader is worth a look
-_NARROW = 72  # columns below which facts stand below each other
+_MUCH_WAITING = 0.2  # share of time above which the loader deserves attention
+_NARROW = 72  # columns; below that, facts have one column
 
 
 class LiveScreen(LiveArea):
-    """One panel on how the training goes."""
+    """One panel that shows how the training goes."""
 
     def __init__(self, console: Console, clock: Clock) -> None:
         super().__init__(console, clock)
@@ -38,6 +38,7 @@ class LiveScreen(LiveArea):
         self._started = clock()
 
     def header(self, run: RunInfo) -> None:
+        """Prints the facts of the run in a frame."""
         self._run = run
         facts = Table.grid(padding=(0, 2))
         facts.add_column(style="bold", no_wrap=True)
@@ -52,18 +53,21 @@ class LiveScreen(LiveArea):
         self.draw(always=True)
 
     def training(self, report: StepReport, smoothed_loss: float) -> None:
+        """Updates the panel."""
         assert self._run is not None
         is_first = self._report is None
         self._report, self._loss, self._work = report, smoothed_loss, None
         self.draw(always=is_first or ends_epoch(report, self._run))
 
     def results(self, table: TextTable) -> None:
+        """Prints the table and its footnotes."""
         self._console.print(table.as_rich())
         for note in table.footnotes:
             self._console.print(Text(plain(note), style="bold yellow" if note == DEMO_NOTICE else "dim"))
 
     def locations(self, table: TextTable) -> None:
-        for line in table.as_lines():  # in one piece whatever the width, so that a path can be copied
+        """Prints paths without breaking them, so that they can be copied."""
+        for line in table.as_lines():
             self._console.print(Text(line), soft_wrap=True)
 
     def content(self) -> RenderableType:
@@ -88,7 +92,7 @@ class LiveScreen(LiveArea):
         return Panel(Group(*parts), title=title, title_align="left", border_style="cyan")
 
     def _facts(self, report: StepReport) -> Table:
-        waits = report.data_wait_share >= _WAITING_IS_MUCH
+        waits = report.data_wait_share >= _MUCH_WAITING
         loss = f"{loss_text(self._loss)}  (last {loss_text(report.loss)})"
         is_joint = self._run is not None and self._run.num_tasks > 1
         facts = [

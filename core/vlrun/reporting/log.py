@@ -18,10 +18,10 @@ _LINE_SECONDS = 10.0  # between lines of the training
 
 
 class LogReporter(Reporter):
-    """Appends to the run's log; a continued run goes on below what is there.
+    """Appends to the log of a run, also when the run is continued.
 
-    Of the training it has a line every ten seconds at most, and one per epoch. Notes that come before the run folder is
-    known are kept for it.
+    On the training it writes a line every ten seconds at most, and one per epoch. Notes that come before the run folder
+    is known are kept until then.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,6 +34,7 @@ class LogReporter(Reporter):
         self._last: StepReport | None = None
 
     def start(self, run: RunInfo) -> None:
+        """Opens the file and writes early notes and the header."""
         self._run = run
         run.folder.mkdir(parents=True, exist_ok=True)
         self._file = (run.folder / FILE_NAME).open("a", encoding="utf-8", buffering=1)
@@ -41,6 +42,7 @@ class LogReporter(Reporter):
             self._write(line)
 
     def step(self, report: StepReport) -> None:
+        """Keeps the step for ``flush``; the last one of an epoch is written at once."""
         assert self._run is not None
         self._last = report
         if ends_epoch(report, self._run):
@@ -56,6 +58,7 @@ class LogReporter(Reporter):
             self._write(step_line(report, run))
 
     def evaluation(self, report: EvaluationReport) -> None:
+        """Writes a line on the scores."""
         self._write(evaluation_line(report))
 
     def note(self, message: str) -> None:
@@ -63,6 +66,7 @@ class LogReporter(Reporter):
             self._write(line)
 
     def finish(self, outcome: Outcome) -> None:
+        """Writes results, places and how the run ended."""
         if outcome.rows and self._run is not None:
             for line in result_table(outcome.rows, self._run.is_demo).as_lines():
                 self._write(line)

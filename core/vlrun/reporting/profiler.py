@@ -1,4 +1,4 @@
-"""``traces/``: what a few training steps spend their time on."""
+"""``traces/``: where the time of a few training steps goes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vlrun.files import write_text
 
 TABLE_NAME = "operators.txt"
 
-# The first steps allocate memory and fill the loader's queue, so they show nothing of the rest.
+# The first steps allocate memory and fill the loader's queue, so they are not typical.
 _WAIT_STEPS = 3
 _WARMUP_STEPS = 2
 _ACTIVE_STEPS = 3
@@ -23,7 +23,7 @@ _TABLE_ROWS = 40
 class Profile:
     """Records a few steps: a trace that TensorBoard's profiler plugin opens, and ``operators.txt``, a table as text.
 
-    Call ``step`` after every training step. After the recorded steps it costs nothing more.
+    Call ``step`` after every training step. It costs nothing once the steps are recorded.
 
     Attributes:
         is_done: whether trace and table are written.
@@ -54,6 +54,7 @@ class Profile:
         return self
 
     def step(self) -> None:
+        """Counts a training step; after the last recorded one, trace and table are written."""
         if not self.is_done:
             self._profiler.step()
             if self.is_done:
@@ -78,5 +79,5 @@ class Profile:
 
 
 def profile(folder: Path, device: torch.device, total_steps: int | None = None) -> Profile:
-    """``with profile(run_folder / "traces", device) as profiler:``, and ``profiler.step()`` after every step."""
+    """Makes a profile; use it as ``with profile(folder, device) as profiler:`` and call ``profiler.step()`` each step."""
     return Profile(folder, device, total_steps)

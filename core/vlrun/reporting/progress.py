@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, a plain line every now and then elsewhere."""
+"""The progress of long work: a bar on a terminal, elsewhere a plain line now and then."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _PLAIN_SECONDS = 15.0  # between lines of a command that prints results
 
 
 class Work:
-    """A piece of work other than training. Its rate is that since the first report, which may come late."""
+    """The progress of work other than training; its rate is counted from the first report, not from its start."""
 
     def __init__(self, what: str, done: int, clock: Clock) -> None:
         self.what, self.done, self.total = what, done, 0
         self._first_done, self._clock, self.started = done, clock, clock()
 
     def text(self) -> str:
-        """Such as ``31 of 100, 2.5/s, 28 s left``."""
+        """The progress in words, such as ``31 of 100, 2.5/s, 28 s left``."""
         text = f"{self.done:,} of {self.total:,}"
         done, seconds = self.done - self._first_done, self._clock() - self.started
         if done > 0 and seconds > 0:
@@ -43,20 +43,20 @@ class Work:
 
 
 class Output(Protocol):
-    """Where notes and progress go."""
+    """Where notes and progress are shown."""
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Shows a line that stays."""
 
     def progress(self, work: Work | None) -> None:
-        """What is going on; None when it has ended."""
+        """Shows work that goes on; None when it has ended."""
 
     def close(self) -> None:
-        """Leaves the terminal as it was."""
+        """Restores the terminal."""
 
 
 class ProgressReporter(Reporter):
-    """Notes, and how far work is."""
+    """Shows notes and progress."""
 
     shows_notes = True
 
@@ -79,7 +79,7 @@ class ProgressReporter(Reporter):
 
 
 def progress_on_stderr(is_main: bool = True) -> Reporters:
-    """For commands that print results on standard output. Of several processes, only the main one speaks."""
+    """Reporters for a command that prints results on standard output; none if this is not the main process."""
     if not is_main:
         return Reporters([])
     stream = sys.stderr
@@ -94,31 +94,34 @@ def progress_on_stderr(is_main: bool = True) -> Reporters:
 
 
 class PlainLines:
-    """Single lines without control characters, for files, pipes and batch systems."""
+    """Plain lines without control characters, for files, pipes and batch systems."""
 
     def __init__(self, stream: TextIO, progress_seconds: float, clock: Clock = time.monotonic) -> None:
-        """``progress_seconds`` lie between two lines on progress; what takes less time passes without a word."""
+        """``progress_seconds`` lie between two lines on progress; work that takes less time is not shown."""
         self._stream, self._clock = stream, clock
         self._progress_seconds, self._last_progress = progress_seconds, -math.inf
 
     def say(self, line: str) -> None:
+        """Writes a line, with ``?`` for characters that the stream cannot encode."""
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         self._stream.write(plain(line).encode(encoding, "replace").decode(encoding) + "\n")
         self._stream.flush()
 
     def progress(self, work: Work | None) -> None:
+        """Writes a line, if the last one is long enough ago."""
         now = self._clock()
         if work is not None and now - max(work.started, self._last_progress) >= self._progress_seconds:
             self._last_progress = now
             self.say(f"{work.what}: {work.text()}")
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Does nothing: lines need no end."""
 
 
 class LiveArea:
-    """A few lines at the bottom of a terminal that are redrawn in place; lasting lines scroll above them.
+    """A few lines at the bottom of a terminal that are redrawn in place, while lasting lines scroll above them.
 
-    Nothing is drawn from a thread: loader workers are forked, and a fork must not copy a lock that a thread holds.
+    No thread draws them: loader workers are forked, and a fork must not copy a lock that a thread holds.
     """
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
@@ -129,15 +132,17 @@ class LiveArea:
         self._drawn = -math.inf
 
     def say(self, line: str) -> None:
+        """Prints a lasting line above the area."""
         self._console.print(Text(plain(line)))
 
     def progress(self, work: Work | None) -> None:
+        """Shows work in the area, or removes it."""
         self._work = work
         if work is not None or self._live is not None:
             self.draw(always=work is None)
 
     def draw(self, always: bool) -> None:
-        """Redraws the area; unless ``always``, only when the last time is long enough ago."""
+        """Redraws the area if the last time is long enough ago, or if ``always`` is set."""
         if self._live is None:
             self._open()
         elif not always and self._clock() - self._drawn < _REDRAW_SECONDS:
@@ -151,6 +156,7 @@ class LiveArea:
         return bars([work_bar(self._work)] if self._work else [])
 
     def close(self) -> None:
+        """Removes the area and restores the terminal."""
         atexit.unregister(self.close)
         if self._live is not None:
             live, self._live = self._live, None
@@ -158,8 +164,8 @@ class LiveArea:
             self._show_control_keys()
 
     def _open(self) -> None:
-        atexit.register(self.close)  # a cursor hidden for ever is worse than an area that stays
-        # what is redirected elsewhere must not turn up on the terminal
+        atexit.register(self.close)  # else a program that ends early leaves the cursor hidden
+        # rich must not pull output that is redirected elsewhere onto the terminal
         self._live = Live(
             console=self._console,
             auto_refresh=False,
@@ -180,7 +186,7 @@ def work_bar(work: Work) -> Bar:
 
 
 def bars(rows: Sequence[Bar]) -> Table:
-    """Name, bar and numbers of each, below one another."""
+    """A grid with name, bar and numbers in each row."""
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(no_wrap=True)
     table.add_column(ratio=1)
@@ -191,16 +197,16 @@ def bars(rows: Sequence[Bar]) -> Table:
 
 
 def is_live_terminal(stream: TextIO) -> bool:
-    """Whether an area of ``stream`` can be redrawn: a terminal that moves its cursor and shows more than ASCII."""
+    """Whether ``stream`` is a terminal that can move its cursor and show more than ASCII, as redrawing needs."""
     encoding = (getattr(stream, "encoding", None) or "").lower().replace("-", "")
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" and encoding.startswith("utf")
 
 
 def hide_control_keys() -> Callable[[], None]:
-    """Keeps the terminal from printing ``^C`` into what is redrawn, which would be redrawn in the wrong place.
+    """Stops the terminal from printing ``^C``, which would shift the area that is redrawn.
 
     Returns:
-        What undoes it.
+        A function that undoes it.
     """
     try:
         import termios
@@ -209,7 +215,7 @@ def hide_control_keys() -> Callable[[], None]:
     try:
         terminal = sys.stdin.fileno()
         before = termios.tcgetattr(terminal)
-        is_in_front = os.getpgrp() == os.tcgetpgrp(terminal)  # a job in the background would be stopped for it
+        is_in_front = os.getpgrp() == os.tcgetpgrp(terminal)  # the system would stop a background job that changes this
     except (AttributeError, OSError, ValueError, termios.error):
         return lambda: None
     if not is_in_front:

@@ -1,7 +1,7 @@
 """The table of results: scores beside published numbers, and marks where protocols differ.
 
-Two numbers of different protocols are not comparable even where they carry the same name (candidate pools, captions
-per image, box sources), so a table says once what all its rows share and marks each row with what it does not share.
+Numbers of different protocols (candidate pools, captions per image, box sources) are not comparable, even if the score
+has the same name. So a table states once what all its rows share, and marks rows that differ.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Protocols:
 
     Attributes:
         shared: what all of them say.
-        by_column: what a cell of the table already tells apart: (its text, items that all its rows agree in). A split
-            has its file, a score its rule; wherever the split or the score stands, so do these.
-        marks: per row the number of its note, from 1; None for a row that says no more than the above.
-        notes: what the rows of each mark say beyond that, in the order of the marks.
+        by_column: (text of a cell, items) for items that follow from a split or a score, such as the file of a split or
+            the rule of a score; rows with the same cell need no mark for them.
+        marks: for each row the number of its note, from 1; None for a row without other items.
+        notes: the other items of the rows with each mark, in the order of the marks.
     """
 
     shared: Mapping[str, Any]
@@ -39,7 +39,10 @@ NUMERIC = ("result", "published", "difference")
 
 
 def compare_protocols(rows: Sequence[ResultRow]) -> Protocols:
-    """Rows of the same split, score and mark have the same protocol; a key that some rows lack is a difference."""
+    """Compares the protocols of the rows; a key that only some rows have is a difference.
+
+    Rows with the same split, score and mark have the same protocol.
+    """
     protocols = [protocol_of(row) for row in rows]
     has_tasks = len({row.task for row in rows}) > 1
     columns = [
@@ -54,10 +57,10 @@ def compare_protocols(rows: Sequence[ResultRow]) -> Protocols:
         if len(set(values)) == 1:
             shared[key] = protocols[0][key]
             continue
-        telling = next((place for place, cells in enumerate(columns) if _is_told_by(cells, values)), None)
+        column = next((place for place, cells in enumerate(columns) if _follow_from(cells, values)), None)
         for row, protocol in enumerate(protocols):
             if key in protocol:
-                items = rest[row] if telling is None else by_column[telling].setdefault(columns[telling][row], {})
+                items = rest[row] if column is None else by_column[column].setdefault(columns[column][row], {})
                 items[key] = protocol[key]
     notes = {_canonical(items): items for items in rest if items}
     marks = [list(notes).index(_canonical(items)) + 1 if items else None for items in rest]
@@ -65,27 +68,26 @@ def compare_protocols(rows: Sequence[ResultRow]) -> Protocols:
 
 
 def _joined(by_cell: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """Cells that say the same, together."""
+    """Joins cells that have the same items."""
     groups: dict[str, list[str]] = {}
     for cell, items in by_cell.items():
         groups.setdefault(_canonical(items), []).append(cell)
     return [(", ".join(cells), dict(by_cell[cells[0]])) for cells in groups.values()]
 
 
-def _is_told_by(cells: Sequence[str], values: Sequence[str | None]) -> bool:
-    """Whether equal cells always come with equal values."""
+def _follow_from(cells: Sequence[str], values: Sequence[str | None]) -> bool:
+    """Whether rows with equal cells have equal values."""
     return len(set(cells)) == len(set(zip(cells, values, strict=True)))
 
 
 def protocol_of(row: ResultRow) -> dict[str, Any]:
-    """The protocol without what the row's own columns say."""
-    said = (("split", row.split), ("task", row.task))
-    return {key: value for key, value in row.score.protocol.items() if (key, value) not in said}
+    """The protocol of a row without what its cells say."""
+    in_cells = (("split", row.split), ("task", row.task))
+    return {key: value for key, value in row.score.protocol.items() if (key, value) not in in_cells}
 
 
 def result_table(rows: Sequence[ResultRow], is_demo: bool) -> TextTable:
-    """The final table of one run, without details. Beside a demo run, published numbers say that they are of the real
-    data."""
+    """The final table of one run, without details; in a demo, published numbers are marked as those of real data."""
     details = sum(row.score.detail for row in rows)
     rows = [row for row in rows if not row.score.detail]
     protocols = compare_protocols(rows)
@@ -118,13 +120,13 @@ def result_cells(row: ResultRow, mark: int | None, is_demo: bool) -> dict[str, s
 
 
 def with_published_columns(columns: Sequence[str], rows: Sequence[ResultRow], is_demo: bool) -> list[str]:
-    """Leaves out what has nothing to say: a difference from a number of other data, or an empty column."""
-    nothing = {"published", "difference"} if all(row.published is None for row in rows) else set()
-    return [column for column in columns if column not in nothing | ({"difference"} if is_demo else set())]
+    """Leaves out the columns on published numbers if there are none, and differences if this is a demo."""
+    omitted = {"published", "difference"} if all(row.published is None for row in rows) else set()
+    return [column for column in columns if column not in omitted | ({"difference"} if is_demo else set())]
 
 
 def protocol_footnotes(protocols: Protocols) -> list[str]:
-    """Lines on what all results share, what comes with a split or a score, and what each mark means."""
+    """Lines on what all results share, what belongs to a split or a score, and what each mark means."""
     lines = [f"Protocol of all results: {protocol_text(protocols.shared)}"] if protocols.shared else []
     lines += [f"{cell}: {protocol_text(items)}" for cell, items in protocols.by_column]
     lines += [f"[{number}] {protocol_text(note)}" for number, note in enumerate(protocols.notes, 1)]
@@ -132,7 +134,7 @@ def protocol_footnotes(protocols: Protocols) -> list[str]:
 
 
 def published_footnotes(rows: Sequence[ResultRow]) -> list[str]:
-    """Lines on where published numbers come from."""
+    """Lines on the sources of published numbers."""
     sources: dict[str, list[str]] = {}
     for row in rows:
         if row.published is not None and row.published_source:
@@ -148,12 +150,12 @@ def protocol_text(protocol: Mapping[str, Any], shorten: bool = True) -> str:
 
 
 def label_of(key: str) -> str:
-    """The key of a protocol as people read it."""
+    """The key of a protocol in words."""
     return key.replace("_", " ")
 
 
 def value_text(value: Any, shorten: bool = False) -> str:
-    """A value of a protocol for people; ``shorten`` cuts hashes to the length that people compare."""
+    """The text of a value of a protocol; ``shorten`` cuts hashes to a length that people can compare."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1", text) if shorten else text
 

@@ -1,4 +1,4 @@
-"""What a run folder says about its run, read back from status.json, config.yaml and metrics.jsonl."""
+"""Reads what a run folder says about its run, from status.json, config.yaml and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RunRecord:
 
     Attributes:
         status: running, done, stopped or failed; ``unknown`` without a readable status.json.
-        rows: the final results, each once, with published numbers from the experiment.
+        rows: the final results, each once, with the published numbers of the experiment.
         started, finished: times as text, empty where unknown.
     """
 
@@ -40,12 +40,12 @@ class RunRecord:
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether ``folder`` holds a run, whole or not."""
+    """Whether ``folder`` holds a run, complete or not."""
     return any((folder / name).is_file() for name in ("status.json", FILE_NAME))
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Reads what is there: a folder of a killed run may lack parts, or hold a damaged one."""
+    """Reads a run folder; that of a killed run may lack files or hold damaged ones, which are taken as empty."""
     status = _read_json(folder / "status.json")
     config = _read_config(folder)
     return RunRecord(
@@ -63,18 +63,18 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def write_header(folder: Path, facts: Sequence[tuple[str, str]]) -> None:
-    """Keeps the facts that a run states before its first step, so that its page can be written anew later."""
+    """Keeps the facts that a run states before its first step, so that its page can be rewritten later."""
     write_json(folder / HEADER_NAME, {"facts": [list(fact) for fact in facts]})
 
 
 def read_header(folder: Path) -> list[tuple[str, str]]:
-    """The facts that ``write_header`` kept; none where there is no such file."""
+    """Reads the facts that ``write_header`` kept; none if there is no such file."""
     facts = _read_json(folder / HEADER_NAME).get("facts") or []
     return [(str(label), str(value)) for label, value in facts]
 
 
 def config_text(folder: Path) -> str:
-    """The configuration of a run as it is written; empty where it cannot be read."""
+    """The text of a run's configuration; empty if it cannot be read."""
     try:
         return (folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -102,7 +102,7 @@ def _final_rows(folder: Path, config: Mapping[str, Any]) -> list[ResultRow]:
         if line["kind"] == "result" and line.get("final"):
             key = (str(line.get("task", "")), str(line.get("split", "")), str(line.get("name", "")))
             number, source = published.get(key, (None, ""))
-            rows[key] = ResultRow(key[0], key[1], score_of(line), number, source)  # a later evaluation counts
+            rows[key] = ResultRow(key[0], key[1], score_of(line), number, source)  # the last evaluation counts
     return list(rows.values())
 
 

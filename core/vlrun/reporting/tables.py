@@ -1,4 +1,4 @@
-"""Tables of text: drawn to fit a terminal; elsewhere one plain line a row of any width, for grep and for files."""
+"""Tables of text: fitted to the width of a terminal; elsewhere one plain line per row, for grep and for files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-_ANY_WIDTH = 100_000  # columns of a page that nobody looks at as a whole
+_ANY_WIDTH = 100_000  # columns; more than any row has
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TextTable:
     """Cells of text, which may have several lines.
 
     Attributes:
-        headers: names of the columns; none for a list of labelled facts.
+        headers: names of the columns; empty for a list of labelled facts.
         numeric: headers of columns that are aligned to the right.
         footnotes: lines below the table.
     """
@@ -34,7 +34,7 @@ class TextTable:
     footnotes: Sequence[str] = field(default_factory=list)
 
     def as_lines(self, indent: int = 0) -> list[str]:
-        """Columns with two spaces between them."""
+        """Plain lines, with two spaces between columns."""
         table = Table.grid(padding=(0, 2))
         self._add_columns(table)
         if self.headers:
@@ -45,7 +45,7 @@ class TextTable:
         return [*(f"{' ' * indent}{line}".rstrip() for line in lines), *(plain(note) for note in self.footnotes)]
 
     def as_rich(self) -> Table:
-        """For a terminal: cells are folded to its width, numbers are not."""
+        """A table for a terminal; texts are folded to its width, numbers are not."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False) if self.headers else Table.grid(padding=(0, 2))
         self._add_columns(table)
         self._add_rows(table)
@@ -63,7 +63,7 @@ class TextTable:
 
 
 def print_table(table: TextTable, stream: TextIO | None = None) -> None:
-    """Prints ``table`` on ``stream`` or on standard output, in the way that suits it."""
+    """Prints ``table`` on ``stream`` or on standard output: fitted to a terminal, or as plain lines."""
     stream = sys.stdout if stream is None else stream
     if stream.isatty():
         console = Console(file=stream)
@@ -79,7 +79,7 @@ def plain(text: str) -> str:
 
 
 def plain_text(text: str, style: str = "") -> Text:
-    """Lines of text as they are: what looks like markup stays, what would move the cursor goes."""
+    """``text`` as rich shows it unchanged: markup is not interpreted, and control characters are removed."""
     return Text("\n".join(plain(line) for line in text.splitlines()), style=style)
 
 

@@ -14,9 +14,9 @@ FOLDER_NAME = "tensorboard"
 
 
 class TensorBoardReporter(Reporter):
-    """Scalars per step and per evaluation, and the header as text.
+    """Writes scalars for each step and each evaluation, and the header as text.
 
-    A continued run tells TensorBoard to forget the steps that its checkpoint does not know of.
+    A continued run tells TensorBoard to forget the steps after its checkpoint.
     """
 
     def __init__(self) -> None:
@@ -25,6 +25,7 @@ class TensorBoardReporter(Reporter):
         self._is_joint = False
 
     def start(self, run: RunInfo) -> None:
+        """Opens the files and writes the facts of the run as a table."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._is_joint = run.num_tasks > 1
@@ -36,6 +37,7 @@ class TensorBoardReporter(Reporter):
         self._call("add_text", "run", "\n".join([*notice, *table]), run.start_step)
 
     def step(self, report: StepReport) -> None:
+        """Writes losses, learning rate, gradient norm and speed."""
         train = f"train/{report.task}" if self._is_joint else "train"
         scalars = {
             f"{train}/loss": report.loss,
@@ -49,17 +51,19 @@ class TensorBoardReporter(Reporter):
             self._call("add_scalar", tag, value, report.step)
 
     def evaluation(self, report: EvaluationReport) -> None:
+        """Writes the scores, without details."""
         for score in report.scores:
             if score.detail:
                 continue
             tag = f"eval/{report.task}/{report.split}/{score.name}"
-            if report.final and tag in self._curves:  # a number of the best checkpoint is no point of the curve
+            if report.final and tag in self._curves:  # the score of the best checkpoint is no point of the curve
                 tag = f"final/{tag.removeprefix('eval/')}"
             self._curves.add(tag)
             self._call("add_scalar", tag, score.value, report.step)
         self._call("flush")
 
     def finish(self, outcome: Outcome) -> None:
+        """Writes what is buffered."""
         self._call("flush")
 
     def close(self) -> None:
@@ -72,6 +76,6 @@ class TensorBoardReporter(Reporter):
 
 
 def _cell(text: str) -> str:
-    """Text that a Markdown table shows as it is."""
+    """``text`` escaped so that a cell of a Markdown table shows it unchanged."""
     escaped = text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
     return "<br>".join(escaped.splitlines())

@@ -1,4 +1,4 @@
-"""The words of reports: lines of plain text for logs and pipes, and how every reporter writes a number."""
+"""The wording of reports: lines of plain text for logs and pipes, and how all reporters write numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEMO_NOTICE = (
 
 
 def header_lines(run: RunInfo) -> list[str]:
-    """The experiment, whether it is a demo, and the facts, with values below each other."""
+    """Lines on the experiment, whether it is a demo, and the facts."""
     lines = [f"experiment {run.experiment}"]
     if run.is_demo:
         lines.append(DEMO_NOTICE)
@@ -25,7 +25,7 @@ def header_lines(run: RunInfo) -> list[str]:
 
 
 def grouped_facts(facts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Facts in a row that carry the same label, as one fact of several lines."""
+    """Joins neighbouring facts with the same label into one fact of several lines."""
     grouped: list[tuple[str, str]] = []
     for label, value in facts:
         if grouped and grouped[-1][0] == label:
@@ -41,7 +41,7 @@ def ends_epoch(report: StepReport, run: RunInfo) -> bool:
 
 
 def step_line(report: StepReport, run: RunInfo, smoothed_loss: float | None = None) -> str:
-    """One line on a step; with ``smoothed_loss`` it shows that and the step's own loss beside it."""
+    """One line on a step, with the loss of the step, or with the smoothed loss and that of the step beside it."""
     loss = report.loss if smoothed_loss is None else smoothed_loss
     last = "" if smoothed_loss is None else f"last {loss_text(report.loss)}"
     named = [f"{name} {loss_text(value)}" for name, value in report.losses.items()] if len(report.losses) > 1 else []
@@ -92,12 +92,12 @@ def difference_text(difference: float, unit: str) -> str:
 
 
 def loss_text(value: float) -> str:
-    """Four significant digits, without exponent where that is short."""
+    """A loss with four decimals, or four significant digits if it is very small or large."""
     return f"{value:.4f}" if 0.001 <= abs(value) < 1000 else f"{value:.4g}"
 
 
 def rate_text(value: float) -> str:
-    """A rate in whole numbers, or two digits of a small one."""
+    """A rate as a whole number, or with two digits if it is small."""
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
@@ -107,7 +107,7 @@ def share_text(share: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Such as ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``."""
+    """A duration such as ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``."""
     if not math.isfinite(seconds) or seconds < 0:
         return "unknown"
     if seconds < 9.95:
