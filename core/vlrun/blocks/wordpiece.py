@@ -117,7 +117,7 @@ def train_wordpiece(texts: Iterable[str], size: int, path: Path) -> WordPiece:
 
 
 def _split_like_bert(tokenizer: Tokenizer) -> None:
-    """Sets BERT's rules: drop control characters and accents, separate CJK characters, lower-case, split punctuation."""
+    """Sets BERT's rules: drop control characters and accents, split CJK characters and punctuation, lower-case."""
     from tokenizers import normalizers, pre_tokenizers
 
     tokenizer.normalizer = normalizers.BertNormalizer(

@@ -79,5 +79,5 @@ class Profile:
 
 
 def profile(folder: Path, device: torch.device, total_steps: int | None = None) -> Profile:
-    """Makes a profile; use it as ``with profile(folder, device) as profiler:`` and call ``profiler.step()`` each step."""
+    """Makes a profile: ``with profile(folder, device) as profiler:``, and ``profiler.step()`` after each step."""
     return Profile(folder, device, total_steps)
