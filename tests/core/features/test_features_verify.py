@@ -71,6 +71,12 @@ def test_damage_that_kills_the_reading_process_is_reported(store_path):
     ]
 
 
+def test_modules_in_the_working_directory_do_not_matter(store_path, tmp_path, monkeypatch):
+    (tmp_path / "numpy.py").write_text("raise SystemExit('not numpy')")
+    monkeypatch.chdir(tmp_path)
+    assert verify_store(store_path).is_sound
+
+
 def test_the_process_that_reads_tells_how_far_it_is(store_path):
     told = []
     assert verify_store(store_path, lambda *report: told.append(report)).is_sound
