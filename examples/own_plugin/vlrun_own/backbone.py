@@ -24,12 +24,11 @@ class HashedWords:
         rows = [[zlib.crc32(word.encode()) % NUM_BUCKETS for word in pair.text.lower().split()] for pair in pairs]
         rows = [row[: self.max_text_tokens] or [0] for row in rows]
         length = max(map(len, rows))
-        height, width = torch.from_numpy(regions.sizes)[:, None, :].unbind(-1)
         return Encoding(
             token_ids=torch.tensor([row + [0] * (length - len(row)) for row in rows]),
             text_mask=torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows]),
             region_features=torch.from_numpy(regions.features),
-            boxes=torch.from_numpy(regions.boxes) / torch.stack([width, height, width, height], dim=-1),
+            boxes=torch.from_numpy(regions.boxes) / torch.from_numpy(regions.sizes).flip(-1).repeat(1, 2)[:, None],
             region_mask=torch.from_numpy(regions.mask),
         )
 
@@ -57,12 +56,10 @@ class BagOfWords(Backbone):
     def forward(self, encoding: Encoding) -> BackboneOutput:
         """Encodes P pairs: text (P, L, H), regions (P, R, H), pooled (P, H)."""
         features = encoding.region_features.to(self.words.weight.dtype)
-        text = self.words(encoding.token_ids) * encoding.text_mask.unsqueeze(-1)  # (P, L, H)
+        text = self.words(encoding.token_ids) * encoding.text_mask.unsqueeze(-1)
         sentence = text.sum(1) / encoding.text_mask.sum(1, keepdim=True)  # (P, H)
-        seen = self.regions(torch.cat([features, encoding.boxes], -1))  # (P, R, H)
-        regions = self.fuse(seen * sentence.unsqueeze(1))
-        weight = encoding.region_mask.unsqueeze(-1)
-        pooled = (regions * weight).sum(1) / weight.sum(1)  # (P, H)
+        regions = self.fuse(self.regions(torch.cat([features, encoding.boxes], -1)) * sentence.unsqueeze(1))
+        pooled = (regions * encoding.region_mask[..., None]).sum(1) / encoding.region_mask.sum(1, keepdim=True)
         return BackboneOutput(text, regions, pooled, encoding.text_mask, encoding.region_mask)
 
     def matching_head(self) -> nn.Module:
