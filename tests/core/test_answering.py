@@ -64,7 +64,7 @@ def test_every_published_layout_gives_the_same_vocabulary(tmp_path: Path, conten
     [
         ("[", "not readable JSON"),
         ('{"a": 0, "b": 2}', "indices 0, 1, 2"),
-        ('["a", "a"]', "twice: 'a'"),
+        ('["a", "a"]', "more than once: 'a'"),
         ("[1]", "expected a list"),
         ("[]", "expected a list"),
     ],

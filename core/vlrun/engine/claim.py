@@ -86,14 +86,20 @@ def refuse_if_claimed(folder: Path) -> None:
     Raises:
         DataError: names that process.
     """
-    try:
-        handle = os.open(folder / CLAIM, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return  # nobody claims it
-    try:
-        _refuse_the_living(folder / CLAIM, handle, _is_locked_by_us(folder / CLAIM, handle, shared=True))
-    finally:
-        os.close(handle)
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            handle = os.open(folder / CLAIM, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return  # nobody claims it
+        try:
+            _refuse_the_living(folder / CLAIM, handle, _is_locked_by_us(folder / CLAIM, handle, shared=True))
+            return
+        except DataError:
+            if not tries_left:
+                raise
+        finally:
+            os.close(handle)
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _acquired(path: Path) -> int:
