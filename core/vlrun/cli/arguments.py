@@ -39,12 +39,12 @@ def experiment_path(argument: str) -> tuple[Path, Path | None]:
     return path, None
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def add_run_arguments(parser: argparse.ArgumentParser, *, default_splits: str = "as in the run") -> None:
     """Adds RUN, --split, --task, --checkpoint, --nproc and overrides, which `evaluate` and `predict` share."""
     parser.add_argument("run_folder", metavar="RUN", help="a run folder, or runs/<experiment> for its newest run")
     parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="values laid over the run's config.yaml")
     parser.add_argument(
-        "--split", action="append", default=[], help="a split; may be repeated (default: as in the run)"
+        "--split", action="append", default=[], help=f"a split; may be repeated (default: {default_splits})"
     )
     parser.add_argument(
         "--task", action="append", default=[], help="a task of a joint run, by its label; may be repeated"

@@ -11,7 +11,7 @@ from vlrun.cli.arguments import add_run_arguments, launched_elsewhere, open_run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of the verb."""
-    add_run_arguments(parser)
+    add_run_arguments(parser, default_splits="those it was trained on")
     parser.add_argument("--candidates", type=int, default=128, help="random candidates per query (default: 128)")
     parser.add_argument("--keep", type=int, default=5, help="how many of them are kept, the hardest (default: 5)")
     parser.add_argument("--out", metavar="FILE", help="default: negatives_<task>_<split>.npz in the run folder")
