@@ -121,6 +121,6 @@ def test_the_command_adds_to_what_is_declared_or_replaces_it(
     assert imported(tmp_path, "--pretrained-on", "dev-*") == (0, ["COCO_train2014_*", "dev-*"])
     assert imported(tmp_path, "--pretrained-on-only", "dev-*") == (0, ["dev-*"])
     assert imported(tmp_path, "--pretrained-on-only") == (0, [])
-    assert "seen in pre-training: no images that are known of" in capsys.readouterr().out
+    assert "seen in pre-training: no images, as far as is known" in capsys.readouterr().out
     assert imported(tmp_path, "--pretrained-on", "COCO_* but dev-*")[0] == 2
-    assert "'COCO_* but dev-*' says nothing about images" in capsys.readouterr().err
+    assert "'COCO_* but dev-*' names no images" in capsys.readouterr().err

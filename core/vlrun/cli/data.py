@@ -12,7 +12,7 @@ from vlrun.plugins.entries import Builder, Entry
 from vlrun.plugins.manager import create_plugins
 
 IDENTITIES = "image-identities"
-"""Not a dataset, but made of official files as those are."""
+"""What `data build` calls the table of image identities, which is made of official files as datasets are."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "output",
         metavar="OUT",
         type=Path,
-        help="folder for one .jsonl file per split; that of the identities is data_root",
+        help="folder for one .jsonl file per split; for the identities, data_root",
     )
 
     validate = actions.add_parser("validate", help="check every line of annotation files")
@@ -115,14 +115,14 @@ def _schema(arguments: argparse.Namespace) -> int:
 def _sources(arguments: argparse.Namespace) -> int:
     from vlrun.data.identity_sources import OBTAIN, SOURCE, SUMMARY
 
-    own = arguments.dataset in (None, IDENTITIES)
+    with_identities = arguments.dataset in (None, IDENTITIES)
     entries = [] if arguments.dataset == IDENTITIES else _entries(arguments.dataset)
     rows = [
         {"dataset": entry.name, "source": builder.source, "summary": builder.summary}
         for entry in entries
         for builder in entry.builders
     ]
-    if own:
+    if with_identities:
         rows.append({"dataset": IDENTITIES, "source": SOURCE, "summary": SUMMARY})
     if arguments.json:
         print(json.dumps(rows, indent=2))
@@ -131,7 +131,7 @@ def _sources(arguments: argparse.Namespace) -> int:
         print(f"{entry.name}: {entry.obtain or entry.summary}")
         for builder in entry.builders:
             print(f"    --from {builder.source}: {builder.summary}")
-    if own:
+    if with_identities:
         print(f"{IDENTITIES}: {OBTAIN}\n    --from {SOURCE}: {SUMMARY}")
     return 0
 

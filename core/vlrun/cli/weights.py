@@ -76,15 +76,15 @@ def _import(arguments: argparse.Namespace) -> int:
     from vlrun.data.declared import unreadable
     from vlrun.engine.weight_files import import_weights
 
-    given = arguments.pretrained_on if arguments.pretrained_on_only is None else arguments.pretrained_on_only
-    if bad := unreadable(given):
-        raise UsageError(f"'{bad[0]}' says nothing about images; write PATTERN, or 'PATTERN except PATTERN'")
+    patterns = arguments.pretrained_on if arguments.pretrained_on_only is None else arguments.pretrained_on_only
+    if wrong := unreadable(patterns):
+        raise UsageError(f"'{wrong[0]}' names no images; write PATTERN, or 'PATTERN except PATTERN'")
     report = import_weights(
         arguments.file,
         arguments.out,
         weight_format,
         vocabulary_hash=WordPiece(arguments.vocabulary).hash if arguments.vocabulary else None,
-        pretraining_sets=given if arguments.pretrained_on_only is not None else [*weight_format.seen, *given],
+        pretraining_sets=patterns if arguments.pretrained_on_only is not None else [*weight_format.seen, *patterns],
         heads={"answer_head": {"answers": list(read_answers(arguments.answers))}} if arguments.answers else {},
     )
     _print(report)
@@ -109,7 +109,7 @@ def _print(report: ImportReport) -> None:
         print(f"{module}: {count} tensors")
     for entry in report.left_behind:
         print(f"left behind: {entry}")
-    print(f"seen in pre-training: {report.seen or 'no images that are known of'}")
+    print(f"seen in pre-training: {report.seen or 'no images, as far as is known'}")
     print(f"wrote {report.out} ({report.parameters:,} parameters) and {report.manifest}")
 
 

@@ -108,11 +108,11 @@ class DatasetConfig(Config):
     """Options that every dataset has.
 
     Attributes:
-        demo_dataset: name of the dataset whose demo files this one reads, where it is not its own.
-        image_collection: whose numbers the ids of its images are, where they are bare numbers: ``visual-genome``,
-            ``flickr``, or a name of its own. Only within one collection, and by a table of image identities, are images
-            recognised.
-        known_splits: names that ``train`` and ``evaluate`` may use; empty allows any.
+        demo_dataset: name of the dataset whose demo files this one reads; None if it has demo files itself.
+        image_collection: collection that numbers the images, if their ids are bare numbers: ``visual-genome``,
+            ``flickr`` or another name. An image is recognised within its collection, and in others by a table of image
+            identities.
+        known_splits: names that ``train`` and ``evaluate`` may use; empty if they may use any.
     """
 
     demo_dataset: ClassVar[str | None] = None

@@ -28,7 +28,7 @@ RUNS_ROOT_VARIABLE = "VLRUN_RUNS"
 DEMO_WEIGHTS_FOLDER = "pretrained"
 """Where the weights of demos lie under the root of the demo data."""
 IDENTITIES_FILE = "image_identities.jsonl"
-"""The table of image identities that runs find by themselves under the data root."""
+"""Name of the table of image identities that runs use if it is under the data root."""
 
 
 class PublishedResult(Config):
@@ -84,7 +84,7 @@ class Experiment(Config):
 
     @property
     def identities_file(self) -> Path:
-        """The table of image identities, which need not be there unless ``image_identities`` names it."""
+        """The table of image identities; it may be missing unless ``image_identities`` names it."""
         return self.image_identities or self.data_root / IDENTITIES_FILE
 
     @property

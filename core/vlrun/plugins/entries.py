@@ -198,8 +198,8 @@ class WeightFormat(Declaration):
         translator: path of ``(content of the file) -> {our key: tensor}``; pure, raises CheckpointError.
         partial: whether such a file fills only a part of the backbone by design, as BERT's does. Loading then demands
             that all of the file is used, instead of that nearly all of the backbone is filled.
-        seen: the images that such weights are known to have seen, as ``vlrun.data.declared`` writes it, such as
-            ``"COCO_train2014_*"``; recorded with every import, for the leak check.
+        seen: images that such weights are known to have seen, in the notation of ``vlrun.data.declared``, such as
+            ``"COCO_train2014_*"``; every import records them, so that leaks can be found.
     """
 
     paths = ("translator",)
@@ -214,7 +214,7 @@ class WeightFormat(Declaration):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.seen, str):
-            raise ValueError(f"seen={self.seen!r} is one text; write a tuple, ({self.seen!r},)")
+            raise ValueError(f"seen={self.seen!r} is a single text; write a tuple, ({self.seen!r},)")
 
     def translate(self, content: dict[str, Any]) -> dict[str, Any]:
         """The tensors of a file under our names."""
