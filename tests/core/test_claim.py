@@ -24,7 +24,7 @@ from toy_runs import experiment, stop_after
 from vlrun.engine import claim as claims
 from vlrun.engine.claim import CLAIM, claimed, refuse_if_claimed
 from vlrun.engine.ranks import Ranks
-from vlrun.engine.run_folder import RunFolder
+from vlrun.engine.run_folder import OpenedRun, RunFolder
 from vlrun.errors import DataError, StoppedOnRequest
 from vlrun.interfaces.reporter import Reporters
 from vlrun.plugins.manager import Plugins
@@ -36,9 +36,8 @@ import os, sys, time
 from pathlib import Path
 from vlrun.engine.claim import claimed
 with claimed(Path(sys.argv[1])):
-    worker = os.fork()
-    if worker:
-        print(worker, flush=True)
+    if not os.fork():
+        print(os.getpid(), flush=True)  # by now the worker has let go of the lock
     time.sleep(600)
 """
 
@@ -183,7 +182,7 @@ def test_the_owner_is_heard_of_and_ends_when_somebody_has_taken_over(
         write_owner(tmp_path, host="elsewhere")
         time.sleep(0.3)
         assert set(ended) == {9}
-    assert "has taken this run folder over" in capfd.readouterr().err
+    assert "has taken over this run folder" in capfd.readouterr().err
     assert (tmp_path / CLAIM).exists(), "the claim of the other stays"
 
 
@@ -198,7 +197,7 @@ def test_a_run_that_goes_on_is_neither_resumed_nor_evaluated(
     (folder,) = (path for path in (world / "runs" / "toy").iterdir() if not path.is_symlink())
     assert not (folder / CLAIM).exists()
     status = (folder / "status.json").read_bytes()
-    later = experiment(world, plugins, "train.epochs=0")
+    opened = OpenedRun(RunFolder(folder), experiment(world, plugins, "train.epochs=0"), plugins, "last")
     alone = Ranks(0, 1, torch.device("cpu"))
 
     live = Holder(folder)
@@ -208,10 +207,10 @@ def test_a_run_that_goes_on_is_neither_resumed_nor_evaluated(
             run_experiment(loaded, plugins=plugins, continues=True)
         for again in (evaluate_run, predict_run):
             with pytest.raises(DataError, match=rf"process {live.process.pid} on"):
-                again(later, RunFolder(folder), "last", plugins, alone, Reporters([]))
+                again(opened, alone, Reporters([]))
         assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == files
         assert (folder / "status.json").read_bytes() == status
     finally:
         live.end()
-    assert evaluate_run(later, RunFolder(folder), "last", plugins, alone, Reporters([]))
+    assert evaluate_run(opened, alone, Reporters([]))
     assert run_experiment(loaded, plugins=plugins, continues=True).folder == folder

@@ -12,7 +12,7 @@ import toy_world as toy
 from toy_runs import experiment, lines, losses, ranks_run, stop_after, weights
 
 from vlrun.engine.ranks import Ranks
-from vlrun.engine.run_folder import RunFolder
+from vlrun.engine.run_folder import OpenedRun, RunFolder
 from vlrun.errors import StoppedOnRequest
 from vlrun.interfaces.reporter import Reporters
 from vlrun.plugins.manager import Plugins
@@ -51,15 +51,9 @@ def test_every_task_is_trained_scored_and_kept_apart(joint: Path, plugins: Plugi
     assert (result.folder / "predictions" / "other_val.jsonl").exists()
 
     alone = Ranks(0, 1, torch.device("cpu"))
-    again = evaluate_run(
-        experiment(joint, plugins, "train.epochs=0"),
-        RunFolder(result.folder),
-        "best",
-        plugins,
-        alone,
-        Reporters([]),
-        ["other"],
-    )
+    later = experiment(joint, plugins, "train.epochs=0")
+    opened = OpenedRun(RunFolder(result.folder), later, plugins, labels=["other"])
+    again = evaluate_run(opened, alone, Reporters([]))
     assert [row.score.value for row in again] == [result.rows[2].score.value]
     assert again[0].score.protocol["leak"] == result.rows[2].score.protocol["leak"]
 

@@ -15,7 +15,7 @@ from toy_runs import experiment, lines, losses, ranks_run, stop_after, weights
 from vlrun.config.experiment import load_experiment
 from vlrun.engine.checkpoints import open_checkpoint
 from vlrun.engine.ranks import Ranks
-from vlrun.engine.run_folder import RunFolder
+from vlrun.engine.run_folder import OpenedRun, RunFolder
 from vlrun.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, StoppedOnRequest
 from vlrun.interfaces.reporter import Reporters
 from vlrun.plugins.manager import Plugins
@@ -259,7 +259,7 @@ def test_hidden_splits_alone_are_predicted_with_the_last_checkpoint(world: Path,
 
     scored = experiment(world, plugins, "tasks.0.dataset.evaluate=[val]", "train.epochs=0")
     alone = Ranks(0, 1, torch.device("cpu"))
-    (row,) = evaluate_run(scored, RunFolder(result.folder), "best", plugins, alone, Reporters([]))
+    (row,) = evaluate_run(OpenedRun(RunFolder(result.folder), scored, plugins), alone, Reporters([]))
     assert row.score.protocol["checkpoint"] == f"last (step {len(losses(result))})"
 
 

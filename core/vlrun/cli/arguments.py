@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlrun.engine.run_folder import RunFolder, open_run_folder
+from vlrun.engine.run_folder import OpenedRun, open_run_folder
 from vlrun.errors import DataError, RequiredFile, UsageError
-from vlrun.plugins.manager import Plugins, create_plugins
+from vlrun.plugins.manager import create_plugins
 
 if TYPE_CHECKING:
-    from vlrun.config.base import TaskConfig
     from vlrun.config.experiment import Experiment
 
 
@@ -70,33 +68,8 @@ def launched_elsewhere(arguments: argparse.Namespace) -> int | None:
     return launch(arguments.main, arguments.command, arguments.nproc)
 
 
-@dataclass(frozen=True)
-class OpenedRun:
-    """A finished run that a verb works with.
-
-    Attributes:
-        experiment: its experiment, reduced to the splits that were asked for and without training.
-        index: position of the task that was asked for; 0 if none was.
-    """
-
-    folder: RunFolder
-    experiment: Experiment
-    plugins: Plugins
-    index: int
-
-    @property
-    def task(self) -> TaskConfig:
-        """The task at ``index``."""
-        return self.experiment.tasks[self.index]
-
-    @property
-    def splits(self) -> list[str]:
-        """The splits of that task that were asked for."""
-        return self.task.dataset.evaluate
-
-
 def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> OpenedRun:
-    """Opens the run that RUN names, for the splits and the task that the other arguments name.
+    """Opens the run that RUN names, with the splits, tasks and checkpoint that the other arguments name.
 
     Args:
         trained_splits: without ``--split``, take the splits that the task was trained on, not those for evaluation.
@@ -118,8 +91,8 @@ def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> 
             f"this run has several tasks; say which one the split belongs to: --task {' or '.join(labels)}"
         )
     chosen = arguments.task or labels[:1]
-    index = labels.index(chosen[0])
-    splits = arguments.split or (experiment.tasks[index].dataset.train if trained_splits else [])
+    trained = experiment.tasks[labels.index(chosen[0])].dataset.train
+    splits = arguments.split or (trained if trained_splits else [])
     if trained_splits and not splits:
         raise UsageError(f"{folder.path} trains on nothing, so say which split: --split NAME")
     values: dict[str, Any] = {"train.epochs": 0}
@@ -133,7 +106,7 @@ def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> 
     experiment = load_experiment(folder.config, arguments.overrides, plugins=plugins, layers=[layer])
     if missing := experiment.missing_files():
         raise DataError(missing_message(experiment, missing))
-    return OpenedRun(folder, experiment, plugins, index)
+    return OpenedRun(folder, experiment, plugins, arguments.checkpoint, arguments.task)
 
 
 def missing_message(experiment: Experiment, missing: Sequence[RequiredFile]) -> list[str]:

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prints the scores; predictions are written into the run folder."""
     opened = open_run(arguments)
-    experiment, folder = opened.experiment, opened.folder
+    experiment = opened.experiment
     if (status := launched_elsewhere(arguments)) is not None:
         return status
 
@@ -30,14 +30,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
         with progress_on_stderr(ranks.is_main) as reporters:
-            rows = evaluate_run(
-                experiment, folder, arguments.checkpoint, opened.plugins, ranks, reporters, arguments.task
-            )
+            rows = evaluate_run(opened, ranks, reporters)
         if ranks.is_main:
             if arguments.json:
                 print(json.dumps([asdict(row) for row in rows], indent=2))
             else:
                 if rows:  # none where all splits are hidden
                     print_table(result_table(rows, experiment.demo))
-                print(f"\npredictions: {folder.path / 'predictions'}")
+                print(f"\npredictions: {opened.folder.path / 'predictions'}")
     return 0

@@ -15,7 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Writes predictions into the run folder and prints the paths of the files."""
     opened = open_run(arguments)
-    experiment, folder = opened.experiment, opened.folder
     if (status := launched_elsewhere(arguments)) is not None:
         return status
 
@@ -23,11 +22,10 @@ def run(arguments: argparse.Namespace) -> int:
     from vlrun.reporting.progress import progress_on_stderr
     from vlrun.runs.again import predict_run
 
-    with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
+    train = opened.experiment.train
+    with join_ranks(train.distributed_timeout, train.threads) as ranks:
         with progress_on_stderr(ranks.is_main) as reporters:
-            written = predict_run(
-                experiment, folder, arguments.checkpoint, opened.plugins, ranks, reporters, arguments.task
-            )
+            written = predict_run(opened, ranks, reporters)
         if ranks.is_main:
             print(*written, sep="\n")
     return 0

@@ -43,8 +43,8 @@ class TaskRun:
         train: makes the training batches; None where nothing is trained.
         splits: evaluation splits, in the order of the experiment file.
         coverage: images needed and found, per split.
-        marks: split -> what its scores must say beside the metric's protocol, such as a leak.
-        hidden: splits without any ground truth, as that of test splits often is; they are predicted, not scored.
+        marks: split -> what its scores must say besides the metric's protocol, such as a leak.
+        hidden: splits without ground truth, such as many test splits; they are predicted, not scored.
         encode: the backbone's text and box pipeline, with this task's longest text.
     """
 
@@ -66,18 +66,18 @@ class TaskRun:
 
     @property
     def training(self) -> BatchMaker:
-        """The maker of training batches of a run that trains."""
+        """Makes the training batches; only in a run that trains."""
         assert self.train is not None
         return self.train
 
     @property
     def plan(self) -> TrainingPlan:
-        """Which examples every step trains on."""
+        """Which examples each step trains on; only in a run that trains."""
         assert self.training.plan is not None
         return self.training.plan
 
     def read_regions(self, image_ids: Sequence[str]) -> RegionBatch:
-        """Regions as the model may see them."""
+        """Reads regions as the model may see them: blank where the experiment hides the images."""
         return shown_regions(self.store.read(image_ids), self.config.dataset.hide_images)
 
     @property
@@ -110,10 +110,11 @@ class Run:
 
     @property
     def device(self) -> torch.device:
+        """Where this rank computes."""
         return self.ranks.device
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Half precision where the experiment asks for it, inside the model only."""
+        """Half precision where the experiment asks for it; for the model only, not for losses."""
         dtype = HALF_PRECISIONS.get(self.experiment.train.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
@@ -202,7 +203,7 @@ def assemble(
 def _check_matching_heads(
     experiment: Experiment, tasks: Sequence[Task[Any]], backbone: Backbone, report: LoadReport | None
 ) -> None:
-    """Refuses to go on with a random matching head where a task needs that of pre-training.
+    """Refuses a random matching head where a task needs the pre-trained one.
 
     Raises:
         CheckpointError: a task needs the pre-trained matching head, and the weights did not fill it.
@@ -259,7 +260,7 @@ def _task_run(
     return TaskRun(
         config=config,
         task=task,
-        metrics=metrics_of(config, task, plugins),
+        metrics=build_metrics(config, task, plugins),
         store=data.store,
         encode=encode,
         train=maker(data.train, _plan(experiment, data, ranks)) if data.train is not None else None,
@@ -313,10 +314,10 @@ def _plan(experiment: Experiment, data: TaskData, ranks: Ranks) -> TrainingPlan:
 
 
 def check_splits(tasks: Sequence[TaskRun]) -> None:
-    """Lets every task look at its evaluation splits before hours of work.
+    """Lets every task check its evaluation splits before any work is done.
 
     Raises:
-        DataError: what would stop an evaluation after them.
+        DataError: everything that would stop a later evaluation.
     """
     problems = []
     for task_run in tasks:
@@ -329,9 +330,9 @@ def check_splits(tasks: Sequence[TaskRun]) -> None:
 
 
 def _check_first_splits(runs: Sequence[TaskRun], final_checkpoint: str) -> None:
-    """Refuses an evaluation that could not choose the checkpoint which the experiment asks for.
+    """Checks that the checkpoint which the experiment asks for can be chosen.
 
-    Where all splits of a task are hidden nothing is scored between its epochs; only the last checkpoint can count then.
+    If all splits of a task are hidden, nothing is scored between epochs, so only the last checkpoint can be used.
 
     Raises:
         DataError: a split that is to be scored between epochs has no ground truth.
@@ -350,8 +351,8 @@ def _check_first_splits(runs: Sequence[TaskRun], final_checkpoint: str) -> None:
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Where two meanings of a head part, in words."""
-    found = []
+    """The differences between two meanings of a head, in words."""
+    differences = []
     for key in dict.fromkeys([*theirs, *ours]):
         before, after = theirs.get(key), ours.get(key)
         if before == after:
@@ -359,14 +360,14 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str
         if isinstance(before, list) and isinstance(after, list):
             place = next((i for i, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]), None)
             at = f"; number {place} was {before[place]!r}, now {after[place]!r}" if place is not None else ""
-            found.append(f"it was trained with {len(before):,} {key}, this run has {len(after):,}{at}")
+            differences.append(f"it was trained with {len(before):,} {key}, this run has {len(after):,}{at}")
         else:
-            found.append(f"{key} was {before!r}, now {after!r}")
-    return found
+            differences.append(f"{key} was {before!r}, now {after!r}")
+    return differences
 
 
-def metrics_of(config: TaskConfig, task_run: Task[Any], plugins: Plugins) -> list[Metric]:
+def build_metrics(config: TaskConfig, task: Task[Any], plugins: Plugins) -> list[Metric]:
     """The metrics that the experiment names, or the task's own."""
     if config.metrics is None:
-        return task_run.metrics()
+        return task.metrics()
     return [plugins.find("metric", metric.name).build(metric) for metric in config.metrics]

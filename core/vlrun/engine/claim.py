@@ -1,8 +1,8 @@
 """One process writes a run folder: it claims the folder, and others are refused until it lets go or is gone.
 
-``owner.json`` names host, process and since when. Its lock belongs to the kernel, so a claim ends with its process,
-however that ends, and nobody waits. Locks may not reach other hosts, and some file systems have none; there the owner
-counts as alive while it touches its file, which it does every ten seconds, for up to a minute after it has stopped.
+``owner.json`` names host, process and since when. The kernel holds its lock, so a claim ends with its process, however
+that ends. Locks may not reach other hosts, and some file systems have none; there an owner counts as alive until it has
+not touched its file for a minute, which it does every ten seconds.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
+from vlrun.engine.run_folder import now
 from vlrun.errors import DataError, DistributedError
 
 CLAIM = "owner.json"
 
 _BEAT_SECONDS = 10.0
 _STALE_SECONDS = 60.0
-_TRIES, _PAUSE_SECONDS = 5, 0.5  # who only looks holds the lock for a moment, ranks outlive their launcher by a second
+_TRIES, _PAUSE_SECONDS = 5, 0.5  # readers lock the file for a moment; ranks outlive their launcher by a second
 _NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 _held: set[int] = set()
@@ -51,19 +51,19 @@ class Owner:
         except ProcessLookupError:
             return False
         except PermissionError:
-            return True  # somebody else's
+            return True  # it belongs to another user
         return True
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Keeps every other process from writing ``folder`` while it is open.
+    """Claims ``folder`` for this process for as long as the context is open.
 
     Raises:
         DataError: another process is at work there, or it cannot be written.
     """
     path = folder / CLAIM
-    owner = Owner(socket.gethostname(), os.getpid(), _now(), secrets.token_hex(8))
+    owner = Owner(socket.gethostname(), os.getpid(), now(), secrets.token_hex(8))
     handle = _acquired(path)
     stopped = threading.Event()
     try:
@@ -81,10 +81,10 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def refuse_if_claimed(folder: Path) -> None:
-    """Stops who would write into a folder that another process is at work in.
+    """Refuses a folder that another process is at work in.
 
     Raises:
-        DataError: names that process.
+        DataError: another process is at work there; names it.
     """
     for tries_left in reversed(range(_TRIES)):
         try:
@@ -92,7 +92,7 @@ def refuse_if_claimed(folder: Path) -> None:
         except OSError:
             return  # nobody claims it
         try:
-            _refuse_the_living(folder / CLAIM, handle, _is_locked_by_us(folder / CLAIM, handle, shared=True))
+            _refuse_if_alive(folder / CLAIM, handle, _try_to_lock(folder / CLAIM, handle, shared=True))
             return
         except DataError:
             if not tries_left:
@@ -103,7 +103,7 @@ def refuse_if_claimed(folder: Path) -> None:
 
 
 def _acquired(path: Path) -> int:
-    """The locked file of a claim."""
+    """Opens and locks the file of a claim."""
     for tries_left in reversed(range(_TRIES)):
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
@@ -111,9 +111,9 @@ def _acquired(path: Path) -> int:
             raise DataError(f"{path}: cannot claim the run folder: {error.strerror}") from error
         _held.add(handle)
         try:
-            is_locked = _is_locked_by_us(path, handle)
+            is_locked = _try_to_lock(path, handle)
             if _is_still_at(path, handle):
-                _refuse_the_living(path, handle, is_locked)
+                _refuse_if_alive(path, handle, is_locked)
                 return handle
         except DataError:
             if not tries_left:
@@ -122,13 +122,13 @@ def _acquired(path: Path) -> int:
         except BaseException:
             _close(handle)
             raise
-        _close(handle)  # who held it has just let go, or is about to
+        _close(handle)  # its holder has just let go, or is about to
         time.sleep(_PAUSE_SECONDS)
-    raise DataError(f"{path}: other processes claim this run folder again and again")
+    raise DataError(f"{path}: other processes keep claiming this run folder")
 
 
-def _is_locked_by_us(path: Path, handle: int, *, shared: bool = False) -> bool:
-    """Locks the file; False where the file system has no locks.
+def _try_to_lock(path: Path, handle: int, *, shared: bool = False) -> bool:
+    """Locks the file for this process; False if the file system has no locks.
 
     Raises:
         DataError: another process holds it.
@@ -146,7 +146,7 @@ def _is_locked_by_us(path: Path, handle: int, *, shared: bool = False) -> bool:
     return True
 
 
-def _refuse_the_living(path: Path, handle: int, is_locked: bool) -> None:
+def _refuse_if_alive(path: Path, handle: int, is_locked: bool) -> None:
     """Decides, where the lock does not, whether the owner that the file names is still at work."""
     owner = _read(handle)
     if owner is None:
@@ -154,7 +154,7 @@ def _refuse_the_living(path: Path, handle: int, is_locked: bool) -> None:
     is_here = owner.host == socket.gethostname()
     if is_here and (is_locked or not owner.is_running_here):
         return
-    age = _age(path.parent, handle)
+    age = _seconds_since_beat(path.parent, handle)
     if age < _STALE_SECONDS:
         wait = f"; if it is gone, the folder is free in {_STALE_SECONDS - age:.0f} s" if not is_here else ""
         raise _refusal(path, owner, wait)
@@ -165,14 +165,14 @@ def _refusal(path: Path, owner: Owner | None, more: str = "") -> DataError:
     return DataError(f"{path.parent}: {who} is at work in this run folder{more}. Wait until it has ended, or stop it")
 
 
-def _age(folder: Path, handle: int) -> float:
-    """Seconds since the owner has touched its file, by the clock of the file system: those of hosts may differ."""
+def _seconds_since_beat(folder: Path, handle: int) -> float:
+    """Seconds since the owner last touched its file, by the file system's clock: those of hosts may differ."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            now = os.fstat(file.fileno()).st_mtime
+            clock = os.fstat(file.fileno()).st_mtime
     except OSError:
-        now = time.time()
-    return now - os.fstat(handle).st_mtime
+        clock = time.time()
+    return clock - os.fstat(handle).st_mtime
 
 
 def _beat(path: Path, handle: int, owner: Owner, stopped: threading.Event) -> None:
@@ -181,11 +181,11 @@ def _beat(path: Path, handle: int, owner: Owner, stopped: threading.Event) -> No
             is_ours = _read(handle) == owner and _is_still_at(path, handle)
             os.utime(handle)
         except OSError:
-            continue  # a file system that is away for a moment
+            continue  # the file system is away for a moment
         if not is_ours and not stopped.is_set():
             print(  # noqa: T201 - nothing may be written to the folder any more, so nobody else can say it
-                f"{path.parent}: another process has taken this run folder over, as this one was not heard of for more "
-                "than a minute (was it frozen?); it ends here",
+                f"{path.parent}: another process has taken over this run folder, because this one did not touch it for "
+                "more than a minute (was it frozen?); this one ends here",
                 file=sys.stderr,
                 flush=True,
             )
@@ -200,7 +200,7 @@ def _read(handle: int) -> Owner | None:
 
 
 def _is_still_at(path: Path, handle: int) -> bool:
-    """Whether the file has not been removed and made anew."""
+    """Whether ``path`` still is this file, and not a newer one."""
     try:
         return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(handle))
     except FileNotFoundError:
@@ -213,14 +213,10 @@ def _close(handle: int) -> None:
 
 
 def _let_go_in_child() -> None:
-    """A forked loader worker would keep the lock of a killed parent."""
+    """Closes the locked files in a forked child: a loader worker would keep the lock of a killed parent."""
     for handle in _held:
         os.close(handle)
     _held.clear()
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 os.register_at_fork(after_in_child=_let_go_in_child)

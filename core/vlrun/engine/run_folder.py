@@ -1,4 +1,4 @@
-"""``runs/<experiment>/<timestamp>-<id>/``: what a run leaves behind, readable without us."""
+"""``runs/<experiment>/<timestamp>-<id>/``: what a run leaves behind, readable without vlrun."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from vlrun.files import atomic_write, point_symlink, write_json, write_text
 from vlrun.interfaces.examples import Prediction
 
 if TYPE_CHECKING:
+    from vlrun.config.base import TaskConfig
+    from vlrun.config.experiment import Experiment
     from vlrun.interfaces.task import Task
+    from vlrun.plugins.manager import Plugins
 
 _RECORDED = ("vlrun", "torch", "numpy", "lmdb", "tokenizers", "safetensors", "pydantic")
 
@@ -34,18 +37,17 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
+        """The resolved configuration."""
         return self.path / "config.yaml"
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
         return self.path / "checkpoints"
 
     @property
-    def negatives(self) -> Path:
-        return self.path / "negatives"
-
-    @property
     def evaluations(self) -> Path:
+        """The scores of evaluations during training."""
         return self.path / "evaluations.json"
 
     def read_data(self) -> dict[str, Any]:
@@ -57,6 +59,7 @@ class RunFolder:
         return data
 
     def read_status(self) -> dict[str, Any]:
+        """What ``status.json`` says; empty if it is missing or damaged."""
         try:
             status: dict[str, Any] = json.loads((self.path / "status.json").read_text())
         except (OSError, ValueError):
@@ -78,12 +81,12 @@ class RunFolder:
     def write_submission(
         self, label: str, split: str, task: Task[Any], predictions: Sequence[Prediction]
     ) -> Path | None:
-        """``submission/<task>_<split>...``: what the evaluation server takes; None where there is no server."""
+        """``submission/<task>_<split>...``: the file for the evaluation server; None if there is no server."""
         if task.submission_suffix is None:
             return None
         path = self.path / "submission" / f"{label}_{split}{task.submission_suffix}"
         path.parent.mkdir(exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.partial")  # evaluations may go on at the same time
+        draft = path.with_name(f".{path.name}.{os.getpid()}.partial")  # two evaluations may run at the same time
         try:
             task.write_submission(predictions, draft)
             os.replace(draft, path)
@@ -92,8 +95,40 @@ class RunFolder:
         return path
 
 
+@dataclass(frozen=True)
+class OpenedRun:
+    """A finished run, and what of it a verb works with.
+
+    Attributes:
+        experiment: the run's own, without what only training needs, for the splits that were asked for.
+        checkpoint: ``best`` (each task's own best), ``last``, or the path of a checkpoint folder.
+        labels: the tasks that were asked for; empty for all.
+    """
+
+    folder: RunFolder
+    experiment: Experiment
+    plugins: Plugins
+    checkpoint: str = "best"
+    labels: Sequence[str] = ()
+
+    @property
+    def index(self) -> int:
+        """Position of the first task that was asked for."""
+        return [task.display_name for task in self.experiment.tasks].index(self.labels[0]) if self.labels else 0
+
+    @property
+    def task(self) -> TaskConfig:
+        """The first task that was asked for."""
+        return self.experiment.tasks[self.index]
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits of that task."""
+        return self.task.dataset.evaluate
+
+
 def create_run_folder(runs_root: Path, experiment: str) -> RunFolder:
-    """A new folder; ``latest`` of the experiment points at it.
+    """Makes a run folder, and points the experiment's ``latest`` at it.
 
     Raises:
         ConfigError: the runs root cannot be written.
@@ -110,6 +145,7 @@ def create_run_folder(runs_root: Path, experiment: str) -> RunFolder:
 
 
 def latest_run_folder(runs_root: Path, experiment: str) -> RunFolder | None:
+    """The newest run of an experiment; None if there is none."""
     latest = runs_root / experiment / "latest"
     return RunFolder(latest.resolve()) if (latest / "config.yaml").is_file() else None
 
@@ -118,7 +154,7 @@ def open_run_folder(path: Path) -> RunFolder:
     """The run folder at ``path``, which may also be its config.yaml or an experiment's ``runs/<experiment>``.
 
     Raises:
-        ConfigError: there is no run.
+        ConfigError: there is no run at ``path``.
     """
     for candidate in (path, path.parent, path / "latest"):
         if (candidate / "config.yaml").is_file() and (candidate / "status.json").is_file():
@@ -127,7 +163,7 @@ def open_run_folder(path: Path) -> RunFolder:
 
 
 def write_records(folder: RunFolder, config: str, plugins: Mapping[str, str], data: Mapping[str, Any]) -> None:
-    """What is needed to trust and repeat the run: configuration, command, environment, fingerprints of the data."""
+    """Writes what it takes to trust and repeat the run: configuration, command, environment, data fingerprints."""
     write_text(folder.config, config)
     write_text(folder.path / "command.txt", shlex.join(["runner", *sys.argv[1:]]) + "\n")
     write_json(folder.path / "environment.json", environment(plugins))
@@ -153,6 +189,7 @@ def environment(plugins: Mapping[str, str]) -> dict[str, Any]:
 
 
 def now() -> str:
+    """The time as records write it: UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from vlrun.config.experiment import Experiment
 from vlrun.data.splits import describe_features
-from vlrun.engine.assembly import Run, TaskRun, assemble, check_splits, metrics_of
+from vlrun.engine.assembly import Run, TaskRun, assemble, build_metrics, check_splits
 from vlrun.engine.checkpoints import Checkpoints
 from vlrun.engine.claim import refuse_if_claimed
 from vlrun.engine.evaluation import TaskView, evaluate_split
 from vlrun.engine.ranks import Ranks, join_ranks
-from vlrun.engine.run_folder import RunFolder
+from vlrun.engine.run_folder import OpenedRun, RunFolder
 from vlrun.engine.launch import StopRequest
 from vlrun.errors import DataError, UsageError, first_few
 from vlrun.features.store import RegionFeatureStore
@@ -30,60 +30,46 @@ from vlrun.reporting.progress import progress_on_stderr
 from vlrun.runs.run import published
 
 
-def evaluate_run(
-    experiment: Experiment,
-    folder: RunFolder,
-    checkpoint: str,
-    plugins: Plugins,
-    ranks: Ranks,
-    reporters: Reporters,
-    tasks: Sequence[str] = (),
-) -> list[ResultRow]:
-    """Scores the evaluation splits of ``experiment`` with a checkpoint of the run; predictions are written again.
-
-    Args:
-        checkpoint: ``best`` (each task's own best), ``last``, or the path of a checkpoint folder.
-        tasks: labels of the tasks to score; empty for all.
+def evaluate_run(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> list[ResultRow]:
+    """Scores the evaluation splits with a checkpoint of the run; predictions are written again.
 
     Raises:
+        UsageError: there is no such task.
         CheckpointError: there is no such checkpoint, or it does not fit.
+        DataError: the run is still going on, or a split cannot be evaluated.
     """
-    run = assembled(experiment, folder, plugins, ranks, reporters)
+    run = assembled(opened, ranks, reporters)
     with ranks.together():
         check_splits(run.tasks)
     rows = []
-    for task_run in chosen_tasks(run, tasks):
+    for task_run in chosen_tasks(run, opened.labels):
         with ranks.together():
-            name = load_checkpoint(run, folder, checkpoint, task_run)
+            name = load_checkpoint(run, opened.checkpoint, task_run)
         for split in task_run.splits:
             scores = evaluate_split(run, task_run, split, epoch=0, stop=StopRequest(), final=True, checkpoint=name)
             rows += [
-                ResultRow(task_run.name, split, score, *published(experiment, task_run.name, split, score.name))
+                ResultRow(task_run.name, split, score, *published(opened.experiment, task_run.name, split, score.name))
                 for score in scores
             ]
     return rows
 
 
-def predict_run(
-    experiment: Experiment,
-    folder: RunFolder,
-    checkpoint: str,
-    plugins: Plugins,
-    ranks: Ranks,
-    reporters: Reporters,
-    tasks: Sequence[str] = (),
-) -> list[Path]:
-    """Writes predictions and submission files of every evaluation split, without scoring: targets may be hidden."""
-    run = assembled(experiment, folder, plugins, ranks, reporters)
+def predict_run(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> list[Path]:
+    """Writes predictions and submission files for every evaluation split without scoring: targets may be hidden.
+
+    Raises:
+        As ``evaluate_run``.
+    """
+    run = assembled(opened, ranks, reporters)
     with ranks.together():
         check_splits(run.tasks)
     written: list[Path] = []
-    for task_run in chosen_tasks(run, tasks):
+    for task_run in chosen_tasks(run, opened.labels):
         with ranks.together():
-            load_checkpoint(run, folder, checkpoint, task_run)
+            load_checkpoint(run, opened.checkpoint, task_run)
         for split in task_run.splits:
             predictions = task_run.task.evaluate(TaskView(run, task_run, StopRequest()), split, final=True)
-            written += ranks.from_main(partial(_write, folder, task_run, split, predictions))
+            written += ranks.from_main(partial(_write, opened.folder, task_run, split, predictions))
     return written
 
 
@@ -98,9 +84,9 @@ class ReopenedTask:
     """A task of a finished run with its weights.
 
     Attributes:
-        view: the run as the task sees it, with the splits that its experiment evaluates.
-        experiment: its name.
-        checkpoint: how results call the weights.
+        view: the run as the task sees it, with the splits that were asked for.
+        experiment: name of the experiment.
+        checkpoint: name of the weights in results.
     """
 
     task: Task[Any]
@@ -110,35 +96,33 @@ class ReopenedTask:
 
 
 @contextmanager
-def reopen_task(
-    experiment: Experiment, folder: RunFolder, checkpoint: str, plugins: Plugins, label: str | None = None
-) -> Iterator[ReopenedTask]:
-    """A task of a finished run with its weights, for a verb that works with them; on all processes of a launched job.
-
-    Args:
-        checkpoint: ``best`` (the task's own best), ``last``, or the path of a checkpoint folder.
-        label: of the task; None for the only or the first one.
+def reopen_task(opened: OpenedRun) -> Iterator[ReopenedTask]:
+    """Loads the first task that was asked for, for a verb that works with it; on all processes of a launched job.
 
     Raises:
         UsageError: there is no such task.
         CheckpointError: there is no such checkpoint, or it does not fit.
+        DataError: the run is still going on.
     """
-    distributed = join_ranks(experiment.train.distributed_timeout, experiment.train.threads)
-    with distributed as ranks, progress_on_stderr(ranks.is_main) as reporters:
-        run = assembled(experiment, folder, plugins, ranks, reporters)
-        task_run = chosen_tasks(run, [label] if label else [])[0]
+    config = opened.experiment.train
+    with (
+        join_ranks(config.distributed_timeout, config.threads) as ranks,
+        progress_on_stderr(ranks.is_main) as reporters,
+    ):
+        run = assembled(opened, ranks, reporters)
+        task_run = chosen_tasks(run, opened.labels[:1])[0]
         with ranks.together():
-            name = load_checkpoint(run, folder, checkpoint, task_run)
-        yield ReopenedTask(task_run.task, TaskView(run, task_run, StopRequest()), experiment.name, name)
+            name = load_checkpoint(run, opened.checkpoint, task_run)
+        yield ReopenedTask(task_run.task, TaskView(run, task_run, StopRequest()), opened.experiment.name, name)
 
 
 def score_file(
     experiment: Experiment, split: str, path: Path, plugins: Plugins, label: str | None = None
 ) -> tuple[str, list[Score]]:
-    """The scores of a file of predictions, without model or features, and the label of the task.
+    """Scores a file of predictions, without model or features; also returns the label of the task.
 
     Raises:
-        UsageError: the experiment has several tasks and ``label`` names none of them.
+        UsageError: the experiment has several tasks, and ``label`` does not name one of them.
         DataError: the file is damaged, or its predictions do not fit the split.
     """
     labels = [config.display_name for config in experiment.tasks]
@@ -154,16 +138,16 @@ def score_file(
         }
     predictions = read_predictions(path)
     part = task.evaluated_part(dataset, final=True)
-    scores = [score for metric in metrics_of(config, task, plugins) for score in metric(predictions, part)]
+    scores = [score for metric in build_metrics(config, task, plugins) for score in metric(predictions, part)]
     common = {"split": split, **task.evaluation_protocol(final=True)}
     return config.display_name, [replace(score, protocol={**common, **score.protocol}) for score in scores]
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Predictions as a run writes them: JSON lines with an ``id`` each.
+    """Reads predictions as a run writes them: JSON lines, each with an ``id``.
 
     Raises:
-        DataError: names the first lines that are wrong.
+        DataError: the file is missing, or lines are wrong; names the first of them.
     """
     predictions, problems = [], []
     try:
@@ -181,39 +165,44 @@ def read_predictions(path: Path) -> list[Prediction]:
     return predictions
 
 
-def assembled(experiment: Experiment, folder: RunFolder, plugins: Plugins, ranks: Ranks, reporters: Reporters) -> Run:
-    """The run without its training data; what training has marked about a split stays known.
+def assembled(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> Run:
+    """Builds the run without its training data; scores keep the marks that training has set on a split.
 
     Raises:
-        DataError: the run is still going on. It writes the same files at its end, and may remove the checkpoint.
+        DataError: the run is still going on. At its end it writes the same files, and may remove the checkpoint.
     """
+    folder = opened.folder
     ranks.from_main(lambda: refuse_if_claimed(folder.path))
-    known = {task: of_task.get("marks", {}) for task, of_task in folder.read_data().items()}
+    known = {task: record.get("marks", {}) for task, record in folder.read_data().items()}
     with ranks.together():
-        return assemble(experiment, ranks, folder, reporters, plugins, train=False, known_marks=known)
+        return assemble(opened.experiment, ranks, folder, reporters, opened.plugins, train=False, known_marks=known)
 
 
 def chosen_tasks(run: Run, labels: Sequence[str]) -> list[TaskRun]:
-    """The tasks with these labels; without labels, all.
+    """The tasks with these labels, in the order of the experiment; all tasks if there are no labels.
 
     Raises:
         UsageError: a label is unknown.
     """
-    known = [task_run.name for task_run in run.tasks]
-    if unknown := [label for label in labels if label not in known]:
-        raise UsageError(f"there is no task '{unknown[0]}' in this run (there is: {', '.join(known)})")
+    names = [task_run.name for task_run in run.tasks]
+    if unknown := [label for label in labels if label not in names]:
+        raise UsageError(f"there is no task '{unknown[0]}' in this run (there is: {', '.join(names)})")
     return [task_run for task_run in run.tasks if not labels or task_run.name in labels]
 
 
-def load_checkpoint(run: Run, folder: RunFolder, choice: str, task_run: TaskRun) -> str:
-    """Puts the checkpoint of this choice into the model; returns how results call it.
+def load_checkpoint(run: Run, choice: str, task_run: TaskRun) -> str:
+    """Loads the chosen checkpoint into the model; returns its name in results.
 
     A run that trains nothing has no checkpoints: its weights are those that it imports.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it does not fit.
     """
+    folder = run.folder
     if run.weights is not None and choice in ("best", "last") and not folder.checkpoints.is_dir():
         return "imported weights"
     if choice == "best" and not Checkpoints(folder.checkpoints).has_best(task_run.name):
-        choice = "last"  # which is taken then, and which results should say
+        choice = "last"  # the best falls back to it, and results should say so
     checkpoint = Checkpoints(folder.checkpoints).choose(choice, task_run.name)
     run.check_checkpoint(checkpoint)
     checkpoint.load_model(run.model)

@@ -44,8 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vlrun.runs.again import reopen_task
     from vlrun_retrieval.mining import mine_file
 
-    label = opened.task.display_name
-    with reopen_task(opened.experiment, opened.folder, arguments.checkpoint, opened.plugins, label) as reopened:
+    with reopen_task(opened) as reopened:
         origin = {"experiment": reopened.experiment, "checkpoint": reopened.checkpoint}
         options = {"candidates": arguments.candidates, "keep": arguments.keep}
         mine_file(reopened.task, reopened.view, out, **options, origin=origin)

@@ -19,7 +19,7 @@ from toy_world import NUM_IMAGES, image_features
 from vlrun import CheckpointError, DataError
 from vlrun.config.experiment import Experiment
 from vlrun.engine.ranks import Ranks
-from vlrun.engine.run_folder import open_run_folder
+from vlrun.engine.run_folder import OpenedRun, open_run_folder
 from vlrun.errors import StoppedOnRequest
 from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import write_store
@@ -130,7 +130,7 @@ def test_an_evaluation_of_the_same_model_scores_nothing_again(
     again = experiment(caption_world, caption_plugins, "train.epochs=0", "tasks.0.protocols=[all,first-caption]")
     monkeypatch.setattr(PairScorer, "all_pairs", lambda *_: pytest.fail("scored again"))
     ranks = Ranks(0, 1, torch.device("cpu"))
-    rows = evaluate_run(again, folder, "best", caption_plugins, ranks, Reporters([]))
+    rows = evaluate_run(OpenedRun(folder, again, caption_plugins), ranks, Reporters([]))
     found = {row.score.name: row.score for row in rows if row.split == "test"}
     assert found["IR R@1"].value == values(result)["IR R@1"]
     assert found["TR R@1 [first-caption]"].protocol["candidate pool"] == "5 images, 5 texts"
@@ -279,7 +279,7 @@ def test_the_reader_learns_how_much_there_is_and_what_was_done_before(
     remarks = Remarks()
     again = experiment(caption_world, caption_plugins, "train.epochs=0")
     folder, ranks = open_run_folder(result.folder), Ranks(0, 1, torch.device("cpu"))
-    evaluate_run(again, folder, "best", caption_plugins, ranks, Reporters([remarks]))
+    evaluate_run(OpenedRun(folder, again, caption_plugins), ranks, Reporters([remarks]))
     assert remarks.notes[0] == (
         "val: 72 pairs (6 images x 12 texts), 72 of them scored before or left out: nothing left to score"
     )
@@ -336,7 +336,7 @@ def test_final_scores_of_another_model_are_not_overwritten(caption_world: Path, 
     again = experiment(caption_world, caption_plugins, "train.epochs=0", "tasks.0.score=match-logit")
     folder, ranks = open_run_folder(result.folder), Ranks(0, 1, torch.device("cpu"))
     for _ in range(2):
-        evaluate_run(again, folder, "best", caption_plugins, ranks, Reporters([]))
+        evaluate_run(OpenedRun(folder, again, caption_plugins), ranks, Reporters([]))
     assert (matrix(result) == kept).all()
     others = list((result.folder / "scores").glob("matching_test-*.npy"))
     assert len(others) == 1

@@ -15,7 +15,7 @@ from matching_world import experiment
 
 from vlrun import Dataset, Example
 from vlrun.engine.ranks import Ranks
-from vlrun.engine.run_folder import open_run_folder
+from vlrun.engine.run_folder import OpenedRun, open_run_folder
 from vlrun.interfaces.reporter import Reporters
 from vlrun.plugins.manager import Plugins
 from vlrun.runs.again import evaluate_run, predict_run, score_file
@@ -65,7 +65,7 @@ def test_a_run_and_what_follows_read_each_split_once(
     folder, ranks = open_run_folder(result.folder), Ranks(0, 1, torch.device("cpu"))
     for again in (evaluate_run, predict_run):
         reads.clear()
-        assert again(loaded, folder, "best", caption_plugins, ranks, Reporters([]))
+        assert again(OpenedRun(folder, loaded, caption_plugins), ranks, Reporters([]))
         assert reads == once("val", "test")
     reads.clear()
     score_file(loaded, "val", result.folder / "predictions" / "matching_val.jsonl", caption_plugins)
