@@ -20,8 +20,9 @@ def test_a_file_with_more_layers_than_the_backbone_is_refused_with_the_option_to
         load_weights(backbone, save(toy_tensors(depth=205)))
 
     message = str(caught.value)
-    assert "5 of its tensors have no place in the backbone: 'layers.200', 'layers.201', 'layers.202' and 2 more" in (
-        message
+    assert (
+        "5 of its tensors have no place in the backbone: 'layers.200', 'layers.201', 'layers.202', ... and 2 more"
+        in message
     )
     assert "layers of 'layers': 205 in the file, 200 in the backbone; set backbone.num_layers=205" in message
     assert not any(parameter.any() for parameter in backbone.layers)
@@ -68,7 +69,7 @@ def test_a_partial_file_fills_a_stack_whole_or_not_at_all(save: Any, depth: int)
     ("layer", "message"),
     [
         (nn.Linear(1, 3), r"'answers.weight' has shape \(2, 1\), the model needs \(3, 1\)"),
-        (nn.Linear(1, 2, bias=False), "has tensors that this run's head has not: 'answers.bias'"),
+        (nn.Linear(1, 2, bias=False), "has tensors that this run's head lacks: 'answers.bias'"),
         (nn.Bilinear(1, 1, 2), r"'answers.weight' has shape"),
         (nn.Sequential(nn.Linear(1, 2)), "is not whole: 'answers.0.weight', 'answers.0.bias' of this run's head"),
     ],

@@ -1,6 +1,6 @@
-"""Checkpoints that are whole or not there: weights, optimiser and progress with a hash each, renamed into place.
+"""Checkpoints that are complete or absent: weights, optimiser and progress, each with a hash, renamed into place.
 
-Also the scores on the way, by which the best of them are chosen.
+Also the scores during training, by which the best checkpoints are chosen.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.path}: the weights do not fit this model: {error}") from error
 
     def load_optimizer(self, optimizer: Optimizer, model: nn.Module) -> None:
-        """Fills the state of ``optimizer``, by name of the parameter."""
+        """Fills the state of ``optimizer``, by the names of the parameters."""
         tensors = load_file(self.path / OPTIMIZER)
         for name, parameter in _named(optimizer, model).items():
             prefix = f"{name}/"
@@ -81,9 +81,9 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of a run: ``step_00000120/``, with ``last`` and ``best`` pointing at two of them.
 
-    From the first save on there is a whole checkpoint at every moment, whatever is killed: a new one is written beside
-    the others, one of the same step steps aside for the new one (``step_00000120.replaced``) and goes when that is in
-    place, and one that was found damaged never keeps an older one from being kept.
+    From the first save on there is a complete checkpoint at every moment, even if the process is killed: a new one is
+    written beside the others; an earlier one of the same step moves aside (``step_00000120.replaced``) until the new
+    one is in place; and a damaged one never counts among those to keep.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -96,7 +96,7 @@ class Checkpoints:
         """Writes a checkpoint beside the others, then renames it into place; ``heads`` is what each head means.
 
         Raises:
-            CheckpointError: it cannot be written, such as when the disk is full; earlier ones stay as they are.
+            CheckpointError: it cannot be written, for instance because the disk is full; earlier ones stay as they are.
         """
         final = self.folder / f"step_{progress.step:08d}"
         temporary = self.folder / f".{final.name}.partial"
@@ -119,11 +119,11 @@ class Checkpoints:
         return final
 
     def mark_best(self, step: int, task: str | None = None) -> None:
-        """Points ``best`` at a step, or, of a task beside others, ``best-<task>``."""
+        """Points ``best`` at a step, or ``best-<task>`` for one task of several."""
         point_symlink(self.folder / _best_name(task), f"step_{step:08d}")
 
     def prune(self, keep: int) -> None:
-        """Removes all but the newest ``keep`` and the best ones; those that were found damaged do not count."""
+        """Removes all but the newest ``keep`` and the best ones; damaged ones do not count."""
         steps = self._newest_first()
         whole = dict.fromkeys(_step_name(path) for path in steps if path.name not in self.damaged)
         kept = [*list(whole)[:keep], *(path.readlink().name for path in self.folder.glob("best*") if path.is_symlink())]
@@ -147,12 +147,12 @@ class Checkpoints:
         return self._chosen(task) is not None
 
     def best(self, task: str | None = None) -> Checkpoint | None:
-        """The best checkpoint, of a task where it has its own, or the newest one where none was chosen."""
+        """The task's own best checkpoint, else that of all tasks, else the newest one."""
         chosen = self._chosen(task)
         return self.newest()[0] if chosen is None else open_checkpoint(chosen)
 
     def choose(self, choice: str, task: str | None = None) -> Checkpoint:
-        """The checkpoint that a user asks for: ``best`` (of a task: its own), ``last``, or the path of a folder.
+        """The checkpoint that a user asks for: ``best`` (the task's own if it has one), ``last``, or a folder.
 
         Raises:
             CheckpointError: there is no such checkpoint, or it is damaged.
@@ -175,14 +175,14 @@ class Checkpoints:
     def _put_in_place(self, temporary: Path, final: Path) -> None:
         aside = final.with_name(final.name + _REPLACED)
         if final.exists():
-            shutil.rmtree(aside, ignore_errors=True)  # of a save that was killed after it had put its own in place
+            shutil.rmtree(aside, ignore_errors=True)  # left by a save that was killed just before its end
             final.rename(aside)
         temporary.rename(final)
         sync_folder(self.folder)
         shutil.rmtree(aside, ignore_errors=True)
 
     def _newest_first(self) -> list[Path]:
-        """One that was to be replaced comes after the one that replaces it, and counts where that is not there."""
+        """All checkpoints, newest first; one that was moved aside comes right after its replacement."""
         steps = self.folder.glob("step_*")
         return sorted(steps, key=lambda path: (_step_name(path), path.name == _step_name(path)), reverse=True)
 
@@ -192,14 +192,14 @@ class Checkpoints:
 
 
 class EvaluationHistory:
-    """``evaluations.json``: step, task, split and scores of every evaluation on the way."""
+    """``evaluations.json``: step, task, split and scores of every evaluation during training."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, Any]] = []
 
     def add(self, step: int, task: str, split: str, scores: Sequence[Score]) -> None:
-        """Notes what an evaluation after ``step`` has found."""
+        """Adds the scores of an evaluation after ``step``."""
         self.rows.append({"step": step, "task": task, "split": split, "scores": [asdict(score) for score in scores]})
 
     def has(self, step: int) -> bool:
@@ -207,33 +207,33 @@ class EvaluationHistory:
         return any(row["step"] == step for row in self.rows)
 
     def merits(self, task: str, up_to: int | None = None) -> dict[int, float]:
-        """Step -> primary score of a task, turned so that larger is better; of steps up to ``up_to``."""
+        """Step -> primary score of a task, negated where lower is better; for steps up to ``up_to``."""
         rows = [row for row in self.rows if row["task"] == task and (up_to is None or row["step"] <= up_to)]
         return {row["step"]: _merit(row["scores"]) for row in rows}
 
     def best_step(self, tasks: Sequence[str]) -> int:
-        """The best step for all of ``tasks`` together; of one task that with its best score, the earliest of equals.
+        """The best step for all of ``tasks`` together; for one task, the earliest with its best score.
 
-        Scores of several tasks have units and directions of their own, so they are not added up. Step by step, the best
-        so far gives way to one that is better by the mean over tasks of the relative change of the primary score,
-        (new - best) / max(|new|, |best|), with its sign turned where lower is better. So only the newest step can
-        become the best one: older checkpoints may be gone.
+        Scores of several tasks differ in unit and direction, so they are not added up. Step by step, the best so far
+        gives way to one that is better by the mean over tasks of the relative change of the primary score,
+        (new - best) / max(|new|, |best|), negated where lower is better. So only the newest step can become the best
+        one: older checkpoints may be gone.
         """
-        of_tasks = [self.merits(task) for task in tasks]
-        first, *later = sorted(set.intersection(*(set(merits) for merits in of_tasks)))
+        merits_by_task = [self.merits(task) for task in tasks]
+        first, *later = sorted(set.intersection(*(set(merits) for merits in merits_by_task)))
         best = first
         for step in later:
-            if sum(_relative_gain(merits[best], merits[step]) for merits in of_tasks) > 0:
+            if sum(_relative_gain(merits[best], merits[step]) for merits in merits_by_task) > 0:
                 best = step
         return best
 
     def read(self, up_to: int) -> None:
-        """Reads what an interrupted run has written, as far as the checkpoint that is continued."""
+        """Reads what an interrupted run has written, up to the checkpoint from which it continues."""
         if self.path.exists():
             self.rows = [row for row in json.loads(self.path.read_text()) if row["step"] <= up_to]
 
     def write(self) -> None:
-        """Puts the file in place."""
+        """Writes the file."""
         write_json(self.path, self.rows)
 
 
@@ -289,7 +289,7 @@ def _optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tens
 
 
 def _beside(parameter: Tensor, key: str, value: Tensor) -> Tensor:
-    """Moments lie on the parameter's device; the step count does where the kernel is fused, and may anywhere."""
+    """Puts optimiser state where the kernels expect it: moments beside the parameter, the step count only on CUDA."""
     return value.to(parameter.device) if key != "step" or parameter.is_cuda else value
 
 

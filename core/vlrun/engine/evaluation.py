@@ -24,12 +24,13 @@ from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Prediction, RegionBatch, Score
 from vlrun.interfaces.reporter import EvaluationReport
+from vlrun.interfaces.run_view import RunView
 from vlrun.interfaces.tensors import Batch, in_full_precision, on_cpu
 
 
 @dataclass(frozen=True)
-class TaskView:
-    """A run as one of its tasks sees it; implements ``vlrun.RunView``."""
+class TaskView(RunView):
+    """A run as one of its tasks sees it."""
 
     run: Run
     task: TaskRun
@@ -141,7 +142,7 @@ def evaluate_split(
 def score_predictions(
     task_run: TaskRun, split: str, predictions: list[Prediction], checkpoint: str = "", *, final: bool = True
 ) -> list[Score]:
-    """All metrics of a task on one split; protocols say which split and which checkpoint."""
+    """Scores a split with all metrics of its task; protocols say which split and which checkpoint."""
     dataset = task_run.task.evaluated_part(task_run.splits[split].dataset, final=final)
     common = {
         "split": split,
@@ -157,11 +158,11 @@ def score_predictions(
 
 
 def predict_examples(run: Run, task_run: TaskRun, split: str, stop: StopRequest) -> list[Prediction]:
-    """One prediction of each example of a split, in order, the same for any number of processes.
+    """One prediction for each example of a split, in order, the same for any number of processes.
 
     Raises:
-        StoppedOnRequest: a signal asked for it.
-        DataError: a task did not predict each example once.
+        StoppedOnRequest: a signal came.
+        DataError: the task did not predict each example exactly once.
     """
     maker = task_run.splits[split]
     batch_size = run.experiment.train.evaluate_batch_size

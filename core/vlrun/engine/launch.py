@@ -36,7 +36,7 @@ def launch(main: Command, arguments: Sequence[str], num_processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.disable(logging.ERROR)  # the ranks say what went wrong; the launcher's tracebacks of itself only hide it
+    logging.disable(logging.ERROR)  # the ranks say what went wrong; the launcher's own traceback only hides it
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
     config = LaunchConfig(
         min_nodes=1,
@@ -74,7 +74,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Collects stop signals while it is open; outside the main thread no handlers can be set, and none are."""
+    """Collects stop signals while it is open; none outside the main thread, where no handler can be set."""
     request = StopRequest()
     with _handled_by(request.receive):
         yield request
@@ -82,7 +82,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def stop_signals_passed_to(send: Callable[[int], None]) -> Iterator[None]:
-    """Passes stop signals on to processes that were started, which finish their step, and goes on waiting for them."""
+    """Passes stop signals on to started processes, which then finish their step, and keeps this one alive."""
 
     def forward(number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT and sys.stdin is not None and sys.stdin.isatty():
@@ -94,10 +94,10 @@ def stop_signals_passed_to(send: Callable[[int], None]) -> Iterator[None]:
 
 
 def leave_if_asked(ranks: Ranks, stop: StopRequest, during: str = "an evaluation") -> None:
-    """Ends what is going on, on all ranks together, once a signal has reached any of them.
+    """Stops the current work, on all ranks together, once a signal has reached any of them.
 
     Raises:
-        StoppedOnRequest: the caller sees to it that nothing is lost.
+        StoppedOnRequest: a signal came; the caller must make sure that nothing is lost.
     """
     if ranks.any(bool(stop)):
         raise StoppedOnRequest(f"stopped on request during {during}; run again with --resume to continue")
@@ -126,7 +126,7 @@ def _rank_main(main: Command, arguments: list[str]) -> None:
     if status := main(arguments):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)  # no traceback for a status that is not an exception
+        os._exit(status)  # an exit status needs no traceback
 
 
 def _exit_status(error: ChildFailedError) -> int:

@@ -1,7 +1,7 @@
 """Which task each step trains when several share a backbone: a pure function of the seed and of past evaluations.
 
 A joint epoch is a fixed number of steps of each task in an order that derives from (seed, epoch). Every task counts its
-own steps and epochs: what it has trained on is the same whoever else trained in between.
+own steps and epochs, so what it trains on does not depend on the tasks that train in between.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class PlannedStep:
     """One step of a joint epoch.
 
     Attributes:
-        position: among all steps of the run, from 0; the learning rate is a function of it.
+        position: number among all steps of the run, from 0; the learning rate is a function of it.
         task_index: which task it trains.
-        epoch, step: of the task's own: the ``step``-th of its ``epoch``, both from 0.
+        epoch, step: counted by the task itself, both from 0: step ``step`` of its epoch ``epoch``.
     """
 
     position: int
@@ -36,8 +36,8 @@ class TaskMix:
     """How the steps of a joint epoch are shared out.
 
     Attributes:
-        own_steps: steps in an epoch of each task.
-        counts: its steps in a joint epoch.
+        own_steps: steps of each task in an epoch of its own.
+        counts: steps of each task in a joint epoch.
     """
 
     own_steps: tuple[int, ...]
@@ -46,6 +46,7 @@ class TaskMix:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Steps of all tasks in a joint epoch."""
         return sum(self.counts)
 
     def order(self, epoch: int) -> Sequence[int]:
@@ -56,8 +57,8 @@ class TaskMix:
         """The steps of a joint epoch, those of paused tasks left out.
 
         Args:
-            active: for this epoch and each before it, which tasks are not paused. A paused task keeps its place: when
-                it goes on, it goes on where it stopped.
+            active: for this epoch and each before it, which tasks are not paused. A paused task keeps its place
+                and later continues where it stopped.
         """
         done = [sum(flags[task] for flags in active[:epoch]) * count for task, count in enumerate(self.counts)]
         planned = []
@@ -72,7 +73,7 @@ class TaskMix:
 def build_mix(own_steps: Sequence[int], weights: Sequence[float], config: SamplingConfig, seed: int) -> TaskMix:
     """The mix that ``config`` describes for tasks with these numbers of steps in an epoch.
 
-    A joint epoch has as many steps as all tasks have together. ``proportional`` gives each its own number: an epoch of
+    A joint epoch has as many steps as all tasks have together. ``proportional`` gives each its own number: one epoch of
     every task. ``temperature`` T shares by size to the power 1/T, ``weights`` by the tasks' sampling weights.
     """
     if config.name == "proportional":
@@ -88,7 +89,7 @@ def build_mix(own_steps: Sequence[int], weights: Sequence[float], config: Sampli
 def is_active(merits: Sequence[float], config: StopAndGoConfig | None) -> bool:
     """Whether a task trains after these validation scores (larger is better), the oldest first.
 
-    It pauses when ``patience`` evaluations in a row gained less than ``min_gain`` on the best score before, and goes on
+    It pauses when ``patience`` evaluations in a row gained less than ``min_gain`` on the best score before, and resumes
     when its score has fallen ``fall_back`` below its best. The idea is that of Lu et al. 2020 (12-in-1, dynamic
     stop-and-go), the rule is not: there a stopped task trains every fourth step, patience is 1, and the thresholds are
     relative, .001 and .005.

@@ -44,12 +44,12 @@ class TaskModel(nn.Module):
         self.heads = nn.ModuleDict(dict(heads))
 
     def forward(self, task: str, encoding: Encoding) -> Any:
-        """The output of a task's head for P pairs: of states (P, L, H) and (P, R, H), pooled (P, H)."""
+        """The output of a task's head for P pairs, from states (P, L, H) and (P, R, H) and pooled (P, H)."""
         return self.heads[task](self.backbone(encoding))
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Tries the half precision that an experiment asks for: what devices offer differs between versions of torch.
+    """Tries out the half precision that an experiment asks for: what a device offers depends on the version of torch.
 
     Raises:
         ConfigError: the device does not offer it.

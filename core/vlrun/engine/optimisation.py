@@ -62,6 +62,7 @@ def build_optimizer(config: OptimizerConfig, named_parameters: Iterable[tuple[st
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Sets the rate of the next step."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
@@ -70,7 +71,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -
     """Scales all gradients so that their global L2 norm is at most ``max_norm``; None scales nothing.
 
     Returns:
-        The norm before, a scalar on the device of the gradients; inf or nan if any gradient is.
+        The norm before clipping, a scalar on the device of the gradients; inf or nan if any gradient is.
     """
     with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
     gradients = [parameter.grad for parameter in with_gradient if parameter.grad is not None]
@@ -100,7 +101,7 @@ def build_schedule(config: ScheduleConfig, learning_rate: float, steps_per_epoch
 
 
 def _warmup_staircase(config: ScheduleConfig, learning_rate: float, steps_per_epoch: int) -> Schedule:
-    """Fine-tuning of ROSITA. The stairs are looked up with the number of the step from 1, so the first is a quarter."""
+    """ROSITA's fine-tuning: warm-up in stairs of a quarter. Steps count from 1 here, so the first has a quarter."""
     warmup_steps = steps_per_epoch * (config.warmup_epochs or 0)
     decay_epochs = config.decay_epochs or ()
     decay_factor = config.decay_factor or 1.0
@@ -120,9 +121,9 @@ def _warmup_staircase(config: ScheduleConfig, learning_rate: float, steps_per_ep
 
 
 def _warmup_linear(config: ScheduleConfig, learning_rate: float, steps_per_epoch: int, epochs: int) -> Schedule:
-    """Pre-training of ROSITA and fine-tuning of LXMERT: from 0 up to the rate, then straight down to 0 and no further.
+    """Pre-training of ROSITA and fine-tuning of LXMERT: up from 0 to the rate, then straight down to 0, where it stays.
 
-    Progress is counted in steps done before, so the first step has rate 0 and changes no parameter.
+    Progress counts the steps already done, so the first step has rate 0 and changes no parameter.
     """
     schedule_epochs = config.schedule_epochs or epochs
     total_steps = steps_per_epoch * schedule_epochs

@@ -29,9 +29,8 @@ T = TypeVar("T")
 _GLOO = "gloo/transport/"  # gloo raises plain RuntimeErrors that name the place in its source
 _BEAT_SECONDS = 10.0
 
-_BUCKET_BYTES = (
-    25 * 2**20
-)  # DistributedDataParallel's default: large enough for bandwidth, small enough to copy cheaply
+# DistributedDataParallel's default: large enough for bandwidth, small enough to copy cheaply
+_BUCKET_BYTES = 25 * 2**20
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is rank 0, which writes files and reports."""
         return self.rank == 0
 
     def sum_counts(self, values: list[float]) -> list[float]:
@@ -105,10 +105,10 @@ class Ranks:
         return [item for share in gathered for item in share]
 
     def from_main(self, compute: Callable[[], T]) -> T:
-        """Computes on the main rank and tells the others.
+        """Computes on the main rank and gives the result to all.
 
-        However long it takes: the main rank says now and then that it is still at work, so no timeout ends the wait.
-        Whatever ``compute`` raises is raised on every rank, a bug as FailedElsewhereError on the others; one shows it.
+        It may take any time: the main rank keeps saying that it is still at work, so no timeout ends the wait. What
+        ``compute`` raises is raised on every rank (a bug as FailedElsewhereError on the others) and shown once.
         """
         if self.world_size == 1:
             return compute()
@@ -134,10 +134,10 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Around what the ranks do side by side: an error on any of them is raised on all, and shown once.
+        """Wraps work that the ranks do side by side: an error on any of them is raised on all, and shown once.
 
-        Else a rank that fails alone leaves the others waiting for it. Inside, they must not talk to each other, unless
-        what goes wrong there goes wrong on all.
+        Otherwise a rank that fails alone would leave the others waiting for it. Inside, the ranks must not talk to each
+        other, unless what goes wrong there goes wrong on all.
         """
         failure: Exception | None = None
         try:
@@ -166,7 +166,7 @@ class Ranks:
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        """While it is open, the others hear that there is no answer yet."""
+        """Tells the others, while it is open, that there is no answer yet."""
         done = threading.Event()
 
         def beat() -> None:
@@ -174,7 +174,7 @@ class Ranks:
                 while not done.wait(self.beat_seconds):
                     self._broadcast(None)
             except LostRankError:
-                return  # the answer will meet the same and say so
+                return  # sending the answer will fail in the same way, and say so
 
         thread = threading.Thread(target=beat, name="still-at-work", daemon=True)
         thread.start()
@@ -204,13 +204,14 @@ def is_launched() -> bool:
 
 
 def launched_rank() -> int:
+    """The rank of this process in the launched job; 0 without one. Known before the ranks are joined."""
     return int(os.environ.get("RANK", "0"))
 
 
 def choose_device(local_rank: int = 0, local_world_size: int = 1) -> torch.device:
     """The accelerator of this process, or the CPU.
 
-    Apple's GPU works for one process alone: gloo, over which several would sum their gradients there, knows CPUs only.
+    Apple's GPU is for a single process: several would sum their gradients with gloo, which only knows CPUs.
 
     Raises:
         DistributedError: more processes on this machine than GPUs.
@@ -228,7 +229,7 @@ def choose_device(local_rank: int = 0, local_world_size: int = 1) -> torch.devic
 
 
 def device_name(device: torch.device) -> str:
-    """The accelerator's name for people."""
+    """A readable name of an accelerator."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} GPU (MPS)"
 
 
@@ -241,7 +242,7 @@ def gpu_names() -> list[str]:
 
 @contextmanager
 def join_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ranks]:
-    """This process's place in the job that torchrun's environment describes; alone where there is none.
+    """Joins the job that torchrun's environment describes; without one this process is alone.
 
     Args:
         timeout_seconds: how long to wait for a rank that does not answer.
@@ -273,7 +274,7 @@ def join_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ran
 
 @contextmanager
 def lost_ranks_named(world_size: int) -> Iterator[None]:
-    """Turns torch's words for a rank that is gone or hangs into ours, wherever they come up.
+    """Explains torch's errors about a rank that is gone or hangs, wherever they arise.
 
     Raises:
         LostRankError: a connection was lost or timed out; any other error is a bug and stays what it is.
@@ -288,7 +289,7 @@ def lost_ranks_named(world_size: int) -> Iterator[None]:
 
 @contextmanager
 def _loss_named() -> Iterator[None]:
-    """Around one collective of several ranks: here gloo's errors mean a lost rank, too, whatever their class."""
+    """Wraps one collective of several ranks: there gloo's errors mean a lost rank, too, whatever their class."""
     try:
         yield
     except RuntimeError as error:
@@ -309,8 +310,8 @@ def _for_others(error: BaseException) -> RunnerError:
     """What the other ranks raise where this one raises ``error``."""
     if isinstance(error, RunnerError):
         try:
-            pickle.loads(pickle.dumps(error))  # noqa: S301 - our own; some can be pickled and not be read back
-        except Exception:  # then its text must do
+            pickle.loads(pickle.dumps(error))  # noqa: S301 - our own; some can be pickled but not read back
+        except Exception:  # its text has to do
             substitute = RunnerError(str(error))
             substitute.exit_status = error.exit_status
             return substitute

@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step did. Nothing of it is read from the device yet, which would wait for it.
+    """What one step did. Its tensors stay on the device: reading them would wait for it.
 
     Attributes:
-        number: of the step, from 1.
-        task_epoch: of the task's own epochs, from 1.
+        number: which step, from 1.
+        task_epoch: which of the task's own epochs, from 1.
         losses: this rank's part of each named loss; they add up over the ranks.
         gradient_norm: over all ranks, before clipping.
         ids: the examples of this rank.
@@ -53,7 +53,7 @@ class StepWindow:
         self.waited = 0.0
 
     def timed(self, loader: Iterable[T]) -> Iterator[T]:
-        """The loader's batches; the time spent in getting them counts as waiting."""
+        """The loader's batches; the time spent getting them counts as waiting."""
         batches = iter(loader)
         while True:
             before = time.perf_counter()
@@ -109,5 +109,5 @@ class StepWindow:
 
     def _note_speed(self, seconds: float) -> None:
         """A slow average: one late batch must not swing the estimate of the time left."""
-        known = self.seconds_per_step
-        self.seconds_per_step = seconds if known is None else 0.8 * known + 0.2 * seconds
+        previous = self.seconds_per_step
+        self.seconds_per_step = seconds if previous is None else 0.8 * previous + 0.2 * seconds

@@ -27,8 +27,8 @@ def train_step(trainer: Trainer, step: PlannedStep, micro_batches: Sequence[Batc
     """Trains one task on this rank's micro-batches of one global batch, together with all other ranks.
 
     Raises:
-        NonFiniteLossError: the step before this one went wrong. A step is looked at when the next is under way, so that
-            the accelerator never waits to be looked at; ``check_finite`` looks at the last one.
+        NonFiniteLossError: the step before this one was not finite. A step is checked while the next one is under way,
+            so that the accelerator never waits for the check; ``check_finite`` checks the last one.
         ConfigError: the step does not fit into the accelerator's memory.
     """
     task_run = trainer.run.tasks[step.task_index]
@@ -48,7 +48,7 @@ def train_step(trainer: Trainer, step: PlannedStep, micro_batches: Sequence[Batc
 
 
 def global_counts(ranks: Ranks, task_run: TaskRun, micro_batches: Sequence[Batch]) -> dict[str, float]:
-    """By how many items each named loss of a step is divided: those of all micro-batches of all ranks."""
+    """The number of items that each named loss is divided by: those of all micro-batches of all ranks."""
     per_batch = [task_run.task.loss_counts(batch.targets) for batch in micro_batches]
     names = sorted(per_batch[0])
     totals = ranks.sum_counts([sum(float(counts[name]) for counts in per_batch) for name in names])
@@ -56,7 +56,7 @@ def global_counts(ranks: Ranks, task_run: TaskRun, micro_batches: Sequence[Batch
 
 
 def check_finite(trainer: Trainer) -> None:
-    """Looks at the last step that has not been looked at; on all ranks together.
+    """Checks the last step if nobody has yet; called on all ranks together.
 
     Raises:
         NonFiniteLossError: a loss or a gradient is infinite or not a number; names step, task and example ids.
@@ -68,14 +68,14 @@ def check_finite(trainer: Trainer) -> None:
     wrong = {name: value.item() for name, value in record.losses.items() if not math.isfinite(value.item())}
     losses_are_finite = not ranks.any(bool(wrong))
     norm = float(record.gradient_norm)
-    # half precision scales the loss until gradients overflow, and then leaves the step out
+    # fp16 raises the loss scale until gradients overflow, then skips that step
     if losses_are_finite and (trainer.scaler.is_enabled() or math.isfinite(norm)):
         return
     blamed = record.ids if wrong or losses_are_finite else []
     ids = list(dict.fromkeys(ranks.gather(list(blamed))))
-    said = list(dict.fromkeys(ranks.gather([f"{name} = {value}" for name, value in wrong.items()])))
+    values = list(dict.fromkeys(ranks.gather([f"{name} = {value}" for name, value in wrong.items()])))
     with ranks.together():
-        raise NonFiniteLossError(_explanation(record, said or [f"gradient norm = {norm}"], ids))
+        raise NonFiniteLossError(_explanation(record, values or [f"gradient norm = {norm}"], ids))
 
 
 def _explanation(record: StepRecord, wrong: Sequence[str], ids: Sequence[str]) -> str:
@@ -124,7 +124,7 @@ def _update(trainer: Trainer) -> Tensor:
 
 @contextmanager
 def _out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
-    """Says what makes a step fit.
+    """Explains an out-of-memory error by the options that help.
 
     Raises:
         ConfigError: the step does not fit into the accelerator's memory.

@@ -18,11 +18,11 @@ from vlrun.engine.step_window import StepRecord, StepWindow
 
 @dataclass
 class Trainer:
-    """What training adds to a run.
+    """A run with all that training it needs.
 
     Attributes:
-        unchecked: the last step, until somebody has looked whether its losses are finite.
-        epochs_started: task -> which of its own epochs it was told of last, in this process.
+        unchecked: the last step, until its losses have been checked.
+        epochs_started: index of a task -> the last of its own epochs that this process has started.
     """
 
     run: Run
@@ -39,14 +39,15 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
+        """Optimiser steps of the whole run, those of paused tasks included."""
         return self.mix.steps_per_epoch * self.run.experiment.train.epochs
 
     def start_epoch(self, task: int, epoch: int) -> None:
-        """Tells a task, once in this process, which of its own epochs comes."""
+        """Tells a task that one of its own epochs begins; once per epoch in each process."""
         if self.epochs_started.get(task) != epoch:
             self.epochs_started[task] = epoch
-            starting = self.run.tasks[task]
-            starting.task.start_epoch(epoch, TaskView(self.run, starting, self.stop))
+            task_run = self.run.tasks[task]
+            task_run.task.start_epoch(epoch, TaskView(self.run, task_run, self.stop))
 
     def active(self, epoch: int) -> list[list[bool]]:
         """For each joint epoch up to ``epoch``, which tasks it trains: a pure function of past evaluations."""
@@ -61,7 +62,7 @@ class Trainer:
 
 
 def build_trainer(run: Run, stop: StopRequest) -> Trainer:
-    """Everything that training needs; tells every task what it will be trained on."""
+    """Builds what training needs, and tells every task what it will be trained on."""
     config = run.experiment.train
     for task_run in run.tasks:
         task_run.task.start_training(task_run.training.dataset, run.experiment.seed)
@@ -77,11 +78,6 @@ def build_trainer(run: Run, stop: StopRequest) -> Trainer:
         scaler=torch.amp.GradScaler(run.device.type, enabled=config.precision == "fp16"),
         checkpoints=Checkpoints(run.folder.checkpoints),
         evaluations=EvaluationHistory(run.folder.evaluations),
-        window=StepWindow(
-            run.reporters,
-            run.ranks,
-            mix.steps_per_epoch,
-            mix.steps_per_epoch * config.epochs,
-        ),
+        window=StepWindow(run.reporters, run.ranks, mix.steps_per_epoch, mix.steps_per_epoch * config.epochs),
         stop=stop,
     )

@@ -76,7 +76,7 @@ def train_epoch(trainer: Trainer, active: Sequence[Sequence[bool]], profiler: Pr
 
 
 def segments(planned: Sequence[PlannedStep]) -> Iterator[list[PlannedStep]]:
-    """Runs of steps; a new one starts with every task's own epoch, before any batch of it is made."""
+    """Cuts the steps wherever a task begins an epoch of its own: it must know before its batches are made."""
     segment: list[PlannedStep] = []
     for step in planned:
         if segment and step.step == 0:
@@ -88,14 +88,14 @@ def segments(planned: Sequence[PlannedStep]) -> Iterator[list[PlannedStep]]:
 
 
 def start_task_epochs(trainer: Trainer, segment: Sequence[PlannedStep]) -> None:
-    """Tells every task of a segment which of its own epochs comes."""
+    """Tells each task of a segment which of its own epochs begins or goes on."""
     for task, epoch in {step.task_index: step.epoch for step in segment}.items():
         trainer.start_epoch(task, epoch)
 
 
 @contextmanager
 def _checkpoint_if_stopped(trainer: Trainer) -> Iterator[None]:
-    """Loses no step when a signal comes during something that takes long."""
+    """Writes a checkpoint when a signal stops slow work inside, so that no step is lost."""
     try:
         yield
     except StoppedOnRequest:
@@ -108,7 +108,7 @@ def batches_of(trainer: Trainer, segment: Sequence[PlannedStep]) -> Iterator[tup
     run = trainer.run
     loader = batch_loader(
         JointBatchMaker([task_run.training for task_run in run.tasks]),
-        (  # made while they are asked for: the addresses of a million examples take hundreds of megabytes
+        (  # a generator: the addresses of a million examples would take hundreds of megabytes
             [(step.task_index, address) for address in addresses]
             for step in segment
             for addresses in run.tasks[step.task_index].plan.batches(step.epoch, step.step)
@@ -123,10 +123,10 @@ def batches_of(trainer: Trainer, segment: Sequence[PlannedStep]) -> Iterator[tup
 
 
 def evaluate_if_due(trainer: Trainer) -> None:
-    """Evaluates, and chooses the best checkpoint, where an epoch has just ended and has not been evaluated yet."""
+    """Evaluates and chooses the best checkpoint, if an epoch has just ended that is due and not evaluated yet."""
     run, config = trainer.run, trainer.run.experiment.train
     if not any(task.validation_split for task in run.tasks):
-        return  # all is hidden
+        return  # all ground truth is hidden
     epochs_done, rest = divmod(run.step, trainer.mix.steps_per_epoch)
     if rest or not epochs_done or trainer.evaluations.has(run.step):
         return
@@ -135,7 +135,7 @@ def evaluate_if_due(trainer: Trainer) -> None:
 
 
 def _evaluate_and_choose_best(trainer: Trainer) -> None:
-    """Scores the first split of each task that has a known one; marks the best checkpoints, of each and for all."""
+    """Scores the validation split of each task; marks the best checkpoint of each and that of all together."""
     run = trainer.run
     epoch = run.step // trainer.mix.steps_per_epoch
     names = []
@@ -158,25 +158,25 @@ def _evaluate_and_choose_best(trainer: Trainer) -> None:
 
 
 def _note_pauses(trainer: Trainer, active: Sequence[Sequence[bool]]) -> None:
-    """Says which tasks pause or go on from this epoch on."""
+    """Reports which tasks pause or resume with this epoch."""
     before = active[-2] if len(active) > 1 else [True] * len(trainer.run.tasks)
     for task_run, was, now in zip(trainer.run.tasks, before, active[-1], strict=True):
         if was != now:
-            why = "goes on: its score has fallen back" if now else "pauses: its score has stopped improving"
+            why = "resumes: its score has fallen back" if now else "pauses: its score has stopped improving"
             trainer.run.reporters.note(f"epoch {len(active)}: task {task_run.name} {why}")
 
 
 def report_steps(trainer: Trainer) -> None:
-    """Looks at the last step, then reports all since the last report."""
+    """Checks the last step, then reports all steps since the last report."""
     check_finite(trainer)
     trainer.window.report()
 
 
 def save_checkpoint(trainer: Trainer) -> None:
-    """Writes weights, optimiser and progress, after the reports so far; the main rank writes, all wait for it.
+    """Reports the steps so far, then writes weights, optimiser and progress; the main rank writes, the others wait.
 
     Raises:
-        NonFiniteLossError: the last step went wrong, so nothing is saved.
+        NonFiniteLossError: the last step was not finite, so nothing is saved.
     """
     run = trainer.run
     report_steps(trainer)
@@ -200,7 +200,7 @@ def resume(trainer: Trainer) -> bool:
     run = trainer.run
     checkpoint, refused = run.ranks.from_main(trainer.checkpoints.newest)
     for reason in refused:
-        run.reporters.note(f"{reason}; the one before is used")
+        run.reporters.note(f"{reason}; the one before it is used")
     if checkpoint is None:
         return False
     run.check_checkpoint(checkpoint)
@@ -214,11 +214,11 @@ def resume(trainer: Trainer) -> bool:
 
 
 def check_first_batch(trainer: Trainer) -> None:
-    """Looks at the first batch of every rank before anything is trained.
+    """Checks the first batch of every rank before anything is trained.
 
     Raises:
-        DataError: inputs that teach nothing, with their ids.
-        ConfigError: the batches of all workers do not fit into shared memory.
+        DataError: inputs from which nothing can be learned, with their ids.
+        ConfigError: the workers' batches do not fit into shared memory.
     """
     run = trainer.run
     problems, shortages = [], []
@@ -229,18 +229,18 @@ def check_first_batch(trainer: Trainer) -> None:
             examples, pairs = maker.pairs(addresses)
             regions = maker.regions(pairs)
             batch = maker.batch(addresses, examples, pairs, regions)
-            pair_ids = [example.id for example, own in zip(examples, pairs, strict=True) for _ in own]
-            texts = [pair.text for own in pairs for pair in own]
+            pair_ids = [example.id for example, own_pairs in zip(examples, pairs, strict=True) for _ in own_pairs]
+            texts = [pair.text for own_pairs in pairs for pair in own_pairs]
             problems += batch_problems(pair_ids, texts, regions, batch)
             shortages.append(shared_memory_problem(batch, run.workers))
     if problems := run.ranks.gather(problems):
         raise DataError(["the first batch cannot be trained on:", *dict.fromkeys(problems)])
-    if shortage := next((found for found in run.ranks.gather(shortages) if found), None):
+    if shortage := next(filter(None, run.ranks.gather(shortages)), None):
         raise ConfigError(shortage)
 
 
 def load_final_weights(trainer: Trainer, task_run: TaskRun) -> str:
-    """Puts the checkpoint that was chosen for ``task`` into the model; returns how results call it."""
+    """Loads the final checkpoint of a task into the model; returns its name in results."""
     run, checkpoints = trainer.run, trainer.checkpoints
     is_best = run.experiment.train.final_checkpoint == "best"
     checkpoint = run.ranks.from_main(lambda: checkpoints.best(task_run.name) if is_best else checkpoints.newest()[0])

@@ -83,11 +83,17 @@ class WeightSummary:
 
     @property
     def is_imported(self) -> bool:
+        """Whether it is a file of ours, as an import writes it."""
         return "backbone" in self.metadata
 
     def lines(self) -> list[str]:
-        rows = [[m.name, str(m.tensors), f"{m.parameters:,}", ", ".join(m.dtypes)] for m in self.modules]
-        tensors, parameters = sum(m.tensors for m in self.modules), sum(m.parameters for m in self.modules)
+        """A table with one row per module and a total, and the facts below it, for the console."""
+        rows = [
+            [module.name, str(module.tensors), f"{module.parameters:,}", ", ".join(module.dtypes)]
+            for module in self.modules
+        ]
+        tensors = sum(module.tensors for module in self.modules)
+        parameters = sum(module.parameters for module in self.modules)
         rows.append(["total", str(tensors), f"{parameters:,}", ""])
         columns = ["module", "tensors", "parameters", "types"]
         lines = [f"{self.path}: {self.bytes:,} bytes", *TextTable(columns, rows, columns[1:]).as_lines()]
@@ -100,6 +106,7 @@ class WeightSummary:
         return lines
 
     def as_json(self) -> dict[str, Any]:
+        """All of it, for ``--json``."""
         return asdict(self)
 
 
@@ -180,10 +187,10 @@ def write_imported(
 
 
 def check_suffix(out: Path) -> None:
-    """Refuses a name that imported weights cannot have.
+    """Refuses a file name without the suffix of imported weights.
 
     Raises:
-        CheckpointError: imported weights cannot be called ``out``.
+        CheckpointError: ``out`` has another suffix.
     """
     if out.suffix != SUFFIX:
         raise CheckpointError(f"{out}: imported weights are a {SUFFIX} file; name it so")
@@ -212,7 +219,7 @@ def inspect_weights(path: Path, formats: Mapping[str, WeightFormat]) -> WeightSu
         )
         for name, tensors in grouped.items()
     )
-    readable = () if "backbone" in metadata else tuple(name for name, f in formats.items() if _reads(f, content))
+    readable = () if "backbone" in metadata else tuple(name for name, kind in formats.items() if _reads(kind, content))
     return WeightSummary(str(path), path.stat().st_size, modules, metadata, other, readable)
 
 
@@ -220,7 +227,7 @@ def read_foreign(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Content and header of a file of weights, on the CPU, without running any code in it.
 
     Raises:
-        CheckpointError: missing, damaged, or made of more than tensors and plain containers.
+        CheckpointError: it is missing, damaged, or holds more than tensors and plain containers.
     """
     if path.suffix == SUFFIX:
         return read_imported(path)
@@ -244,7 +251,7 @@ def read_imported(path: Path, *, header_only: bool = False) -> tuple[dict[str, T
     """Tensors (none with ``header_only``) and metadata of a .safetensors file.
 
     Raises:
-        CheckpointError: missing or damaged, or another kind of file.
+        CheckpointError: it is missing, damaged, or another kind of file.
     """
     if path.suffix != SUFFIX:
         raise CheckpointError(
@@ -310,14 +317,14 @@ def _left_behind(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> t
 
 
 def _entry_of(name: str) -> str:
-    """``bert.encoder.layer.9`` of ``bert.encoder.layer.9.output.dense.bias``; of a name without numbers its start."""
+    """A name up to its first number, such as ``bert.encoder.layer.9``; without one, its first component."""
     parts = str(name).split(".")
     number = next((place for place, part in enumerate(parts) if part.isdigit()), 0)
     return ".".join(parts[: number + 1])
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no container, with its dotted path."""
+    """Every value that is not a container, with its dotted path."""
     items: Any = None
     if isinstance(value, Mapping):
         items = value.items()
@@ -331,6 +338,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def module_of(name: str) -> str:
+    """The module that a tensor is counted under: the first component of its name."""
     return name.split(".", 1)[0]
 
 

@@ -11,15 +11,22 @@ from typing import Any
 from torch import Tensor, nn
 
 from vlrun.engine.weight_files import module_of, read_imported
-from vlrun.errors import CheckpointError
+from vlrun.errors import CheckpointError, first_few
 from vlrun.interfaces.backbone import Backbone
 from vlrun.reporting.tables import TextTable
 
 REQUIRED_SHARE = 0.99
 """Under this share of the backbone's tensors nothing is loaded: a wrong prefix must not train a random network."""
 
+_SHOWN_NAMES = 3
+
 Adapt = Callable[[Mapping[str, Tensor], Mapping[str, Any]], tuple[Mapping[str, Tensor], list[str]]]
 """As ``Task.adapt_imported_head``."""
+
+
+def _as_imported(tensors: Mapping[str, Tensor], meaning: Mapping[str, Any]) -> tuple[Mapping[str, Tensor], list[str]]:
+    """Leaves an imported head as it is."""
+    return tensors, []
 
 
 @dataclass(frozen=True)
@@ -27,14 +34,14 @@ class HeadSlot:
     """A head that imported weights may fill.
 
     Attributes:
-        name: under which they hold it.
+        name: its neutral name in the file.
         module: its layers.
-        adapt: changes the imported tensors to what this head means.
+        adapt: changes the imported tensors so that they mean what this head means.
     """
 
     name: str
     module: nn.Module
-    adapt: Adapt = lambda tensors, meaning: (tensors, [])
+    adapt: Adapt = _as_imported
 
 
 @dataclass(frozen=True)
@@ -45,10 +52,10 @@ class LoadReport:
         path: the file.
         matched: loaded.
         missing: in the model but not in the file; these keep their initial values.
-        unexpected: in the file but not in the model, which says that it has no use for them.
+        unexpected: in the file but not in the model, which declares that it has no use for them.
         mismatched: in both with different shapes: name -> (shape in the file, shape in the model).
         metadata: where the weights come from, as ``import_weights`` wrote it.
-        remarks: what was done to heads to make them fit.
+        remarks: how heads were made to fit.
     """
 
     path: Path
@@ -80,9 +87,9 @@ def load_weights(backbone: Backbone, path: Path, *, heads: Sequence[HeadSlot] = 
     of its parts the file may lack, and which others it may hold. Weights in another float type are cast.
 
     Raises:
-        CheckpointError: the file cannot be read; under 99 % of the backbone is in it, or, of a file that fills a part
-            by design, some layers of a stack and not the others; a tensor has no place or another shape; a head is
-            there in part or means something else; or it was made for another vocabulary.
+        CheckpointError: the file cannot be read; it has under 99 % of the backbone or, if it fills only a part by
+            design, some layers of a stack but not all; a tensor has no place or another shape; a head is incomplete
+            or means something else; or the file was made for another vocabulary.
     """
     tensors, metadata = read_imported(path)
     remarks: list[str] = []
@@ -101,7 +108,9 @@ def load_weights(backbone: Backbone, path: Path, *, heads: Sequence[HeadSlot] = 
         remarks=tuple(remarks),
     )
     problems = _backbone_problems(fit, backbone, trunk, metadata)
-    problems += [line for (slot, content), part in zip(filled, fits, strict=True) if content for line in part.of(slot)]
+    problems += [
+        line for (slot, content), part in zip(filled, fits, strict=True) if content for line in part.head_problems(slot)
+    ]
     if problems:
         raise CheckpointError([*(f"{path}: {problem}" for problem in problems), *report.lines()])
 
@@ -122,22 +131,22 @@ class _Fit:
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
     def shape_problems(self) -> list[str]:
-        """A line for each tensor of another shape."""
+        """One line for each tensor of another shape."""
         return [
             f"'{name}' has shape {theirs}, the model needs {ours}" for name, (theirs, ours) in self.mismatched.items()
         ]
 
-    def of(self, slot: HeadSlot) -> list[str]:
+    def head_problems(self, slot: HeadSlot) -> list[str]:
         """Why this head cannot be filled; a head is filled whole or not at all."""
         problems = self.shape_problems()
         if self.missing:
             problems.append(f"'{slot.name}' is not whole: {_first_names(self.missing)} of this run's head are missing")
         if self.unexpected:
-            problems.append(f"'{slot.name}' has tensors that this run's head has not: {_first_names(self.unexpected)}")
+            problems.append(f"'{slot.name}' has tensors that this run's head lacks: {_first_names(self.unexpected)}")
         if problems:
             problems.append(
-                f"the head '{slot.name}' was trained with other options than those of this run's task: set them alike, "
-                "or import the weights without it"
+                f"the head '{slot.name}' was trained with other options than those of this run's task: use "
+                "the same ones, or import the weights without this head"
             )
         return problems
 
@@ -160,7 +169,7 @@ def _in_order(parts: Iterable[Sequence[str]]) -> tuple[str, ...]:
 
 
 def is_in(name: str, parts: Sequence[str]) -> bool:
-    """Whether a tensor belongs to one of these parts of a network, such as ``encoder`` or ``encoder.layer``."""
+    """Whether a tensor belongs to any of these parts of a network, such as ``encoder`` or ``encoder.layer``."""
     return any(name.startswith(f"{part}.") for part in parts)
 
 
@@ -168,27 +177,30 @@ def _adapted(
     slot: HeadSlot, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], remarks: list[str]
 ) -> Mapping[str, Tensor]:
     """The file's tensors for ``slot``, as its head needs them; empty if there are none."""
-    found = {key.removeprefix(f"{slot.name}."): value for key, value in tensors.items() if is_in(key, [slot.name])}
-    if not found:
+    prefix = f"{slot.name}."
+    content = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    if not content:
         remarks.append(f"{slot.name}: not in the file; it starts from random weights")
         return {}
-    adapted, lines = slot.adapt(found, metadata.get("heads", {}).get(slot.name, {}))
+    adapted, lines = slot.adapt(content, metadata.get("heads", {}).get(slot.name, {}))
     remarks += lines
     return adapted
 
 
-def _backbone_problems(fit: _Fit, backbone: Backbone, given: Iterable[str], metadata: Mapping[str, Any]) -> list[str]:
-    """Why the tensors ``given`` for the backbone cannot be loaded into it."""
+def _backbone_problems(
+    fit: _Fit, backbone: Backbone, imported: Iterable[str], metadata: Mapping[str, Any]
+) -> list[str]:
+    """Why the imported tensors (their names) cannot be loaded into the backbone."""
     problems = []
-    own = [*backbone.state_dict()]
-    required = {name for name in own if not is_in(name, backbone.optional_weights)}
-    found = required.intersection([*fit.matched, *fit.mismatched])
+    names = [*backbone.state_dict()]
+    required = {name for name in names if not is_in(name, backbone.optional_weights)}
+    present = required.intersection([*fit.matched, *fit.mismatched])
     homeless = [name for name in fit.unexpected if not is_in(name, backbone.unused_weights)]
-    depths = _other_depths(given, own, backbone.depth_options)
-    if not metadata.get("partial") and len(found) < REQUIRED_SHARE * len(required):
+    depths = _other_depths(imported, names, backbone.depth_options)
+    if not metadata.get("partial") and len(present) < REQUIRED_SHARE * len(required):
         problems.append(
-            f"only {len(found)} of the backbone's {len(required)} tensors are in it; nothing was loaded. The file has, "
-            f"for example, '{next(iter(fit.unexpected), '-')}', the backbone '{next(iter(fit.missing), '-')}'"
+            f"only {len(present)} of the backbone's {len(required)} tensors are in it; nothing was loaded. The file "
+            f"has, for example, '{next(iter(fit.unexpected), '-')}', the backbone '{next(iter(fit.missing), '-')}'"
         )
         problems += depths
     elif homeless:
@@ -199,26 +211,26 @@ def _backbone_problems(fit: _Fit, backbone: Backbone, given: Iterable[str], meta
         made_for = f" for backbone '{metadata['backbone']}'" if "backbone" in metadata else ""
         problems += depths or [f"it was imported{made_for}; choose the backbone and its options as it was trained"]
     elif metadata.get("partial") and depths:
-        problems.append("it fills some layers of the backbone and would leave the others random; nothing was loaded")
+        problems.append("it would fill some layers of the backbone and leave the others random; nothing was loaded")
         problems += depths
     if fit.mismatched:
         problems += fit.shape_problems()
-        problems.append("set the sizes among the options of `backbone` to those of the file")
+        problems.append("set the size options under `backbone` to those of the file")
     trained_with = metadata.get("vocabulary_hash")
     if trained_with and backbone.vocabulary_hash and trained_with != backbone.vocabulary_hash:
         problems.append(
             f"made for vocabulary {trained_with}, this backbone has {backbone.vocabulary_hash}: "
-            "its words would mean other ones"
+            "the same ids would mean other words"
         )
     return problems
 
 
-def _other_depths(given: Iterable[str], own: Iterable[str], options: Mapping[str, str]) -> list[str]:
-    """The stacks of layers that the file has more or fewer of than the backbone, and the options to set.
+def _other_depths(imported: Iterable[str], names: Iterable[str], options: Mapping[str, str]) -> list[str]:
+    """The stacks that have more or fewer layers in the file than in the backbone, and the options to set.
 
-    A stack that the file does not have at all is none of its business.
+    Stacks that the file lacks altogether are left out.
     """
-    theirs, ours = _depths(given), _depths(own)
+    theirs, ours = _depths(imported), _depths(names)
     lines = []
     for stack, depth in theirs.items():
         if depth != ours.get(stack, 0) and (stack in ours or stack in options):
@@ -239,7 +251,5 @@ def _depths(names: Iterable[str]) -> dict[str, int]:
     return depths
 
 
-def _first_names(names: Sequence[str], most: int = 3) -> str:
-    """The first names of a list, and how many more there are."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(f"'{name}'" for name in names[:most]) + more
+def _first_names(names: Sequence[str]) -> str:
+    return ", ".join(first_few([f"'{name}'" for name in names], _SHOWN_NAMES))
