@@ -42,8 +42,8 @@ class Backbone(nn.Module, ABC):
         optional_weights: parts of the network that a file of weights may lack, such as the matching head. A part is
             what the dotted name of a tensor begins with.
         unused_weights: parts that a file of weights may have and this network does not, such as heads of
-            pre-training. All else that it has and the network does not is an error.
-        depth_options: stack of layers -> the option that says how many there are, for messages.
+            pre-training. Any other tensor that the network has no place for is an error.
+        depth_options: stack of layers -> the option that sets its depth, for messages.
     """
 
     hidden_size: int
@@ -65,7 +65,7 @@ class Backbone(nn.Module, ABC):
     def matching_head(self) -> nn.Module:
         """The image-text matching head: pooled (P, H) -> logits (P, 2); class 1 means that text and image match.
 
-        A part of the network from its construction on, so that what weights fill does not depend on who has asked.
+        Part of the network from its construction on, so that loading weights does not depend on the order of calls.
         """
 
     def text_part(self, encoding: Encoding) -> dict[str, Tensor]:
@@ -76,8 +76,8 @@ class Backbone(nn.Module, ABC):
                 may be read.
 
         Returns:
-            Tensors with one row per text, (N, ...). ``text_mask`` is among them where there are masks at all: True for
-            what is real. By default nothing is computed: the fields of the encoding.
+            Tensors with one row per text, (N, ...). ``text_mask`` is among them if anything is masked: True for what
+            is real. By default nothing is computed: the fields of the encoding.
         """
         part = {"token_ids": encoding.token_ids, "text_mask": encoding.text_mask}
         return part if encoding.position_ids is None else {**part, "position_ids": encoding.position_ids}
@@ -90,9 +90,9 @@ class Backbone(nn.Module, ABC):
                 may be read.
 
         Returns:
-            Tensors with one row per image, (N, ...). ``region_mask`` is among them where there are masks at all: True
-            for what is real, as wide as what it is about (LXMERT-S counts a visual [CLS] among the regions). By
-            default nothing is computed: the fields of the encoding.
+            Tensors with one row per image, (N, ...). ``region_mask`` is among them if anything is masked: True for
+            what is real, as wide as what it masks (LXMERT-S counts a visual [CLS] among the regions). By default
+            nothing is computed: the fields of the encoding.
         """
         return {
             "region_features": encoding.region_features,
@@ -109,7 +109,7 @@ class Backbone(nn.Module, ABC):
         Args:
             text: rows of what ``text_part`` gave, P of them. They may repeat and be expanded (stride 0) views, so
                 nothing may be written into them. ``text_mask`` is absent where no text is padded.
-            regions: likewise of ``region_part``, with ``region_mask``.
+            regions: the same of ``region_part``, with ``region_mask``.
 
         Returns:
             (P, H).

@@ -62,7 +62,7 @@ class DemoProvider(ABC):
         """Writes files of region features into ``folder``, which exists and is empty."""
 
     def write_pictures(self, image_set: str, folder: Path) -> None:  # noqa: B027  # a provider may have none
-        """Writes some of the pictures, to look at, into ``folder``, which exists and is empty. Nothing reads them."""
+        """Writes some of the pictures into ``folder``, which exists and is empty: for people to look at, never read."""
 
     @abstractmethod
     def overrides(self, datasets: Sequence[str]) -> Mapping[str, Any]:

@@ -101,6 +101,7 @@ class Prediction:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
+        """The prediction as a line of a predictions file: its fields beside its id."""
         return {"id": self.id, **self.fields}
 
 
@@ -115,7 +116,7 @@ class Score:
         count: number of examples behind it.
         protocol: split file, candidate pool, IoU rule and whatever else changes the number.
         primary: whether the best checkpoint is chosen by it; one score of a metric at most.
-        detail: one of many groups; reports have it, tables on the console leave it out.
+        detail: the score of one group among many; reports show it, tables on the console leave it out.
     """
 
     name: str
@@ -146,12 +147,12 @@ class Referent:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a question's answer is (target ``"answers"``).
+    """The answers to a question (target ``"answers"``).
 
     Attributes:
-        answers: as given, one per annotator; empty where the source has only ``scores``.
+        answers: as annotated, one per annotator; empty where the source has only ``scores``.
         scores: answer -> soft score in [0, 1], where the source has nothing else; it may be empty.
-        answer_type, question_type: groups for which accuracy is told apart; None where unknown.
+        answer_type, question_type: groups with an accuracy of their own; None where unknown.
     """
 
     answers: tuple[str, ...] = ()

@@ -11,12 +11,12 @@ from vlrun.interfaces.examples import Prediction, Score
 
 
 class Metric(ABC):
-    """Scores one split. It sees every prediction of every rank exactly once, so it needs to know of no rank."""
+    """Scores one split. It sees every prediction of every rank exactly once, so it need not know about ranks."""
 
     @abstractmethod
     def __call__(self, predictions: Sequence[Prediction], dataset: Dataset[Any]) -> list[Score]:
         """Compares ``predictions`` with the targets of ``dataset``; each score names its protocol.
 
         Raises:
-            DataError: a prediction is missing, unknown, or twice there.
+            DataError: a prediction is missing, unknown, or repeated.
         """

@@ -107,7 +107,7 @@ class Reporter:
     """Base of all reporters: every method does nothing, override what matters.
 
     Attributes:
-        shows_notes: whether a person who watches the run sees what ``note`` is given.
+        shows_notes: whether somebody who watches the run sees the notes.
     """
 
     shows_notes = False
@@ -117,29 +117,33 @@ class Reporter:
         """The reporter with the options of an experiment; one that has options reads them here."""
         return cls()
 
-    def start(self, run: RunInfo) -> None: ...
+    def start(self, run: RunInfo) -> None:
+        """A run begins, or is continued; called once, before anything else."""
 
-    def step(self, report: StepReport) -> None: ...
+    def step(self, report: StepReport) -> None:
+        """One step is done; ``flush`` follows when its burst is complete."""
 
     def flush(self) -> None:
-        """A burst of steps is complete: what is worth doing once a burst (printing, writing) is done now."""
+        """A burst of steps is complete: the time to print or write what need not be done for every step."""
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Something other than training moves on, such as the batches of an evaluation."""
+        """Something other than training advances, such as the batches of an evaluation."""
 
-    def evaluation(self, report: EvaluationReport) -> None: ...
+    def evaluation(self, report: EvaluationReport) -> None:
+        """A split was scored."""
 
     def note(self, message: str) -> None:
-        """One remark for the reader of the console and the log."""
+        """Passes on a remark to the reader of the console and the log."""
 
-    def finish(self, outcome: Outcome) -> None: ...
+    def finish(self, outcome: Outcome) -> None:
+        """The run has ended, in whatever way; ``close`` follows."""
 
     def close(self) -> None:
-        """Gives back files and the terminal; called once, whatever happened before."""
+        """Releases files and the terminal; called once, whatever happened before."""
 
 
 class Reporters(Reporter):
-    """Tells several reporters the same. One that fails is left out from then on: it must not end a training.
+    """Tells several reporters the same. One that fails is left out from then on: it must not end the run.
 
     As a context manager it closes its reporters, also when the body raises.
     """

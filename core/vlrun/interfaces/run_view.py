@@ -1,4 +1,4 @@
-"""A run as one of its tasks sees it: what the engine offers to a task that evaluates or mines in its own way."""
+"""A run as one of its tasks sees it: what the engine offers to a task that evaluates or mines in a way of its own."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class RanksView(Protocol):
         ...
 
     def from_main(self, compute: Callable[[], T]) -> T:
-        """Computes on the main process and tells the others, errors too; however long it takes, they wait."""
+        """Computes on the main process and gives the result or the error to all; the others wait, however long."""
         ...
 
     def together(self) -> AbstractContextManager[None]:
-        """Around what the processes do side by side, without talking: an error on any is raised on all, shown once."""
+        """Wraps work that the processes do side by side, without talking: an error on any is raised on all, shown once."""
         ...
 
     def barrier(self) -> None:
@@ -58,7 +58,7 @@ class RanksView(Protocol):
 
 
 class RunView(Protocol):
-    """What a task gets of the run that it belongs to. One process is the same code with a world size of 1."""
+    """What a task sees of its run. A single process is the same code with a world size of 1."""
 
     @property
     def name(self) -> str:
@@ -67,7 +67,7 @@ class RunView(Protocol):
 
     @property
     def seed(self) -> int:
-        """Of the run; derive addresses from it with ``vlrun.seeds``."""
+        """The seed of the run; derive others from it with ``vlrun.seeds``."""
         ...
 
     @property
@@ -97,7 +97,7 @@ class RunView(Protocol):
 
     @property
     def folder(self) -> Path:
-        """The run folder; files of a task belong into folders named by what they hold, such as ``scores``."""
+        """The run folder; a task's files belong in subfolders named after what they hold, such as ``scores``."""
         ...
 
     @property
@@ -107,41 +107,41 @@ class RunView(Protocol):
 
     @property
     def head(self) -> nn.Module:
-        """What the task's ``build_head`` gave, with its weights as they are now."""
+        """The module that the task's ``build_head`` returned, with its weights as they are now."""
         ...
 
     def read_regions(self, image_ids: Sequence[str]) -> RegionBatch:
-        """Regions as the model may see them: blank where the experiment hides the images."""
+        """Reads regions as the model may see them: blank where the experiment hides the images."""
         ...
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Around the model: half precision where the experiment asks for it."""
+        """Wraps a call of the model: half precision where the experiment asks for it."""
         ...
 
     def predict(self, split: str) -> list[Prediction]:
         """One prediction for every example of a split, in order and on every process: the engine's own evaluation.
 
         Raises:
-            StoppedOnRequest: a signal asked for it.
+            StoppedOnRequest: a signal came.
         """
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What decides the model's numbers, for files that are kept: weights, options, features, precision, device."""
+        """All that the model's numbers depend on, for cached files: weights, options, features, precision, device."""
         ...
 
     def leave_if_asked(self, during: str) -> None:
-        """Ends what is going on, on all processes together, once a signal has reached any of them.
+        """Stops the current work, on all processes together, once a signal has reached any of them.
 
         Raises:
-            StoppedOnRequest: see to it that nothing is lost.
+            StoppedOnRequest: a signal came; make sure that nothing is lost.
         """
         ...
 
     def note(self, message: str) -> None:
-        """Tells the reader something, once, from the main process."""
+        """Shows a remark to the reader, once, from the main process."""
         ...
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Shows how far something is that takes long; called on every process, shown by the main one."""
+        """Shows the progress of something slow; called on every process, shown by the main one."""
         ...

@@ -26,10 +26,10 @@ class Task(ABC, Generic[Target]):
 
     Attributes:
         imported_head: neutral name under which imported weights hold this task's head, such as ``answer_head``; None
-            if no known checkpoint has it, or it is not wanted.
-        submission_suffix: of the files that ``write_submission`` writes, such as ``.json``; None if there is no server.
+            if no known checkpoint has one, or none is wanted.
+        submission_suffix: suffix of the files of ``write_submission``, such as ``.json``; None if there is no server.
         requires_matching_head: whether a run stops unless imported weights filled the backbone's matching head.
-        in_batch: whether training asks ``pairs_in_batch`` instead of ``pairs``.
+        in_batch: whether training calls ``pairs_in_batch`` instead of ``pairs``.
     """
 
     imported_head: str | None = None
@@ -47,7 +47,7 @@ class Task(ABC, Generic[Target]):
     def pairs_in_batch(
         self, example: Example[Target], batch: Sequence[Example[Target]], rng: np.random.Generator
     ) -> list[Pair]:
-        """As ``pairs``, knowing the examples of the whole global batch, whichever ranks they went to."""
+        """Like ``pairs``, but knows all examples of the global batch, whichever ranks they went to."""
         return self.pairs(example, rng)
 
     @abstractmethod
@@ -63,7 +63,7 @@ class Task(ABC, Generic[Target]):
     def mask(
         self, encoding: Encoding, rngs: Sequence[np.random.Generator], vocabulary: Vocabulary | None
     ) -> tuple[Encoding, Mapping[str, Tensor]]:
-        """What the model is shown instead of ``encoding``, and the targets that follow from it; by default no change.
+        """Masks an encoding: what the model sees instead, and the targets that follow; by default no change.
 
         Runs in loader workers after ``collate``. There is a generator for each pair, addressed by seed, epoch, position
         of the example and number of the pair. ``vocabulary`` is the backbone's ``wordpiece``.
@@ -87,7 +87,7 @@ class Task(ABC, Generic[Target]):
         """How many items each named loss is the mean of: scalars, one per key of ``loss``; zero means no loss."""
 
     def decode(self, outputs: Any, batch: Batch) -> Any:
-        """What ``predict`` needs of a head's outputs, computed where the model is; by default all of them.
+        """What ``predict`` needs of a head's outputs, computed on the model's device; by default all of them.
 
         For heads whose outputs are too large to leave the device. ``outputs`` are in float32 or wider; ``batch`` is on
         the CPU.
@@ -98,7 +98,7 @@ class Task(ABC, Generic[Target]):
     def predict(self, outputs: Any, batch: Batch) -> list[Prediction]:
         """One prediction per example of the batch, in order.
 
-        ``outputs`` is what ``decode`` gave; it and ``batch`` are on the CPU.
+        ``outputs`` is what ``decode`` returned; it and ``batch`` are on the CPU.
         """
 
     @abstractmethod
@@ -111,30 +111,30 @@ class Task(ABC, Generic[Target]):
     def start_epoch(self, epoch: int, run: RunView) -> None:
         """Called on every rank before the batches of this task's ``epoch`` (from 0) are made, and after a resume.
 
-        ``run`` has the model as it is now, for tasks that look for their training pairs with it.
+        ``run`` has the model as it is now, for tasks that choose their training pairs with it.
 
         Raises:
-            StoppedOnRequest: a signal came; a checkpoint is written and the epoch starts again after a resume.
+            StoppedOnRequest: a signal came; a checkpoint is written, and a resume calls this again.
         """
 
     def check_splits(self, datasets: Mapping[str, Dataset[Target]]) -> None:
-        """Called before any work, with the evaluation splits by name: the place to refuse what would fail after hours.
+        """Called before any work, with the evaluation splits by name, to refuse what would otherwise fail after hours.
 
         Raises:
             DataError: everything that would stop an evaluation of these splits.
         """
 
     def describe_splits(self, datasets: Mapping[str, Dataset[Target]]) -> list[tuple[str, str]]:
-        """Labelled lines for the header of a run, on what an evaluation of these splits will have to do."""
+        """Labelled lines for the header of a run: what an evaluation of these splits involves."""
         return []
 
     def evaluate(self, run: RunView, split: str, *, final: bool) -> list[Prediction]:
-        """The predictions of a split, complete at least on the main rank; by default one of each example.
+        """The predictions of a split, complete at least on the main rank; by default one for each example.
 
-        A task that does not judge examples one by one, but ranks them for instance, has its own way here.
+        Override it in a task that does not predict examples one by one, but ranks them, for instance.
 
         Args:
-            final: whether it is the evaluation at the end of a run or after it, or one between epochs.
+            final: True at the end of a run or after it, False between epochs.
 
         Raises:
             StoppedOnRequest: a signal came.
@@ -146,20 +146,20 @@ class Task(ABC, Generic[Target]):
         return dataset
 
     def evaluation_protocol(self, *, final: bool) -> Mapping[str, str]:
-        """What every score of this task says about how ``evaluate`` works, beside what its metrics say."""
+        """What every score says about how ``evaluate`` works, besides what the metrics say."""
         return {}
 
     def head_meaning(self) -> Mapping[str, Any]:
         """What the numbers of the head mean, such as its list of answers; JSON-ready.
 
-        Kept in every checkpoint; one that means something else is refused.
+        Kept in every checkpoint; a checkpoint whose head means something else is refused.
         """
         return {}
 
     def adapt_imported_head(
         self, tensors: Mapping[str, Tensor], meaning: Mapping[str, Any]
     ) -> tuple[Mapping[str, Tensor], list[str]]:
-        """Changes the tensors of an imported head to what this task's head means; by default they stay.
+        """Changes the tensors of an imported head to what this task's head means; by default no change.
 
         Args:
             tensors: by the head's own parameter names.

@@ -21,7 +21,7 @@ class _Movable:
         return moved
 
     def pin_memory(self: _Record) -> _Record:
-        """The same record in memory from which an accelerator copies while others compute."""
+        """The same record in pinned memory, from which an accelerator copies while it computes."""
         pinned: _Record = _map_nested(self, lambda tensor: tensor.pin_memory())
         return pinned
 
@@ -92,13 +92,14 @@ def in_full_precision(outputs: Any) -> Any:
 
 
 def full_precision(tensor: Tensor) -> Tensor:
+    """A half-precision tensor as float32; any other unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "mps" and tensor.dtype == torch.float64:
         tensor = tensor.float()
-    # only a copy from pinned memory to an accelerator is waited for by whatever reads it; others are read too early
+    # only what reads a copy from pinned memory to an accelerator waits for it; others would be read too early
     return tensor.to(device, non_blocking=device.type != "cpu" and tensor.is_pinned())
 
 
@@ -113,5 +114,7 @@ def _map_nested(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, list):
         return [_map_nested(item, change) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _map_nested(getattr(value, f.name), change) for f in fields(value)})
+        return replace(
+            value, **{field.name: _map_nested(getattr(value, field.name), change) for field in fields(value)}
+        )
     return value
