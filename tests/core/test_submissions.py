@@ -64,7 +64,7 @@ def test_a_file_with_exactly_the_ids_of_a_split_is_right(check: Callable[[object
     [
         (["01", "2"], "1 of the 3 ids of 'test' are missing: 1"),
         (["01", "1", "2", "9"], "1 ids are not of 'test': 9"),
-        (["01", "1", "2", "2"], "1 ids are there more than once: 2"),
+        (["01", "1", "2", "2"], "1 ids are repeated: 2"),
         ([1, "01", "2"], "entry 0: id is not text"),
         (["7", "8"], "its ids are those of split 'val'"),
         ([], "3 of the 3 ids of 'test' are missing"),

@@ -72,7 +72,7 @@ def check_coverage(needed: Mapping[str, Iterable[str]], store: RegionFeatureStor
 
 
 def _hint(splits: Iterable[SplitCoverage], store: RegionFeatureStore) -> str:
-    """Says if the first missing image is in the store under another id."""
+    """Says whether the first missing image is in the store under another id."""
     first = next((split.missing[0] for split in splits if split.missing), None)
     same = first and store.find_same_image(first)
     return f"the store has '{same}': the same image as '{first}'? Then the ids are written differently." if same else ""

@@ -1,4 +1,4 @@
-"""A look at the first batch: inputs that raise no error but teach nothing are found before the first step."""
+"""A look at the first batch: it finds inputs that raise no error but from which nothing can be learned."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def batch_problems(pair_ids: Sequence[str], texts: Sequence[str], regions: Regio
     encoding = batch.encoding
     real = regions.mask
     padding_only = ~encoding.text_mask.any(dim=1).numpy()
-    no_text_at_all = np.full(len(texts), not any(text.strip() for text in texts))  # a single one may be empty
+    no_text_at_all = np.full(len(texts), not any(text.strip() for text in texts))  # a single text may be empty
     findings = [
         ("region features are NaN or infinite", regions.image_ids, _rows_with(~np.isfinite(regions.features), real)),
         ("region features are all equal", regions.image_ids, _constant(regions.features, real)),
@@ -55,8 +55,8 @@ def shared_memory_problem(batch: Batch, workers: int) -> str | None:
 
 def _tensors(batch: Batch) -> Iterator[np.ndarray]:
     encoding = batch.encoding
-    own = (encoding.token_ids, encoding.text_mask, encoding.region_features, encoding.boxes, encoding.region_mask)
-    return (tensor.numpy() for tensor in (*own, *batch.targets.values()))
+    inputs = (encoding.token_ids, encoding.text_mask, encoding.region_features, encoding.boxes, encoding.region_mask)
+    return (tensor.numpy() for tensor in (*inputs, *batch.targets.values()))
 
 
 def _rows_with(claim: np.ndarray, real: np.ndarray) -> np.ndarray:
@@ -64,7 +64,7 @@ def _rows_with(claim: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def _constant(values: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Rows of more than one real region that all say the same."""
+    """Rows with more than one real region, all of them equal."""
     same_as_first = (values == values[:, :1]).all(axis=-1) | ~real
     return np.asarray(same_as_first.all(axis=-1) & (real.sum(axis=-1) > 1))
 
@@ -77,5 +77,5 @@ def _outside(regions: RegionBatch) -> np.ndarray:
 
 
 def _listed(ids: Iterable[str], rows: np.ndarray, most: int = 5) -> str:
-    found = list(dict.fromkeys(name for name, is_bad in zip(ids, rows, strict=True) if is_bad))
-    return ", ".join(first_few(found, most))
+    bad_ids = list(dict.fromkeys(name for name, is_bad in zip(ids, rows, strict=True) if is_bad))
+    return ", ".join(first_few(bad_ids, most))

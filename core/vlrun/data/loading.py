@@ -31,12 +31,14 @@ TaskAddress = tuple[int, Address]
 class RegionReader(Protocol):
     """What the loader needs of a region-feature store."""
 
-    def read(self, image_ids: Sequence[str]) -> RegionBatch: ...
+    def read(self, image_ids: Sequence[str]) -> RegionBatch:
+        """The regions of these images, in this order."""
+        ...
 
 
 @lru_cache(maxsize=8)
 def epoch_order(size: int, seed: int, epoch: int, order_seed: int | None = None) -> NDArray[np.int64]:
-    """The order of an epoch's examples, (size,). Cached, so not to be changed.
+    """The order of an epoch's examples, (size,). It is cached: do not change it.
 
     With ``order_seed`` n it is the permutation seeded with n + epoch, which is what torch's DistributedSampler, and
     with n = 0 ROSITA's sampler, use before they deal examples out to ranks.
@@ -49,7 +51,7 @@ def epoch_order(size: int, seed: int, epoch: int, order_seed: int | None = None)
 
 @lru_cache(maxsize=8)
 def _places(size: int, seed: int, epoch: int, order_seed: int | None) -> NDArray[np.int64]:
-    """Where in the epoch's order each example stands, (size,)."""
+    """The place of each example in the epoch's order, (size,)."""
     return np.argsort(epoch_order(size, seed, epoch, order_seed))
 
 
@@ -84,18 +86,19 @@ class TrainingPlan:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Steps of an epoch; an incomplete last batch counts if it is not dropped and has an example for every pass."""
         full, rest = divmod(self.num_examples, self.batch_size)
         keeps_rest = rest >= self.passes and (not self.drop_last or full == 0)
         return full + int(keeps_rest)
 
     def global_batch(self, epoch: int, step: int) -> Sequence[int]:
-        """Positions of the examples of a step."""
+        """Positions of all examples of a step, over all ranks."""
         order = epoch_order(self.num_examples, self.seed, epoch, self.order_seed)
         positions: list[int] = order[step * self.batch_size : (step + 1) * self.batch_size].tolist()
         return positions
 
     def batch_of(self, epoch: int, position: int) -> Sequence[int]:
-        """Positions of the global batch in which an example is trained on."""
+        """Positions of the global batch that an example is part of."""
         place = int(_places(self.num_examples, self.seed, epoch, self.order_seed)[position])
         return self.global_batch(epoch, place // self.batch_size)
 
@@ -119,7 +122,7 @@ class EvaluationBatches(Sequence[list[Address]]):
 
     @property
     def rounds(self) -> int:
-        """Batches of the rank that has most of them."""
+        """How many batches the rank with the most of them has."""
         return len(range(0, self.num_examples, self.batch_size * self.world_size))
 
     @property
@@ -160,8 +163,8 @@ class BatchMaker:
 
         Args:
             hides_images: show the model blank images.
-            plan: of the training, for tasks whose pairs depend on the global batch; None in evaluation.
-            vocabulary: of the backbone, for tasks that mask words.
+            plan: the training plan, for tasks whose pairs depend on the global batch; None in evaluation.
+            vocabulary: that of the backbone, for tasks that mask words.
         """
         self.task, self.dataset, self.store, self.encode, self.seed = task, dataset, store, encode, seed
         self.hides_images = hides_images
@@ -172,7 +175,7 @@ class BatchMaker:
         return len(self.dataset)
 
     def __getitems__(self, addresses: Sequence[Address]) -> Batch | RunnerError:
-        """The batch; an error of the data is returned, because a worker would wrap a traceback around it."""
+        """Makes a batch. A data error is returned, not raised: a worker would wrap a traceback around it."""
         try:
             examples, pairs = self.pairs(addresses)
             return self.batch(addresses, examples, pairs, self.regions(pairs))
@@ -185,14 +188,14 @@ class BatchMaker:
         rngs = [example_rng(self.seed, epoch, position) for epoch, position in addresses]
         if self.plan is None or not self.task.in_batch:
             return examples, [self.task.pairs(example, rng) for example, rng in zip(examples, rngs, strict=True)]
-        whole = [self.dataset[position] for position in self.plan.batch_of(*addresses[0])]
+        global_batch = [self.dataset[position] for position in self.plan.batch_of(*addresses[0])]
         return examples, [
-            self.task.pairs_in_batch(example, whole, rng) for example, rng in zip(examples, rngs, strict=True)
+            self.task.pairs_in_batch(example, global_batch, rng) for example, rng in zip(examples, rngs, strict=True)
         ]
 
     def regions(self, pairs: Sequence[Sequence[Pair]]) -> RegionBatch:
         """The uncut regions of all pairs, in order."""
-        return self.store.read([pair.image_id for of_example in pairs for pair in of_example])
+        return self.store.read([pair.image_id for own_pairs in pairs for pair in own_pairs])
 
     def batch(
         self,
@@ -201,23 +204,24 @@ class BatchMaker:
         pairs: Sequence[Sequence[Pair]],
         regions: RegionBatch,
     ) -> Batch:
+        """Encodes pairs and their regions, collates the targets, and masks what the task masks."""
         regions = shown_regions(regions, self.hides_images)
-        encoding = self.encode([pair for of_example in pairs for pair in of_example], regions)
+        encoding = self.encode([pair for own_pairs in pairs for pair in own_pairs], regions)
         targets = self.task.collate(examples, regions, encoding)
         ids = tuple(example.id for example in examples)
         if type(self.task).mask is Task.mask:  # a generator for each pair would cost more than the rest
             return Batch(ids, encoding, targets)
         rngs = [
             example_rng(derive_seed(self.seed, "mask", number), epoch, position)
-            for (epoch, position), of_example in zip(addresses, pairs, strict=True)
-            for number in range(len(of_example))
+            for (epoch, position), own_pairs in zip(addresses, pairs, strict=True)
+            for number in range(len(own_pairs))
         ]
-        encoding, of_masks = self.task.mask(encoding, rngs, self.vocabulary)
-        return Batch(ids, encoding, {**targets, **of_masks})
+        encoding, mask_targets = self.task.mask(encoding, rngs, self.vocabulary)
+        return Batch(ids, encoding, {**targets, **mask_targets})
 
 
 class JointBatchMaker:
-    """The batches of several tasks, each of one of them; all share the loader's workers."""
+    """Makes batches for several tasks, each batch for one task; all tasks share the loader's workers."""
 
     def __init__(self, makers: Sequence[BatchMaker]) -> None:
         self.makers = list(makers)
@@ -238,7 +242,8 @@ def batch_loader(
     """Batches in the order asked for, made by ``workers`` processes (0: by this one).
 
     Raises:
-        DataError: what a worker found wrong with the data.
+        DataError: the data are wrong.
+        DistributedError: a worker was killed or hangs.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of a worker
     loader: DataLoader[Any] = DataLoader(
@@ -247,7 +252,7 @@ def batch_loader(
         collate_fn=_as_is,
         num_workers=workers,
         pin_memory=pin_memory,
-        timeout=timeout_seconds if workers else 0,  # a frozen worker would be waited for without end
+        timeout=timeout_seconds if workers else 0,  # without it the loader would wait for a frozen worker for ever
     )
     batches_made = iter(loader)
     while True:
@@ -259,7 +264,7 @@ def batch_loader(
             if not workers or not str(error).startswith("DataLoader"):
                 raise
             raise DistributedError(
-                f"train.workers: a loader worker was killed or hangs ({str(error).splitlines()[0]}). Was memory short? "
+                f"train.workers: a loader worker was killed or hangs ({str(error).splitlines()[0]}). Did memory run out? "
                 "--resume continues from the last checkpoint; fewer workers need less"
             ) from error
         if isinstance(made, RunnerError):
@@ -273,12 +278,12 @@ def default_workers(device: torch.device) -> int:
 
 
 def shown_regions(regions: RegionBatch, hides_images: bool) -> RegionBatch:
-    """What the model may see of them."""
+    """The regions as the model may see them: blank where images are hidden."""
     return _blank(regions) if hides_images else regions
 
 
 def _blank(regions: RegionBatch) -> RegionBatch:
-    """The same number of regions, each without content and as large as the image."""
+    """As many regions, each without content and as large as the image."""
     height, width = regions.sizes[:, None, 0], regions.sizes[:, None, 1]
     whole = np.stack(np.broadcast_arrays(0 * width, 0 * height, width, height), axis=-1)  # (P, 1, 4)
     return replace(

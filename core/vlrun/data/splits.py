@@ -39,13 +39,13 @@ class JoinedSplits(Dataset[Any]):
 
 
 def split_records(dataset: Dataset[Any]) -> list[dict[str, Any]]:
-    """What ``data.json`` says of a split, or of each of several: number of examples, file, hash, what was left out."""
+    """What ``data.json`` says about a split, or each of several: number of examples, file, hash, what was left out."""
     parts = dataset.parts if isinstance(dataset, JoinedSplits) else [dataset]
     return [{"split": part.split, "examples": len(part), **part.protocol} for part in parts]
 
 
 def _joined_protocol(parts: Sequence[Dataset[Any]]) -> dict[str, str]:
-    """What all say alike once, everything else split by split."""
+    """Joins protocols: what all parts agree on is said once, everything else split by split."""
     protocol: dict[str, str] = {}
     for key in dict.fromkeys(key for part in parts for key in part.protocol):
         values = {part.split: part.protocol[key] for part in parts if key in part.protocol}
@@ -91,6 +91,7 @@ class TaskData:
 
     @property
     def name(self) -> str:
+        """What the experiment calls the task."""
         return self.config.display_name
 
     def ids(self, split: str) -> Collection[str]:
@@ -136,20 +137,20 @@ def read_task_data(
     Raises:
         DataError: images have no features and the experiment does not allow it, or a split is empty.
     """
-    own = config.dataset
-    entry = plugins.find("dataset", own.name)
-    names = list(dict.fromkeys([*train_splits, *own.evaluate]))
-    datasets: dict[str, Dataset[Any]] = {name: entry.build(own, name) for name in names}
-    if own.limit is not None:
-        datasets = {name: _first(data, own.limit) for name, data in datasets.items()}
+    options = config.dataset
+    entry = plugins.find("dataset", options.name)
+    names = list(dict.fromkeys([*train_splits, *options.evaluate]))
+    datasets: dict[str, Dataset[Any]] = {name: entry.build(options, name) for name in names}
+    if options.limit is not None:
+        datasets = {name: _first(data, options.limit) for name, data in datasets.items()}
     images = {name: dict.fromkeys(data.image_ids()) for name, data in datasets.items()}
     coverage = check_coverage(images, store)
     if not coverage.is_complete:
-        if not own.allow_missing_features:
+        if not options.allow_missing_features:
             raise coverage.error()
         datasets = {name: _with_features(data, coverage.missing) for name, data in datasets.items()}
     if empty := [name for name, data in datasets.items() if not len(data)]:
-        raise DataError(f"{own.name}: no examples in: {', '.join(empty)}")
+        raise DataError(f"{options.name}: no examples in: {', '.join(empty)}")
     for data in datasets.values():
         data.protocol = {**data.protocol, "features": describe_features(store)}
     train = JoinedSplits([datasets[name] for name in train_splits]) if train_splits else None

@@ -19,10 +19,11 @@ SHOWN_PROBLEMS = 20
 
 @dataclass(frozen=True)
 class SubmissionCheck:
-    """What became of a check.
+    """The result of checking a file.
 
     Attributes:
-        path: the file; rows: how many it has.
+        path: the file.
+        rows: how many predictions it has.
         format: name of the submission format.
         split: whose ids the file was compared with.
         problems: why a server would refuse it; empty if it would not.
@@ -36,9 +37,11 @@ class SubmissionCheck:
 
     @property
     def is_right(self) -> bool:
+        """Whether a server would accept the file."""
         return not self.problems
 
     def as_json(self) -> dict[str, Any]:
+        """All of it, for ``--json``."""
         return {**asdict(self), "path": str(self.path), "is_right": self.is_right}
 
 
@@ -49,7 +52,7 @@ def check_submission(
 
     Args:
         annotations: folder with the dataset's JSON-lines files; also tells which other split the file may be of.
-        questions: an official list of questions as downloaded, to compare with instead.
+        questions: an official list of questions, as downloaded, to compare with instead.
 
     Raises:
         DataError: the file cannot be read at all, or there is nothing to compare it with.
@@ -69,7 +72,7 @@ def read_json_list(path: Path) -> list[Any]:
     """The list in a JSON file; for readers of submission files.
 
     Raises:
-        DataError: it is no JSON, or no list; says where it ends if it was cut off.
+        DataError: it is not JSON, or not a list; says where it was cut off.
     """
     content = read_json(path)
     if not isinstance(content, list):
@@ -87,15 +90,15 @@ def _expected(wanted: SubmissionFormat, annotations: Path | None, questions: Pat
     if questions is not None:
         return {questions.name: set(wanted.official_ids(questions))}
     files = [annotations / f"{split}.jsonl" for split in wanted.splits] if annotations is not None else []
-    found = {file.stem: set(split_ids(file)) for file in files if file.is_file()}
-    if not found:
+    expected = {file.stem: set(split_ids(file)) for file in files if file.is_file()}
+    if not expected:
         places = " or ".join(map(str, files)) or "no annotations folder"
         raise DataError(
-            f"the ids that {wanted.name} wants are in {places}, and nothing is there. Build the annotations "
+            f"the ids for {wanted.name} should be in {places}, but there is nothing. Build the annotations "
             f"(runner data build {wanted.dataset} ...), name their folder with --annotations, or give the official "
             "list of questions with --questions"
         )
-    return found
+    return expected
 
 
 def _id_problems(ids: list[str], expected: set[str], split: str) -> Iterator[str]:
@@ -106,16 +109,16 @@ def _id_problems(ids: list[str], expected: set[str], split: str) -> Iterator[str
     for names, what in (
         (missing, f"of the {len(expected):,} ids of '{split}' are missing"),
         (extra, f"ids are not of '{split}'"),
-        (repeated, "ids are there more than once"),
+        (repeated, "ids are repeated"),
     ):
         if names:
             yield f"{len(names):,} {what}: {', '.join(first_few(names, SHOWN_IDS))}"
 
 
 def _other_split(ids: Iterable[str], annotations: Path, compared: set[str]) -> str | None:
-    """Another split of the dataset that has exactly these ids."""
-    found = set(ids)
+    """The other split of the dataset that has exactly these ids; None if there is none."""
+    distinct = set(ids)
     for file in sorted(annotations.glob("*.jsonl")):
-        if file.stem not in compared and found and set(split_ids(file)) == found:
+        if file.stem not in compared and distinct and set(split_ids(file)) == distinct:
             return file.stem
     return None
