@@ -14,7 +14,7 @@ class RequiredFile:
     Attributes:
         path: where it has to be.
         purpose: what it is, in a few words.
-        remedy: what to download and which command makes it; may hold several lines.
+        remedy: what to download and which command makes it; may have several lines.
     """
 
     path: Path
@@ -23,7 +23,7 @@ class RequiredFile:
 
 
 def first_few(items: Sequence[str], shown: int = 20) -> list[str]:
-    """The first of ``items`` and how many more there are: a file that is wrong on every line fills no screen."""
+    """The first of ``items`` and how many more there are: a file wrong on every line must not fill the screen."""
     hidden = len(items) - shown
     return [*items[:shown], *([f"... and {hidden:,} more"] if hidden > 0 else [])]
 
@@ -53,7 +53,7 @@ class ConfigError(_Problems):
     """The experiment file or an override is wrong.
 
     Attributes:
-        missing: files that the parts of the experiment which are right need and that are not there.
+        missing: files that are not there and that the correct parts of the experiment need.
     """
 
     exit_status = 3
@@ -95,7 +95,7 @@ class LostRankError(DistributedError):
 
 
 class FailedElsewhereError(RunnerError):
-    """Another rank met a bug, whose traceback it shows; this one ends with it."""
+    """Another rank met a bug and shows its traceback; this rank ends, too."""
 
     is_shown_elsewhere = True
 

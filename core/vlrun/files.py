@@ -1,4 +1,4 @@
-"""Writing so that a kill leaves the old file or the new one, and hashing."""
+"""Writing files so that a kill leaves the old one or the new one; reading JSON; hashing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vlrun.errors import DataError
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Opens a temporary neighbour of ``path``; on success it takes its place, synced; on failure it is removed."""
+    """Opens a temporary file beside ``path``: on success it is synced and takes its place, on failure it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -38,7 +38,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file, which may be compressed (``.gz``).
 
     Raises:
-        DataError: it is missing, damaged, or was cut off.
+        DataError: it is missing, damaged, or cut off.
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -59,11 +59,13 @@ def read_json(path: Path) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a text file (UTF-8) atomically."""
     with atomic_write(path) as file:
         file.write(text)
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Writes an indented JSON file atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -77,7 +79,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def point_symlink(link: Path, target: str) -> None:
-    """Makes ``link`` point at ``target``, in one step even where it exists."""
+    """Makes ``link`` point at ``target``; an existing link is replaced in one step."""
     temporary = link.with_name(f".{link.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
@@ -85,6 +87,7 @@ def point_symlink(link: Path, target: str) -> None:
 
 
 def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, as hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -167,7 +167,7 @@ def test_a_demo_runs_folder_is_valid_without_them(
 def test_weights_of_another_version_are_not_replaced_by_others(demo: Path, plugins: Plugins, runs: list[Path]) -> None:
     experiment = tuned(demo, plugins)
     (demo / "pretrain.yaml").write_text(toy.EXPERIMENT.replace("1e-2", "2e-2"))
-    with pytest.raises(DataError, match=r"what .*pretrain\.yaml makes now is something else"):
+    with pytest.raises(DataError, match=r"cannot be made again, because the code or .*pretrain\.yaml has changed"):
         prepare(experiment, plugins)
     assert runs == []
 

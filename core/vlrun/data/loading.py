@@ -264,8 +264,8 @@ def batch_loader(
             if not workers or not str(error).startswith("DataLoader"):
                 raise
             raise DistributedError(
-                f"train.workers: a loader worker was killed or hangs ({str(error).splitlines()[0]}). Did memory run out? "
-                "--resume continues from the last checkpoint; fewer workers need less"
+                f"train.workers: a loader worker was killed or hangs ({str(error).splitlines()[0]}). Did memory run "
+                "out? --resume continues from the last checkpoint; fewer workers need less"
             ) from error
         if isinstance(made, RunnerError):
             raise made

@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class DemoDataset:
-    """What a dataset's ``annotations`` and ``features`` options have to be."""
+    """The paths for a dataset's options ``annotations`` and ``features``."""
 
     annotations: Path
     features: Path
@@ -42,10 +42,10 @@ class DemoData:
     """Prepared demo data.
 
     Attributes:
-        provider: where it comes from; its ``overrides`` have the schedule.
-        root: folder that holds everything; serves as the data root.
-        files: what a backbone has to know, for ``BackboneConfig.demo_overrides``.
-        datasets: the datasets that were asked for, by name.
+        provider: where it comes from; its ``overrides`` set the schedule.
+        root: the folder that holds everything; it serves as the data root.
+        files: what a backbone needs to know, for ``BackboneConfig.demo_overrides``.
+        datasets: the requested datasets, by name.
         pictures: folder with some of the images.
     """
 
@@ -62,15 +62,15 @@ def prepare_demo(
     """Generates demo data for ``datasets`` and turns it into annotations and features as if it were downloaded.
 
     The result is cached in a folder whose name changes with the provider's version and with the code that made it.
-    Each part of it appears when it is finished; a killed preparation leaves nothing that looks whole, and of several
-    processes that prepare at once one works and the others wait.
+    Each part appears when it is finished, so a killed preparation leaves nothing that looks complete. If several
+    processes prepare at once, one works and the others wait.
 
     Args:
-        say: is told what is being done; not called where all is there.
-        cache: folder for caches; by default that of ``VLRUN_CACHE``, ``XDG_CACHE_HOME`` or ``~/.cache``.
+        say: is told what is being done; not called if nothing has to be done.
+        cache: the cache folder; by default ``VLRUN_CACHE``, ``XDG_CACHE_HOME`` or ``~/.cache``.
 
     Raises:
-        PluginError: nobody has demo data for a dataset, or what reads it is not installed.
+        PluginError: no plugin has demo data for a dataset, or its reader is not installed.
         DataError: the cache cannot be written.
     """
     preparation = _Preparation(plugins, _provider_of(plugins, datasets), cache or cache_folder(), say)
@@ -103,7 +103,7 @@ def _provider_of(plugins: Plugins, datasets: Sequence[str]) -> DemoProvider:
 
 
 class _Preparation:
-    """Makes those parts of one provider's data that are not there yet."""
+    """Makes the missing parts of one provider's data."""
 
     def __init__(self, plugins: Plugins, provider: DemoProvider, cache: Path, say: Say) -> None:
         self.plugins = plugins
@@ -138,7 +138,7 @@ class _Preparation:
         return self.root / "features" / image_set
 
     def parts(self, datasets: Sequence[str]) -> Iterator[tuple[Path, Callable[[Path], object]]]:
-        """Each part's final place, and what makes it at another one; later parts read earlier ones."""
+        """The path of each part, and what makes it at a given path; later parts read earlier ones."""
         provider, sources = self.provider, self.root / "sources"
         yield self.root / "vocabulary.txt", provider.write_vocabulary
         for name in datasets:
@@ -156,7 +156,7 @@ class _Preparation:
         self.root.mkdir(parents=True, exist_ok=True)
         with only_one(self.root / "lock", self.say):
             for path, make in parts:
-                if path.exists():  # the process that we waited for made it
+                if path.exists():  # made by the process that we waited for
                     continue
                 self.say(f"demo data: making {path.relative_to(self.root)}")
                 _remove_leftovers(path)
@@ -168,9 +168,9 @@ class _Preparation:
         for builder in builders:
             if builder.source == wanted:
                 return builder
-        found = ", ".join(builder.source for builder in builders) or "none"
+        installed = ", ".join(builder.source for builder in builders) or "none"
         raise PluginError(
-            f"demo data '{self.provider.name}' needs the builder '{wanted}' of dataset '{dataset}' (found: {found})"
+            f"demo data '{self.provider.name}' needs the builder '{wanted}' of dataset '{dataset}' (found: {installed})"
         )
 
     def build_store(self, files: Path, store: Path) -> None:
@@ -187,7 +187,7 @@ class _Preparation:
 
 
 def code_fingerprint() -> str:
-    """Of every file of vlrun and of all installed plugins: whatever could have had a part in what was made.
+    """A hash of every file of vlrun and of all installed plugins: of any code that may have made the data.
 
     A version number, or a list of modules kept by hand, would leave stale files behind while the code is worked on.
     """
@@ -210,7 +210,7 @@ def _in_folder(fill: Callable[[Path], object]) -> Callable[[Path], None]:
 
 
 def _make_whole(path: Path, make: Callable[[Path], object]) -> None:
-    """Makes ``path`` in a folder beside it and moves it to its place when it is finished and on the disk."""
+    """Makes ``path`` in a folder beside it and moves it into place when it is complete and on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -223,7 +223,7 @@ def _make_whole(path: Path, make: Callable[[Path], object]) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Drafts of processes that were killed."""
+    """Removes the drafts of killed processes."""
     for leftover in path.parent.glob(f".{path.name}.*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -239,7 +239,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def only_one(lock: Path, say: Say) -> Iterator[None]:
-    """Lets one process at a time in; a killed one lets go."""
+    """Lets one process in at a time; a killed one releases the lock."""
     import fcntl
 
     with lock.open("w") as file:

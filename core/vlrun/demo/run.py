@@ -1,7 +1,7 @@
 """``--demo``: an experiment on the embedded data, with the backbone's tiny size and the demo's own training recipe.
 
-An experiment that needs weights which have seen captions names, as ``demo_pretraining``, another one. Its demo is run
-before the first demo that needs it, once, and its weights are kept beside the demo data.
+An experiment whose demo needs pre-trained weights names the experiment that makes them, as ``demo_pretraining``. The
+demo of that one runs once, before the first demo that needs it, and its weights are kept beside the demo data.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Say = Callable[[str], None]
 
 
 def load_demo_experiment(path: Path, overrides: Sequence[str], plugins: Plugins, progress: Say) -> Experiment:
-    """The experiment at ``path`` with the demo data in place of its own; generates what is not there yet.
+    """The experiment at ``path`` with the demo data in place of its own; generates what is missing.
 
-    What a user gives on the command line still counts. A file that says ``demo: true`` is the resolved configuration
-    of a demo run and is taken as it is.
+    Overrides on the command line still count. A file with ``demo: true`` is the resolved configuration of a demo run
+    and is taken as it is.
 
     Raises:
-        ConfigError: the experiment itself is wrong; told before anything is generated.
+        ConfigError: the experiment itself is wrong; raised before anything is generated.
         PluginError: no plugin has demo data for one of the datasets.
     """
     experiment = load_experiment(path, overrides, plugins=plugins)
@@ -53,18 +53,18 @@ def load_demo_experiment(path: Path, overrides: Sequence[str], plugins: Plugins,
 
 
 def prepare_demo_weights(experiment: Experiment, plugins: Plugins, progress: Say, announce: Say) -> None:
-    """Makes the weights that a demo run starts from, unless they are there or it starts from none such.
+    """Makes the pre-trained weights that a demo run starts from, if it needs any and they do not exist yet.
 
-    Of several processes one works and the others wait. A pre-training that was stopped is continued.
+    Of several processes, one makes them and the others wait. A pre-training that was stopped is continued.
 
     Args:
         progress: is told that the weights are reused or waited for.
-        announce: is told, in the process that works, what takes so long.
+        announce: is told, in the process that makes them, what takes so long.
 
     Raises:
-        DataError: they are gone and were made by another version of the code.
+        DataError: they are gone, and the code that made them has changed.
         StoppedOnRequest: a signal stopped the pre-training.
-        RunnerError: it failed, with its exit status; it has said why.
+        RunnerError: the pre-training failed and has said why; carries its exit status.
     """
     weights, file = experiment.demo_weights, experiment.demo_pretraining
     if weights is None or file is None:
@@ -72,8 +72,8 @@ def prepare_demo_weights(experiment: Experiment, plugins: Plugins, progress: Say
     if not weights.is_file():
         if weights != _weights_path(experiment, experiment.data_root, plugins, progress):
             raise DataError(
-                f"{weights} is not there, and what {file} makes now is something else: the code or that file has "
-                "changed. Start anew with: runner run EXPERIMENT --demo"
+                f"{weights} is gone and cannot be made again, because the code or {file} has changed since. "
+                "Start anew with: runner run EXPERIMENT --demo"
             )
         weights.parent.mkdir(parents=True, exist_ok=True)
         with only_one(weights.with_suffix(".lock"), progress):
@@ -99,15 +99,15 @@ def _values(experiment: Experiment, data: DemoData) -> dict[str, Any]:
             values[f"tasks.{index}.{option}"] = _plain(value)
     values.update(data.provider.overrides(tuple(data.datasets)))
     if not experiment.train.epochs:
-        values["train.epochs"] = 0  # what only evaluates still does
+        values["train.epochs"] = 0  # what only evaluates does not train in a demo either
     return values
 
 
 def _weights_path(experiment: Experiment, root: Path, plugins: Plugins, progress: Say) -> Path:
-    """Where the weights of ``experiment.demo_pretraining`` lie; the name changes with whatever they depend on.
+    """The path of the weights from ``experiment.demo_pretraining``; it changes with everything they depend on.
 
     Raises:
-        ConfigError: that experiment is wrong, or makes other weights than are needed.
+        ConfigError: that experiment is wrong, or makes weights that do not fit.
     """
     file = experiment.demo_pretraining
     assert file is not None
@@ -141,7 +141,7 @@ def _make_weights(file: Path, weights: Path, plugins: Plugins) -> None:
 
 
 def _run_demo(file: Path, runs_root: Path) -> None:
-    """``runner run FILE --demo`` in a process of its own, alone, whoever started this one."""
+    """Runs ``runner run FILE --demo`` as a single process, even if this one is a rank of a launched job."""
     command = [sys.executable, "-m", "vlrun", "run", str(file), "--demo", "--resume", "--output", str(runs_root)]
     with (
         subprocess.Popen(command, env=_without_launcher(os.environ)) as process,
@@ -167,7 +167,7 @@ def _without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _shown(file: Path) -> str:
-    """As a user would type it here."""
+    """The path as a user would type it here."""
     return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
 
 

@@ -49,7 +49,7 @@ class RanksView(Protocol):
         ...
 
     def together(self) -> AbstractContextManager[None]:
-        """Wraps work that the processes do side by side, without talking: an error on any is raised on all, shown once."""
+        """Wraps work done side by side, without talking: an error on any process is raised on all, and shown once."""
         ...
 
     def barrier(self) -> None:

@@ -26,7 +26,7 @@ from vlrun.interfaces.dataset import Dataset
 from vlrun.plugins.manager import Plugins
 
 FORMAT = "run"
-"""What such weights are called where foreign ones have the name of their format."""
+"""The format name of weights that were exported from a run."""
 
 _BACKBONE, _HEADS = "backbone.", "heads."
 
@@ -36,18 +36,18 @@ def export_weights(
 ) -> ImportReport:
     """Writes the backbone of a checkpoint to ``out`` (.safetensors), as ``import_weights`` does with foreign files.
 
-    An optional part of the backbone, such as its matching head, comes along if a task of the run has trained it. The
-    heads of tasks stay behind: under which neutral name others would look for one, only the task itself can say, and
-    building it needs its data. The training images, and what the run's own weights had seen, are recorded by id, for
-    the leak check.
+    An optional part of the backbone, such as its matching head, is exported if a task of the run has trained it. Task
+    heads are not: only the task knows the neutral name under which others look for its head, and building the task
+    needs its data. The training images, and those that the run's initial weights had seen, are recorded by id, for the
+    leak check.
 
     Args:
         experiment: that of the run's ``config.yaml``.
         checkpoint: ``best``, ``last``, or the path of a checkpoint folder.
 
     Raises:
-        CheckpointError: there is no such checkpoint, it is damaged, or the run's own weights are gone.
-        DataError: the training annotations are gone, or are no longer those of the run.
+        CheckpointError: there is no such checkpoint, it is damaged, or the run's initial weights are gone.
+        DataError: the training annotations are gone or have changed since the run.
     """
     check_suffix(out)
     chosen = Checkpoints(folder.checkpoints).choose(checkpoint)
@@ -67,10 +67,10 @@ def export_weights(
 
 
 def _backbone(path: Path, optional: Sequence[str]) -> tuple[dict[str, Tensor], list[str]]:
-    """The backbone's tensors under its own names, and what is left of each head.
+    """The backbone's tensors under the backbone's names, and what each head keeps back.
 
-    A tensor with several names was written under one; the header has the others, with that one. So a part of the
-    backbone that the head of a task has used, and only such a part, has a name among the heads.
+    A tensor with several names was written under one of them; the header maps the others to it. So exactly those parts
+    of the backbone that the head of a task uses have a name among the heads, too.
     """
     with safe_open(path, framework="pt", device="cpu") as file:
         homes = {name: name for name in file.keys()}  # noqa: SIM118
@@ -79,8 +79,7 @@ def _backbone(path: Path, optional: Sequence[str]) -> tuple[dict[str, Tensor], l
         ours = {
             name: home
             for name, home in homes.items()
-            if name.startswith(_BACKBONE)
-            and (home in used or not is_in(name.removeprefix(_BACKBONE), optional))
+            if name.startswith(_BACKBONE) and (home in used or not is_in(name.removeprefix(_BACKBONE), optional))
         }
         tensors = {name.removeprefix(_BACKBONE): file.get_tensor(home).clone() for name, home in ours.items()}
     others = Counter(
@@ -90,7 +89,7 @@ def _backbone(path: Path, optional: Sequence[str]) -> tuple[dict[str, Tensor], l
 
 
 def _inherited(experiment: Experiment) -> list[str]:
-    """What the weights that the run started from were declared to have seen."""
+    """What the weights that the run started from are declared to have seen."""
     weights = experiment.backbone.weights
     if weights is None:
         return []
@@ -146,7 +145,7 @@ def _qualified(image_ids: Iterable[str], task: TaskConfig) -> set[str]:
 
 
 def _recorded(folder: RunFolder, task: TaskConfig) -> dict[str, Mapping[str, Any]]:
-    """What the run has recorded of each training split."""
+    """What the run has recorded about each training split, by its name."""
     records = folder.read_data().get(task.display_name, {}).get("train") or []
     if isinstance(records, Mapping):  # by version 0.3, which mixed the files of several splits into one record
         records = [{"split": task.dataset.train[0], **records}] if len(task.dataset.train) == 1 else []
@@ -154,7 +153,7 @@ def _recorded(folder: RunFolder, task: TaskConfig) -> dict[str, Mapping[str, Any
 
 
 def _changes(before: Mapping[str, Any] | None, part: Dataset[Any]) -> list[str]:
-    """Where what the run has recorded of a training split and what is there now differ."""
+    """The differences between a training split as the run has recorded it and as it is now."""
     if before is None:
         return [f"  {part.split}: data.json of the run does not say which file it was"]
     now = part.protocol

@@ -1,4 +1,4 @@
-"""The facts that a run states before its first step: what, on what, with which recipe, from which weights."""
+"""The facts that a run states before its first step: backbone, weights, data, devices and recipe."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def header_facts(run: Run, trainer: Trainer | None) -> list[tuple[str, str]]:
-    """Labelled lines, in reading order."""
+    """Labelled lines for the header of a run, in reading order."""
     experiment = run.experiment
     parameters = sum(parameter.numel() for parameter in run.model.backbone.parameters())
     facts = [("backbone", f"{experiment.backbone.name}, {parameters / 1e6:.1f} M parameters, {_weights(run)}")]
     if run.weights is not None:
         facts += [("weights", line) for line in run.weights.lines()]
-    for task in run.tasks:
-        facts += _task_facts(task)
+    for task_run in run.tasks:
+        facts += _task_facts(task_run)
     facts += [("data", note) for note in run.data_notes]
     facts.append(("devices", _devices(run)))
     if trainer is not None:
@@ -61,13 +61,13 @@ def _workers(count: int) -> str:
 
 
 def _recipe(run: Run, trainer: Trainer) -> list[tuple[str, str]]:
-    """The effective recipe: what the numbers in the file come to on this data."""
+    """The effective recipe: what the options of the file come to with these data."""
     config, rate = run.experiment.train, trainer.schedule
     total, per_epoch = trainer.total_steps, trainer.mix.steps_per_epoch
     rates = [rate(step) for step in range(total)]
     optimizer = config.optimizer
     return [
-        *(("batch", _batch(run, task)) for task in run.tasks),
+        *(("batch", _batch(run, task_run)) for task_run in run.tasks),
         ("steps", f"{total:,}: {per_epoch:,} an epoch for {config.epochs} epoch{'s' if config.epochs > 1 else ''}"),
         *_mix(trainer),
         (
@@ -99,10 +99,10 @@ def _mix(trainer: Trainer) -> list[tuple[str, str]]:
     facts = [
         (
             "joint training",
-            f"{task_run.name}: {count:,} steps an epoch, {count / own:.3g} of its own epochs, "
+            f"{task_run.name}: {count:,} steps an epoch, {count / own_steps:.3g} of its own epochs, "
             f"loss weight {task_run.config.loss_weight:g}",
         )
-        for task_run, count, own in zip(trainer.run.tasks, mix.counts, mix.own_steps, strict=True)
+        for task_run, count, own_steps in zip(trainer.run.tasks, mix.counts, mix.own_steps, strict=True)
     ]
     pauses = config.stop_and_go
     rule = f"; a task pauses after {pauses.patience} evaluations without a gain of {pauses.min_gain}" if pauses else ""

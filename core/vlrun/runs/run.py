@@ -43,9 +43,9 @@ _MAY_CHANGE_ON_RESUME = {
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run lies and what came out: one row per final score.
+    """Where a run lies, and its results: one row per final score.
 
-    ``was_done`` says that the run to continue had ended before, so nothing was left to do and there are no rows.
+    ``was_done`` says that the run to continue had already ended, so that nothing was left to do and there are no rows.
     """
 
     folder: Path
@@ -64,14 +64,14 @@ def run_experiment(
     """Trains, evaluates and reports ``experiment``, in this process or as one rank of a launched job.
 
     Args:
-        continues: go on with the newest unfinished run of the experiment, if there is one.
+        continues: continue the newest unfinished run of the experiment, if there is one.
         folder: the run folder to continue, instead of the newest.
         profile: record a short trace and a table of operators in ``traces/``.
 
     Raises:
         StoppedOnRequest: a signal came; a checkpoint was written.
         DataError: another process is at work in the run folder.
-        RunnerError: what else a user can mend, each with its exit status.
+        RunnerError: anything else that a user can mend, each kind with its exit status.
     """
     plugins = plugins or create_plugins()
     config = experiment.train
@@ -97,8 +97,8 @@ def build_reporters(experiment: Experiment, plugins: Plugins, ranks: Ranks) -> R
         return Reporters([])
     if experiment.reporters is not None:
         return Reporters([plugins.find("reporter", config.name).build(config) for config in experiment.reporters])
-    own = [entry for entry in plugins.entries("reporter") if plugins.is_built_in("reporter", entry.name)]
-    return Reporters([entry.build(config_model("reporter", entry)(name=entry.name)) for entry in own])
+    built_in = [entry for entry in plugins.entries("reporter") if plugins.is_built_in("reporter", entry.name)]
+    return Reporters([entry.build(config_model("reporter", entry)(name=entry.name)) for entry in built_in])
 
 
 def _train_and_evaluate(run: Run, plugins: Plugins, stop: StopRequest, is_new: bool, profile: bool) -> list[ResultRow]:
@@ -155,7 +155,7 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
 
 
 def _final_results(run: Run, trainer: Trainer | None, stop: StopRequest) -> list[ResultRow]:
-    """Every split of every task, with the weights chosen for it."""
+    """Scores every split of every task with the weights chosen for the task."""
     rows = []
     checkpoint = "as built" if run.weights is None else "imported weights"
     for task_run in run.tasks:
@@ -184,7 +184,7 @@ def published(experiment: Experiment, task: str, split: str, name: str) -> tuple
 def _recorded(
     experiment: Experiment, folder: RunFolder, ranks: Ranks, reporters: Reporters
 ) -> Iterator[list[ResultRow]]:
-    """Keeps ``status.json`` true and says goodbye, however the run ends. Yields the list to put the results in."""
+    """Keeps ``status.json`` up to date and reports the outcome, however the run ends; yields the list for its results."""
     rows: list[ResultRow] = []
 
     def start() -> None:
@@ -201,11 +201,11 @@ def _recorded(
         yield rows
     except StoppedOnRequest as stopped:
         message = str(stopped)
-        ranks.from_main(lambda: end("stopped", message))  # all stop together, and wait for the report
+        ranks.from_main(lambda: end("stopped", message))  # all ranks stop together, and wait for the report
         with ranks.together():
             raise
     except RunnerError as error:
-        if ranks.is_main:  # others may be gone
+        if ranks.is_main:  # the others may be gone
             end("failed", str(error))
         raise
     except BaseException as error:
@@ -219,20 +219,20 @@ def _recorded(
 def _choose_folder(
     experiment: Experiment, continues: bool, folder: Path | None, claim: ExitStack
 ) -> tuple[RunFolder, bool]:
-    """The folder to work in, and whether it is new; unless the run is done, it is claimed for this process.
+    """The folder to work in, claimed for this process unless the run is done, and whether it is new.
 
     Raises:
         ConfigError: the run to continue has another configuration.
         DataError: another process is at work in it.
     """
-    found = None
+    earlier = None
     if continues:
-        found = RunFolder(folder) if folder else latest_run_folder(experiment.runs_root, experiment.name)
-    if found is None or not found.config.is_file():
+        earlier = RunFolder(folder) if folder else latest_run_folder(experiment.runs_root, experiment.name)
+    if earlier is None or not earlier.config.is_file():
         new = create_run_folder(experiment.runs_root, experiment.name)
         claim.enter_context(claimed(new.path))
         return new, True
-    before = _flat(parse_yaml(found.config.read_text()).data)
+    before = _flat(parse_yaml(earlier.config.read_text()).data)
     after = _flat(parse_yaml(experiment.as_yaml()).data)
     changed = [
         f"  {key}: {before.get(key)!r} -> {after.get(key)!r}"
@@ -242,14 +242,14 @@ def _choose_folder(
     if changed:
         raise ConfigError(
             [
-                f"{found.path} was started with another configuration, so it cannot be continued with this one:",
+                f"{earlier.path} was started with another configuration, so it cannot be continued with this one:",
                 *changed,
-                f"Continue it as it was (runner run {found.path} --resume), or start anew without --resume.",
+                f"Continue it as it was (runner run {earlier.path} --resume), or start anew without --resume.",
             ]
         )
-    if found.read_status().get("status") != "done":
-        claim.enter_context(claimed(found.path))
-    return found, False
+    if earlier.read_status().get("status") != "done":
+        claim.enter_context(claimed(earlier.path))
+    return earlier, False
 
 
 def _may_change(key: str) -> bool:
@@ -257,7 +257,7 @@ def _may_change(key: str) -> bool:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of nested mappings and lists."""
+    """Nested mappings and lists as one mapping with dotted keys."""
     items: Any = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
     if items is None:
         return {prefix: value}
@@ -276,8 +276,8 @@ def _profiled(run: Run, wanted: bool, total_steps: int) -> Any:
 
 
 def _locations(folder: RunFolder) -> list[tuple[str, str]]:
-    """What the run left, as far as it is there."""
-    known = {
+    """The labelled files and folders that the run has left; the report is written after this."""
+    places = {
         "run folder": folder.path,
         "report": folder.path / "report.html",
         "metrics": folder.path / "metrics.jsonl",
@@ -288,4 +288,4 @@ def _locations(folder: RunFolder) -> list[tuple[str, str]]:
         "profiler traces": folder.path / "traces",
         "TensorBoard": folder.path / "tensorboard",
     }
-    return [(label, str(path)) for label, path in known.items() if path.exists() or label == "report"]
+    return [(label, str(path)) for label, path in places.items() if path.exists() or label == "report"]
