@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from vlrun.engine import ranks as ranks_module
-from vlrun.engine.ranks import Ranks, lost_ranks_named
+from vlrun.engine.ranks import Ranks, lost_ranks_explained
 from vlrun.errors import DataError, DistributedError, RunnerError
 from vlrun.testing import run_ranks
 
@@ -223,16 +223,16 @@ LOST = "[../gloo/transport/tcp/pair.cc:78] Timed out waiting 10ms\nand more"
 )
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_only_errors_of_torch_distributed_are_lost_ranks(error: RuntimeError, world_size: int) -> None:
-    with pytest.raises(RuntimeError) as caught, lost_ranks_named(world_size):
+    with pytest.raises(RuntimeError) as caught, lost_ranks_explained(world_size):
         raise error
     assert caught.value is error
 
 
 @pytest.mark.parametrize("kind", [dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError])
 def test_an_error_of_torch_distributed_is_a_lost_rank_where_there_are_several(kind: type[RuntimeError]) -> None:
-    with pytest.raises(DistributedError, match=r"does not answer \(no answer\).*--resume"), lost_ranks_named(2):
+    with pytest.raises(DistributedError, match=r"does not answer \(no answer\).*--resume"), lost_ranks_explained(2):
         raise kind("[backend.cpp:7] no answer\nand more")
-    with pytest.raises(kind), lost_ranks_named(1):
+    with pytest.raises(kind), lost_ranks_explained(1):
         raise kind("no answer")
 
 

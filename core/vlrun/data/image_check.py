@@ -1,4 +1,4 @@
-"""What the data of a run shares: training is cleaned of it where the experiment asks for that, scores are marked."""
+"""Images that the data of a run share: scores are marked, and training is cleaned if the experiment asks for it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """What was found.
+    """The result of comparing the images of a run.
 
     Attributes:
-        data: what was compared, cleaned if that is wanted.
+        data: the data of all tasks, cleaned if that is wanted.
         identities: the table in use, or none.
         marks: what the scores of a split must say.
         notes: lines for the header of the run.
@@ -48,7 +48,9 @@ def check_images(
         DataError: the table is damaged, or nothing is left to train on.
     """
     evaluation = {
-        (of_task.name, split): of_task.ids(split) for of_task in data for split in of_task.config.dataset.evaluate
+        (task_data.name, split): task_data.ids(split)
+        for task_data in data
+        for split in task_data.config.dataset.evaluate
     }
     pairs = meetings(_training(data), evaluation, pretraining)
     identities = _table(experiment) if any(pairs.values()) else SPELLINGS
@@ -68,7 +70,7 @@ def check_images(
 
 
 def _training(data: Sequence[TaskData]) -> dict[str, Collection[str]]:
-    return {of_task.name: of_task.train_ids() for of_task in data if of_task.train is not None}
+    return {task_data.name: task_data.train_ids() for task_data in data if task_data.train is not None}
 
 
 def _table(experiment: Experiment) -> Identities:
@@ -80,15 +82,15 @@ def _table(experiment: Experiment) -> Identities:
 def _clean(
     data: Sequence[TaskData], evaluation: Mapping[Place, Collection[str]], identities: Identities
 ) -> tuple[list[TaskData], list[str]]:
-    """The data without the images of all evaluation splits in any training, and how many examples that costs."""
+    """The data with no image of any evaluation split in any training set, and how many examples that costs."""
     unwanted = evaluation_images(evaluation.values(), identities)
     cleaned, notes = [], []
-    for own in data:
-        rest = own if own.train is None else own.without(unwanted, identities)
+    for task_data in data:
+        rest = task_data if task_data.train is None else task_data.without(unwanted, identities)
         cleaned.append(rest)
-        if own.train is not None and rest.train is not None:
-            before, left = len(own.train), len(rest.train)
-            notes.append(f"cleaned: {own.name}: {before - left:,} of {before:,} training examples left out")
+        if task_data.train is not None and rest.train is not None:
+            before, left = len(task_data.train), len(rest.train)
+            notes.append(f"cleaned: {task_data.name}: {before - left:,} of {before:,} training examples left out")
     return cleaned, notes
 
 
@@ -99,19 +101,19 @@ def _lists(
     identities: Identities,
     plugins: Plugins,
 ) -> dict[Split, set[str]]:
-    """Keys of the images of those splits that decide what was seen, where this experiment's datasets have them."""
-    found: dict[Split, set[str]] = {}
+    """Image keys of the splits that pre-training is declared to have seen, if this experiment's datasets have them."""
+    keys: dict[Split, set[str]] = {}
     for dataset, split in sorted(Declared(pretraining).splits):
         for task in experiment.tasks:
             config = task.dataset
-            if config.name == dataset and (dataset, split) not in found and config.split_file(split).is_file():
+            if config.name == dataset and (dataset, split) not in keys and config.split_file(split).is_file():
                 ids = plugins.find("dataset", dataset).build(config, split).image_ids()
-                found[dataset, split] = {identities.key(qualified(image, config.image_collection)) for image in ids}
-    return found
+                keys[dataset, split] = {identities.key(qualified(image, config.image_collection)) for image in ids}
+    return keys
 
 
 def _said(pairs: Collection[frozenset[str]], identities: Identities) -> str:
-    """The table in use, and what it does not tell."""
+    """The table in use, and the collections that it cannot compare."""
     unchecked = [pair for pair in pairs if not pair <= identities.joined]
     table = [identities.label] if len(unchecked) < len(pairs) else []
     return "; ".join([*table, *([f"not checked between {describe_pairs(unchecked)}"] if unchecked else [])])
@@ -120,24 +122,24 @@ def _said(pairs: Collection[frozenset[str]], identities: Identities) -> str:
 def _table_notes(
     experiment: Experiment, pairs: Mapping[Place, Collection[frozenset[str]]], identities: Identities
 ) -> list[str]:
-    """How to get the table that is missing."""
-    met = {pair for of_split in pairs.values() for pair in of_split}
+    """The table in use, or how to get the one that is missing."""
+    met = {pair for split_pairs in pairs.values() for pair in split_pairs}
     if identities.path is not None:
         return [f"image identities: {identities.path} ({identities.sha256[:12]})"]
     if not met or experiment.demo:  # nobody publishes the identities of drawn images
         return []
     return [
-        f"image identities: images of {describe_pairs(met)} may be the same and are not compared, for there is no "
+        f"image identities: images of {describe_pairs(met)} may be the same but are not compared, as there is no "
         f"{experiment.identities_file}; make it: runner data build {NAME} --from official FOLDER "
         f"{experiment.identities_file.parent}"
     ]
 
 
 def recorded_identities(experiment: Experiment, recorded: Mapping[str, str] | None) -> Identities:
-    """The table that a run has used, by what its ``data.json`` says.
+    """The table that a run has used, according to its ``data.json``.
 
     Raises:
-        DataError: it is gone, or another one now.
+        DataError: it is gone or has changed.
     """
     identities = _table(experiment) if recorded else SPELLINGS
     check_same_table(experiment, recorded, identities)
@@ -148,13 +150,13 @@ def check_same_table(experiment: Experiment, recorded: Mapping[str, str] | None,
     """Compares the table in use with that of the run's ``data.json``, where it decides what is trained on.
 
     Raises:
-        DataError: there was none, it is gone, or another one now.
+        DataError: it is gone, has changed, or was not there then.
     """
     before = (recorded or {}).get("sha256", "")
     if experiment.train.remove_evaluation_images and identities.sha256 != before:
         raise DataError(
-            f"{experiment.identities_file}: the run was started with {_version(before)} of image identities and there "
-            f"is {_version(identities.sha256)} now; it decides which images training leaves out. Put back what was "
+            f"{experiment.identities_file}: the run was started with {_version(before)} of image identities, and now "
+            f"there is {_version(identities.sha256)}. It decides which images training leaves out: restore what was "
             "there, or start a new run"
         )
 

@@ -158,7 +158,7 @@ def assemble(
     """Builds the run of ``experiment`` on this rank's device.
 
     Args:
-        known_marks: task -> split -> what its scores must say in any case.
+        known_marks: task -> split -> what its scores must say, as training has found it.
 
     Raises:
         ConfigError: the batch size does not fit the number of processes or of examples.
@@ -186,8 +186,8 @@ def assemble(
     seen_before = report.metadata.get("pretraining_sets", []) if report is not None else []
     check = check_images(experiment, data, seen_before, plugins)
     runs = [
-        _task_run(experiment, own, task, backbone, plugins, ranks, _marks(own, check, known_marks.get(own.name, {})))
-        for own, task in zip(check.data, tasks, strict=True)
+        _task_run(experiment, task_data, task, backbone, plugins, ranks, _marks(task_data, check, known_marks))
+        for task_data, task in zip(check.data, tasks, strict=True)
     ]
     if train and experiment.train.epochs:
         _check_first_splits(runs, experiment.train.final_checkpoint)
@@ -275,14 +275,16 @@ def _task_run(
     )
 
 
-def _marks(data: TaskData, check: ImageCheck, known: Mapping[str, Mapping[str, str]]) -> dict[str, Mapping[str, str]]:
-    """What the scores of each split must say: what images it shares, and hidden images.
+def _marks(
+    data: TaskData, check: ImageCheck, known: Mapping[str, Mapping[str, Mapping[str, str]]]
+) -> dict[str, Mapping[str, str]]:
+    """What the scores of each split must say: which images it shares, and that images are hidden.
 
-    What is known already goes before what was found now: training has compared its own images too.
+    Marks that are known already take precedence: training has compared its images, too.
     """
     hidden = {"images": "hidden"} if data.config.dataset.hide_images else {}
     return {
-        split: {**check.marks[data.name, split], **known.get(split, {}), **hidden}
+        split: {**check.marks[data.name, split], **known.get(data.name, {}).get(split, {}), **hidden}
         for split in data.config.dataset.evaluate
     }
 

@@ -60,7 +60,7 @@ class Ranks:
         if self.world_size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64)
-        with _loss_named():
+        with _lost_rank_explained():
             dist.all_reduce(tensor, group=self.control)
         return tensor.tolist()
 
@@ -72,7 +72,7 @@ class Ranks:
         """The sum over all ranks, on the CPU."""
         tensor = tensor.detach().to("cpu", copy=True)  # the sum must not overwrite the caller's part
         if self.world_size > 1:
-            with _loss_named():
+            with _lost_rank_explained():
                 dist.all_reduce(tensor, group=self.control)
         return tensor
 
@@ -86,10 +86,10 @@ class Ranks:
         waiting = []
         for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            with _loss_named():
+            with _lost_rank_explained():
                 waiting.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
         for bucket, flat, work in waiting:
-            with _loss_named():
+            with _lost_rank_explained():
                 work.wait()
             parts = torch.split(flat, [gradient.numel() for gradient in bucket])
             for gradient, part in zip(bucket, parts, strict=True):
@@ -100,7 +100,7 @@ class Ranks:
         if self.world_size == 1:
             return items
         gathered: list[list[T]] = [[] for _ in range(self.world_size)]
-        with _loss_named():
+        with _lost_rank_explained():
             dist.all_gather_object(gathered, items, group=self.control)
         return [item for share in gathered for item in share]
 
@@ -160,7 +160,7 @@ class Ranks:
     def _broadcast(self, message: bytes | None) -> bytes | None:
         """The main rank's message, on every rank."""
         held = [message]
-        with _loss_named():
+        with _lost_rank_explained():
             dist.broadcast_object_list(held, src=0, group=self.control)
         return held[0]
 
@@ -194,7 +194,7 @@ class Ranks:
     def barrier(self) -> None:
         """Waits until all ranks are here."""
         if self.world_size > 1:
-            with _loss_named():
+            with _lost_rank_explained():
                 dist.barrier(group=self.control)
 
 
@@ -260,11 +260,11 @@ def join_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ran
     if device.type == "cpu" and threads is None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size))
     _leave_with_parent()
-    with _loss_named():
+    with _lost_rank_explained():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
         control = dist.new_group(backend="gloo", timeout=timeout)
     try:
-        with lost_ranks_named(world_size):
+        with lost_ranks_explained(world_size):
             ranks = Ranks(dist.get_rank(), world_size, device, control, min(_BEAT_SECONDS, timeout_seconds / 4))
             yield ranks
             ranks.barrier()  # a rank that leaves early aborts the others
@@ -273,7 +273,7 @@ def join_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ran
 
 
 @contextmanager
-def lost_ranks_named(world_size: int) -> Iterator[None]:
+def lost_ranks_explained(world_size: int) -> Iterator[None]:
     """Explains torch's errors about a rank that is gone or hangs, wherever they arise.
 
     Raises:
@@ -288,7 +288,7 @@ def lost_ranks_named(world_size: int) -> Iterator[None]:
 
 
 @contextmanager
-def _loss_named() -> Iterator[None]:
+def _lost_rank_explained() -> Iterator[None]:
     """Wraps one collective of several ranks: there gloo's errors mean a lost rank, too, whatever their class."""
     try:
         yield

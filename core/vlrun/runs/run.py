@@ -18,7 +18,7 @@ from vlrun.engine.assembly import Run, assemble, check_splits
 from vlrun.engine.claim import claimed
 from vlrun.engine.evaluation import evaluate_split
 from vlrun.engine.model import weights_sum
-from vlrun.engine.ranks import Ranks, join_ranks, lost_ranks_named
+from vlrun.engine.ranks import Ranks, join_ranks, lost_ranks_explained
 from vlrun.engine.run_folder import RunFolder, create_run_folder, latest_run_folder, now, write_records
 from vlrun.engine.launch import StopRequest, stop_on_signals
 from vlrun.engine.trainer import Trainer, build_trainer
@@ -81,7 +81,7 @@ def run_experiment(
         if run_folder.read_status().get("status") == "done":
             return RunResult(run_folder.path, [], was_done=True)
         reporters = build_reporters(experiment, plugins, ranks)
-        with reporters, _recorded(experiment, run_folder, ranks, reporters) as rows, lost_ranks_named(ranks.world_size):
+        with reporters, _recorded(experiment, run_folder, ranks, reporters) as rows, lost_ranks_explained(ranks.world_size):
             with ranks.together():
                 run = assemble(experiment, ranks, run_folder, reporters, plugins)
                 if known := run_folder.read_data():
