@@ -102,7 +102,7 @@ def test_a_cleaned_run_goes_on_with_the_table_it_was_started_with(
         with pytest.raises(StoppedOnRequest):
             run_experiment(loaded, plugins=plugins)
     path = with_table(folder)
-    with pytest.raises(DataError, match=r"started with no table of image identities and there is table \w{12} now"):
+    with pytest.raises(DataError, match=r"started with no table of image identities, and now there is table \w{12}"):
         run_experiment(loaded, plugins=plugins, continues=True)
     path.unlink()
     assert len(run_experiment(loaded, plugins=plugins, continues=True).rows) == len(tasks)
@@ -148,5 +148,5 @@ def test_an_export_records_collections_and_needs_the_table_of_the_run(folder: Pa
 
     cleaned = experiment(folder, plugins, BOTH, "train.remove_evaluation_images=true")
     write_identities(path, GROUPS[:-1], [])
-    with pytest.raises(DataError, match=r"was started with table \w{12} of image identities and there is table"):
+    with pytest.raises(DataError, match=r"was started with table \w{12} of image identities, and now there is table"):
         export_weights(RunFolder(result.folder), cleaned, out, plugins, "last")
