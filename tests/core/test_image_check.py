@@ -22,7 +22,7 @@ from toy_runs import stop_after
 
 from vlrun.data.identities import read_identities, write_identities
 from vlrun.engine.ranks import Ranks
-from vlrun.engine.run_folder import RunFolder
+from vlrun.engine.run_folder import OpenedRun, RunFolder
 from vlrun.engine.weight_files import read_imported
 from vlrun.errors import DataError, StoppedOnRequest
 from vlrun.interfaces.reporter import Reporters
@@ -131,7 +131,7 @@ def test_a_later_evaluation_keeps_what_training_knew(folder: Path, plugins: Plug
     loaded = experiment(folder, plugins, BOTH)
     result = run_experiment(loaded, plugins=plugins)
     alone = Ranks(0, 1, torch.device("cpu"))
-    again = evaluate_run(loaded, RunFolder(result.folder), "best", plugins, alone, Reporters([]))
+    again = evaluate_run(OpenedRun(RunFolder(result.folder), loaded, plugins), alone, Reporters([]))
     marks = ("leak", "image identities")
     assert [[row.score.protocol[mark] for mark in marks] for row in again] == [
         [row.score.protocol[mark] for mark in marks] for row in result.rows

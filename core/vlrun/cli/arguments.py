@@ -17,6 +17,16 @@ from vlrun.plugins.manager import create_plugins
 if TYPE_CHECKING:
     from vlrun.config.experiment import Experiment
 
+__all__ = [
+    "OpenedRun",
+    "add_experiment_arguments",
+    "add_run_arguments",
+    "experiment_path",
+    "launched_elsewhere",
+    "missing_message",
+    "open_run",
+]
+
 
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds EXPERIMENT, overrides and --print-config, which `run` and `validate` share."""
