@@ -37,6 +37,7 @@ class Leak:
         return ", ".join(counts)
 
     def line(self) -> str:
+        """Task, split and mark, for the header."""
         return f"{self.task} {self.split}: {self.mark}"
 
 
@@ -96,6 +97,7 @@ def meetings(
 
 
 def collections_in(ids: Iterable[str]) -> set[str]:
+    """The collections that the images of these ids are known to belong to."""
     return {name for name in map(collection_of, ids) if name is not None}
 
 

@@ -62,10 +62,14 @@ class SourceFormat(Protocol):
     """What an import needs of a format; a plugin declares one as a ``FeatureFormat``."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As in ``runner features build --from NAME``."""
+        ...
 
     @property
-    def summary(self) -> str: ...
+    def summary(self) -> str:
+        """What has to be given as SOURCE, in one line."""
+        ...
 
     def open(self, path: Path) -> FeatureSource:
         """The opened source at ``path``; raises DataError."""
