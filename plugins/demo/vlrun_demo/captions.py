@@ -20,8 +20,8 @@ MOST_WORDS = 13  # so that with a comma and a full stop, no caption has more tha
 
 _SHARES = (80, 8, 12)  # weights of captions that list, count and relate
 _LISTED = (1, 3, 2)  # weights of one to three things in a list
-_MORE = 0.2  # chance that a listed thing's size is told, and its pattern
-_GROUND = 0.35  # chance that the background is told
+_MORE = 0.2  # chance that a listed thing's size is mentioned, and that its pattern is
+_GROUND = 0.35  # chance that the background is mentioned
 _SYNONYM = 0.2  # chance that a thing is named in other than the most usual words
 _GROUND_WORDS = {"white": "white", "grey": "gray", "sand": "sandy", "sky": "light blue"}
 
@@ -49,17 +49,17 @@ class Caption:
 
 
 def captions(scene: Scene, count: int = 5) -> list[Caption]:
-    """``count`` captions of ``scene``, always the same ones; no two of them claim the same.
+    """Makes ``count`` captions of ``scene``, always the same ones; no two of them claim the same.
 
-    About a scene of one thing there are seven things to say, so ``count`` may be no larger.
+    A scene of one thing has seven captions, so ``count`` may be no larger.
     """
     rng = image_random(scene.image_id, "captions")
-    found: dict[tuple[frozenset[Claim], str | None], Caption] = {}
-    while len(found) < count:
+    by_claims: dict[tuple[frozenset[Claim], str | None], Caption] = {}
+    while len(by_claims) < count:
         caption = rng.choices((_listing, _counting, _relating), _SHARES)[0](scene, rng)
         if len(cleaned(caption.text).split()) <= MOST_WORDS:
-            found.setdefault((frozenset(caption.claims), caption.background), caption)
-    return list(found.values())
+            by_claims.setdefault((frozenset(caption.claims), caption.background), caption)
+    return list(by_claims.values())
 
 
 def _listing(scene: Scene, rng: random.Random) -> Caption:

@@ -23,7 +23,7 @@ class Facts:
 
 
 def facts(question: Question, answer: str) -> Facts:
-    """What ``question`` takes for granted and what ``answer`` adds."""
+    """Collects what ``question`` takes for granted and what ``answer`` adds."""
     if question.asks == "exist":
         kinds = frozenset(question.about.attributes.values())
         return Facts({}, kinds, frozenset()) if answer == "yes" else Facts({}, frozenset(), kinds)
@@ -41,26 +41,26 @@ def facts(question: Question, answer: str) -> Facts:
     return Facts(subject, frozenset({subject["kind"]}) if "kind" in subject else frozenset())
 
 
-def derived(known: Facts, question: Question) -> str | None:
-    """The answer to ``question`` as far as it follows from what is known; None if it does not."""
+def derived(premises: Facts, question: Question) -> str | None:
+    """Answers ``question`` from ``premises`` alone; None where they do not tell."""
     if question.asks == "exist":
-        return _existence(known, question.about.attributes["kind"])
+        return _existence(premises, question.about.attributes["kind"])
     if question.asks in ("either", "both"):
-        found = [_existence(known, kind) for kind in question.options]
+        answers = [_existence(premises, kind) for kind in question.options]
         decisive, otherwise = ("yes", "no") if question.asks == "either" else ("no", "yes")
-        if decisive in found:
+        if decisive in answers:
             return decisive
-        return None if None in found else otherwise
+        return None if None in answers else otherwise
     stated = question.about.attributes
-    if not stated.items() <= known.subject.items():  # it may be about another thing
+    if not stated.items() <= premises.subject.items():  # it may be about another thing
         return None
-    value = known.subject.get("side" if question.asks == "side" else question.attribute or "")
+    value = premises.subject.get("side" if question.asks == "side" else question.attribute or "")
     if value is None or question.asks != "verify":
         return value
     return "yes" if value == question.options[0] else "no"
 
 
-def _existence(known: Facts, kind: str) -> str | None:
-    if kind in known.there:
+def _existence(premises: Facts, kind: str) -> str | None:
+    if kind in premises.there:
         return "yes"
-    return "no" if kind in known.absent else None
+    return "no" if kind in premises.absent else None

@@ -44,19 +44,19 @@ class Expression:
 
 
 def refer(scene: Scene, thing: Thing, manner: str, rng: random.Random, most: int) -> list[Expression]:
-    """Up to ``most`` distinct expressions that single ``thing`` out; none where the manner has no way to do so."""
+    """Makes up to ``most`` distinct expressions that single ``thing`` out; none where the manner cannot do so."""
     draw = {"refcoco": _short, "refcoco+": _by_appearance, "refcocog": _at_length}[manner](scene, thing, rng)
-    found: dict[str, Expression] = {}
+    by_text: dict[str, Expression] = {}
     for _ in range(3 * most):
         meaning = draw(rng)
         if meaning is None:
             break
         text = noun_phrase(rng, meaning, article=_article(meaning, manner, rng))
-        if len(text.split()) <= _MOST_WORDS and text not in found:
-            found[text] = Expression(as_typed(rng, text), cleaned(text), meaning)
-        if len(found) == most:
+        if len(text.split()) <= _MOST_WORDS and text not in by_text:
+            by_text[text] = Expression(as_typed(rng, text), cleaned(text), meaning)
+        if len(by_text) == most:
             break
-    return list(found.values())
+    return list(by_text.values())
 
 
 def _by_appearance(scene: Scene, thing: Thing, _: random.Random) -> _Draw:

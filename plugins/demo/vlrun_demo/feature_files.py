@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlrun_demo.images import Image
+from vlrun_demo.images import Image, by_part
 from vlrun_demo.regions import NUM_REGIONS, region_features
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 
 def write_features(folder: Path, chosen: Iterable[Image]) -> None:
     """Writes the region features of some images into one file for each part, such as ``train2014``."""
-    of_part: dict[str, list[Image]] = {}
-    for image in chosen:
-        of_part.setdefault(image.part, []).append(image)
-    for part, images in of_part.items():
+    for part, images in by_part(chosen).items():
         path = folder / f"{part}_obj{NUM_REGIONS}.tsv"
         with path.open("w", encoding="ascii", newline="\n") as file:
             for image in images:

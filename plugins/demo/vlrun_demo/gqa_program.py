@@ -7,7 +7,7 @@ color of the striped ball; 3 is the object that it finds, and 0 and 1 are the st
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vlrun_demo.language import NOUNS, plain_phrase, plural_of, usual_word, with_article
@@ -21,16 +21,15 @@ NAMES = {"colour": "color", "kind": "name", "size": "size", "pattern": "pattern"
 
 @dataclass(frozen=True)
 class Step:
+    """One operation of a program; ``dependencies`` are the numbers of the steps that it builds on."""
+
     operation: str
     argument: str
     dependencies: tuple[int, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "operation": self.operation,
-            "dependencies": list(self.dependencies),
-            "argument": self.argument,
-        }
+        """The step as ``semantic`` has it, in the key order of the official files."""
+        return {"operation": self.operation, "dependencies": list(self.dependencies), "argument": self.argument}
 
     def __str__(self) -> str:
         """As ``semanticStr`` has it; a step that builds on others lists them."""
@@ -48,14 +47,14 @@ class Wording:
     text: str
     answer: str
     full_answer: str
-    program: tuple[Step, ...]
     types: dict[str, str]
     groups: dict[str, str | None]
-    pointers: dict[str, dict[str, str]]
+    program: tuple[Step, ...] = ()
+    pointers: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def worded(scene: Scene, question: Question, rng: random.Random) -> Wording:
-    """The question in words; ``rng`` chooses among ways to say it."""
+    """Puts a question into words; ``rng`` chooses among ways to say it."""
     if question.asks == "exist":
         return _exist(scene, question, rng)
     if question.asks in ("either", "both"):
@@ -64,37 +63,31 @@ def worded(scene: Scene, question: Question, rng: random.Random) -> Wording:
 
 
 def object_of(scene: Scene, thing: Thing) -> str:
-    """Objects are called by number, different ones in each image."""
+    """Names ``thing`` as an object of its image: by number."""
     return str(next(index for index, other in enumerate(scene.things) if other is thing))
 
 
 def category(kind: str) -> str:
+    """Tells the category of a kind: ``figure`` or ``shape``."""
     return "figure" if kind in FIGURES else "shape"
 
 
 def _about_one(scene: Scene, question: Question, rng: random.Random) -> Wording:
     (thing,) = referents(scene, question.about)
-    found = object_of(scene, thing)
-    selecting = _selecting(question.about, found)
+    subject = object_of(scene, thing)
+    selecting = _selecting(question.about, subject)
     asking, words = _ASKING[question.asks](scene, question, thing, rng)
-    last = Step(asking.operation, asking.argument, (len(selecting) - 1,))
-    return Wording(
-        words.text,
-        words.answer,
-        words.full_answer,
-        (*selecting, last),
-        words.types,
-        words.groups,
-        {
-            "question": _pointing(words.text, plain_phrase(question.about), found),
-            "answer": {"0": found} if question.attribute == "kind" else {},
-            "fullAnswer": _pointing(words.full_answer, _named(question, thing), found),
-        },
-    )
+    asking = replace(asking, dependencies=(len(selecting) - 1,))
+    pointers = {
+        "question": _pointing(words.text, plain_phrase(question.about), subject),
+        "answer": {"0": subject} if question.attribute == "kind" else {},
+        "fullAnswer": _pointing(words.full_answer, _named(question, thing), subject),
+    }
+    return replace(words, program=(*selecting, asking), pointers=pointers)
 
 
-def _selecting(about: Description, found: str) -> list[Step]:
-    steps = [Step("select", f"{about.kind or 'thing'} ({found})")]
+def _selecting(about: Description, subject: str) -> list[Step]:
+    steps = [Step("select", f"{about.kind or 'thing'} ({subject})")]
     for name, value in about.attributes.items():
         if name != "kind":
             steps.append(Step(f"filter {NAMES[name]}", usual_word(name, value), (len(steps) - 1,)))
@@ -102,7 +95,7 @@ def _selecting(about: Description, found: str) -> list[Step]:
 
 
 def _named(question: Question, thing: Thing) -> str:
-    """What the full answer calls the thing: what was asked is told, so its kind is known by then."""
+    """What the full answer calls the thing; only an answer that tells its kind describes it otherwise."""
     return plain_phrase(question.about) if question.attribute == "kind" else thing.kind
 
 
@@ -167,66 +160,63 @@ _ASKING = {"query": _query, "side": _side, "choose": _choose, "verify": _verify}
 def _exist(scene: Scene, question: Question, rng: random.Random) -> Wording:
     kind = question.about.kind
     assert kind is not None
-    found, plural = _first(scene, kind), plural_of(NOUNS[kind][0])
+    first, plural = _first(scene, kind), plural_of(NOUNS[kind][0])
     text = rng.choice((f"Are there any {plural}?", f"Do you see any {plural}?"))
-    full_answer = f"Yes, there is {with_article('a', kind)}." if found else f"No, there are no {plural}."
+    full_answer = f"Yes, there is {with_article('a', kind)}." if first else f"No, there are no {plural}."
     words = _words(
         text,
-        "yes" if found else "no",
+        "yes" if first else "no",
         full_answer,
-        ("exist" if found else "existC", "obj", "verify"),
+        ("exist" if first else "existC", "obj", "verify"),
         _groups(f"03-{kind}"),
     )
-    steps = (Step("select", _selected(kind, found)), Step("exist", "?", (0,)))
+    steps = (Step("select", _selected(kind, first)), Step("exist", "?", (0,)))
     pointers = {
-        "question": _pointing(text, plural, found) if found else {},
+        "question": _pointing(text, plural, first),
         "answer": {},
-        "fullAnswer": _pointing(full_answer, kind, found) if found else {},
+        "fullAnswer": _pointing(full_answer, kind, first),
     }
-    return Wording(words.text, words.answer, full_answer, steps, words.types, words.groups, pointers)
+    return replace(words, program=steps, pointers=pointers)
 
 
 def _two_kinds(scene: Scene, question: Question, rng: random.Random) -> Wording:
     first, second = question.options
-    found = {kind: _first(scene, kind) for kind in question.options}
-    there = [kind for kind in question.options if found[kind]]
+    objects = {kind: _first(scene, kind) for kind in question.options}
+    there = [kind for kind in question.options if objects[kind]]
     truth = answer(scene, question)
     plurals = {kind: plural_of(NOUNS[kind][0]) for kind in question.options}
-    is_either = question.asks == "either"
-    if is_either:
-        text = f"{rng.choice(('Are there any', 'Do you see any'))} {plurals[first]} or {plurals[second]}?"
-    else:
-        text = f"{rng.choice(('Are there both', 'Do you see both'))} {plurals[first]} and {plurals[second]}?"
-    if truth == "yes" and not is_either:
+    how_many, joint = ("any", "or") if question.asks == "either" else ("both", "and")
+    opening = rng.choice(("Are there", "Do you see"))
+    text = f"{opening} {how_many} {plurals[first]} {joint} {plurals[second]}?"
+    if truth == "yes" and joint == "and":
         full_answer = f"Yes, there are both {with_article('a', first)} and {with_article('a', second)}."
     elif truth == "yes":
         full_answer = f"Yes, there is {with_article('a', there[0])}."
     elif there:
-        (missing,) = (kind for kind in question.options if not found[kind])
+        (missing,) = (kind for kind in question.options if not objects[kind])
         full_answer = f"No, there is {with_article('a', there[0])} but no {plurals[missing]}."
     else:
         full_answer = f"No, there are no {plurals[first]} or {plurals[second]}."
-    name = "Or" if is_either else "And"
-    ending = "" if truth == "yes" else "C"
+    name = f"exist{joint.capitalize()}"
     words = _words(
         text,
         truth,
         full_answer,
-        (f"exist{name}{ending}", "obj", "logical"),
-        _groups(f"09exist{name}-{'_'.join(sorted(question.options))}"),
+        (name if truth == "yes" else f"{name}C", "obj", "logical"),
+        _groups(f"09{name}-{'_'.join(sorted(question.options))}"),
     )
     steps = (
-        Step("select", _selected(first, found[first])),
+        Step("select", _selected(first, objects[first])),
         Step("exist", "?", (0,)),
-        Step("select", _selected(second, found[second])),
+        Step("select", _selected(second, objects[second])),
         Step("exist", "?", (2,)),
-        Step(name.lower(), "", (1, 3)),
+        Step(joint, "", (1, 3)),
     )
     pointers: dict[str, dict[str, str]] = {"question": {}, "answer": {}, "fullAnswer": {}}
     for kind in there:
-        pointers["question"] |= _pointing(text, plurals[kind], found[kind])
-        pointers["fullAnswer"] |= _pointing(full_answer, kind, found[kind])
-    return Wording(words.text, words.answer, full_answer, steps, words.types, words.groups, pointers)
+        pointers["question"] |= _pointing(text, plurals[kind], objects[kind])
+        pointers["fullAnswer"] |= _pointing(full_answer, kind, objects[kind])
+    return replace(words, program=steps, pointers=pointers)
 
 
 def _words(
@@ -235,7 +225,7 @@ def _words(
     """A wording whose program and pointers come later."""
     detailed, semantic, structural = kinds
     types = {"detailed": detailed, "semantic": semantic, "structural": structural}
-    return Wording(text, value, full_answer, (), types, groups, {})
+    return Wording(text, value, full_answer, types, groups)
 
 
 def _groups(local: str, everywhere: str | None = None) -> dict[str, str | None]:
@@ -244,21 +234,23 @@ def _groups(local: str, everywhere: str | None = None) -> dict[str, str | None]:
 
 def _first(scene: Scene, kind: str) -> str:
     """The first object of a kind; empty if there is none."""
-    found = referents(scene, Description(kind=kind))
-    return object_of(scene, found[0]) if found else ""
+    things = referents(scene, Description(kind=kind))
+    return object_of(scene, things[0]) if things else ""
 
 
-def _selected(kind: str, found: str) -> str:
-    """GQA leaves a blank behind what was not found."""
-    return f"{kind} ({found})" if found else f"{kind} (-) "
+def _selected(kind: str, name: str) -> str:
+    """GQA leaves a blank behind what is not there."""
+    return f"{kind} ({name})" if name else f"{kind} (-) "
 
 
-def _pointing(sentence: str, phrase: str, found: str) -> dict[str, str]:
-    """Which words of ``sentence`` name the object: a word's number, or first and end as in a slice."""
+def _pointing(sentence: str, phrase: str, name: str) -> dict[str, str]:
+    """Which words of ``sentence`` name the object, if there is one: a word's number, or first and end as in a slice."""
+    if not name:
+        return {}
     words = [word.strip(",.?") for word in sentence.split()]
     wanted = phrase.split()
     for first in range(len(words) - len(wanted) + 1):
         end = first + len(wanted)
         if words[first:end] == wanted:
-            return {str(first) if len(wanted) == 1 else f"{first}:{end}": found}
+            return {str(first) if len(wanted) == 1 else f"{first}:{end}": name}
     return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from vlrun_demo.scene import Scene
@@ -32,4 +32,13 @@ class Image:
         return f"{self.stem}.png"
 
     def scene(self) -> Scene:
+        """Makes the scene, the same one each time."""
         return self.paint(self.image_id)
+
+
+def by_part(images: Iterable[Image]) -> dict[str, list[Image]]:
+    """Groups images by their feature file."""
+    parts: dict[str, list[Image]] = {}
+    for image in images:
+        parts.setdefault(image.part, []).append(image)
+    return parts

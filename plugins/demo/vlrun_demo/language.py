@@ -109,7 +109,7 @@ _NOT_A_WORD = re.compile(r"[^\w\s]|_")
 def noun_phrase(rng: random.Random, description: Description, *, article: str = "", plural: bool = False) -> str:
     """Words for ``description``, synonyms drawn at random: 'the left small striped red ball next to a ring'.
 
-    ``article`` is ``the``, ``a`` or nothing; ``a`` turns into ``an`` where the next word wants it.
+    ``article`` is ``the``, ``a`` or nothing.
     """
     before: list[str] = []
     after: list[str] = []
@@ -152,17 +152,20 @@ def usual_word(attribute: str, value: str) -> str:
 
 
 def relation_phrase(rng: random.Random, relation: Relation) -> str:
+    """Puts a relation into words, synonyms drawn at random: 'next to a ring'."""
     article = rng.choice(("the", "the", "a"))
     return f"{rng.choice(RELATION_WORDS[relation.name])} {noun_phrase(rng, relation.other, article=article)}"
 
 
 def with_article(article: str, words: str) -> str:
+    """Puts ``article`` before ``words``; ``a`` becomes ``an`` where the next word wants it."""
     if article == "a" and words[0] in "aeiou" and not words.startswith("one"):
         article = "an"
     return f"{article} {words}".strip()
 
 
 def plural_of(noun: str) -> str:
+    """Forms the plural of a noun of this world."""
     if noun.endswith(("x", "s")):
         return f"{noun}es"
     return f"{noun[:-1]}ies" if noun.endswith("ty") else f"{noun}s"

@@ -48,6 +48,7 @@ class Description:
 
     @property
     def num_conditions(self) -> int:
+        """How many conditions are set."""
         return len(self.attributes) + (self.relation is not None) + (self.place is not None)
 
 
@@ -57,7 +58,10 @@ def with_attributes(values: Mapping[str, str]) -> Description:
 
 
 def referents(scene: Scene, description: Description) -> tuple[Thing, ...]:
-    """The things that ``description`` fits. A place or relation that is not clear fits none, or all that compete."""
+    """Finds the things that ``description`` fits.
+
+    A relation or place that is not clear fits none of them; a place fits all candidates if two are about as far.
+    """
     fitting: Sequence[Thing] = scene.things
     for name, value in description.attributes.items():
         fitting = [thing for thing in fitting if getattr(thing, name) == value]
@@ -74,11 +78,12 @@ def refers_to(scene: Scene, description: Description, thing: Thing) -> bool:
 
 
 def is_only(things: Sequence[Thing], thing: Thing) -> bool:
+    """Whether ``things`` are ``thing`` and nothing else."""
     return len(things) == 1 and things[0] is thing
 
 
 def attribute_subsets(thing: Thing, most: int = len(ATTRIBUTES)) -> Iterator[Description]:
-    """A description of ``thing`` for every choice of at most so many of its attributes, shortest first."""
+    """Describes ``thing`` by every choice of at most ``most`` of its attributes, shortest first."""
     names = tuple(ATTRIBUTES)
     for count in range(most + 1):
         for chosen in combinations(names, count):
@@ -86,12 +91,12 @@ def attribute_subsets(thing: Thing, most: int = len(ATTRIBUTES)) -> Iterator[Des
 
 
 def unique_subsets(scene: Scene, thing: Thing) -> list[Description]:
-    """Those choices of attributes that single ``thing`` out, shortest first; none if it has an identical twin."""
+    """Describes ``thing`` by each choice of attributes that singles it out, shortest first; none if it has a twin."""
     return [description for description in attribute_subsets(thing) if refers_to(scene, description, thing)]
 
 
 def true_relations(scene: Scene, thing: Thing, others: Iterable[Thing]) -> Iterator[Relation]:
-    """Clear relations of ``thing`` to those of ``others`` that attributes single out, in as few words as can be."""
+    """Finds clear relations of ``thing`` to those of ``others`` that attributes single out, named in few words."""
     for other in others:
         subsets = unique_subsets(scene, other) if other is not thing else []
         for name in RELATIONS if subsets else ():
@@ -100,7 +105,7 @@ def true_relations(scene: Scene, thing: Thing, others: Iterable[Thing]) -> Itera
 
 
 def related(scene: Scene, candidates: Sequence[Thing], relation: Relation) -> list[Thing]:
-    """Those of ``candidates`` that stand in ``relation``; none if it is not clear to what."""
+    """Chooses those of ``candidates`` that stand in ``relation``; none if it is not clear to what."""
     anchors = referents(scene, relation.other)
     if len(anchors) != 1:
         return []
@@ -109,7 +114,7 @@ def related(scene: Scene, candidates: Sequence[Thing], relation: Relation) -> li
 
 
 def placed(scene: Scene, candidates: Sequence[Thing], place: str) -> Sequence[Thing]:
-    """The candidate that is furthest towards ``place``: none if it is not there, all if two are about as far."""
+    """Chooses the candidate furthest towards ``place``: none if that is not far enough, all if two are about as far."""
     towards, needed = _DIRECTIONS[place]
     reached = [towards(*_position(scene, thing)) for thing in candidates]
     furthest = max(reached, default=needed - 1)

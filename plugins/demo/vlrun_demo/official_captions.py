@@ -15,7 +15,7 @@ from typing import Any
 
 from vlrun.seeds import derive_seed
 from vlrun_demo.captions import captions
-from vlrun_demo.images import Image
+from vlrun_demo.images import Image, by_part
 from vlrun_demo.language import cleaned
 from vlrun_demo.official_coco import coco_header, coco_image
 from vlrun_demo.scene import Scene, image_random
@@ -28,12 +28,15 @@ Row = dict[str, Any]
 
 
 def write_karpathy(dataset: str, folder: Path, chosen: Sequence[Image]) -> None:
-    """Writes ``dataset_coco.json`` or ``dataset_flickr30k.json`` into ``folder``; ``dataset`` is ``coco`` or the other.
+    """Writes ``dataset_coco.json`` or ``dataset_flickr30k.json`` into ``folder``.
 
-    ``cocoid`` is the number of an image, ``imgid`` its place in the file.
+    In such a file ``cocoid`` is the number of an image, ``imgid`` its position.
+
+    Args:
+        dataset: ``coco`` or ``flickr30k``.
     """
-    of_coco = dataset == "coco"
-    six = with_six_captions(chosen) if of_coco else set()
+    is_coco = dataset == "coco"
+    six = with_six_captions(chosen) if is_coco else set()
     sentence_ids = count()
     rows: list[Row] = []
     for imgid, image in enumerate(chosen):
@@ -41,7 +44,7 @@ def write_karpathy(dataset: str, folder: Path, chosen: Sequence[Image]) -> None:
         ids = [next(sentence_ids) for _ in texts]
         rows.append(
             {
-                **({"filepath": image.part} if of_coco else {}),
+                **({"filepath": image.part} if is_coco else {}),
                 "sentids": ids,
                 "filename": image.name,
                 "imgid": imgid,
@@ -50,7 +53,7 @@ def write_karpathy(dataset: str, folder: Path, chosen: Sequence[Image]) -> None:
                     {"tokens": cleaned(text).split(), "raw": text, "imgid": imgid, "sentid": sentid}
                     for sentid, text in zip(ids, texts, strict=True)
                 ],
-                **({"cocoid": image.image_id} if of_coco else {}),
+                **({"cocoid": image.image_id} if is_coco else {}),
             }
         )
     _write(folder / f"dataset_{dataset}.json", {"images": rows, "dataset": dataset})
@@ -59,14 +62,11 @@ def write_karpathy(dataset: str, folder: Path, chosen: Sequence[Image]) -> None:
 def write_coco_captions(folder: Path, chosen: Sequence[Image]) -> None:
     """Writes ``captions_train2014.json`` and ``captions_val2014.json`` into ``folder``.
 
-    The captions of an image do not lie together there, nor are they in the order of the images.
+    The captions are shuffled: those of an image are not next to each other.
     """
-    of_part: dict[str, list[Image]] = {}
-    for image in chosen:
-        of_part.setdefault(image.part, []).append(image)
     six = with_six_captions(chosen)
     ids = count(1)
-    for part, images in of_part.items():
+    for part, images in by_part(chosen).items():
         scenes = [image.scene() for image in images]
         annotations = [
             {"image_id": image.image_id, "id": next(ids), "caption": text}
@@ -80,7 +80,7 @@ def write_coco_captions(folder: Path, chosen: Sequence[Image]) -> None:
 
 
 def with_six_captions(chosen: Sequence[Image]) -> set[int]:
-    """Ids of the images of COCO that have a caption more than others."""
+    """Lists the ids of the COCO images that have six captions, not five."""
     first = {image.split: image.image_id for image in reversed(chosen)}
     return {image_id for split, image_id in first.items() if split != "restval"}
 

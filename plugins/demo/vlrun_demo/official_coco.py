@@ -9,6 +9,7 @@ from vlrun_demo.scene import Scene
 
 
 def coco_header(dataset: str, year: int) -> dict[str, Any]:
+    """Describes the file, and says that it is none of the real ``dataset``."""
     return {
         "info": {
             "description": f"Generated data in the format of {dataset}; no part of the real dataset",
@@ -22,6 +23,7 @@ def coco_header(dataset: str, year: int) -> dict[str, Any]:
 
 
 def coco_image(image: Image, scene: Scene, year: int = 2016) -> dict[str, Any]:
+    """Describes one image: its id, file name and size."""
     return {
         "license": 1,
         "file_name": image.name,

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,12 @@ class Asked:
 
     @cached_property
     def wording(self) -> Wording:
+        """The question in words, with its program."""
         return worded(self.scene, self.question, image_random(int(self.question_id), "gqa words"))
 
     @property
     def answer(self) -> str:
+        """The right answer."""
         return answer(self.scene, self.question)
 
 
@@ -60,12 +63,10 @@ def asked_about(image: Image) -> list[Asked]:
     scene = image.scene()
     balanced = questions(scene, SHARES, QUESTIONS_PER_IMAGE)
     others = dict.fromkeys(other for question in balanced for other in _related(question, scene))
-    found = [*balanced, *(other for other in others if other not in balanced)]
-    # Leading zeros are a part of these ids
-    first = f"{_PREFIXES[image.split]}{image.image_id % 10**6:06d}"
+    prefix = f"{_PREFIXES[image.split]}{image.image_id % 10**6:06d}"  # leading zeros are a part of these ids
     return [
-        Asked(image, scene, f"{first}{position:02d}", question, position < len(balanced))
-        for position, question in enumerate(found)
+        Asked(image, scene, f"{prefix}{position:02d}", question, position < len(balanced))
+        for position, question in enumerate([*balanced, *(other for other in others if other not in balanced)])
     ]
 
 
@@ -79,73 +80,67 @@ def _related(question: Question, scene: Scene) -> Iterator[Question]:
         yield Question("query", question.about, "colour")
         yield Question("verify", question.about, "colour", (rng.choice(VERIFIED_COLOURS),))
     if question.asks == "exist" and kind:
-        yield Question("either", Description(), options=(kind, rng.choice([k for k in KINDS if k != kind])))
+        yield Question("either", Description(), options=(kind, rng.choice([other for other in KINDS if other != kind])))
 
 
-def entailed(asked: Asked, all_of_image: Iterable[Asked]) -> list[str]:
-    """Ids of the other questions about the image whose answers follow from the answer to ``asked``."""
-    known = facts(asked.question, asked.answer)
+def entailed(asked: Asked, neighbours: Iterable[Asked]) -> list[str]:
+    """Lists the ids of the other questions about the image whose answers follow from the answer to ``asked``."""
+    premises = facts(asked.question, asked.answer)
     return [
-        other.question_id for other in all_of_image if other is not asked and derived(known, other.question) is not None
+        other.question_id
+        for other in neighbours
+        if other is not asked and derived(premises, other.question) is not None
     ]
 
 
 def write_gqa(folder: Path, chosen: Iterable[Image]) -> None:
     """Writes balanced questions of all splits, all questions of val and testdev, choices, and the submission's."""
-    of_split: dict[str, dict[str, list[Asked]]] = {split: {} for split in _PREFIXES}
+    by_image: dict[str, list[list[Asked]]] = {split: [] for split in _PREFIXES}
     for image in chosen:
-        of_split[image.split][image.stem] = asked_about(image)
+        by_image[image.split].append(asked_about(image))
     for split in ("train", "val", "testdev"):
-        rows = dict(_rows(of_split[split].values()))
+        rows = {asked.question_id: _row(asked, neighbours) for neighbours in by_image[split] for asked in neighbours}
         balanced = {name: row for name, row in rows.items() if row["isBalanced"]}
         _write(folder / f"{split}_balanced_questions.json", balanced)
         if split != "train":
             _write(folder / f"{split}_all_questions.json", rows)
-    _write(folder / "val_choices.json", _choices([a for found in of_split["val"].values() for a in found]))
-    hidden = {split: [a for found in of_split[split].values() for a in found] for split in ("test", "testdev")}
-    _write(
-        folder / "test_balanced_questions.json",
-        {asked.question_id: _hidden(asked) for asked in hidden["test"] if asked.is_balanced},
-    )
-    _write(
-        folder / "submission_all_questions.json",
-        {asked.question_id: _hidden(asked) for found in hidden.values() for asked in found},
-    )
+    val, test, testdev = (list(chain.from_iterable(by_image[split])) for split in ("val", "test", "testdev"))
+    _write(folder / "val_choices.json", _choices(val))
+    _write(folder / "test_balanced_questions.json", _without_answers(asked for asked in test if asked.is_balanced))
+    _write(folder / "submission_all_questions.json", _without_answers([*test, *testdev]))
 
 
-def _rows(images: Iterable[list[Asked]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for of_image in images:
-        for asked in of_image:
-            wording = asked.wording
-            yield (
-                asked.question_id,
-                {
-                    "semantic": [step.as_json() for step in wording.program],
-                    "entailed": entailed(asked, of_image),
-                    "equivalent": [asked.question_id],
-                    "question": wording.text,
-                    "imageId": asked.image.stem,
-                    "isBalanced": asked.is_balanced,
-                    "groups": wording.groups,
-                    "answer": wording.answer,
-                    "semanticStr": "->".join(map(str, wording.program)),
-                    "annotations": {
-                        "answer": wording.pointers["answer"],
-                        "question": wording.pointers["question"],
-                        "fullAnswer": wording.pointers["fullAnswer"],
-                    },
-                    "types": wording.types,
-                    "fullAnswer": wording.full_answer,
-                },
-            )
+def _row(asked: Asked, neighbours: Iterable[Asked]) -> dict[str, Any]:
+    wording = asked.wording
+    return {
+        "semantic": [step.as_json() for step in wording.program],
+        "entailed": entailed(asked, neighbours),
+        "equivalent": [asked.question_id],
+        "question": wording.text,
+        "imageId": asked.image.stem,
+        "isBalanced": asked.is_balanced,
+        "groups": wording.groups,
+        "answer": wording.answer,
+        "semanticStr": "->".join(map(str, wording.program)),
+        "annotations": {name: wording.pointers[name] for name in ("answer", "question", "fullAnswer")},
+        "types": wording.types,
+        "fullAnswer": wording.full_answer,
+    }
 
 
-def _hidden(asked: Asked) -> dict[str, Any]:
-    return {"question": asked.wording.text, "imageId": asked.image.stem, "isBalanced": asked.is_balanced}
+def _without_answers(chosen: Iterable[Asked]) -> dict[str, dict[str, Any]]:
+    return {
+        asked.question_id: {
+            "question": asked.wording.text,
+            "imageId": asked.image.stem,
+            "isBalanced": asked.is_balanced,
+        }
+        for asked in chosen
+    }
 
 
 def _choices(chosen: list[Asked]) -> dict[str, dict[str, list[str]]]:
-    """Question id -> what could be an answer at all, and what has been one to such a question somewhere."""
+    """Question id -> what could be an answer at all, and what is one to such a question about some image."""
     seen: dict[str, set[str]] = {}
     for asked in chosen:
         seen.setdefault(str(asked.wording.groups["local"]), set()).add(asked.wording.answer)

@@ -25,10 +25,10 @@ Row = dict[str, Any]
 def write_nlvr2(folder: Path, chosen: Iterable[PairSet]) -> None:
     """Writes a file per split, and the balanced and the unbalanced part of those that have them."""
     rows: dict[str, list[Row]] = {}
-    for found in chosen:
-        rows.setdefault(found.split, []).extend(_rows(found))
-    for split, of_split in rows.items():
-        _write(folder / f"{split}.json", of_split)
+    for pair_set in chosen:
+        rows.setdefault(pair_set.split, []).extend(_rows(pair_set))
+    for split, split_rows in rows.items():
+        _write(folder / f"{split}.json", split_rows)
     for split in SPLITS_WITH_SUBSETS:
         for name, subset in subsets(rows.get(split, [])).items():
             (folder / name).mkdir(exist_ok=True)
@@ -36,7 +36,7 @@ def write_nlvr2(folder: Path, chosen: Iterable[PairSet]) -> None:
 
 
 def subsets(rows: list[Row]) -> Mapping[str, list[Row]]:
-    """Lines about pairs that occur more than once: with both labels (balanced), or always with the same."""
+    """Chooses the lines about pairs that occur more than once: with both labels (balanced), or always with the same."""
     labels: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         labels.setdefault(_pair(row), []).append(row["label"])
@@ -51,18 +51,20 @@ def _pair(row: Row) -> tuple[str, str]:
     return row["left_url"], row["right_url"]
 
 
-def _rows(found: PairSet) -> Iterator[Row]:
-    rng = random.Random(derive_seed("demo", "lines", found.split, found.number))  # noqa: S311
+def _rows(pair_set: PairSet) -> Iterator[Row]:
+    rng = random.Random(derive_seed("demo", "lines", pair_set.split, pair_set.number))  # noqa: S311
     for sentence_id in rng.sample((0, 1), 2):
-        statement = found.statements[sentence_id]
-        for pair_id in rng.sample(range(len(found.images)), len(found.images)):
+        statement = pair_set.statements[sentence_id]
+        for pair_id in rng.sample(range(len(pair_set.images)), len(pair_set.images)):
             if rng.random() >= _LEFT_OUT:
-                left, right = found.images[pair_id]
-                identifier = f"{found.split}-{found.number}-{pair_id}-{sentence_id}"
-                yield _row(identifier, found, statement, left, right, rng)
+                identifier = f"{pair_set.split}-{pair_set.number}-{pair_id}-{sentence_id}"
+                yield _row(identifier, pair_set, statement, pair_set.images[pair_id], rng)
 
 
-def _row(identifier: str, found: PairSet, statement: Statement, left: Image, right: Image, rng: random.Random) -> Row:
+def _row(
+    identifier: str, pair_set: PairSet, statement: Statement, pair: tuple[Image, Image], rng: random.Random
+) -> Row:
+    left, right = pair
     label = str(statement.is_true(left.scene(), right.scene()))
     writer, *checkers = rng.sample(range(200), 2 + _EXTRA_WORKERS)
     synset = statement.about.kind or "shape"
@@ -74,11 +76,11 @@ def _row(identifier: str, found: PairSet, statement: Statement, left: Image, rig
         "label": label,
         "right_url": f"https://demo.example/{right.name}",
         "synset": synset,
-        "query": f"{plural_of(synset)}{found.number}",
+        "query": f"{plural_of(synset)}{pair_set.number}",
         "identifier": identifier,
     }
-    if found.split == "train":
-        return {**row, "directory": found.number % _DIRECTORIES}
+    if pair_set.split == "train":
+        return {**row, "directory": pair_set.number % _DIRECTORIES}
     return {**row, "extra_validations": {str(worker): label for worker in checkers[1:]}}
 
 

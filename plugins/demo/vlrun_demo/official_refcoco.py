@@ -39,11 +39,12 @@ class Referent:
 
     @property
     def thing(self) -> Thing:
+        """The thing itself."""
         return self.scene.things[self.index]
 
 
 def referents_of(dataset: str, chosen: Iterable[Image]) -> Iterator[Referent]:
-    """The referents of a dataset, image by image."""
+    """Finds the referents of a dataset, image by image."""
     for image in chosen:
         yield from _referents(dataset, image)
 
@@ -69,13 +70,13 @@ def _referents(dataset: str, image: Image) -> Iterator[Referent]:
     # testA and testB differ in what they talk about, as the originals do: people there, robots, ghosts and cats here
     wanted = {"testA": (True,), "testB": (False,)}.get(image.split, (True, False))
     candidates = [index for index, thing in enumerate(scene.things) if thing.is_figure in wanted]
-    found = 0
+    num_referents = 0
     for index in rng.sample(candidates, len(candidates)):
-        if found == MOST_REFERENTS:
+        if num_referents == MOST_REFERENTS:
             break
         expressions = refer(scene, scene.things[index], dataset, rng, rng.randint(1, MOST_SENTENCES))
         if expressions:
-            found += 1
+            num_referents += 1
             yield Referent(image, scene, index, tuple(expressions))
 
 

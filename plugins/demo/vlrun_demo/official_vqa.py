@@ -72,6 +72,7 @@ class Asked:
 
     @property
     def question_id(self) -> int:
+        """The official id, which contains that of the image."""
         return self.image.image_id * _QUESTIONS_PER_ID + self.position
 
     @property
@@ -81,12 +82,12 @@ class Asked:
 
     @property
     def answer_type(self) -> str:
-        asks = self.question.asks
-        return {"exist": "yes/no", "verify": "yes/no", "count": "number"}.get(asks, "other")
+        """The official type: ``yes/no``, ``number`` or ``other``."""
+        return {"exist": "yes/no", "verify": "yes/no", "count": "number"}.get(self.question.asks, "other")
 
 
 def asked_about(chosen: Iterable[Image]) -> Iterator[Asked]:
-    """The questions about some images, image by image."""
+    """Asks questions about some images, image by image."""
     for image in chosen:
         scene = image.scene()
         rng = image_random(image.image_id, "vqa words")
@@ -145,11 +146,11 @@ def ten_answers(asked: Asked) -> list[dict[str, Any]]:
     rng.shuffle(said)
     return [
         {
-            "answer": given,
-            "answer_confidence": _confidence(rng, sure=given == right),
+            "answer": words,
+            "answer_confidence": _confidence(rng, sure=words == right),
             "answer_id": number,
         }
-        for number, given in enumerate(said, 1)
+        for number, words in enumerate(said, 1)
     ]
 
 
@@ -183,14 +184,14 @@ def _confidence(rng: random.Random, *, sure: bool) -> str:
 
 def write_vqa(folder: Path, chosen: Iterable[Image]) -> None:
     """Writes the questions of all parts, and the annotations of those that are not hidden, into ``folder``."""
-    of_split: dict[str, list[Asked]] = {}
+    by_split: dict[str, list[Asked]] = {}
     for asked in asked_about(chosen):
-        of_split.setdefault(asked.image.split, []).append(asked)
+        by_split.setdefault(asked.image.split, []).append(asked)
     for part, splits in PARTS.items():
-        of_part = [asked for split in splits for asked in of_split.get(split, [])]
-        _write(folder / f"v2_OpenEnded_mscoco_{part}_questions.json", part, "questions", map(_question, of_part))
+        rows = [asked for split in splits for asked in by_split.get(split, [])]
+        _write(folder / f"v2_OpenEnded_mscoco_{part}_questions.json", part, "questions", map(_question, rows))
         if part not in HIDDEN:
-            _write(folder / f"v2_mscoco_{part}_annotations.json", part, "annotations", map(_annotation, of_part))
+            _write(folder / f"v2_mscoco_{part}_annotations.json", part, "annotations", map(_annotation, rows))
 
 
 def _question(asked: Asked) -> dict[str, Any]:
@@ -199,7 +200,7 @@ def _question(asked: Asked) -> dict[str, Any]:
 
 def _annotation(asked: Asked) -> dict[str, Any]:
     answers = ten_answers(asked)
-    ((most_common, _),) = Counter(given["answer"] for given in answers).most_common(1)
+    ((most_common, _),) = Counter(record["answer"] for record in answers).most_common(1)
     return {
         "question_type": asked.question_type,
         "multiple_choice_answer": most_common,

@@ -72,6 +72,7 @@ class Statement:
     background: str | None = None
 
     def is_true(self, left: Scene, right: Scene) -> bool:
+        """Whether the statement holds for a pair of scenes."""
         return _holds(self.where, (self._fits(left), self._fits(right)))
 
     def _fits(self, scene: Scene) -> bool:
@@ -93,13 +94,13 @@ class PairSet:
 
 @lru_cache(maxsize=1)
 def pair_sets() -> tuple[PairSet, ...]:
-    """All sets, split after split."""
+    """Makes all sets, split after split."""
     return tuple(_pair_set(split, number) for split, count in SET_COUNTS.items() for number in range(count))
 
 
 def pair_images() -> list[Image]:
-    """The images of all sets."""
-    return [image for found in pair_sets() for pair in found.images for image in pair]
+    """Lists the images of all sets."""
+    return [image for pair_set in pair_sets() for pair in pair_set.images for image in pair]
 
 
 def _pair_set(split: str, number: int) -> PairSet:
@@ -107,16 +108,13 @@ def _pair_set(split: str, number: int) -> PairSet:
     about = [_about_background(rng), rng.choice((_about_figure, _about_colour))(rng)]
     rng.shuffle(about)
     sides = [_sides(statement, rng) for statement in about]
-    pairs = []
-    for pair in range(PAIRS_PER_SET):
-        left, right = (
-            _image(
-                split, number, pair, side, dict(zip(about, (found[pair][side] for found in sides), strict=True)), rng
-            )
-            for side in (0, 1)
-        )
-        pairs.append((left, right))
-    return PairSet(split, number, tuple(pairs), (about[0], about[1]))
+
+    def image(pair: int, side: int) -> Image:
+        wanted = {statement: pairs[pair][side] for statement, pairs in zip(about, sides, strict=True)}
+        return _image(split, number, pair, side, wanted, rng)
+
+    images = tuple((image(pair, 0), image(pair, 1)) for pair in range(PAIRS_PER_SET))
+    return PairSet(split, number, images, (about[0], about[1]))
 
 
 def _about_figure(rng: random.Random) -> Statement:
@@ -176,25 +174,21 @@ def _contents(wanted: Mapping[Statement, bool], rng: random.Random) -> list[Attr
 
 def _background(wanted: Mapping[Statement, bool], rng: random.Random) -> str:
     for statement, fits in wanted.items():
-        if statement.background is not None and fits:
-            return statement.background
-        if statement.background is not None:
-            return rng.choice([other for other in BACKGROUNDS if other != statement.background])
+        if (named := statement.background) is not None:
+            return named if fits else rng.choice([other for other in BACKGROUNDS if other != named])
     return rng.choice(BACKGROUNDS)
 
 
 def _figures(statement: Statement, fits: bool, rng: random.Random) -> list[str]:
     kind = statement.about.kind
     assert kind is not None
-    if fits:
-        return [kind] * (2 if statement.two else rng.choice(_FIGURES_SHOWN))
-    if rng.random() < _NOTHING_THERE:
-        return []
-    if statement.two and rng.random() < 0.5:
-        return [kind]
-    return [rng.choice([other for other in FIGURES if other != kind])] * (
-        2 if statement.two else rng.choice(_FIGURES_SHOWN)
-    )
+    if not fits:
+        if rng.random() < _NOTHING_THERE:
+            return []
+        if statement.two and rng.random() < 0.5:
+            return [kind]
+        kind = rng.choice([other for other in FIGURES if other != kind])
+    return [kind] * (2 if statement.two else rng.choice(_FIGURES_SHOWN))
 
 
 def _named_colour(statement: Statement, fits: bool, rng: random.Random) -> str | None:

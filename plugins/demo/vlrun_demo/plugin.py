@@ -7,6 +7,7 @@ from vlrun import DemoEntry, hookimpl
 
 @hookimpl
 def vlrun_demo_data() -> list[DemoEntry]:
+    """Registers the provider."""
     return [
         DemoEntry(
             name="world",

@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from vlrun_demo.meaning import Description, referents, unique_subsets
 from vlrun_demo.scene import COLOURS, FIGURES, KINDS, Scene, Thing, image_random
@@ -20,7 +20,7 @@ VERIFIED_COLOURS = ("red", "green", "blue")
 """Colours that are asked for by name. Yes-or-no questions about few words are learned in a minute, others are not."""
 
 _CLEARLY = 0.05  # of the width: a thing nearer to the middle is on neither side
-_COUNTED = {1: 0.12, 2: 0.35}  # how often we ask for so many, to those who ask; for more: always
+_COUNTED = {1: 0.12, 2: 0.35}  # number of things -> how often a question whose answer it is stays; larger ones: always
 _SILENT = frozenset({"size"})  # no question singles a thing out by it: sizes are hard to compare
 
 
@@ -44,16 +44,16 @@ class Question:
 
 
 def answer(scene: Scene, question: Question) -> str:
-    """The right answer: ``yes`` or ``no``, a number, a side, or the value of an attribute."""
-    found = referents(scene, question.about)
+    """Answers a question rightly: ``yes`` or ``no``, a number, a side, or the value of an attribute."""
+    things = referents(scene, question.about)
     if question.asks == "count":
-        return str(len(found))
+        return str(len(things))
     if question.asks == "exist":
-        return _yes_or_no(bool(found))
+        return _yes_or_no(bool(things))
     if question.asks in ("either", "both"):
         there = [bool(referents(scene, Description(kind=kind))) for kind in question.options]
         return _yes_or_no(any(there) if question.asks == "either" else all(there))
-    (thing,) = found
+    (thing,) = things
     if question.asks == "side":
         return _side(scene, thing) or "middle"
     assert question.attribute is not None
@@ -62,30 +62,25 @@ def answer(scene: Scene, question: Question) -> str:
 
 
 def questions(scene: Scene, shares: Mapping[str, float], count: int) -> list[Question]:
-    """Up to ``count`` distinct questions about ``scene``, always the same ones.
+    """Asks up to ``count`` distinct questions about ``scene``, always the same ones.
 
     Args:
         shares: how often each kind of question is tried; ``query colour`` and ``query kind`` are kinds of their own.
     """
     rng = image_random(scene.image_id, "questions")
-    found: dict[Question, None] = {}
+    distinct: dict[Question, None] = {}
     for _ in range(6 * count):
         question = _MAKERS[rng.choices(list(shares), list(shares.values()))[0]](scene, rng)
         if question is not None:
-            found.setdefault(question)
-        if len(found) == count:
+            distinct.setdefault(question)
+        if len(distinct) == count:
             break
-    return list(found)
+    return list(distinct)
 
 
-def _query_colour(scene: Scene, rng: random.Random) -> Question | None:
-    single = _single(scene, rng, "colour")
-    return single and Question("query", single[1], "colour")
-
-
-def _query_kind(scene: Scene, rng: random.Random) -> Question | None:
-    single = _single(scene, rng, "kind")
-    return single and Question("query", single[1], "kind")
+def _query(scene: Scene, rng: random.Random, attribute: str) -> Question | None:
+    single = _single(scene, rng, attribute)
+    return single and Question("query", single[1], attribute)
 
 
 def _side_of(scene: Scene, rng: random.Random) -> Question | None:
@@ -189,8 +184,8 @@ def _yes_or_no(truth: bool) -> str:
 
 
 _MAKERS: Mapping[str, Callable[[Scene, random.Random], Question | None]] = {
-    "query colour": _query_colour,
-    "query kind": _query_kind,
+    "query colour": partial(_query, attribute="colour"),
+    "query kind": partial(_query, attribute="kind"),
     "side": _side_of,
     "choose": _choose,
     "verify": _verify,

@@ -34,7 +34,7 @@ _SCALE = 0.25  # of all features: where they drown the boxes, words of place tak
 
 
 def region_features(scene: Scene, image_id: str) -> RegionFeatures:
-    """Detector output for ``scene``: ``NUM_REGIONS`` boxes in no particular order."""
+    """Imitates a detector's output for ``scene``: ``NUM_REGIONS`` boxes in no particular order."""
     rng = np.random.Generator(np.random.Philox(derive_seed("demo", scene.image_id, "regions")))
     boxes = _candidates(scene, rng)
     seen = _Seen.of(scene, boxes)
@@ -69,10 +69,10 @@ def _candidates(scene: Scene, rng: np.random.Generator) -> NDArray[np.float32]:
             boxes.append(_around(thing.box, other.box) if other is not thing else _part(thing.box, rng))
         else:
             boxes.append(_anywhere(scene, rng))
-    found = np.array(boxes, dtype=np.float32)[rng.permutation(len(boxes))]
-    found[:, 0::2] = found[:, 0::2].clip(0, scene.width - _EDGE)
-    found[:, 1::2] = found[:, 1::2].clip(0, scene.height - _EDGE)
-    return found
+    candidates = np.array(boxes, dtype=np.float32)[rng.permutation(len(boxes))]
+    candidates[:, 0::2] = candidates[:, 0::2].clip(0, scene.width - _EDGE)
+    candidates[:, 1::2] = candidates[:, 1::2].clip(0, scene.height - _EDGE)
+    return candidates
 
 
 def _near(box: Box, rng: np.random.Generator, jitter: float) -> Box:

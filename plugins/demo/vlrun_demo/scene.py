@@ -45,15 +45,18 @@ class Thing:
 
     @property
     def attributes(self) -> tuple[str, str, str, str]:
+        """Kind, colour, size and pattern."""
         return self.kind, self.colour, self.size, self.pattern
 
     @property
     def centre(self) -> tuple[float, float]:
+        """The middle of the box, (x, y) in pixels."""
         x1, y1, x2, y2 = self.box
         return (x1 + x2) / 2, (y1 + y2) / 2
 
     @property
     def is_figure(self) -> bool:
+        """Whether it is a robot, a ghost or a cat."""
         return self.kind in FIGURES
 
 
@@ -116,7 +119,7 @@ def make_sparse_scene(image_id: int) -> Scene:
 def arrange(image_id: int, wanted: Sequence[tuple[str, str, str, str]], background: str | None = None) -> Scene:
     """A scene of exactly the things with the ``wanted`` kinds, colours, sizes and patterns, at random places.
 
-    ``background`` is drawn too where it is None.
+    Where ``background`` is None, it is random too.
     """
     rng = image_random(image_id, "places")
     width, height = rng.choice(_SHAPES_OF_PICTURES)
@@ -181,6 +184,7 @@ def _free_place(
 
 
 def area(box: Box) -> float:
+    """Area in square pixels; 0 for a box whose corners are swapped."""
     return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
 
 

@@ -21,6 +21,7 @@ _WEIGHT_OF_A_WORD = 3  # each word counts this often beside the texts, so that r
 
 
 def write_vocabulary(path: Path) -> None:
+    """Learns the vocabulary and writes it, one word piece a line."""
     train_wordpiece(_texts(), SIZE, path)
 
 
@@ -36,5 +37,5 @@ def _texts() -> Iterator[str]:
     yield from (cleaned(asked.text) for asked in asked_in_vqa(images(VQA)[:_SAMPLED_IMAGES]))
     for image in images(GQA)[:_SAMPLED_IMAGES]:
         yield from (cleaned(asked.wording.text) for asked in asked_in_gqa(image))
-    for found in pair_sets()[:_SAMPLED_IMAGES]:
-        yield from (cleaned(statement.text) for statement in found.statements)
+    for pair_set in pair_sets()[:_SAMPLED_IMAGES]:
+        yield from (cleaned(statement.text) for statement in pair_set.statements)
