@@ -4,37 +4,33 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
-from vlrun import Backbone, BackboneOutput, Encoding, Pair, RegionBatch
+from vlrun import Backbone, BackboneOutput, Encoding, Pair, PairEncoder, RegionBatch
 from vlrun_own.config import BagOfWordsConfig
 
 NUM_BUCKETS = 4096
 
 
-class HashedWords:
+def hashed_words(pairs: Sequence[Pair], regions: RegionBatch, max_text_tokens: int) -> Encoding:
     """Turns pairs into tensors: each word becomes the number of a bucket, so that no vocabulary is needed."""
-
-    def __init__(self, max_text_tokens: int) -> None:
-        self.max_text_tokens = max_text_tokens
-
-    def __call__(self, pairs: Sequence[Pair], regions: RegionBatch) -> Encoding:
-        rows = [[zlib.crc32(word.encode()) % NUM_BUCKETS for word in pair.text.lower().split()] for pair in pairs]
-        rows = [row[: self.max_text_tokens] or [0] for row in rows]
-        length = max(map(len, rows))
-        return Encoding(
-            token_ids=torch.tensor([row + [0] * (length - len(row)) for row in rows]),
-            text_mask=torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows]),
-            region_features=torch.from_numpy(regions.features),
-            boxes=torch.from_numpy(regions.boxes) / torch.from_numpy(regions.sizes).flip(-1).repeat(1, 2)[:, None],
-            region_mask=torch.from_numpy(regions.mask),
-        )
+    rows = [[zlib.crc32(word.encode()) % NUM_BUCKETS for word in pair.text.lower().split()] for pair in pairs]
+    rows = [row[:max_text_tokens] or [0] for row in rows]
+    length = max(map(len, rows))
+    return Encoding(
+        token_ids=torch.tensor([row + [0] * (length - len(row)) for row in rows]),
+        text_mask=torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows]),
+        region_features=torch.from_numpy(regions.features),
+        boxes=torch.from_numpy(regions.boxes) / torch.from_numpy(regions.sizes).flip(-1).repeat(1, 2)[:, None],
+        region_mask=torch.from_numpy(regions.mask),
+    )
 
 
 class BagOfWords(Backbone):
-    """P pairs, L words, R regions, H hidden size."""
+    """Multiplies each region with the mean word vector. Shapes: P pairs, L words, R regions, H hidden size."""
 
     optional_weights = ("match",)  # a file of weights may come from a run that had no use for the matching head
 
@@ -48,10 +44,11 @@ class BagOfWords(Backbone):
 
     @classmethod
     def from_config(cls, config: BagOfWordsConfig) -> BagOfWords:
+        """Builds the backbone that an experiment describes."""
         return cls(config.hidden_size, config.region_feature_size)
 
-    def pair_encoder(self, max_text_tokens: int) -> HashedWords:
-        return HashedWords(max_text_tokens)
+    def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
+        return partial(hashed_words, max_text_tokens=max_text_tokens)
 
     def forward(self, encoding: Encoding) -> BackboneOutput:
         """Encodes P pairs: text (P, L, H), regions (P, R, H), pooled (P, H)."""

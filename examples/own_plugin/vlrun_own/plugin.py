@@ -7,6 +7,7 @@ from vlrun import Entry, hookimpl
 
 @hookimpl
 def vlrun_backbones() -> list[Entry]:
+    """Registers the backbone."""
     return [
         Entry(
             name="bag-of-words",
@@ -19,6 +20,7 @@ def vlrun_backbones() -> list[Entry]:
 
 @hookimpl
 def vlrun_datasets() -> list[Entry]:
+    """Registers the dataset."""
     return [
         Entry(
             name="short-refcoco+",
