@@ -64,12 +64,13 @@ class Workload:
     """What one backbone is measured with.
 
     Attributes:
-        all_texts: of all lengths, for the plain loop; of_length: ``BATCH`` texts for each of a few lengths.
+        all_texts: of all lengths, for the plain loop.
+        same_length: ``BATCH`` texts for each of a few lengths.
         image_ids: the images of a tile of the engine.
     """
 
     all_texts: list[str]
-    of_length: list[list[str]]
+    same_length: list[list[str]]
     image_ids: list[str]
 
 
@@ -99,7 +100,7 @@ def main() -> None:
         parser.error(f"--pairs: a multiple of {BATCH}, up to {BATCH * MOST_IMAGES}")
     torch.set_num_threads(arguments.threads)
 
-    found = {name: measure(name, arguments) for name in arguments.backbones}
+    results = {name: measure(name, arguments) for name in arguments.backbones}
     rows = [
         {
             "backbone": name,
@@ -108,11 +109,11 @@ def main() -> None:
             "ratio": measured.seconds[PLAIN] / seconds,
             "largest_difference": measured.differences.get(way),
         }
-        for name, measured in found.items()
+        for name, measured in results.items()
         for way, seconds in measured.seconds.items()
     ]
     if arguments.json:
-        once = {name: {"per_text": each.per_text, "per_image": each.per_image} for name, each in found.items()}
+        once = {name: {"per_text": each.per_text, "per_image": each.per_image} for name, each in results.items()}
         print(json.dumps({"ways": rows, "seconds_once": once}, indent=2))
         return
     print(f"{'backbone':<9} {'way':<42} {'pairs/s':>9} {'ratio':>7} {'scores differ by':>17}")
@@ -122,7 +123,7 @@ def main() -> None:
             f"{row['backbone']:<9} {row['way']:<42} {row['pairs_per_second']:>9.1f} {row['ratio']:>6.2f}x "
             f"{difference:>17}"
         )
-    for name, measured in found.items():
+    for name, measured in results.items():
         print(
             f"{name}: once {1e3 * measured.per_text:.1f} ms for a text, {1e3 * measured.per_image:.1f} ms for an image"
         )
@@ -142,12 +143,13 @@ def measure(name: str, arguments: argparse.Namespace) -> Measured:
         ways: dict[str, list[Callable[[], Tensor]]] = {
             PLAIN: [forward_scores(backbone, plain_batch(backbone, work.all_texts, longest).to(device))],
             SORTED: [
-                forward_scores(backbone, encoded_batch(backbone, texts, longest).to(device)) for texts in work.of_length
+                forward_scores(backbone, encoded_batch(backbone, texts, longest).to(device))
+                for texts in work.same_length
             ],
-            ENGINE: [engine_scores(engine, texts, work.image_ids) for texts in work.of_length],
-            ENGINE_BF16: [engine_scores(engine_bf16, texts, work.image_ids) for texts in work.of_length],
+            ENGINE: [engine_scores(engine, texts, work.image_ids) for texts in work.same_length],
+            ENGINE_BF16: [engine_scores(engine_bf16, texts, work.image_ids) for texts in work.same_length],
         }
-        text = engine.encoded(work.of_length[1], work.image_ids[0])
+        text = engine.encoded(work.same_length[1], work.image_ids[0])
         once = {
             PER_TEXT: [lambda: text_part(engine, text)["states"]],
             PER_IMAGE: [lambda: engine.region_part(work.image_ids)["states"]],
@@ -200,8 +202,8 @@ def workload(longest: int, num_images: int) -> Workload:
         return " ".join(f"word{number}" for number in rng.integers(20000, size=length - 2))
 
     lengths = rng.normal(13, 4, 5000).round().clip(5, 25).clip(max=longest).astype(int)
-    of_length = [[text(int(length)) for _ in range(BATCH)] for length in np.quantile(lengths, QUANTILES)]
-    return Workload([text(length) for length in lengths[:BATCH]], of_length, [f"image{n}" for n in range(num_images)])
+    same_length = [[text(int(length)) for _ in range(BATCH)] for length in np.quantile(lengths, QUANTILES)]
+    return Workload([text(length) for length in lengths[:BATCH]], same_length, [f"image{n}" for n in range(num_images)])
 
 
 @cache
@@ -213,8 +215,8 @@ def random_regions(num_images: int) -> RegionBatch:
 
 def read_regions(image_ids: Sequence[str]) -> RegionBatch:
     rows = [int(image_id.removeprefix("image")) for image_id in image_ids]
-    known = random_regions(MOST_IMAGES)
-    arrays = {name: getattr(known, name)[rows] for name in ("features", "boxes", "mask", "sizes")}
+    regions = random_regions(MOST_IMAGES)
+    arrays = {name: getattr(regions, name)[rows] for name in ("features", "boxes", "mask", "sizes")}
     return RegionBatch(tuple(image_ids), **arrays)
 
 
