@@ -29,14 +29,14 @@ class GroundTruth:
     normalises: bool
 
     def spelled(self, prediction: str) -> str:
-        """``prediction`` as it is compared."""
+        """Spells ``prediction`` as it is compared."""
         return normalise(one_line(prediction)) if self.normalises else one_line(prediction)
 
     def score(self, spelled: str) -> float:
         """Mean over the n annotators of min(1, how many of the *others* say the same / 3), in [0, 1].
 
-        The evaluator leaves out every record that equals the annotator's own, which is one record as long as records
-        carry an ``answer_id``.
+        The evaluator leaves out every record that equals the annotator's; where records carry an ``answer_id``, that is
+        one record.
         """
         votes = self.answers.count(spelled)
         if not votes:
@@ -57,11 +57,11 @@ class GroundTruth:
 
 
 def ground_truth(answers: Sequence[str], annotators: Sequence[int], evaluator: Evaluator) -> GroundTruth:
-    """``answers``, as given, in the spelling of an evaluator. The arguments are never changed.
+    """Spells ``answers`` as an evaluator does, without changing the arguments.
 
-    Current version (from March 2021 on): outer white space goes; where all answers are the same, nothing else is
-    normalised on either side, and otherwise everything is. Earlier version: punctuation alone is normalised, and only
-    where answers differ, while predictions are always normalised fully.
+    Current version (from March 2021 on): outer white space is stripped; the rest is normalised, in answers and
+    prediction, only where answers differ. Earlier version: answers are normalised in punctuation alone, and only where
+    they differ, while predictions are always normalised fully.
     """
     if evaluator == "pre-2021":
         spelled = answers if len(set(answers)) == 1 else [without_punctuation(answer) for answer in answers]

@@ -17,7 +17,7 @@ from vlrun.data.annotations import field_problems, size_remarks, write_annotatio
 from vlrun_vqa.records import VqaQuestion
 from vlrun_vqa.sources import HIDDEN_SPLITS, SPLIT_SIZES
 
-MIN_QUESTIONS = 9  # whose most common answer it has to be
+MIN_QUESTIONS = 9  # an answer of the vocabulary is the most common one of at least so many questions
 _COMPLETE = 0.9  # a split with this share of its published questions is probably meant to be the whole one
 
 Questions = dict[str, VqaQuestion]
@@ -26,7 +26,7 @@ Questions = dict[str, VqaQuestion]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The answers to write, and where they are from; no answers: there is nothing to make a vocabulary from."""
+    """The answers to write, none where there is nothing to make them from, and a remark on their origin."""
 
     answers: Sequence[str]
     remark: str
@@ -57,7 +57,7 @@ def write_questions(
 def add_question(
     questions: Questions, content: Mapping[str, Any], place: str, problems: list[str], names: Mapping[str, str]
 ) -> None:
-    """Adds a checked record, or notes what is wrong.
+    """Checks a record and adds it, or notes what is wrong.
 
     Args:
         names: our field -> what the source calls it, for the messages.
@@ -70,12 +70,12 @@ def add_question(
             problems.append(f"{place}: {names.get(field, field)}{problem[len(field) :]}")
         return
     if record.id in questions:
-        problems.append(f"{place}: question {record.id} is there twice")
+        problems.append(f"{place}: question {record.id} occurs twice")
     questions[record.id] = record
 
 
 def published_vocabulary(folders: Iterable[Path], names: Sequence[str]) -> Vocabulary | None:
-    """The first of the files ``names`` that is in one of ``folders``, in its own order."""
+    """Reads the first of the files ``names`` that is in one of ``folders``; answers keep its order."""
     for path in (folder / name for folder in folders for name in names):
         if path.is_file():
             answers = read_answers(path).answers
@@ -84,16 +84,16 @@ def published_vocabulary(folders: Iterable[Path], names: Sequence[str]) -> Vocab
 
 
 def counted_vocabulary(counts: Mapping[str, Counter[str]]) -> Vocabulary:
-    """Answers that are the most common one of enough questions of train and val, the most frequent first.
+    """Chooses the answers that are the most common one of enough questions of train and val, the most frequent first.
 
-    The rule of ``tools/compute_softscore.py`` in github.com/hengyuan-hu/bottom-up-attention-vqa. The published
-    vocabularies have orders of their own.
+    This is the rule of ``tools/compute_softscore.py`` in github.com/hengyuan-hu/bottom-up-attention-vqa. The published
+    vocabularies are in other orders.
 
     Args:
         counts: split -> for how many questions an answer, as ``vocabulary_spelling`` has it, is the most common one.
     """
     if "train" not in counts:
-        remark = f"no {ANSWERS_FILE} was written: it is made from the answers of train, which is not there"
+        remark = f"no {ANSWERS_FILE} was written: it is made from the answers of train, which is missing"
         return Vocabulary((), remark)
     used = [split for split in ("train", "val") if split in counts]
     total = sum((counts[split] for split in used), Counter())
@@ -103,13 +103,14 @@ def counted_vocabulary(counts: Mapping[str, Counter[str]]) -> Vocabulary:
     if not answers:
         return Vocabulary((), f"no {ANSWERS_FILE} was written: no answer is the most common one {rule}")
     remark = (
-        f"{ANSWERS_FILE}: {len(answers):,} answers that are, normalised, the most common one {rule}; that is the case "
-        f"for {covered:,} of the questions. Heads of published checkpoints want the vocabulary they were trained with"
+        f"{ANSWERS_FILE}: {len(answers):,} answers that are, normalised, the most common one {rule}; they cover "
+        f"{covered:,} of the questions. Heads of published checkpoints need the vocabulary they were trained with"
     )
     return Vocabulary(answers, remark)
 
 
 def raise_any(problems: Sequence[str]) -> None:
+    """Raises a ``DataError`` with the first few of ``problems``, if there are any."""
     if problems:
         raise DataError(first_few(problems))
 
@@ -138,7 +139,7 @@ def _hidden_remarks(splits: Mapping[str, Questions]) -> list[str]:
         if split not in HIDDEN_SPLITS
     }
     return [
-        f"split '{split}': {count:,} questions have no answer: they teach nothing and are not scored"
+        f"split '{split}': {count:,} questions have no answer: they are neither learned from nor scored"
         for split, count in hidden.items()
         if count
     ]
@@ -147,5 +148,5 @@ def _hidden_remarks(splits: Mapping[str, Questions]) -> list[str]:
 def _size_remarks(counts: Mapping[str, int]) -> list[str]:
     """Differences to the published sizes, if this looks like the whole dataset and not like a sample of it."""
     is_whole = any(counts.get(split, 0) >= _COMPLETE * published for split, published in SPLIT_SIZES.items())
-    found = {split: {"questions": count} for split, count in counts.items() if is_whole or split not in SPLIT_SIZES}
-    return size_remarks(found, {split: {"questions": published} for split, published in SPLIT_SIZES.items()})
+    sizes = {split: {"questions": count} for split, count in counts.items() if is_whole or split not in SPLIT_SIZES}
+    return size_remarks(sizes, {split: {"questions": published} for split, published in SPLIT_SIZES.items()})

@@ -128,25 +128,25 @@ def _parts(source: Path) -> list[_Part]:
             problems.append(f"{next(iter(answered.values()))}: there are no questions beside it. {OBTAIN}")
     raise_any(problems)
     if not parts:
-        found = sorted(path.name for path in source.iterdir()) if source.is_dir() else []
+        names = sorted(path.name for path in source.iterdir()) if source.is_dir() else []
         raise DataError(
             f"{source}: expected files such as v2_OpenEnded_mscoco_val2014_questions.json and "
-            f"v2_mscoco_val2014_annotations.json (found: {', '.join(first_few(found, 10)) or 'nothing'}). {OBTAIN}"
+            f"v2_mscoco_val2014_annotations.json (found: {', '.join(first_few(names, 10)) or 'nothing'}). {OBTAIN}"
         )
     return parts
 
 
 def _files(folder: Path, kind: str, subset: str) -> dict[str | None, Path]:
-    """Files of one kind and part, by what their names have beside the official name; None is the official name.
+    """Files of one kind and part, by what their names add to the official name; None where that is nothing.
 
-    Of a file and its compressed twin the former is taken.
+    A file is preferred to its compressed twin.
     """
-    found: dict[str | None, Path] = {}
+    files: dict[str | None, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = OFFICIAL_NAME.fullmatch(path.name)
         if match is not None and match[kind] == subset:
-            found.setdefault(match["extra"], path)
-    return found
+            files.setdefault(match["extra"], path)
+    return files
 
 
 def _read_questions(part: _Part, problems: list[str]) -> Questions:
@@ -163,7 +163,7 @@ def _read_questions(part: _Part, problems: list[str]) -> Questions:
 
 
 def _add_answers(questions: Questions, part: _Part, problems: list[str]) -> Counter[str]:
-    """Puts the answers to their questions; returns for how many questions an answer is the most common one."""
+    """Adds the answers to their questions; returns for how many questions an answer is the most common one."""
     path = part.annotations
     assert path is not None
     _, rows = _rows(path, "annotations")
@@ -176,11 +176,11 @@ def _add_answers(questions: Questions, part: _Part, problems: list[str]) -> Coun
             problems.append(f"{place}: no such question in {part.questions.name}")
             continue
         if name in answered:
-            problems.append(f"{place}: is there twice")
+            problems.append(f"{place}: occurs twice")
         if not question.image.endswith(f"_{row.image_id:012d}"):
             problems.append(f"{place}: image_id is {row.image_id}, but the question is about {question.image}")
         answered.add(name)
-        answers = tuple(sys.intern(answer.answer) for answer in row.answers)  # most are there thousands of times
+        answers = tuple(sys.intern(answer.answer) for answer in row.answers)  # most occur thousands of times
         questions[name] = question.model_copy(
             update={
                 "answers": answers,
@@ -208,8 +208,7 @@ def _annotators(answers: Sequence[_Answer]) -> tuple[int, ...] | None:
 
 
 def _take_minival_from_val(splits: dict[str, Questions], folder: Path, *, answered: bool, problems: list[str]) -> None:
-    """Where only the questions of minival are known, from ROSITA's questions file or LXMERT's annotations, their
-    answers are those of val."""
+    """Makes minival from val where ROSITA's questions file or LXMERT's annotations only list its questions."""
     if answered:
         return
     path = folder / _LXMERT_MINIVAL
@@ -233,7 +232,7 @@ def _rows(path: Path, key: str) -> tuple[Mapping[str, Any], list[Any]]:
 
 
 def _checked(model: type[Row], rows: Sequence[Any], path: Path, problems: list[str]) -> Iterator[tuple[str, Row]]:
-    """Each row that is right, with its place."""
+    """The rows that are valid, each with its place."""
     for index, row in enumerate(rows):
         name = f"question {row['question_id']}" if isinstance(row, Mapping) and "question_id" in row else f"row {index}"
         place = f"{path}: {name}"

@@ -37,7 +37,7 @@ _ROSITA_TEXT_SET = "vqa"
 def build_lxmert(folder: Path, output: Path) -> BuildReport:
     """Translates LXMERT's ``train.json``, ``nominival.json``, ``minival.json`` and ``test.json``, or some of them.
 
-    They hold a soft score for each answer of the authors' vocabulary, and not what people said.
+    They hold soft scores of answers in the authors' vocabulary, not the answers that people gave.
 
     Raises:
         DataError: no such file is there, or rows of it do not fit.
@@ -60,7 +60,7 @@ def build_lxmert(folder: Path, output: Path) -> BuildReport:
 def build_rosita(source: Path, output: Path) -> BuildReport:
     """Translates the annotations that ROSITA publishes: ``source`` is their JSON file, or a folder that holds it.
 
-    A question without ``label`` has no loss there, so its answer is hidden here.
+    A question without ``label`` has no loss in ROSITA, so its answer counts as hidden here.
 
     Raises:
         DataError: the file is missing or damaged, or records of it do not fit.
@@ -96,13 +96,13 @@ def _rows(rows: Any, place: str, what: str, problems: list[str]) -> list[tuple[s
     """The rows that are objects, each with its place."""
     if not isinstance(rows, list):
         raise DataError(f"{place}: expected a list of questions, found {type(rows).__name__}")
-    found = []
+    places = []
     for index, row in enumerate(rows):
         if isinstance(row, Mapping):
-            found.append((f"{place}, {what} {index}", row))
+            places.append((f"{place}, {what} {index}", row))
         else:
             problems.append(f"{place}, {what} {index}: expected an object, found {type(row).__name__}")
-    return found
+    return places
 
 
 def _translated(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -116,16 +116,16 @@ def _translated(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
 
 
 def _scored_vocabulary(splits: Mapping[str, Questions]) -> Vocabulary:
-    """All answers that have a score, the most frequent first: the authors left out all others."""
+    """All answers that have a score, the most frequent first: the authors' vocabulary has no others."""
     counts = Counter(
         answer for questions in splits.values() for record in questions.values() for answer in record.scores or ()
     )
-    wanted = f"none of {', '.join(LXMERT_ANSWERS)} is there"
+    why = f"none of {', '.join(LXMERT_ANSWERS)} is there"
     if not counts:
-        return Vocabulary((), f"no {ANSWERS_FILE} was written: {wanted}, and no answer has a score")
+        return Vocabulary((), f"no {ANSWERS_FILE} was written: {why}, and no answer has a score")
     remark = (
-        f"{ANSWERS_FILE}: all {len(counts):,} answers that have a score, the most frequent first; {wanted}, so the "
-        "authors' order is not known, which the heads of their checkpoints want"
+        f"{ANSWERS_FILE}: all {len(counts):,} answers that have a score, the most frequent first; {why}, so the "
+        "authors' order, which the heads of their checkpoints need, is unknown"
     )
     return Vocabulary(frequent_answers(counts, 1), remark)
 
@@ -144,7 +144,7 @@ def _lxmert_remarks(splits: Mapping[str, Questions]) -> list[str]:
 
 
 def _rosita_path(source: Path) -> Path:
-    """The annotation file; folders may be its own, ROSITA's ``annotations``, and the suffix may be missing."""
+    """The annotation file, in its own folder or in ROSITA's ``annotations``; its suffix may be missing."""
     if source.is_file():
         return source
     names = (ROSITA_FILE, ROSITA_FILE.removesuffix(".json"))  # the last revision of ROSITA's code opens it without

@@ -49,5 +49,5 @@ class VqaV2Config(DatasetConfig):
             "Get bottom-up-attention features of COCO train2014 and val2014 (and test2015), 36 boxes per image, then:",
             f"runner features build --from rosita-tsv mscoco_bua_r101_fix36 {self.features}",
             f"runner features build --from lxmert-tsv train2014_obj36.tsv val2014_obj36.tsv {self.features}",
-            "(a checkpoint wants the features that it was trained on; other formats: `runner features build --help`)",
+            "(a checkpoint needs the features that it was trained on; other formats: `runner features build --help`)",
         ]

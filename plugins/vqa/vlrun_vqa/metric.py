@@ -27,7 +27,7 @@ class _Judged:
     Attributes:
         accuracy: of the prediction, in [0, 1].
         bound: the same of the best answer of the vocabulary; None if that has no answer to the question.
-        is_lookup: whether only soft scores were known.
+        is_lookup: whether the question has soft scores only.
         answer_type, question_type: as annotated.
     """
 
@@ -48,8 +48,8 @@ class VqaAccuracy(Metric):
         upper-bound: accuracy of the best answer of the vocabulary to each question.
         unanswerable: how many questions have no answer in the vocabulary.
 
-    A question for which only soft scores are known is scored by looking the prediction up, without normalising it.
-    Hidden questions are left out and counted in the protocol.
+    A question with soft scores only is scored by looking the prediction up, without normalising it. Questions with
+    hidden answers are left out and counted in the protocol.
     """
 
     def __init__(self, config: VqaAccuracyConfig, vocabulary: AnswerVocabulary | None = None) -> None:
@@ -120,10 +120,9 @@ class VqaAccuracy(Metric):
 
 
 def _refuse_what_does_not_fit(predictions: Sequence[Prediction], ids: Sequence[str], split: str) -> None:
-    """Every question has exactly one predicted answer, and it is text.
+    """Checks that every question has exactly one predicted answer, and that it is text.
 
-    The official loader lets the last of two answers to a question win. Here that is an error: nothing says which of
-    them was meant.
+    Two answers to one question are an error, as nothing says which was meant; the official loader takes the last.
 
     Raises:
         DataError: all that does not fit.

@@ -46,10 +46,10 @@ y'all'd've: yall'd've y'alld've y'all'dve / you'd: youd / you'd've: youd've you'
 you're: youre / you've: youve
 """
 CONTRACTIONS: Mapping[str, str] = {
-    given: written
+    spelling: written
     for entry in _CONTRACTIONS.split(" /")
     for written, spellings in [entry.strip().split(": ")]
-    for given in spellings.split()
+    for spelling in spellings.split()
 }
 
 _PERIOD = re.compile(r"\.(?!\d)")
@@ -58,37 +58,37 @@ _NUMBER_WITH_COMMA = re.compile(r"\d,\d")
 
 
 def one_line(answer: str) -> str:
-    """Line breaks and tabs become spaces; outer white space goes."""
+    """Turns line breaks and tabs into spaces and strips outer white space."""
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def without_punctuation(answer: str) -> str:
     """Deletes the marks of ``PUNCTUATION``, or puts a space in their place; deletes periods.
 
-    A mark is deleted if the answer has it beside a space anywhere, or has a comma between digits anywhere; otherwise
-    it becomes a space. A period stays before a digit.
+    A mark is deleted everywhere if it stands beside a space anywhere in the answer, or if a comma stands between digits
+    anywhere; otherwise it becomes a space. A period before a digit stays.
     """
     has_number = _NUMBER_WITH_COMMA.search(answer) is not None
-    found = answer
+    spelled = answer
     for mark in PUNCTUATION:
         if mark in answer:
             is_deleted = has_number or f"{mark} " in answer or f" {mark}" in answer
-            found = found.replace(mark, "" if is_deleted else " ")
-    return _PERIOD.sub("", found, count=_MOST_PERIODS)
+            spelled = spelled.replace(mark, "" if is_deleted else " ")
+    return _PERIOD.sub("", spelled, count=_MOST_PERIODS)
 
 
 def with_plain_words(answer: str) -> str:
-    """Lower case, digits for number words up to ten, no articles, apostrophes in contractions, single spaces."""
+    """Writes lower case, digits for number words up to ten, no articles, apostrophes in contractions, single spaces."""
     numbers = (NUMBER_WORDS.get(word, word) for word in answer.lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in numbers if word not in ARTICLES)
 
 
 @lru_cache(maxsize=1 << 16)
 def normalise(answer: str) -> str:
-    """Both steps, as the evaluator does them where people disagree."""
+    """Does both steps, as the evaluator where people disagree."""
     return with_plain_words(without_punctuation(answer))
 
 
 def vocabulary_spelling(answer: str) -> str:
-    """How the published vocabularies spell an answer: normalised, and without the commas that survive it."""
+    """Spells an answer as the published vocabularies do: normalised, and without the commas that are left."""
     return normalise(answer).replace(",", "")

@@ -17,6 +17,7 @@ PHASES = {
 
 @hookimpl
 def vlrun_tasks() -> list[Entry]:
+    """Registers the task ``vqa``."""
     return [
         Entry(
             name="vqa",
@@ -30,6 +31,7 @@ def vlrun_tasks() -> list[Entry]:
 
 @hookimpl
 def vlrun_datasets() -> list[Entry]:
+    """Registers the dataset ``vqav2`` with its builders."""
     return [
         Entry(
             name="vqav2",
@@ -64,6 +66,7 @@ def vlrun_datasets() -> list[Entry]:
 
 @hookimpl
 def vlrun_metrics() -> list[Entry]:
+    """Registers the official accuracy."""
     return [
         Entry(
             name="vqa-accuracy",
@@ -76,6 +79,7 @@ def vlrun_metrics() -> list[Entry]:
 
 @hookimpl
 def vlrun_submissions() -> list[SubmissionFormat]:
+    """Registers a result file for each phase of the evaluation server, and for local scoring."""
     return [
         SubmissionFormat(
             name=name,

@@ -14,10 +14,10 @@ _KEYS = {"question_id", "answer"}
 
 
 def write_results(predictions: Sequence[Prediction], path: Path) -> None:
-    """Writes the result file, in the order of ``predictions``. Only here ids become numbers.
+    """Writes the result file, in the order of ``predictions``. Only here do ids become numbers.
 
     Raises:
-        DataError: an id is no number, or an answer is no text.
+        DataError: an id is not a number, or an answer is not text.
     """
     problems = [
         *(f"prediction '{item.id}': the id is no question_id" for item in predictions if not _is_number(item.id)),
@@ -33,10 +33,10 @@ def write_results(predictions: Sequence[Prediction], path: Path) -> None:
 
 
 def read_results(path: Path) -> SubmissionRows:
-    """The question ids of a result file, as text, and what is wrong with its entries; entries count from 0.
+    """Reads the question ids of a result file, as text, and says what is wrong with its entries, counted from 0.
 
     Raises:
-        DataError: it is no JSON list.
+        DataError: it is not a JSON list.
     """
     rows = SubmissionRows([])
     for index, entry in enumerate(read_json_list(path)):
@@ -49,10 +49,10 @@ def read_results(path: Path) -> SubmissionRows:
 
 
 def official_ids(path: Path) -> list[str]:
-    """The ids of an official questions file, such as ``v2_OpenEnded_mscoco_test2015_questions.json``, also ``.gz``.
+    """Reads the ids of an official questions file, such as ``v2_OpenEnded_mscoco_test2015_questions.json[.gz]``.
 
     Raises:
-        DataError: it is no such file.
+        DataError: it is not such a file.
     """
     content = read_json(path)
     questions = content.get("questions") if isinstance(content, Mapping) else None
@@ -76,11 +76,11 @@ def _checked(entry: Any) -> tuple[str | None, list[str]]:
     problems += [f"there is a key {key!r}, which the server does not know" for key in sorted(entry.keys() - _KEYS)]
     name = None
     if "question_id" in entry:
-        given = entry["question_id"]
-        if _is_integer(given) or (isinstance(given, str) and _is_number(given)):
-            name = str(given)
-        if not _is_integer(given):
-            problems.append(f"question_id should be a whole number without quotes, it is {given!r:.60}")
+        question_id = entry["question_id"]
+        if _is_integer(question_id) or (isinstance(question_id, str) and _is_number(question_id)):
+            name = str(question_id)
+        if not _is_integer(question_id):
+            problems.append(f"question_id should be a whole number without quotes, it is {question_id!r:.60}")
     if "answer" in entry and not isinstance(entry["answer"], str):
         problems.append(f"answer should be text, it is {entry['answer']!r:.60}")
     return name, problems

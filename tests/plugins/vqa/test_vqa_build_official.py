@@ -46,7 +46,7 @@ def test_any_part_will_do(archive: Any, tmp_path: Path) -> None:
     archive.annotations = {}
     report = build_official(archive.write(), tmp_path / "out")
     assert report.counts == {"test-dev": 1}
-    assert report.remarks == ("no answers.json was written: it is made from the answers of train, which is not there",)
+    assert report.remarks == ("no answers.json was written: it is made from the answers of train, which is missing",)
     assert "COCO_test2015_000000000001" in (tmp_path / "out/test-dev.jsonl").read_text()
 
 
@@ -137,10 +137,10 @@ def test_all_join_errors_are_reported_at_once_and_nothing_is_written(
         build_official(archive.write(), tmp_path / "out")
     v2 = f"{archive.folder}/v2_"
     assert [problem.removeprefix(v2) for problem in caught.value.problems] == [
-        "OpenEnded_mscoco_train2014_questions.json: question 9000: question 9000 is there twice",
+        "OpenEnded_mscoco_train2014_questions.json: question 9000: question 9000 occurs twice",
         "mscoco_train2014_annotations.json: question 27000: no such question in "
         "v2_OpenEnded_mscoco_train2014_questions.json",
-        "mscoco_train2014_annotations.json: question 9001: is there twice",
+        "mscoco_train2014_annotations.json: question 9001: occurs twice",
         "OpenEnded_mscoco_train2014_questions.json: question 26000: is not in v2_mscoco_train2014_annotations.json",
         "mscoco_val2014_annotations.json: question 73000: image_id is 74, but the question is about "
         "COCO_val2014_000000000073",
@@ -250,7 +250,7 @@ def test_the_vocabulary_counts_normalised_main_answers_of_train_and_val(
     assert read_answers(tmp_path / "out/answers.json").answers == ("black white", "yes", "2")
     assert (
         "answers.json: 3 answers that are, normalised, the most common one of at least 9 of the 37 questions of train "
-        "and val; that is the case for 29 of the questions. Heads of published checkpoints want the vocabulary they "
+        "and val; they cover 29 of the questions. Heads of published checkpoints need the vocabulary they "
         "were trained with"
     ) in report.remarks
 

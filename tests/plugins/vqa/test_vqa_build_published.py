@@ -70,13 +70,13 @@ def test_without_the_authors_list_all_scored_answers_are_the_vocabulary(tmp_path
     report = build_lxmert(tmp_path, tmp_path / "out")
     assert read_answers(tmp_path / "out/answers.json").answers == ("dog", "ant", "pug")
     assert "all 3 answers that have a score" in report.remarks[1]
-    assert "the authors' order is not known" in report.remarks[1]
+    assert "the authors' order, which the heads of their checkpoints need, is unknown" in report.remarks[1]
 
 
 def test_hidden_answers_of_a_training_split_are_counted(tmp_path: Path) -> None:
     write(tmp_path / "train.json", [lxmert_row(1), lxmert_test_row(2)])
     remarks = build_lxmert(tmp_path, tmp_path / "out").remarks
-    assert "split 'train': 1 questions have no answer: they teach nothing and are not scored" in remarks
+    assert "split 'train': 1 questions have no answer: they are neither learned from nor scored" in remarks
 
 
 def test_problems_use_the_names_of_lxmerts_files(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_problems_use_the_names_of_lxmerts_files(tmp_path: Path) -> None:
     assert found[1] == "0: label.dog: input should be less than or equal to 1 (got 1.5)"
     assert found[2].startswith("1: sent: input should be a valid string")
     assert found[3].startswith("2: img_id: string should have at least 1 character")
-    assert found[4] == "5: question 5 is there twice"
+    assert found[4] == "5: question 5 occurs twice"
     assert found[5].startswith("6: question_id: string should match pattern")
 
 
@@ -154,7 +154,7 @@ def test_a_record_without_label_is_hidden(records: Records, tmp_path: Path) -> N
     report = build_rosita(tmp_path, tmp_path / "out")
     assert ["answers" in record for record in records(tmp_path / "out/train.jsonl")] == [True, False, False]
     hidden = [remark for remark in report.remarks if "have no answer" in remark]
-    assert hidden == ["split 'train': 2 questions have no answer: they teach nothing and are not scored"]
+    assert hidden == ["split 'train': 2 questions have no answer: they are neither learned from nor scored"]
 
 
 def test_without_a_published_vocabulary_labels_are_counted(tmp_path: Path) -> None:
