@@ -110,7 +110,7 @@ def build_official(folder: Path, output: Path) -> BuildReport:
     """Translates the official question files that are in ``folder``; those of all questions give ``<split>_all``.
 
     Raises:
-        DataError: no such file is there, or one is damaged or holds what does not fit; all problems at once.
+        DataError: no such file is there, or files are damaged or have invalid rows; all problems at once.
     """
     files = _files_of_splits(folder, OFFICIAL_FILES, OFFICIAL_OBTAIN)
     remarks = _missing_chunks(files["train_all"]) if "train_all" in files else []
@@ -164,7 +164,7 @@ def _build(
 def _files_of_splits(folder: Path, stems: Mapping[str, str], obtain: str) -> dict[str, list[Path]]:
     if folder.suffix == ".zip":
         raise DataError(f"{folder}: unpack the archive first and give the folder")
-    files = {split: found for split, stem in stems.items() if (found := _source_files(folder, stem))}
+    files = {split: paths for split, stem in stems.items() if (paths := _source_files(folder, stem))}
     if not files:
         names = ", ".join(first_few(sorted(path.name for path in folder.iterdir()), 10)) if folder.is_dir() else ""
         wanted = ", ".join(f"{stem}.json" for stem in stems.values())
@@ -177,13 +177,13 @@ def _source_files(folder: Path, stem: str | None) -> list[Path]:
     if stem is None:
         return []
     candidates = [folder / f"{prefix}{stem}{end}.json" for prefix in ("", "lxmert_") for end in ("", ".subset")]
-    found = [[path] for path in candidates if path.is_file()]
+    sources = [[path] for path in candidates if path.is_file()]
     if chunks := sorted((folder / stem).glob(f"{stem}_*.json"), key=_chunk_number):
-        found.append(chunks)
-    if len(found) > 1:
-        names = " and ".join(str(paths[0]) for paths in found)
+        sources.append(chunks)
+    if len(sources) > 1:
+        names = " and ".join(str(paths[0]) for paths in sources)
         raise DataError(f"{names} are for the same split; leave one in the folder")
-    return found[0] if found else []
+    return sources[0] if sources else []
 
 
 def _chunk_number(path: Path) -> int:
@@ -199,7 +199,7 @@ def _missing_chunks(paths: Sequence[Path]) -> list[str]:
 
 
 def _read_choices(paths: Sequence[Path]) -> Choices:
-    """Valid and plausible answers by question. Few lists differ, so equal ones are kept once."""
+    """Valid and plausible answers by question. Most lists recur, so equal ones are kept once."""
     choices: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
     kept: dict[tuple[str, ...], tuple[str, ...]] = {}
     for path in paths:
@@ -232,7 +232,7 @@ def _records(
     """The rows as records.
 
     Raises:
-        DataError: after the last row, what is wrong with some of them.
+        DataError: rows are invalid; raised after the last one, with the first few problems.
     """
     problems: list[str] = []
     for place, name, row in rows:
@@ -282,7 +282,7 @@ def _lxmert_record(row: Any) -> GqaQuestion:
 
 
 def num_steps(operations: Sequence[_Operation]) -> int:
-    """Reasoning steps: operations that do more than ask for existence or name an object."""
+    """Counts reasoning steps: operations that do more than ask for existence or name an object."""
     texts = [f"{step.operation}: {step.argument}" for step in operations]
     return sum(not any(sign in text for sign in _NOT_A_STEP) for text in texts)
 

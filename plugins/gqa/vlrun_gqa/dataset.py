@@ -25,6 +25,7 @@ class GqaAnswer(Answers):
 
     @property
     def answer(self) -> str:
+        """The one right answer."""
         return self.answers[0]
 
 
@@ -38,7 +39,7 @@ class GqaQuestions(AnnotatedDataset[Answers, GqaQuestion]):
 
 
 def target_of(record: GqaQuestion) -> GqaAnswer | None:
-    """The target of a question; None where its answer is hidden."""
+    """Makes the target of a question; None where its answer is hidden."""
     if record.answer is None:
         return None
     return GqaAnswer(

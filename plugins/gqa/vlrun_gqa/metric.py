@@ -32,16 +32,16 @@ class _Question:
 
 
 class GqaAccuracy(Metric):
-    """Accuracy over balanced questions, in percent, and what else the annotations allow.
+    """Accuracy over balanced questions, in percent, and the other official scores that the annotations allow.
 
     Answers are compared letter by letter: no lower-casing, no stripping. A score that the annotations do not allow is
     left out, never 0.
 
     Scores:
-        accuracy: share of balanced questions answered right; of all questions where the source does not tell.
+        accuracy: share of balanced questions answered right; of all questions where the source does not say which are.
         open, binary: of structural type ``query``, and of all others ("binary" includes choosing one of two names).
-        consistency: over balanced questions answered right that entail others, the share of those answered right;
-            entailed ones need not be balanced, so it takes a split with ``_all`` and predictions for what they need.
+        consistency: for balanced questions answered right, the share of the questions they entail that are right too.
+            Those need not be balanced, so this takes a split with ``_all`` and a prediction for each of them.
         validity, plausibility: share of answers that fit the question, or the world; they need the choices file.
         distribution: how far the answers of each group are from the true ones (chi-squared); lower is better.
         upper-bound: share of questions whose answer is in the vocabulary; needs the vocabulary.
@@ -53,7 +53,7 @@ class GqaAccuracy(Metric):
 
     @classmethod
     def from_config(cls, config: GqaAccuracyConfig) -> GqaAccuracy:
-        """Without a vocabulary: an experiment names the metric, not the task that has one."""
+        """Makes the metric without a vocabulary, as an experiment names no task that has one."""
         return cls()
 
     def __call__(self, predictions: Sequence[Prediction], dataset: Dataset[Answers]) -> list[Score]:
@@ -69,7 +69,7 @@ class GqaAccuracy(Metric):
         }
         right = [question.is_right for question in questions]
         scores = [score("accuracy", _percent(right), count=len(right), primary=True)]
-        scores += [score(name, _percent(found), count=len(found)) for name, found in shares.items() if found]
+        scores += [score(name, _percent(values), count=len(values)) for name, values in shares.items() if values]
         if grouped := [question for question in questions if question.target.group is not None]:
             scores.append(
                 score("distribution", _distribution(grouped), unit="", count=len(grouped), higher_is_better=False)
@@ -78,8 +78,8 @@ class GqaAccuracy(Metric):
             scores.append(_upper_bound(scores[0], questions, self.vocabulary))
         for kind, key_of in _KINDS.items():
             scores += [
-                score(f"accuracy-{kind}-{key}", _percent(found), count=len(found), detail=True)
-                for key, found in _by_key(questions, key_of)
+                score(f"accuracy-{kind}-{key}", _percent(rights), count=len(rights), detail=True)
+                for key, rights in _by_key(questions, key_of)
             ]
         return scores
 
@@ -98,7 +98,7 @@ def _joined(
     """The questions that count, whether each predicted question is right, and which ones these are.
 
     Raises:
-        DataError: predictions that are missing, unknown, twice there, or no text; questions without an answer.
+        DataError: predictions that are missing, unknown, duplicate, or not text; questions without an answer.
     """
     answers = {prediction.id: prediction.fields.get("answer") for prediction in predictions}
     questions: list[_Question] = []
@@ -143,7 +143,7 @@ def _by_openness(questions: Sequence[_Question]) -> dict[str, list[float]]:
 
 
 def _consistency(questions: Sequence[_Question], rightness: Mapping[str, bool]) -> list[float] | None:
-    """Per question, the share of entailed ones answered right; None if one that is needed was not predicted."""
+    """Per question, the share of those it entails that are right; None if one of them has no prediction."""
     shares = []
     for question in questions:
         others = [name for name in question.target.entailed if name != question.id]
@@ -193,7 +193,7 @@ def _upper_bound(accuracy: Score, questions: Sequence[_Question], vocabulary: An
 
 
 def _by_key(questions: Sequence[_Question], key_of: Callable[[_Question], Any]) -> list[tuple[Any, list[bool]]]:
-    """Whether the questions of each key are right, by key; nothing where a question has none."""
+    """Key -> whether its questions are right, in order of the keys; empty if any question has no key."""
     groups: dict[Any, list[bool]] = defaultdict(list)
     for question in questions:
         groups[key_of(question)].append(question.is_right)

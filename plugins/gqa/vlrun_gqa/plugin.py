@@ -18,6 +18,7 @@ PHASES = {
 
 @hookimpl
 def vlrun_tasks() -> list[Entry]:
+    """Registers the task ``gqa``."""
     return [
         Entry(
             name="gqa",
@@ -31,6 +32,7 @@ def vlrun_tasks() -> list[Entry]:
 
 @hookimpl
 def vlrun_datasets() -> list[Entry]:
+    """Registers the dataset ``gqa`` with its builders."""
     return [
         Entry(
             name="gqa",
@@ -59,6 +61,7 @@ def vlrun_datasets() -> list[Entry]:
 
 @hookimpl
 def vlrun_metrics() -> list[Entry]:
+    """Registers the scores of the official evaluator."""
     return [
         Entry(
             name="gqa-accuracy",
@@ -71,6 +74,7 @@ def vlrun_metrics() -> list[Entry]:
 
 @hookimpl
 def vlrun_submissions() -> list[SubmissionFormat]:
+    """Registers the files that the evaluation server and the official evaluator take."""
     return [
         SubmissionFormat(
             name=name,

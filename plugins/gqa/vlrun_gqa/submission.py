@@ -16,7 +16,7 @@ _ENOUGH_PROBLEMS = 1000  # a file that is wrong on every row is wrong in the sam
 
 
 def write_submission(predictions: Sequence[Prediction], path: Path) -> None:
-    """Writes one row a line; the official file of 4 million questions then still opens in a pager."""
+    """Writes the file with one row a line, so that 4 million questions can still be read in a pager."""
     with atomic_write(path) as file:
         for number, prediction in enumerate(predictions):
             row = {"questionId": prediction.id, "prediction": prediction.fields["answer"]}
@@ -25,19 +25,19 @@ def write_submission(predictions: Sequence[Prediction], path: Path) -> None:
 
 
 def read_submission(path: Path) -> SubmissionRows:
-    """The ids of a file in its order, and what the server would not understand.
+    """Reads the ids of a file in its order, and says what the server would not understand.
 
     Raises:
-        DataError: it is no JSON list, or ends early.
+        DataError: it is not a JSON list, or ends early.
     """
     ids: list[str] = []
     problems: list[str] = []
     num_problems = 0
     for number, row in enumerate(list_items(path, SUBMISSION_FILE)):
-        found = _row_problems(row)
-        num_problems += len(found)
+        row_problems = _row_problems(row)
+        num_problems += len(row_problems)
         if len(problems) < _ENOUGH_PROBLEMS:
-            problems += [f"row {number}: {problem}" for problem in found]
+            problems += [f"row {number}: {problem}" for problem in row_problems]
         if isinstance(row, dict) and isinstance(row.get("questionId"), str | int):
             ids.append(str(row["questionId"]))
     if num_problems > len(problems):
@@ -46,10 +46,10 @@ def read_submission(path: Path) -> SubmissionRows:
 
 
 def official_ids(path: Path) -> list[str]:
-    """The ids in an official file of questions.
+    """Reads the ids in an official file of questions.
 
     Raises:
-        DataError: it is no such file.
+        DataError: it is not such a file.
     """
     ids = []
     for name, question in object_items(path, "an object from question ids to questions, as GQA publishes them"):

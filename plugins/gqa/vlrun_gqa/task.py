@@ -12,7 +12,7 @@ from vlrun_gqa.submission import write_submission
 
 
 class GqaTask(AnsweringTask):
-    """LXMERT's way with GQA. Answers are looked up as they are: the data and the evaluator spell them alike."""
+    """Answers questions as LXMERT does. Answers are not normalised: data and evaluator spell them the same way."""
 
     submission_suffix = ".json"
 
