@@ -21,7 +21,7 @@ def build_official(folder: Path, output: Path) -> BuildReport:
     """Translates those of train.json, dev.json, test1.json and test2.json that are there, with subsets and phenomena.
 
     Raises:
-        DataError: there is none of them, or lines are damaged or do not fit the others.
+        DataError: none of them is there, or lines are damaged or contradict others.
     """
     folder = _folder_with([f"{split}.json" for split in PUBLISHED_SIZES], folder, inside="data")
     problems: list[str] = []
@@ -45,7 +45,7 @@ def build_lxmert(folder: Path, output: Path) -> BuildReport:
     """Translates the files that LXMERT publishes: valid.json becomes dev, test.json becomes test1.
 
     Raises:
-        DataError: there is none of them, or records are damaged.
+        DataError: none of them is there, or records are damaged.
     """
     folder = _folder_with(list(LXMERT_FILES.values()), folder, inside="nlvr2")
     problems: list[str] = []
@@ -62,10 +62,10 @@ def _folder_with(names: Sequence[str], folder: Path, inside: str) -> Path:
     for candidate in (folder, folder / inside):
         if any((candidate / name).is_file() for name in names):
             return candidate
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     raise DataError(
         f"{folder}: expected a folder with some of {', '.join(names)} "
-        f"(found: {', '.join(first_few(found, 10)) or 'nothing'}). {OBTAIN}"
+        f"(found: {', '.join(first_few(present, 10)) or 'nothing'}). {OBTAIN}"
     )
 
 
@@ -80,7 +80,7 @@ def _subsets(folder: Path, split: str, identifiers: set[str], problems: list[str
     paths = {subset: folder / subset / f"{subset}_{split}.json" for subset in SUBSETS}
     if not any(path.is_file() for path in paths.values()):
         return None
-    found: dict[str, list[Subset]] = {}
+    subsets: dict[str, list[Subset]] = {}
     for subset, path in paths.items():
         if not path.is_file():
             problems.append(f"{path}: is missing, although the file of the other subset is there")
@@ -88,8 +88,8 @@ def _subsets(folder: Path, split: str, identifiers: set[str], problems: list[str
         for row in read_json_lines(path, problems):
             if row.identifier not in identifiers:
                 problems.append(f"{path}: '{row.identifier}' is not in {split}.json")
-            found.setdefault(row.identifier, []).append(subset)
-    return found
+            subsets.setdefault(row.identifier, []).append(subset)
+    return subsets
 
 
 def _official_record(
@@ -121,8 +121,8 @@ def _written(records: Records, output: Path, problems: Sequence[str], remarks: S
     if problems:
         raise DataError(first_few(problems))
     counts = {
-        split: write_annotations(output / f"{split}.jsonl", of_split, ImagePairStatement)
-        for split, of_split in records.items()
+        split: write_annotations(output / f"{split}.jsonl", statements, ImagePairStatement)
+        for split, statements in records.items()
     }
     sizes = {split: {"statements": count} for split, count in counts.items()}
     published = {split: {"statements": count} for split, count in PUBLISHED_SIZES.items()}
@@ -132,7 +132,7 @@ def _written(records: Records, output: Path, problems: Sequence[str], remarks: S
 
 
 def _hidden_remarks(records: Records) -> list[str]:
-    hidden = {split: sum(record.label is None for record in of_split) for split, of_split in records.items()}
+    hidden = {split: sum(record.label is None for record in statements) for split, statements in records.items()}
     return [
         f"split '{split}': {count:,} of {len(records[split]):,} statements have no label: predicted, not scored"
         for split, count in hidden.items()
@@ -143,7 +143,7 @@ def _hidden_remarks(records: Records) -> list[str]:
 def _leak_remarks(records: Records) -> list[str]:
     """Splits with images in common, as a random split of train.json has: a set's eight photographs recur in it."""
     sets = {
-        split: {parse_identifier(record.id).image_set for record in of_split} for split, of_split in records.items()
+        split: {parse_identifier(record.id).image_set for record in statements} for split, statements in records.items()
     }
     return [
         f"splits '{one}' and '{other}' share {shared:,} image sets, so scores on one after training on the other are "

@@ -11,7 +11,7 @@ from vlrun_nlvr2.records import ImagePairStatement
 
 @dataclass(frozen=True)
 class Statement:
-    """What is known about a statement (target ``"statement"``).
+    """The truth of a statement and what its scores are grouped by (target ``"statement"``).
 
     Attributes:
         label: whether it is true of its two images.
@@ -32,7 +32,7 @@ class Statements(AnnotatedDataset[Statement, ImagePairStatement]):
     record = ImagePairStatement
 
     def example_of(self, record: ImagePairStatement) -> Example[Statement]:
-        known = None
+        target = None
         if record.label is not None:
-            known = Statement(record.label, record.group, record.subsets, record.categories)
-        return Example(record.id, record.text, record.images, known)
+            target = Statement(record.label, record.group, record.subsets, record.categories)
+        return Example(record.id, record.text, record.images, target)

@@ -19,10 +19,10 @@ class Nlvr2Accuracy(Metric):
 
     Scores:
         accuracy: share of statements that are judged rightly. Papers report this one.
-        consistency: share of groups in which every statement is. A group is one sentence of one image set, which is
+        consistency: share of groups in which every statement is. A group is one sentence about one image set, which is
             neither the sentence's text (2,018 groups in dev, 2,004 texts) nor the image pair.
-        balanced-accuracy, unbalanced-accuracy, and -consistency: the same on an official subset, as if there were
-            nothing else: its groups hold the subset's statements alone. Left out where the subsets are not known.
+        balanced-accuracy, unbalanced-accuracy, and -consistency: the same on an official subset alone: its groups hold
+            only the subset's statements. Left out where the source names no subsets.
         accuracy-PHENOMENON: over the statements whose sentence is annotated with a linguistic phenomenon; dev only.
     """
 
@@ -91,8 +91,7 @@ def _judged(predictions: Sequence[Prediction], dataset: Dataset[Statement]) -> J
     """Every statement with whether its one prediction is right.
 
     Raises:
-        DataError: all that does not fit: predictions that are missing, unknown, twice there or no truth value, and
-            statements without a label.
+        DataError: predictions that are missing, unknown, duplicate, or not a truth value; statements without a label.
     """
     examples = list(dataset)
     labels = {prediction.id: prediction.fields.get("label") for prediction in predictions}

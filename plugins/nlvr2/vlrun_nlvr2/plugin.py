@@ -15,6 +15,7 @@ SUBMISSION_SPLITS = {
 
 @hookimpl
 def vlrun_tasks() -> list[Entry]:
+    """Registers the task ``nlvr2``."""
     return [
         Entry(
             name="nlvr2",
@@ -28,6 +29,7 @@ def vlrun_tasks() -> list[Entry]:
 
 @hookimpl
 def vlrun_datasets() -> list[Entry]:
+    """Registers the dataset ``nlvr2`` with its builders."""
     return [
         Entry(
             name="nlvr2",
@@ -56,6 +58,7 @@ def vlrun_datasets() -> list[Entry]:
 
 @hookimpl
 def vlrun_metrics() -> list[Entry]:
+    """Registers accuracy and consistency."""
     return [
         Entry(
             name="nlvr2-accuracy",
@@ -68,6 +71,7 @@ def vlrun_metrics() -> list[Entry]:
 
 @hookimpl
 def vlrun_submissions() -> list[SubmissionFormat]:
+    """Registers the official scorer's file for each split with a score."""
     return [
         SubmissionFormat(
             name=f"nlvr2-{split}",

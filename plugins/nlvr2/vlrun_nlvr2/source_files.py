@@ -40,7 +40,7 @@ class LxmertRow(BaseModel):
 
 
 def read_json_lines(path: Path, problems: list[str]) -> list[OfficialRow]:
-    """The rows of an official file: one object a line, although it is called .json.
+    """Reads the rows of an official file: one object a line, although it is called .json.
 
     Raises:
         DataError: the file is missing or empty.
@@ -60,10 +60,10 @@ def read_json_lines(path: Path, problems: list[str]) -> list[OfficialRow]:
 
 
 def read_json_list(path: Path, problems: list[str]) -> list[LxmertRow]:
-    """The rows of one of LXMERT's files.
+    """Reads the rows of one of LXMERT's files.
 
     Raises:
-        DataError: the file is missing, or is no JSON list.
+        DataError: the file is missing, or is not a JSON list.
     """
     try:
         content = read_json(path)
@@ -88,25 +88,28 @@ def read_json_list(path: Path, problems: list[str]) -> list[LxmertRow]:
 
 
 def read_phenomena(path: Path, problems: list[str]) -> dict[str, list[str]]:
-    """Sentence -> linguistic phenomena, from blocks of a sentence, lines with ``* phenomenon``, and an empty line."""
-    found: dict[str, list[str]] = {}
+    """Reads the linguistic phenomena of each sentence.
+
+    Blocks of the file are a sentence, lines with ``* phenomenon``, and an empty line.
+    """
+    phenomena: dict[str, list[str]] = {}
     sentence = ""
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         text = line.strip()
         is_phenomenon = text.startswith("* ")
         if is_phenomenon and sentence:
-            found[sentence].append(text.removeprefix("* "))
-        elif text and (is_phenomenon or sentence or text in found):
+            phenomena[sentence].append(text.removeprefix("* "))
+        elif text and (is_phenomenon or sentence or text in phenomena):
             problems.append(f"{path}:{number}: expected a new sentence, its lines with '* phenomenon', and a gap")
         else:
             sentence = text
             if sentence:
-                found[sentence] = []
-    return found
+                phenomena[sentence] = []
+    return phenomena
 
 
 def read_identifiers(path: Path) -> list[str]:
-    """Identifiers of an official file, such as test1.json.
+    """Reads the identifiers of an official file, such as test1.json.
 
     Raises:
         DataError: the file is missing or empty, or lines are damaged.

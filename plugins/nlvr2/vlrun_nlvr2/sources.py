@@ -10,8 +10,8 @@ LXMERT_REPOSITORY = "https://github.com/airsplay/lxmert"
 
 OBTAIN = f"Clone {REPOSITORY}; the annotations are in nlvr2/data. The images are not needed, only region features"
 
-# test1 is known as test-P, public; test2 as test-U, unreleased until 2022. Examples as counted in the files, but for
-# train, whose number is that of the paper (Suhr et al. 2019): a difference is a remark of the builder and no error.
+# test1 is also called test-P, public; test2 test-U, unreleased until 2022. Counted in the files, except train, whose
+# size is the paper's (Suhr et al. 2019). So the builder remarks on a difference and does not stop.
 PUBLISHED_SIZES = {"train": 86_373, "dev": 6_982, "test1": 6_967, "test2": 6_970}
 
 LXMERT_FILES = {"train": "train.json", "dev": "valid.json", "test1": "test.json"}
@@ -45,7 +45,7 @@ def parse_identifier(text: str) -> Identifier:
     """Takes an identifier of NLVR2 apart.
 
     Raises:
-        ValueError: it is no official identifier.
+        ValueError: it is not an official identifier.
     """
     match = _IDENTIFIER.fullmatch(text)
     if match is None:

@@ -13,15 +13,15 @@ _WORDS = {"true": True, "false": False}
 
 
 def write_csv(predictions: Sequence[Prediction], path: Path) -> None:
-    """One line per prediction, in their order."""
+    """Writes one line per prediction, in their order."""
     write_text(path, "".join(f"{prediction.id},{bool(prediction.fields['label'])}\n" for prediction in predictions))
 
 
 def read_csv(path: Path) -> list[Prediction]:
-    """The predictions of such a file, with the field ``label``.
+    """Reads the predictions of such a file, with the field ``label``.
 
     Raises:
-        DataError: it is no such file, or lines of it are damaged.
+        DataError: it is not such a file, or lines of it are damaged.
     """
     predictions = []
     problems = []
@@ -36,10 +36,10 @@ def read_csv(path: Path) -> list[Prediction]:
 
 
 def read_submission(path: Path) -> SubmissionRows:
-    """The identifiers of such a file; those of lines without a second column are left out, for they say nothing.
+    """Reads the identifiers of such a file, except those of lines without a second column, which say nothing.
 
     Raises:
-        DataError: it is no such file.
+        DataError: it is not such a file.
     """
     rows = _rows(path)
     return SubmissionRows([name for name, _, _ in rows if name], [problem for _, _, problem in rows if problem])
@@ -48,8 +48,8 @@ def read_submission(path: Path) -> SubmissionRows:
 def _rows(path: Path) -> list[tuple[str, bool | None, str]]:
     """(identifier, label, what is wrong or nothing) of each line.
 
-    As in the official script upper case and lower case are the same, and columns after the second do not matter. It
-    counts any other word as a wrong answer, which is refused here: that is a mistake in the file, not of the model.
+    As in the official script, case and columns after the second do not matter. The script counts any other word as a
+    wrong answer; here it is refused, as a mistake in the file and not of the model.
     """
     text = _text(path)
     lines = text.removesuffix("\n").split("\n")
@@ -59,9 +59,9 @@ def _rows(path: Path) -> list[tuple[str, bool | None, str]]:
         label = _WORDS.get(columns[0].lower()) if columns else None
         problem = ""
         if label is None:
-            found = f"'{columns[0]}' is neither True nor False" if columns else f"expected two columns as in {_EXAMPLE}"
+            wrong = f"'{columns[0]}' is neither True nor False" if columns else f"expected two columns as in {_EXAMPLE}"
             cut = number == len(lines) and not text.endswith("\n")
-            problem = f"{path}:{number}: {found}{'; the file ends in the middle of this line' if cut else ''}"
+            problem = f"{path}:{number}: {wrong}{'; the file ends in the middle of this line' if cut else ''}"
         rows.append((identifier if columns else "", label, problem))
     return rows
 

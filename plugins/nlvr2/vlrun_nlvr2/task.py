@@ -64,8 +64,10 @@ class Nlvr2Task(Task[Statement]):
         return {"truth": targets["known"].sum()}
 
     def predict(self, outputs: Tensor, batch: Batch) -> list[Prediction]:
-        """The class with the larger logit; equal logits mean false. Fields: ``label``; ``score``, probability of
-        true."""
+        """Chooses the class with the larger logit; equal logits mean false.
+
+        Fields: ``label``; ``score``, the probability of true.
+        """
         labels = outputs.numpy().argmax(axis=1) == 1
         probabilities = outputs.double().softmax(dim=1)[:, 1].tolist()
         return [
