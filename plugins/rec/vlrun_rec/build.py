@@ -73,7 +73,7 @@ def build_official(source: OfficialSource, folder: Path, output: Path) -> BuildR
     """Joins ``refs(...).p`` with ``instances.json`` and writes one record per expression.
 
     Raises:
-        DataError: every file, reference or record that is missing, damaged, or does not fit the others.
+        DataError: files, references or records are missing, damaged, or contradict others.
     """
     folder = _folder_with_archive(source, folder)
     references = _read_references(folder / source.refs_file)
@@ -91,7 +91,7 @@ def build_rosita(dataset: str, split_by: str, path: Path, output: Path) -> Build
     """Translates the annotations that ROSITA publishes: ``path`` is their JSON file, or a folder that holds it.
 
     Raises:
-        DataError: the file is missing or damaged, or records of it do not fit.
+        DataError: the file is missing or damaged, or records of it are invalid.
     """
     path = _rosita_path(dataset, path)
     content = read_json(path)
@@ -122,9 +122,9 @@ def _folder_with_archive(source: OfficialSource, folder: Path) -> Path:
     for candidate in (folder, folder / source.dataset):
         if all((candidate / name).is_file() for name in names):
             return candidate
-    found = first_few(sorted(path.name for path in folder.iterdir()), 10) if folder.is_dir() else []
+    present = first_few(sorted(path.name for path in folder.iterdir()), 10) if folder.is_dir() else []
     raise DataError(
-        f"{folder}: expected {' and '.join(names)} (found: {', '.join(found) or 'nothing'}). {source.obtain}"
+        f"{folder}: expected {' and '.join(names)} (found: {', '.join(present) or 'nothing'}). {source.obtain}"
     )
 
 
@@ -192,7 +192,7 @@ def _joined(references: Sequence[_Reference], instances: _Instances, source: Off
 
 
 def _splits(name: str) -> list[str]:
-    """Splits that a reference belongs to. As in the refer API, 'testAB' counts for testA and for testB."""
+    """The splits that a reference belongs to. As in the refer API, 'testAB' means testA and testB."""
     if name in ("train", "val", "test"):
         return [name]
     match = re.fullmatch(r"test([A-Z]+)", name)
@@ -200,7 +200,7 @@ def _splits(name: str) -> list[str]:
 
 
 def _empty_text_remarks(records: Records) -> list[str]:
-    counts = {split: sum(not record.text.strip() for record in found) for split, found in records.items()}
+    counts = {split: sum(not record.text.strip() for record in rows) for split, rows in records.items()}
     return [
         f"split '{split}': {count:,} expressions are empty after cleaning" for split, count in counts.items() if count
     ]
@@ -213,16 +213,16 @@ def _size_remarks(records: Records, num_references: int, source: OfficialSource)
     published = {
         split: {"referents": size.referents, "expressions": size.expressions} for split, size in source.sizes.items()
     }
-    found = {
+    sizes = {
         split: {"referents": len({record.ref_id for record in rows}), "expressions": len(rows)}
         for split in dict.fromkeys([*source.sizes, *records])
         for rows in [records.get(split, [])]
     }
-    return size_remarks(found, published)
+    return size_remarks(sizes, published)
 
 
 def _rosita_path(dataset: str, path: Path) -> Path:
-    """The annotation file; folders may be its own, ROSITA's ``annotations``, and the suffix may be missing."""
+    """The annotation file, in its own folder or in ROSITA's ``annotations``; its suffix may be missing."""
     name = rosita_file(dataset)
     if path.is_file():
         return path
@@ -268,11 +268,11 @@ def _record(
 
 
 def _by_id(items: Sequence[Model], what: str, path: Path, problems: list[str]) -> dict[int, Model]:
-    found: dict[int, Model] = {}
+    by_id: dict[int, Model] = {}
     for item in items:
-        if found.setdefault(item.id, item) != item:  # type: ignore[attr-defined]
-            problems.append(f"{path}: {what} {item.id} is there twice, with different content")  # type: ignore[attr-defined]
-    return found
+        if by_id.setdefault(item.id, item) != item:  # type: ignore[attr-defined]
+            problems.append(f"{path}: {what} {item.id} occurs twice, with different content")  # type: ignore[attr-defined]
+    return by_id
 
 
 def _checked(model: type[Model], content: Any, path: Path) -> Model:
@@ -289,6 +289,6 @@ def _raise_any(problems: Sequence[str]) -> None:
 
 def _write(records: Records, output: Path) -> dict[str, int]:
     return {
-        split: write_annotations(output / f"{split}.jsonl", of_split, ReferringExpression)
-        for split, of_split in records.items()
+        split: write_annotations(output / f"{split}.jsonl", rows, ReferringExpression)
+        for split, rows in records.items()
     }

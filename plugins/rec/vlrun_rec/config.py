@@ -30,9 +30,10 @@ class GroundingAccuracyConfig(MetricConfig):
     """Share of expressions whose predicted box overlaps the annotated one enough."""
 
     iou_rule: IouRuleName = Field("plus_one", description="how pixels are counted, as in the task's option")
-    iou_threshold: float = Field(0.5, gt=0, le=1, description="IoU that a right box has")
+    iou_threshold: float = Field(0.5, gt=0, le=1, description="IoU from which a box is right")
     comparison: Literal[">=", ">"] = Field(
-        ">=", description="whether a box right at the threshold counts (>= ROSITA, refer API) or not (> VOLTA, UNITER)"
+        ">=",
+        description="whether an IoU of exactly the threshold is right (>= ROSITA, refer API) or not (> VOLTA, UNITER)",
     )
 
 

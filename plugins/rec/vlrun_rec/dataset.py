@@ -17,14 +17,14 @@ class ReferringExpressions(AnnotatedDataset[Referent, ReferringExpression]):
         """Opens the split.
 
         Raises:
-            DataError: its file is missing, empty, or was split by somebody else.
+            DataError: its file is missing or empty, or has other splits than ``config.split_by``.
         """
         super().__init__(config, split)
         split_by = config.split_by
-        found = self.file.read(0, ReferringExpression).split_by
-        if found is not None and found != split_by:
+        actual = self.file.read(0, ReferringExpression).split_by
+        if actual is not None and actual != split_by:
             raise DataError(
-                f"{self.file.path}: {config.name} split by '{found}', but the experiment asks for split_by "
+                f"{self.file.path}: {config.name} split by '{actual}', but the experiment asks for split_by "
                 f"'{split_by}'. Change that option, or build other annotations into another folder"
             )
         self.protocol = {"dataset": config.name, "split_by": split_by, **self.protocol}

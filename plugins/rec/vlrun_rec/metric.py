@@ -20,9 +20,9 @@ class GroundingAccuracy(Metric):
 
     Scores:
         accuracy: over expressions, each counted once. Papers report this one.
-        accuracy-by-referent: mean over referents of the mean over their expressions; rarely reported, and different.
-        oracle: expressions for which *some* candidate box, before refinement, overlaps enough: what a perfect ranking
-            of these boxes would reach. Numbers on boxes with different oracles are not comparable.
+        accuracy-by-referent: mean over referents of the mean over their expressions; rarely reported, another number.
+        oracle: share of expressions for which *some* candidate box, before refinement, overlaps enough: what a perfect
+            ranking of these boxes would reach. Numbers on boxes with different oracles are not comparable.
 
     IoU is computed anew from the boxes, so ``runner score`` can repeat it from a file of predictions.
     """

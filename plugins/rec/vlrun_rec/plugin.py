@@ -9,7 +9,7 @@ TARGET = "referent"
 
 
 def builders(dataset: str, split_by: str) -> tuple[Builder, ...]:
-    """``split_by`` says who made the splits that ROSITA used."""
+    """Lists the builders of a dataset; ``split_by`` says who made the splits that ROSITA used."""
     official = [
         Builder(
             source=source.name,
@@ -31,6 +31,7 @@ def builders(dataset: str, split_by: str) -> tuple[Builder, ...]:
 
 @hookimpl
 def vlrun_tasks() -> list[Entry]:
+    """Registers the task ``rec``."""
     return [
         Entry(
             name="rec",
@@ -44,6 +45,7 @@ def vlrun_tasks() -> list[Entry]:
 
 @hookimpl
 def vlrun_datasets() -> list[Entry]:
+    """Registers RefCOCO, RefCOCO+ and RefCOCOg with their builders."""
     return [
         Entry(
             name=name,
@@ -75,6 +77,7 @@ def vlrun_datasets() -> list[Entry]:
 
 @hookimpl
 def vlrun_metrics() -> list[Entry]:
+    """Registers the accuracy at an IoU threshold."""
     return [
         Entry(
             name="grounding-accuracy",

@@ -37,19 +37,22 @@ class OfficialSource:
 
     @property
     def refs_file(self) -> str:
+        """The file in the archive that holds the referents."""
         return f"refs({self.split_by}).p"
 
     @property
     def archive(self) -> str:
+        """The archive's file name."""
         return f"{self.dataset}.zip"
 
     @property
     def obtain(self) -> str:
+        """How to get the archive, for messages."""
         return f"Download {_SERVER}/{self.archive} (if that server is down, search for a mirror of it) and unpack it"
 
 
-# As the papers and Licheng Yu's refer API give them. Not every number was counted in the files by us, so a difference
-# is a remark of the builder and not an error.
+# As the papers and Licheng Yu's refer API give them. We have not counted all of them in the files, so the builder
+# remarks on a difference and does not stop.
 OFFICIAL_SOURCES = (
     OfficialSource(
         "refcoco",
@@ -81,6 +84,7 @@ OFFICIAL_SOURCES = (
 
 
 def official_source(dataset: str, split_by: str) -> OfficialSource:
+    """Finds the source of a dataset with somebody's splits."""
     return next(source for source in OFFICIAL_SOURCES if source.dataset == dataset and source.split_by == split_by)
 
 
@@ -89,4 +93,5 @@ ROSITA_SETS = {"refcoco": "rec-refcoco", "refcoco+": "rec-refcocoplus", "refcoco
 
 
 def rosita_file(dataset: str) -> str:
+    """Names ROSITA's annotation file of a dataset."""
     return f"{ROSITA_SETS[dataset].replace('-', '_')}_annotations.json"

@@ -53,7 +53,7 @@ class RecTask(Task[Referent]):
         rounded = target_boxes.astype(np.float32)[:, None]  # (P, 1, 4)
         overlap = np.where(regions.mask, iou(regions.boxes, rounded, self.config.iou_rule), 0.0)  # (P, R)
         positive = overlap >= self.config.iou_threshold
-        # float32 before the division, as in ROSITA's loader: a last bit shows in a float64 comparison of whole runs
+        # float32 before the division, as in ROSITA's loader: the last bit shows in a float64 comparison of whole runs
         rank_targets = np.where(positive, overlap, 0.0).astype(np.float32)
         rank_targets /= rank_targets.sum(axis=1, keepdims=True) + EPSILON
         learnable = positive.any(axis=1, keepdims=True)
@@ -81,8 +81,8 @@ class RecTask(Task[Referent]):
         divergence = F.kl_div(log_shares, targets["rank_targets"].to(log_shares.dtype), reduction="none")  # (P, R)
         losses = {"ranking": (divergence * targets["rank_weights"]).sum()}
         if outputs.deltas is not None:
-            wanted = targets["delta_targets"].to(outputs.deltas.dtype)
-            error = F.smooth_l1_loss(outputs.deltas, wanted, reduction="none").mean(dim=-1)  # (P, R)
+            delta_targets = targets["delta_targets"].to(outputs.deltas.dtype)
+            error = F.smooth_l1_loss(outputs.deltas, delta_targets, reduction="none").mean(dim=-1)  # (P, R)
             losses["box"] = self.config.regression_weight * (error * targets["delta_weights"]).sum()
         return losses
 
@@ -93,7 +93,7 @@ class RecTask(Task[Referent]):
         return counts
 
     def predict(self, outputs: GroundingLogits, batch: Batch) -> list[Prediction]:
-        """The best region's box, refined and clipped to the image; ties go to the first region.
+        """Predicts the best region's box, refined and clipped to the image; ties go to the first region.
 
         Fields: ``box`` [x1, y1, x2, y2] in pixels; ``region``, its index; ``score``, its probability. Where the
         referent is known also ``iou``, ``best_region_iou`` (the best of all candidate boxes, before refinement), and
@@ -113,7 +113,7 @@ class RecTask(Task[Referent]):
         rule = self.config.iou_rule
         overlap = iou(boxes, targets, rule)
         candidate_overlap = np.where(batch.encoding.region_mask.numpy(), iou(candidates, targets[:, None], rule), 0.0)
-        known = ~np.isnan(targets).any(axis=1)
+        has_target = ~np.isnan(targets).any(axis=1)
         return [
             Prediction(
                 batch.ids[row],
@@ -127,7 +127,7 @@ class RecTask(Task[Referent]):
                             "best_region_iou": float(candidate_overlap[row].max()),
                             "iou_rule": rule,
                         }
-                        if known[row]
+                        if has_target[row]
                         else {}
                     ),
                 },

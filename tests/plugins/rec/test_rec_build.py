@@ -128,7 +128,7 @@ def test_a_box_outside_the_image_is_an_error(archive: Any, tmp_path: Path) -> No
 
 def test_an_annotation_that_is_there_twice_is_an_error(archive: Any, tmp_path: Path) -> None:
     archive.instances["annotations"].append(archive.annotation(502, 25, [1, 2, 3, 4]))
-    with pytest.raises(DataError, match="annotation 502 is there twice, with different content"):
+    with pytest.raises(DataError, match="annotation 502 occurs twice, with different content"):
         build_official(UNC, archive.write(), tmp_path / "out")
 
 
