@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,9 @@ from vlrun.testing import PUBLIC, private_imports
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "core" / "vlrun"
 FOLDERS = sorted([*(ROOT / "plugins").glob("*/vlrun_*"), ROOT / "examples" / "own_plugin" / "vlrun_own"])
+
+PLUGINS = FOLDERS[1:]
+"""Those that are installed; the example is not."""
 
 FLOORS: list[set[str]] = [
     {"__init__", "__main__", "testing"},
@@ -159,3 +164,26 @@ def test_what_is_public_is_there_and_documented() -> None:
         path = CORE.joinpath(*name.split(".")[1:])
         assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), name
         assert f"### {name}\n" in page, f"{name}: run python docs/generate.py"
+
+
+def undocumented(folder: Path) -> Iterator[str]:
+    """Public functions, classes and methods without a docstring, own or inherited; hooks have theirs already."""
+    for path in sorted(folder.rglob("*.py")):
+        name = ".".join((folder.name, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
+        if path.stem == "__main__":
+            continue
+        module = import_module(name)
+        for label, value in vars(module).items():
+            if label.startswith(("_", "vlrun_")) or getattr(value, "__module__", None) != name:
+                continue
+            members = vars(value).items() if inspect.isclass(value) else ()
+            public = [(label, value), *((f"{label}.{key}", getattr(value, key)) for key, _ in members if key[0] != "_")]
+            for place, item in public:
+                is_code = inspect.isclass(item) or inspect.isroutine(item) or isinstance(item, property)
+                if is_code and not inspect.getdoc(item):
+                    yield f"{path.relative_to(ROOT)}: {place}"
+
+
+@pytest.mark.parametrize("folder", [CORE, *PLUGINS], ids=lambda folder: folder.name)
+def test_everything_public_says_what_it_does(folder: Path) -> None:
+    assert not list(undocumented(folder))
