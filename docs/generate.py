@@ -71,7 +71,7 @@ def experiment() -> Iterator[str]:
 
 def components() -> Iterator[str]:
     plugins = create_plugins()
-    for kind in ("backbone", "task", "dataset", "metric", "reporter"):
+    for kind in ("backbone", "task", "dataset", "metric", "reporter", "detector"):
         yield from ("", f"## {kind.capitalize()}s")
         for entry in plugins.entries(kind):
             record = plugins.provider_of(kind, entry.name)

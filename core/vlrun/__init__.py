@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Config,
         DataPath,
         DatasetConfig,
+        DetectorConfig,
         MetricConfig,
         NamedOptions,
         ReporterConfig,
@@ -44,10 +45,12 @@ if TYPE_CHECKING:
     )
     from vlrun.config.experiment import Experiment, load_experiment
     from vlrun.data.identities import image_key
+    from vlrun.engine.weight_files import read_imported as read_weights
     from vlrun.features.store import RegionFeatureStore
     from vlrun.interfaces.backbone import Backbone, PairEncoder, Vocabulary
     from vlrun.interfaces.dataset import Dataset
     from vlrun.interfaces.demo_provider import DemoFiles, DemoProvider, DemoSource
+    from vlrun.interfaces.detector import Detector
     from vlrun.interfaces.examples import (
         Answers,
         Example,
@@ -80,6 +83,8 @@ _HOMES = {
     "DemoFiles": "interfaces.demo_provider",
     "DemoProvider": "interfaces.demo_provider",
     "DemoSource": "interfaces.demo_provider",
+    "Detector": "interfaces.detector",
+    "DetectorConfig": "config.base",
     "Encoding": "interfaces.tensors",
     "Example": "interfaces.examples",
     "Experiment": "config.experiment",
@@ -106,6 +111,7 @@ _HOMES = {
     "full_precision": "interfaces.tensors",
     "image_key": "data.identities",
     "load_experiment": "config.experiment",
+    "read_weights": "engine.weight_files:read_imported",
     "run_experiment": "runs.run",
 }
 
@@ -114,7 +120,8 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return version("vlrun")
     if name in _HOMES:
-        return getattr(import_module(f"vlrun.{_HOMES[name]}"), name)
+        module, _, called = _HOMES[name].partition(":")
+        return getattr(import_module(f"vlrun.{module}"), called or name)
     raise AttributeError(f"module 'vlrun' has no attribute '{name}'")
 
 
@@ -143,6 +150,8 @@ __all__ = [
     "DemoFiles",
     "DemoProvider",
     "DemoSource",
+    "Detector",
+    "DetectorConfig",
     "Encoding",
     "Entry",
     "Example",
@@ -180,5 +189,6 @@ __all__ = [
     "hookimpl",
     "image_key",
     "load_experiment",
+    "read_weights",
     "run_experiment",
 ]

@@ -11,7 +11,7 @@ from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.reporting.tables import TextTable, print_table
 
 SUBMISSIONS = "submissions"
-KINDS = ("backbones", "tasks", "datasets", "metrics", "reporters", SUBMISSIONS)
+KINDS = ("backbones", "tasks", "datasets", "metrics", "reporters", "detectors", SUBMISSIONS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

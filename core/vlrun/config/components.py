@@ -6,7 +6,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vlrun.config.base import BackboneConfig, Config, DatasetConfig, MetricConfig, ReporterConfig, TaskConfig
+from vlrun.config.base import (
+    BackboneConfig,
+    Config,
+    DatasetConfig,
+    DetectorConfig,
+    MetricConfig,
+    ReporterConfig,
+    TaskConfig,
+)
 from vlrun.errors import PluginError
 from vlrun.plugins.entries import Command, Declaration, Entry
 from vlrun.plugins.manager import Plugins
@@ -17,6 +25,7 @@ _BASES: dict[str, type[Config]] = {
     "dataset": DatasetConfig,
     "metric": MetricConfig,
     "reporter": ReporterConfig,
+    "detector": DetectorConfig,
 }
 
 

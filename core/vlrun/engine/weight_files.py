@@ -132,12 +132,12 @@ def import_weights(
         CheckpointError: ``source`` holds more than tensors and plain containers, is damaged, or is of another layout.
     """
     check_suffix(out)
-    content, _ = read_foreign(source)
+    content = weight_format.resolve("reader")(source) if weight_format.reader else read_foreign(source)[0]
     try:
         translated = weight_format.translate(content)
     except CheckpointError as error:
         raise CheckpointError([f"{source}: {problem}" for problem in error.problems]) from error
-    left_behind = _left_behind(content, translated)
+    left_behind = () if weight_format.complete else _left_behind(content, translated)
     tensors = _own_memory(translated)
     metadata = {
         "backbone": weight_format.backbone,

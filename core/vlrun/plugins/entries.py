@@ -193,16 +193,19 @@ class WeightFormat(Declaration):
 
     Attributes:
         name: the name of the layout, such as ``"rosita"``.
-        backbone: name of the backbone that the result is for.
+        backbone: name of the backbone, or of whatever else has weights, that the result is for.
         summary: one line on the files it reads.
         translator: path of ``(content of the file) -> {our key: tensor}``; pure, raises CheckpointError.
         partial: whether such a file fills only a part of the backbone by design, as BERT's does. Loading then demands
             that all of the file is used, instead of that nearly all of the backbone is filled.
         seen: images that such weights are known to have seen, in the notation of ``vlrun.data.declared``, such as
             ``"COCO_train2014_*"``; every import records them, so that leaks can be found.
+        complete: whether the translator itself sees to it that no tensor is left behind. Then none is reported as such,
+            where new ones are made of it.
+        reader: path of ``(file) -> content`` for files that torch does not read; raises CheckpointError.
     """
 
-    paths = ("translator",)
+    paths = ("translator", "reader")
 
     name: str
     backbone: str
@@ -210,6 +213,8 @@ class WeightFormat(Declaration):
     translator: str
     partial: bool = False
     seen: tuple[str, ...] = ()
+    complete: bool = False
+    reader: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -39,6 +39,12 @@ def vlrun_reporters() -> list[Entry]:  # type: ignore[empty-body]
 
 
 @hookspec
+def vlrun_detectors() -> list[Entry]:  # type: ignore[empty-body]
+    """Detectors, for ``runner features extract``; ``config`` derives from DetectorConfig, ``factory(config)`` returns a
+    Detector."""
+
+
+@hookspec
 def vlrun_feature_formats() -> list[FeatureFormat]:  # type: ignore[empty-body]
     """Importers of region-feature files, for ``runner features build --from NAME``."""
 

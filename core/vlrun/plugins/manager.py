@@ -35,6 +35,7 @@ HOOKS = {
     "dataset": "vlrun_datasets",
     "metric": "vlrun_metrics",
     "reporter": "vlrun_reporters",
+    "detector": "vlrun_detectors",
     "feature format": "vlrun_feature_formats",
     "weight format": "vlrun_weight_formats",
     "submission": "vlrun_submissions",
@@ -95,7 +96,7 @@ class Plugins:
         self._clashes: dict[tuple[str, str], list[str]] = {}
 
     def entries(self, kind: str) -> list[Entry]:
-        """All usable components of a kind (backbone, task, dataset, metric or reporter), sorted by name."""
+        """All usable components of a kind (backbone, task, dataset, metric, reporter or detector), sorted by name."""
         return list(self._by_name(kind).values())
 
     def names(self, kind: str) -> list[str]:
