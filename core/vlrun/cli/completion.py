@@ -28,7 +28,7 @@ _NAMES = {  # key of an experiment -> kind of component that it names
     re.compile(r"reporters\.\d+\.name"): "reporter",
 }
 _NOT_OFFERED = re.compile(r"backbone|tasks|train|published(\..*)?")  # hardly ever set on a command line
-_KINDS = {"DATASET": "dataset", "PHASE": "submission"}  # metavar of an argument -> what it names
+_KINDS = {"DATASET": "dataset", "DETECTOR": "detector", "PHASE": "submission"}  # metavar -> what it names
 _FORMATS = {"weights": "weight format", "features": "feature format"}  # verb -> what its FORMAT names
 
 
@@ -92,7 +92,7 @@ def _completer(action: argparse.Action, verb: str) -> Callable[..., Iterable[str
         return _experiments
     if metavar in ("RUN", "RUN_OR_RUNS_FOLDER"):
         return _runs
-    if metavar == "key.path=value":
+    if metavar in ("key.path=value", "option=value"):
         return _overrides
     if kind := _KINDS.get(metavar) or (_FORMATS.get(verb) if metavar == "FORMAT" else None):
         return lambda prefix, **_: _plugins().names(kind)
@@ -138,13 +138,23 @@ def _paths(prefix: str, suffix: str | None = None) -> list[str]:
 
 
 def _overrides(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
-    """Dotted keys, each with its ``=``; after the ``=``, the names of components that fit the key."""
+    """Dotted keys, each with its ``=``; after the ``=``, the names of components that fit the key. Of a detector, its
+    options."""
+    if detector := getattr(parsed_args, "detector", None):
+        return _options_of("detector", detector)
     key = prefix.partition("=")[0]
     if key != prefix:
         kind = next((kind for pattern, kind in _NAMES.items() if pattern.fullmatch(key)), None)
         return [f"{key}={name}" for name in _plugins().names(kind)] if kind else []
     keys = option_keys(_experiment_of(parsed_args), _plugins())
     return [f"{key}=" for key in keys if not _NOT_OFFERED.fullmatch(key)]
+
+
+def _options_of(kind: str, name: str) -> list[str]:
+    from vlrun.cli.option_names import option_names
+
+    entry = next((entry for entry in _plugins().entries(kind) if entry.name == name), None)
+    return [f"{option}=" for option in option_names(entry.config)] if entry else []
 
 
 def option_keys(experiment: Mapping[str, Any], plugins: Plugins) -> list[str]:

@@ -1,4 +1,4 @@
-"""``runner features``: builds, inspects and verifies region-feature stores."""
+"""``runner features``: extracts, builds, inspects, verifies and compares region-feature stores."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vlrun.errors import DataError, PluginError, first_few
+from vlrun.errors import ConfigError, DataError, PluginError, UsageError, first_few
 
 if TYPE_CHECKING:
     from vlrun.features.layout import Manifest
+    from vlrun.interfaces.detector import Detector
     from vlrun.interfaces.examples import RegionFeatures
     from vlrun.plugins.entries import FeatureFormat
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares ``build``, ``inspect`` and ``verify``."""
+    """Declares ``extract``, ``build``, ``inspect``, ``verify`` and ``compare``."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    _add_extract(actions.add_parser("extract", help="detect the regions of pictures and write them into a store"))
 
     build = actions.add_parser("build", help="import feature files into a store")
     build.add_argument("source", nargs="+", type=Path, metavar="SOURCE", help="file or folder; several are joined")
@@ -46,11 +49,144 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify.add_argument("store", type=Path, metavar="STORE")
     verify.add_argument("--json", action="store_true", help="machine-readable output")
 
+    compare = actions.add_parser("compare", help="compare the regions of the images that two stores share")
+    compare.add_argument("first", type=Path, metavar="STORE")
+    compare.add_argument("second", type=Path, metavar="OTHER")
+    compare.add_argument(
+        "--overlap",
+        type=float,
+        default=0.9,
+        metavar="IOU",
+        help="from which two boxes can be the same one; each must also be the other's best (default: 0.9)",
+    )
+    compare.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _add_extract(extract: argparse.ArgumentParser) -> None:
+    extract.add_argument("folder", type=Path, metavar="FOLDER", help="pictures, in folders below it too; or one file")
+    extract.add_argument("out", type=Path, metavar="STORE", help="a new store, or one that the same detector made")
+    extract.add_argument(
+        "overrides", nargs="*", metavar="option=value", help="of the detector; `runner list detectors --options`"
+    )
+    extract.add_argument("--detector", metavar="DETECTOR", required=True, help="one of `runner list detectors`")
+    extract.add_argument("--weights", metavar="FILE", help="imported weights of the detector (.safetensors)")
+    extract.add_argument("--boxes", metavar="N", help="regions of a picture: 36, or the fewest and the most: 10-100")
+    extract.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="processes that share the pictures (default: 1)"
+    )
+    extract.add_argument(
+        "--dtype", choices=("float16", "float32"), default="float16", help="type of the features (default: float16)"
+    )
+    extract.add_argument("--overwrite", action="store_true", help="replace a store at STORE, and extract all anew")
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the chosen action."""
-    actions = {"build": _build, "inspect": _inspect, "verify": _verify}
+    actions = {"extract": _extract, "build": _build, "inspect": _inspect, "verify": _verify, "compare": _compare}
     return actions[arguments.action](arguments)
+
+
+def _extract(arguments: argparse.Namespace) -> int:
+    from vlrun.features.extract import extract_store, find_pictures
+    from vlrun.reporting.progress import progress_on_stderr
+
+    if arguments.processes < 1:
+        raise UsageError(f"--processes {arguments.processes}: at least one is needed")
+    make_detector = _detector(arguments)
+    pictures = find_pictures(arguments.folder)
+    with progress_on_stderr() as told:
+        try:
+            extracted = extract_store(
+                pictures,
+                arguments.out,
+                make_detector,
+                source=f"{arguments.folder.absolute().name} ({len(pictures):,} files)",
+                processes=arguments.processes,
+                dtype=arguments.dtype,
+                overwrite=arguments.overwrite,
+                say=told.note,
+                progress=told.progress,
+            )
+        except KeyboardInterrupt:
+            told.note("the same command continues this extraction")
+            raise
+    print(f"{'wrote' if extracted.is_new else 'up to date:'} {extracted.path}")
+    _print_facts(extracted.manifest, extracted.path)
+    if extracted.failed:
+        raise DataError(
+            [
+                f"{len(extracted.failed):,} of {len(pictures):,} pictures are not in it:",
+                *(f"    {line}" for line in first_few(extracted.failed)),
+            ]
+        )
+    return 0
+
+
+def _detector(arguments: argparse.Namespace) -> Callable[[], Detector]:
+    """What makes the detector that was asked for, its options checked."""
+    from functools import partial
+
+    from pydantic import ValidationError
+
+    from vlrun.config.components import config_model
+    from vlrun.config.problems import dotted, validation_problems
+    from vlrun.config.yaml import parse_scalar
+    from vlrun.plugins.manager import create_plugins
+
+    entry = create_plugins().find("detector", arguments.detector)
+    given: dict[str, Any] = {"name": entry.name}
+    for option in arguments.overrides:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise UsageError(f"'{option}' is no option of the detector; write option=value")
+        given[name] = parse_scalar(value)
+    given |= {name: value for name in ("weights", "boxes") if (value := getattr(arguments, name)) is not None}
+    model = config_model("detector", entry)
+    try:
+        options = model.model_validate(given)
+    except ValidationError as error:
+        problems = validation_problems(error, model, given)
+        raise ConfigError(
+            [f"--detector {entry.name}: {dotted(each.path)}: {each.message}" for each in problems]
+        ) from None
+    return partial(entry.build, options)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from vlrun.features.compare import compare_stores
+    from vlrun.features.store import RegionFeatureStore
+    from vlrun.reporting.progress import progress_on_stderr
+    from vlrun.reporting.tables import TextTable
+
+    stores = [RegionFeatureStore(path) for path in (arguments.first, arguments.second)]
+    with progress_on_stderr() as told:
+        found = compare_stores(stores[0], stores[1], arguments.overlap, told.progress)
+    if arguments.json:
+        print(json.dumps(asdict(found), indent=2))
+        return 0
+
+    def ids(differing: int | None) -> str:
+        return "not known" if differing is None else f"{differing:,} of {found.matched:,} differ"
+
+    facts = {
+        "images": f"{found.images:,} in both; {found.only_first:,} and {found.only_second:,} in one alone",
+        "sizes": f"{found.other_size:,} images have another height or width" if found.other_size else "equal",
+        "regions": f"{found.regions_first:,} and {found.regions_second:,}; {found.matched_share:.2%} match "
+        f"(overlap of at least {arguments.overlap:g})",
+        "boxes": f"up to {found.box_distance:.3g} pixels apart",
+        "features": f"cosine {found.mean_cosine:.6f} on average, {found.lowest_cosine:.6f} at least; "
+        f"up to {found.difference:.3g} apart",
+        "classes": ids(found.differing_classes),
+        "attributes": ids(found.differing_attributes),
+    }
+    for name, store in zip(("first", "second"), stores, strict=True):
+        facts[name] = store.manifest.extractor or "extractor not stated"
+    print("\n".join(TextTable((), list(facts.items())).as_lines()))
+    print("images that agree least:")
+    rows = [[image_id, f"{share:.1%}", f"{cosine:.6f}"] for image_id, share, cosine in found.worst]
+    columns = ["image", "match", "lowest cosine"]
+    print("\n".join(TextTable(columns, rows, columns[1:]).as_lines(indent=4)))
+    return 0
 
 
 def _build(arguments: argparse.Namespace) -> int:

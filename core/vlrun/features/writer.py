@@ -147,6 +147,10 @@ class StoreWriter:
         if self._pending_bytes >= _COMMIT_BYTES:
             self._commit()
 
+    def flush(self) -> None:
+        """Makes durable what was added so far; otherwise that happens by size, which slow sources reach late."""
+        self._commit()
+
     def only_check(self) -> None:
         """Checks records from now on without keeping them: no build may continue after a problem."""
         self._commit()
