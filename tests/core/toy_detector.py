@@ -23,6 +23,9 @@ class ToyDetector(Detector):
     def __init__(self, version: str = "1", log: Path | None = None, seconds: float = 0) -> None:
         self._version, self._log, self._seconds = version, log, seconds
 
+    def __reduce__(self) -> Any:
+        raise TypeError("every process makes its own")
+
     def describe(self) -> str:
         return f"toy {self._version}"
 
@@ -52,3 +55,11 @@ class ToyDetector(Detector):
             10,
             class_ids=np.array([3, 4], np.int32),
         )
+
+
+class WatchedDetector(ToyDetector):
+    """Is slow, and leaves the number of its process in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(seconds=0.2)
+        (folder / str(os.getpid())).touch()

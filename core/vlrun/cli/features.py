@@ -173,9 +173,11 @@ def _compare(arguments: argparse.Namespace) -> int:
         "sizes": f"{found.other_size:,} images have another height or width" if found.other_size else "equal",
         "regions": f"{found.regions_first:,} and {found.regions_second:,}; {found.matched_share:.2%} match "
         f"(overlap of at least {arguments.overlap:g})",
-        "boxes": f"up to {found.box_distance:.3g} pixels apart",
+        "boxes": f"up to {found.box_distance:.3g} pixels apart" if found.matched else "none to compare",
         "features": f"cosine {found.mean_cosine:.6f} on average, {found.lowest_cosine:.6f} at least; "
-        f"up to {found.difference:.3g} apart",
+        f"up to {found.difference:.3g} apart"
+        if found.matched
+        else "none to compare",
         "classes": ids(found.differing_classes),
         "attributes": ids(found.differing_attributes),
     }
@@ -183,7 +185,9 @@ def _compare(arguments: argparse.Namespace) -> int:
         facts[name] = store.manifest.extractor or "extractor not stated"
     print("\n".join(TextTable((), list(facts.items())).as_lines()))
     print("images that agree least:")
-    rows = [[image_id, f"{share:.1%}", f"{cosine:.6f}"] for image_id, share, cosine in found.worst]
+    rows = [
+        [image_id, f"{share:.1%}", "" if cosine is None else f"{cosine:.6f}"] for image_id, share, cosine in found.worst
+    ]
     columns = ["image", "match", "lowest cosine"]
     print("\n".join(TextTable(columns, rows, columns[1:]).as_lines(indent=4)))
     return 0

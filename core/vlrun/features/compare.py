@@ -46,6 +46,11 @@ class ImageComparison:
         """Of the regions, how many have a partner."""
         return 2 * self.matched / (self.first + self.second)
 
+    @property
+    def lowest_cosine(self) -> float | None:
+        """Of the matched pairs; None where there are none."""
+        return float(self.cosines.min()) if len(self.cosines) else None
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -60,12 +65,12 @@ class Comparison:
     matched: int
     matched_share: float
     box_distance: float
-    mean_cosine: float
-    lowest_cosine: float
+    mean_cosine: float | None
+    lowest_cosine: float | None
     difference: float
     differing_classes: int | None
     differing_attributes: int | None
-    worst: tuple[tuple[str, float, float], ...]
+    worst: tuple[tuple[str, float, float | None], ...]
     """(image, share of regions that match, lowest cosine) of the images that agree least."""
 
 
@@ -107,12 +112,12 @@ def compare_stores(
         matched=matched,
         matched_share=2 * matched / (regions_first + regions_second),
         box_distance=max(image.box_distance for image in found),
-        mean_cosine=float(cosines.mean()) if len(cosines) else float("nan"),
-        lowest_cosine=float(cosines.min()) if len(cosines) else float("nan"),
+        mean_cosine=float(cosines.mean()) if len(cosines) else None,
+        lowest_cosine=float(cosines.min()) if len(cosines) else None,
         difference=max(image.difference for image in found),
         differing_classes=_added([image.differing_classes for image in found]),
         differing_attributes=_added([image.differing_attributes for image in found]),
-        worst=tuple((image.image_id, image.share, float(image.cosines.min(initial=1.0))) for image in ranked[:_WORST]),
+        worst=tuple((image.image_id, image.share, image.lowest_cosine) for image in ranked[:_WORST]),
     )
 
 

@@ -7,10 +7,11 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ def extract_store(
     signature = hashlib.blake2b(f"{described}\x1f{dtype}".encode(), digest_size=16).hexdigest()
     wanted, failed = _by_id(pictures, say)
     before = None if overwrite else _same_store(out, signature)
+    known: Mapping[str, RegionFeatures] | RegionFeatureStore = {} if before is None else before
     if before is None:
         refuse_to_replace(out, overwrite=overwrite)
     elif not before.missing(wanted):
@@ -120,20 +122,22 @@ def extract_store(
             say(writer.discarded)
         if writer.count:
             say(f"continuing an extraction that stopped after {writer.count:,} pictures")
-        for image_id in before or ():
-            if image_id not in writer:
-                assert before is not None
-                writer.add(before[image_id], ())
-        todo = [item for item in wanted.items() if item[0] not in writer]
+        todo = [(image_id, file) for image_id, file in wanted.items() if not (image_id in writer or image_id in known)]
         if processes > 1:
             del detector  # each process makes its own
             outcomes = _computed_elsewhere(make_detector, todo, min(processes, len(todo)))
         else:
             outcomes = _computed(detector, iter(todo))
-        _collect(outcomes, writer, failed, len(wanted), say, progress)
+        _collect(outcomes, writer, failed, (len(wanted) - len(todo), len(wanted)), say, progress)
         if not writer.count:
             writer.discard()
+            if before is not None:
+                return Extracted(out, before.manifest, tuple(failed), is_new=False)
             raise DataError([*first_few(failed), f"no picture gave features; {out} was not made"])
+        # at the end, for where all that is new has failed again there is nothing to copy
+        for image_id in known:
+            if image_id not in writer:
+                writer.add(known[image_id], ())
         manifest = writer.finish(
             source_format="pictures", source=source, extractor=described, overwrite=overwrite or before is not None
         )
@@ -165,22 +169,22 @@ def _collect(
     outcomes: Iterable[tuple[Item, Outcome]],
     writer: StoreWriter,
     failed: list[str],
-    total: int,
+    done_of: tuple[int, int],
     say: Callable[[str], None],
     progress: ProgressCallback,
 ) -> None:
-    kept, not_possible = time.monotonic(), 0
-    progress("extracting features", writer.count, total)
-    for (_, picture), outcome in outcomes:
+    kept = time.monotonic()
+    done, total = done_of
+    progress("extracting features", done, total)
+    for number, ((_, picture), outcome) in enumerate(outcomes, done + 1):
         try:
             if isinstance(outcome, DataError):
                 raise outcome
             writer.add(outcome, ())
         except DataError as error:
-            not_possible += 1
             failed.append(f"{picture}: {'; '.join(error.problems)}")
             say(failed[-1])
-        progress("extracting features", writer.count + not_possible, total)
+        progress("extracting features", number, total)
         if time.monotonic() - kept >= _KEEP_SECONDS:
             writer.flush()
             kept = time.monotonic()
@@ -248,6 +252,7 @@ def _next_result(results: Any, workers: Sequence[Any]) -> Any:
 def _work(make_detector: Callable[[], Detector], tasks: Any, results: Any) -> None:
     """One process: takes pictures until there are none, and answers None at the end, or the error that ended it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process hears it too, and ends this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         for outcome in _computed(make_detector(), iter(tasks.get, None)):
             results.put(outcome)
@@ -256,6 +261,14 @@ def _work(make_detector: Callable[[], Detector], tasks: Any, results: Any) -> No
         results.put(error)
     except Exception:
         results.put(RunnerError(f"a process that computes features met a bug:\n{traceback.format_exc()}"))
+
+
+def _end_with_parent() -> None:
+    """A main process that is killed ends nobody; without it, this one would work for nothing or wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager

@@ -97,6 +97,19 @@ def test_stores_that_cannot_be_compared(make_regions, tmp_path: Path) -> None:
         compare_stores(one, wide)
 
 
+def test_images_of_which_nothing_matches(make_regions, tmp_path: Path, capsys) -> None:
+    write_store(tmp_path / "one", [make_regions("a", boxes=spread(5))])
+    write_store(tmp_path / "two", [make_regions("a", boxes=spread(5) + np.float32(20))])
+    command = ["features", "compare", str(tmp_path / "one"), str(tmp_path / "two")]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["matched"] == 0
+    assert found["mean_cosine"] is None
+    assert found["worst"] == [["a", 0.0, None]]
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("none to compare") == 2
+
+
 def test_the_command_prints_a_summary(make_regions, tmp_path: Path, capsys) -> None:
     write_store(tmp_path / "one", [make_regions("a", boxes=spread(5)), make_regions("b")], extractor="this one")
     write_store(tmp_path / "two", [make_regions("a", boxes=spread(5)), make_regions("c")], extractor="that one")

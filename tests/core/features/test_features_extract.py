@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_detector import ToyDetector
+from toy_detector import ToyDetector, WatchedDetector
 
 from vlrun.errors import DataError
 from vlrun.features import extract
@@ -153,6 +153,20 @@ def test_a_store_gets_what_it_lacks_and_keeps_what_it_has(folder: Path, tmp_path
     assert not again.is_new
 
 
+def test_a_store_stays_as_it_is_where_all_that_is_new_fails_again(folder: Path, tmp_path: Path) -> None:
+    (folder / "image_03.jpg").write_text("damaged")
+    out = tmp_path / "store"
+    first = run(folder, out)
+    file = (out / "data.mdb").stat()
+    second = run(folder, out)
+    assert second.failed == first.failed
+    assert not second.is_new
+    assert second.manifest == first.manifest
+    after = (out / "data.mdb").stat()
+    assert (file.st_ino, file.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_a_store_of_another_detector_is_not_touched(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "store"
     first = run(folder, out)
@@ -176,6 +190,36 @@ def test_a_process_that_is_killed_ends_the_work_with_a_reason(
     assert not (tmp_path / "store").exists()
     (folder / "image_06.jpg").write_text("6")
     assert len(RegionFeatureStore(run(folder, tmp_path / "store").path)) == 12
+
+
+def extract_in_processes(folder: Path, out: Path, seen: Path) -> None:
+    extract_store(find_pictures(folder), out, partial(WatchedDetector, seen), source="pictures", processes=2)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc")
+def test_no_process_outlives_a_main_process_that_is_killed(folder: Path, tmp_path: Path) -> None:
+    seen = tmp_path / "processes"
+    seen.mkdir()
+    main = multiprocessing.get_context("spawn").Process(
+        target=extract_in_processes, args=(folder, tmp_path / "s", seen)
+    )
+    main.start()
+    while len(list(seen.iterdir())) < 3:  # the main one makes a detector too, to ask what it is
+        time.sleep(0.01)
+    main.kill()
+    main.join()
+    deadline = time.monotonic() + 20
+    while left := [path for path in seen.iterdir() if is_alive(int(path.name))]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def is_alive(process: int) -> bool:
+    """Whether it is there and no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.parametrize("processes", [1, 2])
