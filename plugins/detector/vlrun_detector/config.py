@@ -18,4 +18,4 @@ class BottomUpConfig(DetectorConfig):
     anchors: Literal["known", "any"] = Field(
         "known", description="known refuses weights with anchors that are neither Caffe's nor Hugging Face's"
     )
-    regions_at_once: PositiveInt = Field(64, description="regions in the last stage at a time; bounds memory")
+    regions_at_once: PositiveInt = Field(16, description="regions in the last stage at a time; bounds memory")

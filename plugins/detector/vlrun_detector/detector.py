@@ -24,7 +24,7 @@ class BottomUp(Detector):
     """Faster R-CNN with ResNet-101 C4, as one of the two pipelines uses it."""
 
     def __init__(
-        self, network: Network, profile: Profile, *, made_of: str = "", device: str = "cpu", regions_at_once: int = 64
+        self, network: Network, profile: Profile, *, made_of: str = "", device: str = "cpu", regions_at_once: int = 16
     ) -> None:
         """``made_of`` says which weights these are, for the store."""
         self.network = network.to(device)

@@ -128,8 +128,10 @@ class RegionPooling:
 
         What is returned is overwritten by the next call.
         """
-        if features.is_cuda and (theirs := torchvision_operators()) is not None:
-            pooled: Tensor = theirs.roi_pool(features, [boxes.to(features.dtype)], self._bins, self._scale)
+        # theirs knows no bfloat16
+        in_theirs = features.is_cuda and features.dtype == torch.float32
+        if in_theirs and (theirs := torchvision_operators()) is not None:
+            pooled: Tensor = theirs.roi_pool(features, [boxes], self._bins, self._scale)
             return pooled.contiguous(memory_format=torch.channels_last)
         channels, height, width = features.shape[1:]
         tops, bottoms = self._edges(boxes[:, 1], boxes[:, 3], height)
