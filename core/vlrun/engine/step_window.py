@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -51,6 +52,15 @@ class StepWindow:
         """Starts the clock anew, after something that was not training."""
         self.started = time.perf_counter()
         self.waited = 0.0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stops the clock for work between steps that is not training."""
+        before = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.started += time.perf_counter() - before
 
     def timed(self, loader: Iterable[T]) -> Iterator[T]:
         """The loader's batches; the time spent getting them counts as waiting."""

@@ -54,8 +54,9 @@ def train_epoch(trainer: Trainer, active: Sequence[Sequence[bool]], profiler: Pr
     planned = [step for step in trainer.mix.steps(epoch, active) if step.position >= run.step]
     plan = [(step.position, step.task_index) for step in planned]
     run.ranks.check_agreement(plan, f"the steps of epoch {epoch + 1}")
+    trainer.window.restart()  # before it there was no step, but perhaps an evaluation
     for segment in segments(planned):
-        with _checkpoint_if_stopped(trainer):
+        with _checkpoint_if_stopped(trainer), trainer.window.paused():
             start_task_epochs(trainer, segment)  # retrieval may mine here, for hours
         run.model.train()
         for step, micro_batches in batches_of(trainer, segment):
