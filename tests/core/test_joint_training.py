@@ -13,6 +13,7 @@ from toy_runs import experiment, lines, losses, ranks_run, stop_after, weights
 
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import OpenedRun, RunFolder
+from vlrun.engine.trainer import Trainer
 from vlrun.errors import StoppedOnRequest
 from vlrun.interfaces.reporter import Reporters
 from vlrun.plugins.manager import Plugins
@@ -92,6 +93,22 @@ def test_a_task_without_gain_pauses_and_its_steps_are_saved(joint: Path, plugins
     status = json.loads((result.folder / "status.json").read_text())
     assert status["status"] == "done"
     assert len(result.rows) == 3
+
+
+def test_a_task_starts_its_epoch_with_weights_that_have_been_checked(
+    joint: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_epoch, unchecked = Trainer.start_epoch, []
+
+    def recorded(trainer: Trainer, task: int, epoch: int) -> None:
+        unchecked.append(trainer.unchecked)
+        start_epoch(trainer, task, epoch)
+
+    monkeypatch.setattr(Trainer, "start_epoch", recorded)
+    sampling = "train.sampling={name: temperature, temperature: 3.0}"  # epochs of tasks begin amid a joint one
+    run_experiment(experiment(joint, plugins, sampling, "train.log_every=100"), plugins=plugins)
+    assert len(unchecked) > 2 * 3
+    assert not any(unchecked)
 
 
 def test_cleaning_takes_evaluation_images_out_of_training(joint: Path, plugins: Plugins) -> None:

@@ -56,6 +56,7 @@ def train_epoch(trainer: Trainer, active: Sequence[Sequence[bool]], profiler: Pr
     run.ranks.check_agreement(plan, f"the steps of epoch {epoch + 1}")
     trainer.window.restart()  # before it there was no step, but perhaps an evaluation
     for segment in segments(planned):
+        check_finite(trainer)  # before a task mines with the weights
         with _checkpoint_if_stopped(trainer), trainer.window.paused():
             start_task_epochs(trainer, segment)  # retrieval may mine here, for hours
         run.model.train()
