@@ -13,7 +13,7 @@ import toy_world as toy
 from toy_runs import experiment, lines, losses, ranks_run, stop_after, weights
 
 from vlrun.config.experiment import load_experiment
-from vlrun.engine.checkpoints import open_checkpoint
+from vlrun.engine.checkpoints import Checkpoints, open_checkpoint
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import OpenedRun, RunFolder
 from vlrun.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, StoppedOnRequest
@@ -85,6 +85,22 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     with pytest.raises(CheckpointError, match=r"model.safetensors does not agree with its hash"):
         open_checkpoint(newest)
     assert losses(run_experiment(broken, plugins=plugins, continues=True)) == losses(unbroken)
+
+
+def test_a_run_that_is_killed_while_it_chooses_the_best_checkpoint_chooses_it_when_resumed(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    loaded = experiment(world, plugins, "train.epochs=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "mark_best", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(loaded, plugins=plugins)
+    resumed = run_experiment(loaded, plugins=plugins, continues=True)
+    assert (resumed.folder / "checkpoints" / "best").readlink().name == "step_00000003"
+    assert [row["step"] for row in json.loads((resumed.folder / "evaluations.json").read_text())] == [3]
 
 
 def test_another_configuration_does_not_continue_a_run(

@@ -149,11 +149,11 @@ def _evaluate_and_choose_best(trainer: Trainer) -> None:
             names.append(task_run.name)
 
     def choose_best() -> None:
-        trainer.evaluations.write()
         trainer.checkpoints.mark_best(trainer.evaluations.best_step(names))
         if len(names) > 1:
             for name in names:
                 trainer.checkpoints.mark_best(trainer.evaluations.best_step([name]), name)
+        trainer.evaluations.write()  # after the links: a run that is killed in between evaluates again
         trainer.checkpoints.prune(run.experiment.train.keep_checkpoints)
 
     run.ranks.from_main(choose_best)
