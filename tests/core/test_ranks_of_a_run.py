@@ -11,7 +11,7 @@ import pytest
 import torch
 from toy_runs import experiment, ranks_run
 
-from vlrun.data.loading import batch_loader
+from vlrun.data.loading import JointBatchMaker, batch_loader
 from vlrun.engine import evaluation, steps
 from vlrun.engine.checkpoints import Checkpoints, EvaluationHistory
 from vlrun.engine.ranks import Ranks
@@ -64,6 +64,21 @@ def test_memory_that_is_short_on_one_process_is_explained_and_ends_all(
     explained = "ConfigError: train.batch_size 6: a step does not fit into the memory of the GPU"
     assert str(caught.value).count(f"vlrun.errors.{explained}") == 2
     assert "DistributedError" not in str(caught.value)
+
+
+def test_a_training_batch_that_one_process_cannot_make_ends_all_with_the_reason(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = JointBatchMaker.__getitems__
+
+    def broken(*arguments: Any) -> Any:
+        return DataError("no such image") if torch.distributed.get_rank() == 1 else make(*arguments)
+
+    monkeypatch.setattr(JointBatchMaker, "__getitems__", broken)
+    with pytest.raises(AssertionError) as caught:
+        ranks_run(world, plugins, 2, "train.epochs=1")
+    assert str(caught.value).count("vlrun.errors.DataError: no such image") == 2
+    assert "does not answer" not in str(caught.value)
 
 
 def test_an_evaluation_that_fails_on_one_process_ends_all_with_the_reason(

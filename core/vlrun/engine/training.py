@@ -121,7 +121,9 @@ def batches_of(trainer: Trainer, segment: Sequence[PlannedStep]) -> Iterator[tup
     )
     batches = iter(trainer.window.timed(loader))
     for step in segment:
-        yield step, list(islice(batches, len(run.tasks[step.task_index].plan.own_passes)))
+        with run.ranks.together():  # data may be damaged, or a worker killed, for one rank only
+            micro_batches = list(islice(batches, len(run.tasks[step.task_index].plan.own_passes)))
+        yield step, micro_batches
 
 
 def evaluate_if_due(trainer: Trainer) -> None:
