@@ -39,6 +39,19 @@ def test_gradients_are_summed_and_unused_parameters_take_no_part(
             assert torch.equal(gradient, torch.full_like(gradient, 20.0 * index + 3))
 
 
+def test_a_parameter_that_one_rank_did_not_use_gets_the_gradient_of_the_others(tmp_path: Path) -> None:
+    def body(ranks: Ranks) -> list[Any]:
+        parameters = [nn.Parameter(torch.zeros(3)) for _ in range(3)]
+        parameters[ranks.rank].grad = torch.full((3,), ranks.rank + 1.0)  # each rank uses another one of them
+        ranks.sum_gradients(parameters)
+        return [parameter.grad for parameter in parameters]
+
+    for first, second, unused in run_ranks(body, tmp_path):
+        assert torch.equal(first, torch.full((3,), 1.0))
+        assert torch.equal(second, torch.full((3,), 2.0))
+        assert unused is None
+
+
 def test_counts_claims_and_items_are_the_same_on_every_rank(tmp_path: Path) -> None:
     def body(ranks: Ranks) -> tuple[list[float], bool, bool, list[str]]:
         counts = ranks.sum_counts([1.0, float(ranks.rank)])

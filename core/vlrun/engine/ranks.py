@@ -79,10 +79,16 @@ class Ranks:
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replaces every gradient by its sum over all ranks.
 
-        All ranks run the same task in a step, so the same parameters have gradients everywhere.
+        All ranks run the same task in a step, but a task may leave out what its examples do not need: a parameter
+        without a gradient on some ranks only counts as 0 there.
         """
         if self.world_size == 1:
             return
+        parameters = list(parameters)
+        having = self.sum_counts([float(parameter.grad is not None) for parameter in parameters])
+        for parameter, count in zip(parameters, having, strict=True):
+            if count and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         waiting = []
         for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
