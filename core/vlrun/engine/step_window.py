@@ -17,6 +17,25 @@ from vlrun.interfaces.reporter import Reporters, StepReport
 T = TypeVar("T")
 
 
+class Arriving:
+    """Numbers on their way from the device, (n,), which goes on working meanwhile."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._numbers = numbers
+        self._arrived: torch.cuda.Event | None = None
+        if numbers.is_cuda:
+            self._numbers = numbers.to("cpu", non_blocking=True)  # into pinned memory
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def values(self) -> list[float]:
+        """The numbers; waits for what the device did before the copy, not for what it was given since."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        values: list[float] = self._numbers.tolist()
+        return values
+
+
 @dataclass(frozen=True)
 class StepRecord:
     """What one step did. Its tensors stay on the device: reading them would wait for it.
@@ -27,6 +46,7 @@ class StepRecord:
         losses: this rank's part of each named loss; they add up over the ranks.
         gradient_norm: over all ranks, before clipping.
         ids: the examples of this rank.
+        numbers: the losses in their order, then the norm, to be looked at while the next step is under way.
     """
 
     number: int
@@ -36,6 +56,7 @@ class StepRecord:
     learning_rate: float
     gradient_norm: Tensor
     ids: Sequence[str]
+    numbers: Arriving
 
 
 class StepWindow:

@@ -14,7 +14,7 @@ from vlrun.engine.assembly import TaskRun
 from vlrun.engine.mixing import PlannedStep
 from vlrun.engine.optimisation import clip_gradients, set_learning_rate
 from vlrun.engine.ranks import Ranks
-from vlrun.engine.step_window import StepRecord
+from vlrun.engine.step_window import Arriving, StepRecord
 from vlrun.engine.trainer import Trainer
 from vlrun.errors import ConfigError, NonFiniteLossError, first_few
 from vlrun.interfaces.tensors import Batch, in_full_precision
@@ -41,7 +41,8 @@ def train_step(trainer: Trainer, step: PlannedStep, micro_batches: Sequence[Batc
     with _out_of_memory_explained(config):
         norm = _update(trainer)
     ids = [name for batch in micro_batches for name in batch.ids]
-    record = StepRecord(step.position + 1, task_run.name, step.epoch + 1, losses, rate, norm, ids)
+    numbers = Arriving(torch.stack([*losses.values(), norm.to(next(iter(losses.values())))]))
+    record = StepRecord(step.position + 1, task_run.name, step.epoch + 1, losses, rate, norm, ids, numbers)
     check_finite(trainer)
     trainer.unchecked = record
     return record
@@ -65,9 +66,9 @@ def check_finite(trainer: Trainer) -> None:
     if record is None:
         return
     ranks = trainer.run.ranks
-    wrong = {name: value.item() for name, value in record.losses.items() if not math.isfinite(value.item())}
+    *losses, norm = record.numbers.values()
+    wrong = {name: value for name, value in zip(record.losses, losses, strict=True) if not math.isfinite(value)}
     losses_are_finite = not ranks.any(bool(wrong))
-    norm = float(record.gradient_norm)
     # fp16 raises the loss scale until gradients overflow, then skips that step
     if losses_are_finite and (trainer.scaler.is_enabled() or math.isfinite(norm)):
         return
