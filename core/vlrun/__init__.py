@@ -16,6 +16,7 @@ from vlrun.errors import (
     UsageError,
     first_few,
 )
+from vlrun.plugins.downloads import Download, RemoteFile
 from vlrun.plugins.entries import (
     Builder,
     BuildReport,
@@ -152,6 +153,7 @@ __all__ = [
     "DemoSource",
     "Detector",
     "DetectorConfig",
+    "Download",
     "Encoding",
     "Entry",
     "Example",
@@ -169,6 +171,7 @@ __all__ = [
     "RegionBatch",
     "RegionFeatureStore",
     "RegionFeatures",
+    "RemoteFile",
     "Reporter",
     "ReporterConfig",
     "RequiredFile",

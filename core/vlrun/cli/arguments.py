@@ -119,8 +119,12 @@ def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> 
     return OpenedRun(folder, experiment, plugins, arguments.checkpoint, arguments.task)
 
 
-def missing_message(experiment: Experiment, missing: Sequence[RequiredFile]) -> list[str]:
-    """Lines that say which files are missing although the configuration is right, and how to make them."""
+def missing_message(experiment: Experiment, missing: Sequence[RequiredFile], named: str = "EXPERIMENT") -> list[str]:
+    """Lines that say which files are missing although the configuration is right, and how to make them.
+
+    Args:
+        named: how the user called the experiment.
+    """
     lines = [f"Experiment '{experiment.name}' is well-formed, but files that it needs are not there:"]
     remedies: dict[str, list[RequiredFile]] = {}
     for file in missing:
@@ -132,6 +136,10 @@ def missing_message(experiment: Experiment, missing: Sequence[RequiredFile]) -> 
     lines += [
         "",
         f"Relative paths lie under the data root {experiment.data_root} (data_root in the file, or VLRUN_DATA).",
+    ]
+    lines += [
+        f"Where to get them, and what comes next: runner data status {named}",
+        f"To make them of files that you have: runner data prepare {named} --from FOLDER",
     ]
     lines += ["To try the experiment without any of them: runner run EXPERIMENT --demo"]
     return lines

@@ -28,7 +28,8 @@ _NAMES = {  # key of an experiment -> kind of component that it names
     re.compile(r"reporters\.\d+\.name"): "reporter",
 }
 _NOT_OFFERED = re.compile(r"backbone|tasks|train|published(\..*)?")  # hardly ever set on a command line
-_KINDS = {"DATASET": "dataset", "DETECTOR": "detector", "PHASE": "submission"}  # metavar -> what it names
+# metavar of an argument -> what it names
+_KINDS = {"DATASET": "dataset", "DETECTOR": "detector", "PHASE": "submission", "DOWNLOAD": "download"}
 _FORMATS = {"weights": "weight format", "features": "feature format"}  # verb -> what its FORMAT names
 
 

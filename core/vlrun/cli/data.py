@@ -1,4 +1,4 @@
-"""``runner data``: makes annotation files from the official ones, and checks them."""
+"""``runner data``: gets and makes what experiments need, above all annotation files, and checks it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vlrun.cli import data_get, data_prepare
 from vlrun.errors import DataError, UsageError, first_few
 from vlrun.plugins.entries import Builder, Entry
 from vlrun.plugins.manager import create_plugins
@@ -16,8 +17,15 @@ IDENTITIES = "image-identities"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Takes one of the actions build, validate, schema and sources."""
+    """Takes one of the actions list, status, get, prepare, build, validate, schema and sources."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    data_get.add_list_arguments(actions.add_parser("list", help="list what others publish, and where"))
+    data_prepare.add_status_arguments(actions.add_parser("status", help="what an experiment needs and lacks"))
+    data_get.add_get_arguments(actions.add_parser("get", help="download published files, resumable, and check them"))
+    data_prepare.add_prepare_arguments(
+        actions.add_parser("prepare", help="make all that an experiment needs of what is found")
+    )
 
     build = actions.add_parser("build", help="make annotation files from official ones")
     build.add_argument(
@@ -49,7 +57,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Does the action; one that finds problems raises DataError."""
-    actions = {"build": _build, "validate": _validate, "schema": _schema, "sources": _sources}
+    actions = {
+        "list": data_get.show_list,
+        "status": data_prepare.status,
+        "get": data_get.get,
+        "prepare": data_prepare.prepare,
+        "build": _build,
+        "validate": _validate,
+        "schema": _schema,
+        "sources": _sources,
+    }
     return actions[arguments.action](arguments)
 
 

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     if experiment.demo_weights is not None:
         _prepare_demo_weights(arguments, experiment, plugins)
     if missing := experiment.missing_files():
-        raise DataError(missing_message(experiment, missing))
+        raise DataError(missing_message(experiment, missing, arguments.experiment))
     return _start(arguments, experiment, plugins, folder)
 
 

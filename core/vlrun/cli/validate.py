@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(experiment.as_yaml_with_origins(), end="")
         return 0
     if missing := experiment.missing_files():
-        raise DataError(missing_message(experiment, missing))
+        raise DataError(missing_message(experiment, missing, arguments.experiment))
     if arguments.json:
         print(json.dumps(experiment.model_dump(mode="json")))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vlrun.plugins.downloads import Download, RemoteFile
 from vlrun.plugins.entries import Command, Entry, FeatureFormat
 from vlrun.plugins.hookspecs import hookimpl
 
@@ -21,7 +22,7 @@ _VERBS = {
     "validate": "check an experiment file without touching features or torch",
     "list-plugins": "show installed plugins, what they offer, and what is wrong with them",
     "list": "list the backbones, tasks, datasets, metrics or reporters that an experiment can name, and detectors",
-    "data": "build and check annotation files",
+    "data": "get, build and check what experiments need",
     "features": "extract, build, inspect, verify and compare region features",
     "weights": "import, export and inspect model weights",
     "report": "show the results of runs",
@@ -74,6 +75,30 @@ def vlrun_feature_formats() -> list[FeatureFormat]:
             opener="vlrun.features.formats.tsv:open_butd_tsv",
             recogniser="vlrun.features.formats.tsv:is_butd_tsv",
         ),
+    ]
+
+
+@hookimpl
+def vlrun_downloads() -> list[Download]:
+    """The vocabulary of BERT, which most backbones share."""
+    return [
+        Download(
+            name="bert-base-uncased-vocab",
+            summary="WordPiece vocabulary of bert-base-uncased, 30,522 lines",
+            kind="vocabulary",
+            makes="bert-base-uncased.txt",
+            recognised=("vocab.txt", "bert-base-uncased-vocab.txt", "bert-base-uncased.txt"),
+            files=(
+                RemoteFile(
+                    name="vocab.txt",
+                    urls=("https://huggingface.co/google-bert/bert-base-uncased/resolve/main/vocab.txt",),
+                    size=231_508,
+                    sha256="07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+                ),
+            ),
+            page="https://huggingface.co/google-bert/bert-base-uncased",
+            licence="Apache-2.0",
+        )
     ]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from vlrun.plugins.downloads import Download
     from vlrun.plugins.entries import Command, DemoEntry, Entry, FeatureFormat, SubmissionFormat, WeightFormat
 
 hookspec = pluggy.HookspecMarker("vlrun")
@@ -57,6 +58,11 @@ def vlrun_weight_formats() -> list[WeightFormat]:  # type: ignore[empty-body]
 @hookspec
 def vlrun_submissions() -> list[SubmissionFormat]:  # type: ignore[empty-body]
     """Formats of files that evaluation servers take, for ``runner submit-check --for NAME``."""
+
+
+@hookspec
+def vlrun_downloads() -> list[Download]:  # type: ignore[empty-body]
+    """Files that others publish and what is made of them, for ``runner data get`` and ``runner data prepare``."""
 
 
 @hookspec

@@ -13,6 +13,7 @@ import pluggy
 
 from vlrun.errors import PluginError
 from vlrun.plugins import hookspecs
+from vlrun.plugins.downloads import Download
 from vlrun.plugins.entries import (
     Command,
     Declaration,
@@ -39,6 +40,7 @@ HOOKS = {
     "feature format": "vlrun_feature_formats",
     "weight format": "vlrun_weight_formats",
     "submission": "vlrun_submissions",
+    "download": "vlrun_downloads",
     "demo data": "vlrun_demo_data",
     "command": "vlrun_commands",
 }
@@ -46,6 +48,7 @@ _DECLARATIONS: dict[str, type[Declaration]] = {  # of all other kinds: Entry
     "feature format": FeatureFormat,
     "weight format": WeightFormat,
     "submission": SubmissionFormat,
+    "download": Download,
     "demo data": DemoEntry,
     "command": Command,
 }
@@ -160,6 +163,9 @@ class Plugins:
     def submissions(self) -> dict[str, SubmissionFormat]:
         """The usable submission formats by name."""
         return self._by_name("submission")
+
+    def downloads(self) -> dict[str, Download]:
+        return self._by_name("download")
 
     def demo_providers(self) -> list[DemoProvider]:
         """Makes all providers of demo data, which imports their modules."""

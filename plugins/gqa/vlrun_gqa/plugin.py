@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vlrun import Builder, Entry, SubmissionFormat, hookimpl
+from vlrun import Builder, Download, Entry, SubmissionFormat, hookimpl
+from vlrun_gqa.downloads import DOWNLOADS
 from vlrun_gqa.sources import OFFICIAL_OBTAIN, SUBMISSION_FILE
 
 TARGET = "gqa-answer"
@@ -86,3 +87,9 @@ def vlrun_submissions() -> list[SubmissionFormat]:
         )
         for name, (splits, use) in PHASES.items()
     ]
+
+
+@hookimpl
+def vlrun_downloads() -> list[Download]:
+    """Published files."""
+    return list(DOWNLOADS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vlrun import Entry, WeightFormat, hookimpl
+from vlrun import Download, Entry, WeightFormat, hookimpl
+from vlrun_lxmert_s.downloads import DOWNLOADS
 
 
 @hookimpl
@@ -72,3 +73,9 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             partial=True,
         ),
     ]
+
+
+@hookimpl
+def vlrun_downloads() -> list[Download]:
+    """Published files."""
+    return list(DOWNLOADS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vlrun import Builder, Entry, SubmissionFormat, hookimpl
+from vlrun import Builder, Download, Entry, SubmissionFormat, hookimpl
+from vlrun_nlvr2.downloads import DOWNLOADS
 from vlrun_nlvr2.sources import LXMERT_FILES, OBTAIN
 
 TARGET = "statement"
@@ -83,3 +84,9 @@ def vlrun_submissions() -> list[SubmissionFormat]:
         )
         for split, what in SUBMISSION_SPLITS.items()
     ]
+
+
+@hookimpl
+def vlrun_downloads() -> list[Download]:
+    """Published files."""
+    return list(DOWNLOADS)

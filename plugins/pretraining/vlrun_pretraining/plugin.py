@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vlrun import Builder, Entry, hookimpl
+from vlrun import Builder, Download, Entry, hookimpl
+from vlrun_pretraining.downloads import DOWNLOADS
 from vlrun_pretraining.sources import OBTAIN, OFFICIAL_FILES
 
 TARGET = "caption"
@@ -45,3 +46,9 @@ def vlrun_datasets() -> list[Entry]:
             obtain=OBTAIN,
         )
     ]
+
+
+@hookimpl
+def vlrun_downloads() -> list[Download]:
+    """Published files."""
+    return list(DOWNLOADS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vlrun import Builder, Entry, hookimpl
+from vlrun import Builder, Download, Entry, hookimpl
+from vlrun_rec.downloads import DOWNLOADS
 from vlrun_rec.sources import OFFICIAL_SOURCES, official_source, rosita_file
 
 TARGET = "referent"
@@ -86,3 +87,9 @@ def vlrun_metrics() -> list[Entry]:
             factory="vlrun_rec.metric:GroundingAccuracy",
         )
     ]
+
+
+@hookimpl
+def vlrun_downloads() -> list[Download]:
+    """Published files."""
+    return list(DOWNLOADS)

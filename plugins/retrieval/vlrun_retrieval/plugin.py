@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vlrun import Builder, Command, Entry, hookimpl
+from vlrun import Builder, Command, Download, Entry, hookimpl
+from vlrun_retrieval.downloads import DOWNLOADS
 from vlrun_retrieval.sources import COCO, FLICKR30K, LXMERT_S_FILES, OBTAIN, VOLTA_FILES, Collection
 
 TARGET = "caption"
@@ -81,3 +82,9 @@ def vlrun_commands() -> list[Command]:
             module="vlrun_retrieval.mine_command",
         )
     ]
+
+
+@hookimpl
+def vlrun_downloads() -> list[Download]:
+    """Published files."""
+    return list(DOWNLOADS)

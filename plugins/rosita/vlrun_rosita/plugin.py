@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vlrun import Entry, WeightFormat, hookimpl
+from vlrun import Download, Entry, WeightFormat, hookimpl
+from vlrun_rosita.downloads import DOWNLOADS
 
 
 @hookimpl
@@ -41,3 +42,9 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             seen=SEEN,
         )
     ]
+
+
+@hookimpl
+def vlrun_downloads() -> list[Download]:
+    """Published files."""
+    return list(DOWNLOADS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vlrun import Builder, Entry, SubmissionFormat, hookimpl
+from vlrun import Builder, Download, Entry, SubmissionFormat, hookimpl
+from vlrun_vqa.downloads import DOWNLOADS
 from vlrun_vqa.sources import OBTAIN, ROSITA_FILE
 
 TARGET = "answers"
@@ -91,3 +92,9 @@ def vlrun_submissions() -> list[SubmissionFormat]:
         )
         for name, (splits, use) in PHASES.items()
     ]
+
+
+@hookimpl
+def vlrun_downloads() -> list[Download]:
+    """Published files."""
+    return list(DOWNLOADS)

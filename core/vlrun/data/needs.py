@@ -1,0 +1,94 @@
+"""What an experiment needs under its data root, and which published files it can be made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlrun.config.base import BackboneConfig, DatasetConfig, TaskConfig
+from vlrun.config.experiment import Experiment
+from vlrun.errors import RequiredFile
+from vlrun.plugins.downloads import KINDS, Download
+
+OTHER = "other"
+_FOLDERS = {"vocabulary": "vocab", "annotations": "annotations", "features": "features", "weights": "weights"}
+"""Where the shipped experiments have them under the data root."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """One thing that has to be there: the annotations of a dataset, a feature store, a file.
+
+    Attributes:
+        kind: of a download, or ``other`` where no download can make it.
+        makes: what downloads call it.
+        target: the file or folder.
+        files: all that has to be there; empty where anything that can be made is welcome.
+        dataset: place of the dataset in the experiment, such as ``tasks.0.dataset``.
+    """
+
+    kind: str
+    makes: str
+    target: Path
+    files: tuple[RequiredFile, ...] = ()
+    dataset: str = ""
+
+    @property
+    def missing(self) -> list[RequiredFile]:
+        return [file for file in self.files if not file.path.exists()]
+
+    @property
+    def is_there(self) -> bool:
+        return not self.missing if self.files else self.target.exists()
+
+    @property
+    def splits_there(self) -> list[str]:
+        """Splits of annotations that are there, asked for or not."""
+        return sorted(path.stem for path in self.target.glob("*.jsonl")) if self.kind == "annotations" else []
+
+    def fitting(self, downloads: Mapping[str, Download]) -> list[Download]:
+        """What it can be made of."""
+        return [item for item in downloads.values() if (item.kind, item.makes) == (self.kind, self.makes)]
+
+
+def needs_of(experiment: Experiment) -> list[Need]:
+    """All that an experiment needs, each once, what is quick to get first."""
+    found: dict[tuple[str, Path], Need] = {}
+    for need in _needs(experiment):
+        known = found.setdefault((need.kind, need.target), need)
+        files = {file.path: file for file in (*known.files, *need.files)}
+        found[need.kind, need.target] = Need(
+            known.kind, known.makes, known.target, tuple(files.values()), known.dataset
+        )
+    order = (*KINDS, OTHER)
+    return sorted(found.values(), key=lambda need: order.index(need.kind))
+
+
+def _needs(experiment: Experiment) -> Iterator[Need]:
+    parts: list[tuple[BackboneConfig | DatasetConfig | TaskConfig, TaskConfig | None, str]] = [
+        (experiment.backbone, None, "")
+    ]
+    for index, task in enumerate(experiment.tasks):
+        parts += [(task.dataset, task, f"tasks.{index}.dataset"), (task, task, f"tasks.{index}.dataset")]
+    for part, task, place in parts:
+        for file in part.required_files():
+            yield _need(file, experiment.backbone, task, place)
+
+
+def _need(file: RequiredFile, backbone: BackboneConfig, task: TaskConfig | None, place: str) -> Need:
+    if task is None:
+        kind = "weights" if file.path == backbone.weights else "vocabulary"
+        return Need(kind, file.path.name, file.path, (file,))
+    if file.path == task.dataset.features:
+        return Need("features", file.path.name, file.path, (file,), place)
+    if file.path.parent == task.dataset.annotations:
+        return Need("annotations", task.dataset.name, file.path.parent, (file,), place)
+    return Need(OTHER, file.path.name, file.path, (file,), place)
+
+
+def possible_needs(downloads: Iterable[Download], data_root: Path) -> list[Need]:
+    """All that any of ``downloads`` makes, where the shipped experiments expect it."""
+    made = dict.fromkeys((item.kind, item.makes) for item in downloads)
+    needs = [Need(kind, makes, data_root / _FOLDERS[kind] / makes) for kind, makes in made]
+    return sorted(needs, key=lambda need: KINDS.index(need.kind))  # type: ignore[arg-type]

@@ -1,0 +1,32 @@
+"""The published files of NLVR2 (nothing heavy is imported)."""
+
+from __future__ import annotations
+
+from vlrun import Download, RemoteFile
+from vlrun_nlvr2.sources import LXMERT_FILES, LXMERT_REPOSITORY, PUBLISHED_SIZES, REPOSITORY
+
+_OFFICIAL = "https://raw.githubusercontent.com/lil-lab/nlvr/master/nlvr2/data"
+
+DOWNLOADS = (
+    Download(
+        name="nlvr2-official",
+        summary="statements of NLVR2",
+        kind="annotations",
+        makes="nlvr2",
+        source="official",
+        recognised=tuple(f"nlvr2/data/{split}.json" for split in PUBLISHED_SIZES),
+        files=tuple(RemoteFile(name=f"{split}.json", urls=(f"{_OFFICIAL}/{split}.json",)) for split in PUBLISHED_SIZES),
+        page=REPOSITORY,
+        terms="the photographs are others' and need a request; they are not needed here",
+    ),
+    Download(
+        name="nlvr2-lxmert",
+        summary="statements of NLVR2 as LXMERT's script writes them",
+        kind="annotations",
+        makes="nlvr2",
+        source="lxmert",
+        recognised=tuple(f"nlvr2/{name}" for name in LXMERT_FILES.values()),
+        page=LXMERT_REPOSITORY,
+        manual_steps=("run data/nlvr2/process_raw_data_scripts/process_dataset.py of the repository",),
+    ),
+)
