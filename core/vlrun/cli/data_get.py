@@ -39,6 +39,7 @@ def add_get_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="folder, file:// or http(s):// address of a folder with the files, asked first; may be repeated",
     )
+    parser.add_argument("--offline", action="store_true", help="ask those of --from alone, nothing on the network")
     parser.add_argument(
         "--accept-sha256", default="", metavar="HASH", help="take a file with this hash although another is published"
     )
@@ -77,7 +78,12 @@ def get(arguments: argparse.Namespace) -> int:
     folder = arguments.to or data_root / DOWNLOADS_FOLDER / download.name
     with progress_on_stderr() as reporters, _alone(folder):
         fetcher = Fetcher(
-            folder, arguments.mirrors, arguments.accept_sha256.lower(), reporters.note, reporters.progress
+            folder,
+            arguments.mirrors,
+            arguments.accept_sha256.lower(),
+            reporters.note,
+            reporters.progress,
+            is_offline=arguments.offline,
         )
         try:
             _get_all(download, fetcher)

@@ -56,6 +56,7 @@ class Fetcher:
 
     Attributes:
         extra_mirrors: folders, ``file://`` or ``http(s)://`` addresses of folders, asked before the published ones.
+        is_offline: whether the published addresses are left alone.
         accept: a hash that is taken although another is published.
         say: gets what a user should read at once.
         pause: waits some seconds between attempts.
@@ -67,6 +68,7 @@ class Fetcher:
     say: Callable[[str], None] = lambda message: None
     progress: ProgressCallback = lambda what, done, total: None
     pause: Callable[[float], None] = time.sleep
+    is_offline: bool = False
 
     def fetch(self, file: RemoteFile) -> Fetched:
         """The file in the folder, from the first mirror that has it whole and right.
@@ -79,7 +81,8 @@ class Fetcher:
         target = self.folder / file.name
         if target.is_file() and (known := self._known(file, target)):
             return known
-        mirrors = [f"{mirror.rstrip('/')}/{file.name}" for mirror in self.extra_mirrors] + list(file.urls)
+        mirrors = [f"{mirror.rstrip('/')}/{file.name}" for mirror in self.extra_mirrors]
+        mirrors += () if self.is_offline else file.urls
         failures = []
         for mirror in mirrors:
             try:
@@ -141,11 +144,11 @@ class Fetcher:
         if self.accept and digest == self.accept:
             return file.sha256 not in (None, digest)
         size = path.stat().st_size
-        if file.size is not None and size != file.size:
-            raise _MirrorError(f"a wrong file: {size:,} bytes, expected {file.size:,} (sha256 {digest})")
-        if file.sha256 is not None and digest != file.sha256:
+        if file.sha256 not in (None, digest) or file.size not in (None, size):
+            expected = f"{file.size:,} bytes, " if file.size is not None else ""
             raise _MirrorError(
-                f"a wrong file: sha256 {digest}, expected {file.sha256}; to take this very file: "
+                f"a wrong file: {size:,} bytes, sha256 {digest}, expected {expected}"
+                f"{f'sha256 {file.sha256}' if file.sha256 else 'hash not published'}; to take this very file: "
                 f"--accept-sha256 {digest}"
             )
         if not size:
