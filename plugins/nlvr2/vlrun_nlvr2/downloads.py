@@ -14,7 +14,10 @@ DOWNLOADS = (
         kind="annotations",
         makes="nlvr2",
         source="official",
-        recognised=tuple(f"nlvr2/data/{split}.json" for split in PUBLISHED_SIZES),
+        recognised=tuple(
+            f"nlvr2/{folder}/{split}.json" for folder in ("data", "annotations") for split in PUBLISHED_SIZES
+        ),
+        optional=tuple(f"nlvr2/annotations/{split}.json" for split in PUBLISHED_SIZES),  # where VOLTA has them
         files=tuple(RemoteFile(name=f"{split}.json", urls=(f"{_OFFICIAL}/{split}.json",)) for split in PUBLISHED_SIZES),
         page=REPOSITORY,
         terms="the photographs are others' and need a request; they are not needed here",
@@ -28,5 +31,14 @@ DOWNLOADS = (
         recognised=tuple(f"nlvr2/{name}" for name in LXMERT_FILES.values()),
         page=LXMERT_REPOSITORY,
         manual_steps=("run data/nlvr2/process_raw_data_scripts/process_dataset.py of the repository",),
+    ),
+    Download(
+        name="nlvr2-volta36",
+        summary="images of NLVR2, 36 boxes each, as VOLTA has them",
+        kind="features",
+        makes="nlvr2-volta36",
+        recognised=("nlvr2/resnet101_faster_rcnn_genome_imgfeats/volta/nlvr2_feat.lmdb",),
+        page="https://github.com/e-bug/volta/blob/main/data/README.md",
+        manual_steps=("download the features that the page names",),
     ),
 )

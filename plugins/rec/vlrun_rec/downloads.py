@@ -44,4 +44,16 @@ _ROSITA = tuple(
     )
     for dataset, folder in ROSITA_SETS.items()
 )
-DOWNLOADS = (*_OFFICIAL, *_ROSITA)
+DOWNLOADS = (
+    *_OFFICIAL,
+    *_ROSITA,
+    Download(
+        name="refcoco+-volta36",
+        summary="MAttNet's detections on images of RefCOCO+, 36 each, as VOLTA has them",
+        kind="features",
+        makes="refcoco+-volta36",
+        recognised=("refcoco+_unc/resnet101_faster_rcnn_genome_imgfeats/volta/refcoco+_unc_dets36_feat.lmdb",),
+        page="https://github.com/e-bug/volta/blob/main/data/README.md",
+        manual_steps=("download the features that the page names",),
+    ),
+)

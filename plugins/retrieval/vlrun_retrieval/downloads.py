@@ -64,4 +64,13 @@ DOWNLOADS = (
         page="https://github.com/lttsmn/LXMERT-S",
         manual_steps=("download the annotations that the README names",),
     ),
+    Download(
+        name="flickr30k-volta36",
+        summary="images of Flickr30k, 36 boxes each, as VOLTA has them",
+        kind="features",
+        makes="flickr30k-volta36",
+        recognised=("flickr30k/resnet101_faster_rcnn_genome_imgfeats/volta/flickr30k_feat.lmdb",),
+        page="https://github.com/e-bug/volta/blob/main/data/README.md",
+        manual_steps=("download the features that the page names",),
+    ),
 )

@@ -59,4 +59,13 @@ DOWNLOADS = (
         page="https://github.com/MILVLG/rosita/blob/main/DATASET.md",
         manual_steps=("download the text annotations from the links on the page", "unpack them into one folder"),
     ),
+    Download(
+        name="coco-volta36",
+        summary="COCO train2014 and val2014, 36 boxes per image, as VOLTA has them",
+        kind="features",
+        makes="coco-volta36",
+        recognised=("mscoco/resnet101_faster_rcnn_genome_imgfeats/volta/trainval_feat.lmdb",),
+        page="https://github.com/e-bug/volta/blob/main/data/README.md",
+        manual_steps=("download the features that the page names",),
+    ),
 )
