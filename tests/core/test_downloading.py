@@ -169,6 +169,9 @@ def test_a_wrong_file_is_taken_on_demand_and_that_is_recorded(server: Server, fe
     assert fetcher.fetch(remote(server, size=len(CONTENT))).accepted
     record = json.loads((fetcher.folder / RECORD).read_text())["a.bin"]
     assert (record["sha256"], record["accepted_instead_of"]) == (fetcher.accept, DIGEST)
+    later = Fetcher(fetcher.folder)
+    assert later.fetch(remote(server, size=len(CONTENT))).accepted
+    assert len(server.ranges) == 1
 
 
 @pytest.mark.parametrize(

@@ -36,15 +36,17 @@ class Need:
 
     @property
     def missing(self) -> list[RequiredFile]:
+        """What is not there."""
         return [file for file in self.files if not file.path.exists()]
 
     @property
     def is_there(self) -> bool:
+        """Whether nothing is left to do."""
         return not self.missing if self.files else self.target.exists()
 
     @property
     def splits_there(self) -> list[str]:
-        """Splits of annotations that are there, asked for or not."""
+        """The splits of annotations that are there, asked for or not."""
         return sorted(path.stem for path in self.target.glob("*.jsonl")) if self.kind == "annotations" else []
 
     def fitting(self, downloads: Mapping[str, Download]) -> list[Download]:
@@ -71,9 +73,9 @@ def _needs(experiment: Experiment) -> Iterator[Need]:
     ]
     for index, task in enumerate(experiment.tasks):
         parts += [(task.dataset, task, f"tasks.{index}.dataset"), (task, task, f"tasks.{index}.dataset")]
-    for part, task, place in parts:
+    for part, of_task, place in parts:
         for file in part.required_files():
-            yield _need(file, experiment.backbone, task, place)
+            yield _need(file, experiment.backbone, of_task, place)
 
 
 def _need(file: RequiredFile, backbone: BackboneConfig, task: TaskConfig | None, place: str) -> Need:
@@ -91,4 +93,4 @@ def possible_needs(downloads: Iterable[Download], data_root: Path) -> list[Need]
     """All that any of ``downloads`` makes, where the shipped experiments expect it."""
     made = dict.fromkeys((item.kind, item.makes) for item in downloads)
     needs = [Need(kind, makes, data_root / _FOLDERS[kind] / makes) for kind, makes in made]
-    return sorted(needs, key=lambda need: KINDS.index(need.kind))  # type: ignore[arg-type]
+    return sorted(needs, key=lambda need: KINDS.index(need.kind))

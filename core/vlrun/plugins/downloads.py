@@ -37,6 +37,7 @@ class RemoteFile:
 
     @property
     def is_archive(self) -> bool:
+        """Whether it is unpacked."""
         return self.name.endswith(ARCHIVES)
 
 

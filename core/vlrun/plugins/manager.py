@@ -165,6 +165,7 @@ class Plugins:
         return self._by_name("submission")
 
     def downloads(self) -> dict[str, Download]:
+        """All published files that plugins know of, by name."""
         return self._by_name("download")
 
     def demo_providers(self) -> list[DemoProvider]:
