@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vlrun import Entry, WeightFormat, hookimpl
+from vlrun import Download, Entry, WeightFormat, hookimpl
+from vlrun_detector.downloads import DOWNLOADS
 
 # what the module of the weights calls them; that one imports torch
 _OWNER = "bottom-up"
@@ -52,3 +53,9 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             complete=True,
         ),
     ]
+
+
+@hookimpl
+def vlrun_downloads() -> list[Download]:
+    """Published weights."""
+    return list(DOWNLOADS)
