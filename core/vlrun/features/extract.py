@@ -118,10 +118,10 @@ def extract_store(
         return Extracted(out, before.manifest, tuple(failed), is_new=False)
 
     with StoreWriter(out, dtype=dtype, signature=signature) as writer:
-        if writer.discarded:
-            say(writer.discarded)
-        if writer.count:
-            say(f"continuing an extraction that stopped after {writer.count:,} pictures")
+        if writer.has_discarded:
+            say(f"an unfinished store of {out} was made in another way; starting anew")
+        if writer.state.count:
+            say(f"continuing an extraction that stopped after {writer.state.count:,} pictures")
         todo = [(image_id, file) for image_id, file in wanted.items() if not (image_id in writer or image_id in known)]
         if processes > 1:
             del detector  # each process makes its own
@@ -129,7 +129,7 @@ def extract_store(
         else:
             outcomes = _computed(detector, iter(todo))
         _collect(outcomes, writer, failed, (len(wanted) - len(todo), len(wanted)), say, progress)
-        if not writer.count:
+        if not writer.state.count:
             writer.discard()
             if before is not None:
                 return Extracted(out, before.manifest, tuple(failed), is_new=False)
