@@ -11,6 +11,7 @@ import torch
 import toy_world as toy
 from toy_runs import experiment, lines, losses, ranks_run, stop_after, weights
 
+from vlrun import ConfigError
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import OpenedRun, RunFolder
 from vlrun.engine.trainer import Trainer
@@ -139,3 +140,9 @@ def test_ranks_that_would_train_different_tasks_stop(
     monkeypatch.setattr(mixing.TaskMix, "order", order_of_this_rank)
     with pytest.raises(AssertionError, match="the ranks disagree on the steps of epoch 1"):
         ranks_run(joint, plugins, 2)
+
+
+@pytest.mark.parametrize("label", ["weights", "image_identities"])
+def test_a_label_that_the_record_of_the_data_needs_is_refused(joint: Path, plugins: Plugins, label: str) -> None:
+    with pytest.raises(ConfigError, match=f"data.json of a run keeps something else under '{label}'"):
+        experiment(joint, plugins, f"tasks.1.label={label}")

@@ -232,8 +232,10 @@ class DetectorConfig(Config):
 
     @property
     def fewest_boxes(self) -> int:
+        """How many regions a picture has at least."""
         return int(self.boxes.split("-")[0])
 
     @property
     def most_boxes(self) -> int:
+        """How many regions a picture has at most."""
         return int(self.boxes.split("-")[-1])

@@ -27,6 +27,8 @@ DATA_ROOT_VARIABLE = "VLRUN_DATA"
 RUNS_ROOT_VARIABLE = "VLRUN_RUNS"
 DEMO_WEIGHTS_FOLDER = "pretrained"
 """Where the weights of demos lie under the root of the demo data."""
+RESERVED_LABELS = {"weights", "image_identities"}
+"""What stands in ``data.json`` of a run beside its tasks."""
 IDENTITIES_FILE = "image_identities.jsonl"
 """Name of the table of image identities that runs use if it is under the data root."""
 
@@ -373,6 +375,9 @@ class _Check:
                 where: KeyPath = ("tasks", index, "label")
                 message = f"two tasks are called '{label}'; give one of them a label of its own"
                 self.problems.append(Problem(where, message))
+            if label in RESERVED_LABELS:
+                message = f"data.json of a run keeps something else under '{label}'; give the task another label"
+                self.problems.append(Problem(("tasks", index, "label"), message))
         micro_batches = experiment.train.micro_batches
         for index, task in enumerate(experiment.tasks):
             if task.batch_size is not None and task.batch_size < micro_batches:

@@ -17,6 +17,7 @@ from vlrun.engine.steps import check_finite, train_step
 from vlrun.engine.trainer import Trainer
 from vlrun.errors import ConfigError, DataError, StoppedOnRequest
 from vlrun.interfaces.tensors import Batch
+from vlrun.seeds import derive_seed
 
 
 class Profiler(Protocol):
@@ -52,7 +53,7 @@ def train_epoch(trainer: Trainer, active: Sequence[Sequence[bool]], profiler: Pr
     run, config = trainer.run, trainer.run.experiment.train
     epoch = len(active) - 1
     planned = [step for step in trainer.mix.steps(epoch, active) if step.position >= run.step]
-    plan = [(step.position, step.task_index) for step in planned]
+    plan = derive_seed(*(number for step in planned for number in (step.position, step.task_index)))  # a digest
     run.ranks.check_agreement(plan, f"the steps of epoch {epoch + 1}")
     trainer.window.restart()  # before it there was no step, but perhaps an evaluation
     for segment in segments(planned):

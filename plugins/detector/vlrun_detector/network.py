@@ -238,7 +238,8 @@ def expected_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
 
 
 def check_state(state: Mapping[str, Tensor]) -> None:
-    """
+    """Refuses weights of another network.
+
     Raises:
         CheckpointError: a tensor is missing, has another shape, or does not belong there.
     """

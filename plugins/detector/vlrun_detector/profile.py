@@ -28,10 +28,12 @@ class Prepared:
 
     @property
     def height(self) -> int:
+        """Of the network's input, in pixels."""
         return self.pixels.shape[2]
 
     @property
     def width(self) -> int:
+        """Of the network's input, in pixels."""
         return self.pixels.shape[3]
 
 
