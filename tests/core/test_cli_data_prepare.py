@@ -139,6 +139,15 @@ def test_status_names_what_is_missing_and_the_next_command(
     assert f"runner data prepare {experiment} [--from FOLDER]..." in shown
 
 
+def test_what_no_download_makes_is_told_with_its_remedy(
+    experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "status", experiment, "image_identities=table.jsonl"]) == 5
+    shown = capsys.readouterr().out
+    assert f"missing  {tmp_path}/data/table.jsonl" in shown
+    assert "runner data build image-identities --from official FOLDER" in shown
+
+
 def test_status_gives_the_command_for_what_is_found(
     experiment: str, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -251,19 +253,46 @@ def vlrun_downloads():
 def test_the_verb_gets_unpacks_and_does_nothing_twice(
     install: Callable[..., None], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import io
-    import zipfile
-
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as opened:
-        opened.writestr("inside/toy.json", "[]")
-    server.content = archive.getvalue()
+    server.content = zipped("inside/toy.json", "[]")
     install("vlrun-toy", PLUGIN.format(url=server.address("toy.zip")))
     command = ["data", "get", "toy", "--to", str(tmp_path / "got")]
     assert [main(command), main(command)] == [0, 0]
     assert (tmp_path / "got/inside/toy.json").read_text() == "[]"
     assert len(server.ranges) == 1
     assert "unpacked 1 files" in capsys.readouterr().out
+
+
+def test_a_damaged_archive_is_got_again(
+    install: Callable[..., None], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = zipped("toy.json", "[]" * 100)
+    server.content = archive[:-30]
+    install("vlrun-toy", PLUGIN.format(url=server.address("toy.zip")))
+    command = ["data", "get", "toy", "--to", str(tmp_path / "got")]
+    assert main(command) == 5
+    assert "toy.zip was removed; the same command gets it again" in capsys.readouterr().err
+    server.content = archive
+    assert main(command) == 0
+    assert (tmp_path / "got/toy.json").exists()
+    assert main([*command, "--again"]) == 0
+    assert len(server.ranges) == 3
+
+
+def test_a_hostile_archive_from_a_server_is_one_line(
+    install: Callable[..., None], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.content = zipped("../../evil", "x")
+    install("vlrun-toy", PLUGIN.format(url=server.address("toy.zip")))
+    assert main(["data", "get", "toy", "--to", str(tmp_path / "in/got")]) == 5
+    assert "outside the folder" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("evil"))
+
+
+def zipped(name: str, text: str) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr(name, text)
+    return archive.getvalue()
 
 
 def test_what_only_a_person_can_get_says_so(

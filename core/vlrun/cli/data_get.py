@@ -39,6 +39,7 @@ def add_get_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="folder, file:// or http(s):// address of a folder with the files, asked first; may be repeated",
     )
+    parser.add_argument("--again", action="store_true", help="get files that are there already once more")
     parser.add_argument("--offline", action="store_true", help="ask those of --from alone, nothing on the network")
     parser.add_argument(
         "--accept-sha256", default="", metavar="HASH", help="take a file with this hash although another is published"
@@ -86,7 +87,7 @@ def get(arguments: argparse.Namespace) -> int:
             is_offline=arguments.offline,
         )
         try:
-            _get_all(download, fetcher)
+            _get_all(download, fetcher, arguments.again)
         except KeyboardInterrupt:
             reporters.note("the same command continues")
             raise
@@ -94,19 +95,24 @@ def get(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _get_all(download: Download, fetcher: Fetcher) -> None:
+def _get_all(download: Download, fetcher: Fetcher, again: bool) -> None:
     """All files; one that cannot be had stops none of the others."""
-    from vlrun.data.archives import unpack
+    from vlrun.data.archives import DamagedArchiveError, unpack
 
     problems = []
     for file in download.files:
         try:
+            if again:
+                (fetcher.folder / file.name).unlink(missing_ok=True)
             fetched = fetcher.fetch(file)
             print(_line(fetched, file.sha256))
             if file.is_archive and not fetcher.is_unpacked(file):
                 unpacked = unpack(fetched.path, fetcher.folder, fetcher.progress)
                 fetcher.note_unpacked(file)
                 print(f"  unpacked {len(unpacked):,} files into {fetcher.folder}")
+        except DamagedArchiveError as error:
+            (fetcher.folder / file.name).unlink()
+            problems += [*error.problems, f"{file.name} was removed; the same command gets it again"]
         except DataError as error:
             problems += error.problems
     if problems:

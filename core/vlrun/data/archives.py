@@ -22,6 +22,10 @@ _BLOCK = 1 << 20
 _MAX_MEMBERS = 5_000_000
 
 
+class DamagedArchiveError(DataError):
+    """An archive that is not what its owner published: getting it again may help."""
+
+
 @dataclass(frozen=True)
 class _Member:
     """What an archive says of one file or folder in it."""
@@ -37,7 +41,8 @@ def unpack(archive: Path, folder: Path, progress: ProgressCallback = lambda what
     """Unpacks a zip or tar file into ``folder`` and returns the files; all of it, or nothing.
 
     Raises:
-        DataError: it is damaged, or a member would leave the folder, is a link or a device, comes twice, is larger
+        DamagedArchiveError: it is damaged, a DataError as the others.
+        DataError: a member would leave the folder, is a link or a device, comes twice, is larger
             than it says, or does not fit on the disk.
     """
     try:
@@ -46,7 +51,7 @@ def unpack(archive: Path, folder: Path, progress: ProgressCallback = lambda what
             return _written(archive, targets, open_member, folder, progress)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0].rstrip(":")
-        raise DataError(f"{archive}: damaged, or not an archive ({reason}); get it again") from error
+        raise DamagedArchiveError(f"{archive}: damaged, or not an archive ({reason}); get it again") from error
     except RuntimeError as error:  # what zipfile raises for an encrypted member
         raise DataError(f"{archive}: {error}") from error
     except OSError as error:
@@ -135,7 +140,9 @@ def _blocks(archive: Path, source: IO[bytes], member: _Member) -> Iterator[bytes
     while block := source.read(_BLOCK):
         read += len(block)
         if read > member.size:
-            raise DataError(f"{archive}: '{member.name}' is larger than the archive says; nothing was unpacked")
+            raise DamagedArchiveError(
+                f"{archive}: '{member.name}' is larger than the archive says; nothing was unpacked"
+            )
         yield block
     if read != member.size:
-        raise DataError(f"{archive}: '{member.name}' ends too early; nothing was unpacked")
+        raise DamagedArchiveError(f"{archive}: '{member.name}' ends too early; nothing was unpacked")

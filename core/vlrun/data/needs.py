@@ -63,6 +63,10 @@ def needs_of(experiment: Experiment) -> list[Need]:
         found[need.kind, need.target] = Need(
             known.kind, known.makes, known.target, tuple(files.values()), known.dataset
         )
+    covered = {file.path for need in found.values() for file in need.files}
+    for file in experiment.missing_files():  # what no part asks for, such as a table of image identities
+        if file.path not in covered:
+            found[OTHER, file.path] = Need(OTHER, file.path.name, file.path, (file,))
     order = (*KINDS, OTHER)
     return sorted(found.values(), key=lambda need: order.index(need.kind))
 
