@@ -133,3 +133,32 @@ def test_the_data_root_may_be_an_old_folder(golden: Path, tmp_path: Path, monkey
 def test_a_declaration_says_what_can_be_got_by_a_program() -> None:
     shared = {"name": "a", "summary": "", "kind": "weights", "makes": "a", "recognised": ("a",), "page": "p"}
     assert not Download(**shared).is_automatic  # type: ignore[arg-type]
+
+
+@pytest.mark.samples
+@pytest.mark.slow
+def test_real_samples_reach_a_real_run(
+    samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Official questions of VQA v2, rows of LXMERT's features, BERT's vocabulary with its published hash."""
+    old = tmp_path / "old"
+    (old / "vqa").mkdir(parents=True)
+    for kind in ("v2_OpenEnded_mscoco_train2014_questions", "v2_mscoco_train2014_annotations"):
+        shutil.copy(samples / f"vqav2/{kind}.with_features.json", old / "vqa" / f"{kind}.json")
+    shutil.copytree(samples / "features/lxmert_tsv", old / "mscoco_imgfeat")
+    shutil.copy(samples / "vocabs/lxmert_vqa_trainval_label2ans.json", old / "vqa/trainval_label2ans.json")
+    (tmp_path / "words").mkdir()
+    shutil.copy(samples / "vocabs/bert_base_uncased_vocab.txt", tmp_path / "words/vocab.txt")
+    monkeypatch.setenv("VLRUN_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("VLRUN_RUNS", str(tmp_path / "runs"))
+    experiment = [str(ROOT / "experiments/lxmert_vqa.yaml"), "backbone.weights=null"]
+    experiment += ["tasks.0.dataset.train=[train]", "tasks.0.dataset.evaluate=[train]"]
+    mirror = ["--from", str(tmp_path / "words"), "--offline"]
+    assert main(["data", "get", "bert-base-uncased-vocab", *mirror]) == 0
+    assert "hash as published" in capsys.readouterr().out
+    assert main(["data", "prepare", *experiment, "--from", str(old)]) == 0
+    assert "everything is there" in capsys.readouterr().out
+    quick = ["backbone.size=tiny", "train.epochs=1", "train.batch_size=4", "train.workers=0"]
+    assert main(["run", *experiment, *quick]) == 0
+    status = tmp_path / "runs/lxmert_vqa/latest/status.json"
+    assert json.loads(status.read_text())["status"] == "done"

@@ -7,6 +7,12 @@ from vlrun_nlvr2.sources import LXMERT_FILES, LXMERT_REPOSITORY, PUBLISHED_SIZES
 
 _OFFICIAL = "https://raw.githubusercontent.com/lil-lab/nlvr/master/nlvr2/data"
 
+_ELSEWHERE = (
+    *(f"nlvr2/annotations/{split}.json" for split in PUBLISHED_SIZES),  # VOLTA's folder
+    *(f"nlvr2/{split}.json" for split in PUBLISHED_SIZES if split != "train"),  # LXMERT has another file of that name
+)
+"""Where copies of the same files lie in folders of others."""
+
 DOWNLOADS = (
     Download(
         name="nlvr2-official",
@@ -14,10 +20,8 @@ DOWNLOADS = (
         kind="annotations",
         makes="nlvr2",
         source="official",
-        recognised=tuple(
-            f"nlvr2/{folder}/{split}.json" for folder in ("data", "annotations") for split in PUBLISHED_SIZES
-        ),
-        optional=tuple(f"nlvr2/annotations/{split}.json" for split in PUBLISHED_SIZES),  # where VOLTA has them
+        recognised=(*(f"nlvr2/data/{split}.json" for split in PUBLISHED_SIZES), *_ELSEWHERE),
+        optional=_ELSEWHERE,
         files=tuple(RemoteFile(name=f"{split}.json", urls=(f"{_OFFICIAL}/{split}.json",)) for split in PUBLISHED_SIZES),
         page=REPOSITORY,
         terms="the photographs are others' and need a request; they are not needed here",
