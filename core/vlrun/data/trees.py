@@ -106,7 +106,12 @@ class Tree:
         paths = list(dict.fromkeys(path for found in matches.values() for path in found))
         if not paths:
             return []
-        absent = tuple(pattern for pattern, found in matches.items() if not found and pattern not in download.optional)
+        names = {pattern.rpartition("/")[2] for pattern, found in matches.items() if found}  # one place is enough
+        absent = tuple(
+            pattern
+            for pattern in download.recognised
+            if pattern not in download.optional and pattern.rpartition("/")[2] not in names
+        )
         if download.kind == "annotations":
             return [
                 Found(download, (folder,), tuple(path for path in paths if path.parent == folder), absent)
