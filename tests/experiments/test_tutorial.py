@@ -15,7 +15,7 @@ from vlrun.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "tutorial.md"
-HOME = "/home/me/work"
+HOME = "/home/me/vl"
 """What the page calls the folder in which the commands run."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.golden, pytest.mark.timeout(900)]

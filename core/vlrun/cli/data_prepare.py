@@ -142,14 +142,14 @@ def _lines(need: Need, step: Step | None, downloads: dict[str, Download], data_r
         return [f"  there    {need.target}"]
     names = ", ".join(file.path.name for file in need.missing if file.path != need.target)
     lines = [f"  missing  {need.target}{f': {names}' if names else ''}"]
-    if step.candidates:
-        return [*lines, "    found; the command that comes next:", *(f"      {line}" for line in step.commands[:3])]
     if need.splits_there:
         there = ", ".join(need.splits_there)
         lines += [
             f"    splits that are there: {there}; to go with those: "
             f"'{need.dataset}.train=[...]' '{need.dataset}.evaluate=[...]'"
         ]
+    if step.candidates:
+        return [*lines, "    found; the command that comes next:", *(f"      {line}" for line in step.commands[:3])]
     if need.kind == "weights":
         lines.append("    or start from random weights: backbone.weights=null")
     fitting = need.fitting(downloads)
