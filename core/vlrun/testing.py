@@ -38,6 +38,7 @@ PUBLIC = (
     "vlrun.blocks.heads",
     "vlrun.blocks.pair_encoding",
     "vlrun.blocks.predictions",
+    "vlrun.blocks.sign_test",
     "vlrun.blocks.wordpiece",
     "vlrun.cli.arguments",
     "vlrun.data.annotations",

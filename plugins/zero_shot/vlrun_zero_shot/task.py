@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlrun import CheckpointError, ConfigError, Dataset, Encoding, Example, RegionBatch
+from vlrun.blocks.sign_test import is_conclusive, wins_needed
 from vlrun_retrieval.matching import MATCH, MatchingTask
 from vlrun_zero_shot.config import ZeroShotConfig
-from vlrun_zero_shot.sign_test import is_conclusive, wins_needed
 
 
 class ZeroShotTask(MatchingTask):

@@ -6,7 +6,7 @@ from math import comb
 
 import pytest
 
-from vlrun_zero_shot.sign_test import is_conclusive, wins_needed
+from vlrun.blocks.sign_test import is_conclusive, wins_needed
 
 
 def chance_of_at_least(wins: int, comparisons: int) -> float:
