@@ -154,7 +154,7 @@ def test_the_hash_depends_on_tokens_and_order_but_not_on_line_ends(tmp_path: Pat
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        (["[PAD]", "[UNK]", "cat"], r"\[CLS\], \[SEP\], \[MASK\] missing among 3 lines"),
+        (["[PAD]", "[UNK]", "cat"], r"\[CLS\], \[SEP\], \[MASK\] missing among 3 tokens"),
         ([*SPECIAL_TOKENS, "cat", "dog", "cat"], r"vocab.txt:8: token 'cat' is already on line 6"),
     ],
     ids=["no special tokens", "repeated token"],
@@ -204,3 +204,92 @@ def test_importing_the_tokeniser_imports_no_torch() -> None:
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
     assert printed.split() == ["False", "False"]
+
+
+# --- files of tokenizers and transformers ---
+
+
+def tokenizer_json(folder: Path, **changes: Any) -> Path:
+    """What ``tokenizers`` writes for BERT's tokeniser, with some values changed: ``normalizer__lowercase=False``."""
+    from tokenizers import BertWordPieceTokenizer
+
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL_TOKENS, *WORDS])}
+    path = folder / "tokenizer.json"
+    BertWordPieceTokenizer(vocabulary).save(str(path))
+    content = json.loads(path.read_text())
+    for key, value in changes.items():
+        part, _, name = key.partition("__")
+        if name:
+            content[part][name] = value
+        else:
+            content[part] = value
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_tokenizer_json_is_the_same_vocabulary_as_the_text_file(tmp_path: Path, wordpiece: WordPiece) -> None:
+    from_json = WordPiece(tokenizer_json(tmp_path))
+
+    assert (from_json.hash, from_json.size) == (wordpiece.hash, wordpiece.size)
+    assert from_json.tokens("Cats RUNNING, 猫") == wordpiece.tokens("Cats RUNNING, 猫") != []
+
+
+def test_files_that_transformers_saves_are_read(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    text_file = write(tmp_path / "vocab.txt", [*SPECIAL_TOKENS, *WORDS])
+    saved = tmp_path / "saved"
+    transformers.BertTokenizerFast(vocab=str(text_file)).save_pretrained(saved)
+
+    theirs = transformers.AutoTokenizer.from_pretrained(saved)
+    ours = WordPiece(saved / "tokenizer.json")
+
+    assert ours.hash == WordPiece(text_file).hash
+    assert ours.tokens("A cat, running dogs") == theirs.tokenize("A cat, running dogs")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalizer__lowercase": False}, r"do not hold: it is uncased \(lowercase\)$"),
+        ({"normalizer__strip_accents": False}, "it normalises and splits as BERT does"),
+        ({"pre_tokenizer__type": "Whitespace"}, "it normalises and splits as BERT does"),
+        ({"normalizer": None}, "it is uncased"),
+        ({"model__type": "BPE"}, "its model is WordPiece"),
+        ({"model__vocab": {token: 2 * n for n, token in enumerate([*SPECIAL_TOKENS, *WORDS])}}, "its ids are 0, 1, 2"),
+        ({"model": []}, "not a tokenizer.json of the library tokenizers"),
+    ],
+    ids=["cased", "accents", "splitter", "no normaliser", "BPE", "holes", "no model"],
+)
+def test_a_tokenizer_json_of_another_kind_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        WordPiece(tokenizer_json(tmp_path, **changes))
+
+
+def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+
+    with pytest.raises(DataError, match=r"tokenizer\.json: not a tokenizer\.json"):
+        WordPiece(tmp_path / "tokenizer.json")
+
+
+def test_a_cased_vocabulary_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "vocab.txt", [*SPECIAL_TOKENS, "[unused1]", "Paris", "##A", "cat"])
+
+    with pytest.raises(
+        DataError, match=r"a cased vocabulary \(2 of its tokens have capitals, such as 'Paris', '##A'\)"
+    ):
+        WordPiece(path)
+
+
+def test_a_stray_capital_makes_no_vocabulary_cased(tmp_path: Path) -> None:
+    path = write(tmp_path / "vocab.txt", [*SPECIAL_TOKENS, *(f"w{n}" for n in range(200)), "İ"])
+
+    assert WordPiece(path).size == 206
+
+
+def test_what_lies_beside_a_vocabulary_may_say_that_it_is_cased(tmp_path: Path) -> None:
+    path = write(tmp_path / "vocab.txt", [*SPECIAL_TOKENS, "cat"])
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+
+    with pytest.raises(DataError, match=r"a cased vocabulary \(.*tokenizer_config\.json says so\)"):
+        WordPiece(path)

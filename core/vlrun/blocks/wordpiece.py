@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,11 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_WORD_LENGTH = 100
 """Longer words become [UNK], as in BERT."""
 
+MOST_CAPITALS = 0.01
+"""Share of tokens with capitals from which a vocabulary counts as cased; those of BERT have none and a third."""
+
+_IN_BRACKETS = re.compile(r"\[.*\]")  # special tokens and places kept free
+
 
 class WordPiece:
     """A vocabulary and its tokeniser. It can be pickled, so loader workers do not read the file.
@@ -32,12 +40,13 @@ class WordPiece:
     """
 
     def __init__(self, vocabulary: Path) -> None:
-        """Reads ``vocabulary``, one token a line.
+        """Reads ``vocabulary``: a file with one token a line, or the ``tokenizer.json`` of ``tokenizers``.
 
         Raises:
-            DataError: the file is missing, not text, repeats a token, or lacks a special token.
+            DataError: the file is missing, damaged, repeats a token or lacks a special one, is cased, or belongs to a
+                tokeniser of another kind.
         """
-        tokens = _read_vocabulary(Path(vocabulary))
+        tokens = read_vocabulary(Path(vocabulary))
         self.size = len(tokens)
         self.hash = hashlib.sha256("\n".join(tokens).encode()).hexdigest()[:16]
         self._vocabulary = {token: index for index, token in enumerate(tokens)}
@@ -126,21 +135,84 @@ def _split_like_bert(tokenizer: Tokenizer) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
 
 
-def _read_vocabulary(path: Path) -> list[str]:
+def read_vocabulary(path: Path) -> list[str]:
+    """The tokens of a file of either kind that ``WordPiece`` takes, in the order of their ids.
+
+    Raises:
+        DataError: as ``WordPiece`` raises it.
+    """
     try:
-        with path.open(encoding="utf-8") as file:  # not str.splitlines, which also splits at rarer characters
-            tokens = [line.rstrip("\n") for line in file]
+        with path.open(encoding="utf-8") as file:
+            if path.suffix == ".json":
+                tokens = _tokens_of_json(path, file.read())
+            else:
+                tokens = [line.rstrip("\n") for line in file]  # not str.splitlines, which splits at rarer characters
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise DataError(f"{path}: cannot read the vocabulary: {reason}") from error
-    lines: dict[str, int] = {}
+    places: dict[str, int] = {}
     for number, token in enumerate(tokens, 1):
-        if lines.setdefault(token, number) != number:
-            raise DataError(f"{path}:{number}: token '{token}' is already on line {lines[token]}")
-    missing = [token for token in SPECIAL_TOKENS if token not in lines]
+        if places.setdefault(token, number) != number:
+            raise DataError(f"{path}:{number}: token '{token}' is already on line {places[token]}")
+    missing = [token for token in SPECIAL_TOKENS if token not in places]
     if missing:
         raise DataError(
-            f"{path}: {', '.join(missing)} missing among {len(tokens)} lines; expected a WordPiece vocabulary, "
-            "one token a line, such as the vocab.txt of bert-base-uncased"
+            f"{path}: {', '.join(missing)} missing among {len(tokens)} tokens; expected a WordPiece vocabulary, "
+            "one token a line, such as the vocab.txt of bert-base-uncased, or its tokenizer.json"
         )
+    _refuse_cased(path, tokens)
     return tokens
+
+
+def _tokens_of_json(path: Path, text: str) -> list[str]:
+    """The vocabulary in a ``tokenizer.json``.
+
+    Raises:
+        DataError: it is damaged, or of a tokeniser that splits text in another way than this one.
+    """
+    try:
+        content = json.loads(text)
+        model, normaliser, splitter = content["model"], content["normalizer"] or {}, content["pre_tokenizer"] or {}
+        ids = {**model["vocab"], **{added["content"]: added["id"] for added in content.get("added_tokens") or ()}}
+        tokens = sorted(ids, key=ids.__getitem__)
+        is_numbered = [ids[token] for token in tokens] == list(range(len(tokens)))
+        found = {
+            "its model is WordPiece": model.get("type", "WordPiece") == "WordPiece"
+            and model.get("continuing_subword_prefix", "##") == "##",
+            "it is uncased (lowercase)": normaliser.get("lowercase", normaliser.get("type") == "Lowercase"),
+            "it normalises and splits as BERT does": (normaliser.get("type"), splitter.get("type"))
+            == ("BertNormalizer", "BertPreTokenizer")
+            and normaliser.get("strip_accents") in (None, True)
+            and normaliser.get("handle_chinese_chars", True)
+            and normaliser.get("clean_text", True),
+            "its ids are 0, 1, 2, ...": is_numbered,
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: not a tokenizer.json of the library tokenizers with a WordPiece model; give that, or vocab.txt"
+        ) from error
+    if wrong := [claim for claim, holds in found.items() if not holds]:
+        raise DataError(f"{path}: this tokeniser cannot stand in for it, for these do not hold: {'; '.join(wrong)}")
+    return tokens
+
+
+def _refuse_cased(path: Path, tokens: Sequence[str]) -> None:
+    """Refuses a vocabulary with capitals, all of which would be out of reach: texts are lower-cased.
+
+    Raises:
+        DataError: it has more capitals than a stray one, or its ``tokenizer_config.json`` says that case is kept.
+    """
+    capitals = [token for token in tokens if token != token.lower() and not _IN_BRACKETS.fullmatch(token)]
+    config = path.with_name("tokenizer_config.json")
+    keeps_case = False
+    if config.is_file() and config != path:
+        with suppress(OSError, ValueError, AttributeError):  # it is none of our files; the vocabulary itself counts
+            keeps_case = json.loads(config.read_text(encoding="utf-8")).get("do_lower_case") is False
+    if len(capitals) > MOST_CAPITALS * len(tokens) or keeps_case:
+        shown = ", ".join(f"'{token}'" for token in capitals[:3])
+        why = f"{len(capitals):,} of its tokens have capitals, such as {shown}" if capitals else f"{config} says so"
+        raise DataError(
+            f"{path}: a cased vocabulary ({why}), but this tokeniser lower-cases all text. Weights of an uncased model "
+            "need the vocabulary that they were trained with, such as that of bert-base-uncased; cased models are not "
+            "supported"
+        )
