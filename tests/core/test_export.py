@@ -14,7 +14,8 @@ from toy_runs import experiment, lines, weights
 from vlrun.cli import main
 from vlrun.data.leaks import describe_declared, find_leaks
 from vlrun.engine.run_folder import RunFolder
-from vlrun.engine.weight_files import ImportReport, inspect_weights, read_imported, write_imported
+from vlrun.engine.weight_files import ImportReport, read_imported, write_imported
+from vlrun.engine.weight_summary import inspect_weights
 from vlrun.engine.weights import load_weights
 from vlrun.errors import CheckpointError, DataError
 from vlrun.plugins.manager import Plugins

@@ -15,7 +15,8 @@ from torch import nn
 from toy_weights import MATCHING, TOY, ToyBackbone, toy_tensors
 
 from vlrun.cli import main
-from vlrun.engine.weight_files import import_weights, inspect_weights
+from vlrun.engine.weight_files import import_weights
+from vlrun.engine.weight_summary import inspect_weights
 from vlrun.engine.weights import HeadSlot, load_weights
 from vlrun.errors import CheckpointError
 from vlrun.plugins.entries import WeightFormat

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,11 +23,13 @@ class TransformerConfig(BackboneConfig):
         known_sizes: the numbers behind each name in ``size``: a dataclass with a field for each option that is a size.
         weights_file: name of the authors' file of pre-trained weights.
         weights_page: where the authors say how to get it.
+        word_table: name of the tensor with a row for each token; empty if there is none to be found.
     """
 
     known_sizes: ClassVar[Mapping[str, Any]]
     weights_file: ClassVar[str]
     weights_page: ClassVar[str]
+    word_table: ClassVar[str] = ""
 
     size: Literal["base", "tiny"] = Field(
         "base", description="base: layers 768 wide, as in the paper; tiny: a few layers 128 wide, for tests and --demo"
@@ -42,7 +44,9 @@ class TransformerConfig(BackboneConfig):
     num_regions: PositiveInt = Field(36, description="regions per image; fewer are padded, more are cut off")
     dropout: float = Field(0.1, ge=0, lt=1)
     vocabulary: DataPath = Field(
-        Path("vocab/bert-base-uncased.txt"), validate_default=True, description="WordPiece vocabulary, one token a line"
+        Path("vocab/bert-base-uncased.txt"),
+        validate_default=True,
+        description="WordPiece vocabulary, uncased: one token a line, or a tokenizer.json",
     )
 
     @property
@@ -73,6 +77,17 @@ class TransformerConfig(BackboneConfig):
             f"download {self.weights_file} (links: {self.weights_page}), then",
             f"runner weights import --from {self.name} {self.weights_file} {self.weights}",
         ]
+
+    @classmethod
+    def heads_at(cls, hidden_size: int) -> int | None:
+        """How many heads the known size of this width has, for no tensor tells; None if there is none so wide."""
+        return next((sizes.num_heads for sizes in cls.known_sizes.values() if sizes.hidden_size == hidden_size), None)
+
+    @staticmethod
+    def layers_in(names: Iterable[str], stack: str) -> int:
+        """How many numbered layers a stack such as ``encoder.layer`` has, by the names of the tensors."""
+        numbers = (name.removeprefix(f"{stack}.").split(".")[0] for name in names if name.startswith(f"{stack}."))
+        return max((int(number) + 1 for number in numbers), default=0)
 
     @classmethod
     def demo_overrides(cls, files: DemoFiles) -> dict[str, Any]:

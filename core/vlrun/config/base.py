@@ -99,6 +99,18 @@ class BackboneConfig(Config):
         return [f"runner weights import --from FORMAT FILE {self.weights}"]
 
     @classmethod
+    def options_of_weights(
+        cls, shapes: Mapping[str, tuple[int, ...]], num_heads: int | None = None
+    ) -> dict[str, Any] | None:
+        """The option values of the network that weights of these shapes belong to; None where that cannot be said.
+
+        Args:
+            shapes: of the backbone's tensors, by name.
+            num_heads: what the file's own configuration says; the shapes do not tell it.
+        """
+        return None
+
+    @classmethod
     def demo_overrides(cls, files: DemoFiles) -> dict[str, Any]:
         """Option values with which this backbone runs quickly on the demo data."""
         return {"weights": None}

@@ -1,4 +1,4 @@
-"""Files of weights: importing foreign checkpoints once, reading and writing ours, saying what a file contains.
+"""Files of weights: importing foreign checkpoints once, reading and writing ours.
 
 Ours are .safetensors files: tensors under the backbone's own names, facts about their origin in the header, and beside
 them a .json manifest with the same facts and the file's hash. Reading them runs no code.
@@ -6,12 +6,13 @@ them a .json manifest with the same facts and the file's hash. Reading them runs
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vlrun.data.leaks import describe_declared
-from vlrun.errors import CheckpointError
+from vlrun.engine.forward_check import described
+from vlrun.engine.weight_sources import WeightSource, find_source
+from vlrun.errors import CheckpointError, first_few
 from vlrun.files import atomic_write, sha256_of, write_json
-from vlrun.plugins.entries import WeightFormat
-from vlrun.reporting.tables import TextTable
+from vlrun.plugins.entries import Entry, WeightFormat
 
 SUFFIX = ".safetensors"
 HEADER_KEY = "vlrun"
 """The header holds all facts as JSON under this one key: several keys would be written in a random order."""
+
+ORIGIN_KEY = "vlrun_origin"
+"""The same facts in the header of a file that was exported to another layout, so that the way back keeps them."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class ImportReport:
         parameters: number of values.
         left_behind: top-level entries of the source that did not come over, or not wholly, with counts of tensors.
         seen: the images that the weights have seen, in a few words.
+        licence: as recorded.
+        is_checkable: whether what the network computes from a fixed input is recorded.
     """
 
     out: Path
@@ -50,106 +57,67 @@ class ImportReport:
     parameters: int
     left_behind: tuple[str, ...]
     seen: str = ""
-
-
-@dataclass(frozen=True)
-class ModuleSummary:
-    """The tensors under one first name component."""
-
-    name: str
-    tensors: int
-    parameters: int
-    dtypes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class WeightSummary:
-    """What a file of weights contains.
-
-    Attributes:
-        path: the file; bytes: its size.
-        modules: its tensors, grouped.
-        metadata: where imported weights come from; of another .safetensors file, its header.
-        other: entries that hold no tensor, such as an epoch counter, as text.
-        formats: installed weight formats that can read it; empty for a file that is ours already.
-    """
-
-    path: str
-    bytes: int
-    modules: tuple[ModuleSummary, ...]
-    metadata: Mapping[str, Any]
-    other: Mapping[str, str]
-    formats: tuple[str, ...]
-
-    @property
-    def is_imported(self) -> bool:
-        """Whether it is a file of ours, as an import writes it."""
-        return "backbone" in self.metadata
-
-    def lines(self) -> list[str]:
-        """A table with one row per module and a total, and the facts below it, for the console."""
-        rows = [
-            [module.name, str(module.tensors), f"{module.parameters:,}", ", ".join(module.dtypes)]
-            for module in self.modules
-        ]
-        tensors = sum(module.tensors for module in self.modules)
-        parameters = sum(module.parameters for module in self.modules)
-        rows.append(["total", str(tensors), f"{parameters:,}", ""])
-        columns = ["module", "tensors", "parameters", "types"]
-        lines = [f"{self.path}: {self.bytes:,} bytes", *TextTable(columns, rows, columns[1:]).as_lines()]
-        facts = {**self.metadata, "heads": ", ".join(self.metadata.get("heads", {})), **self.other}
-        if "pretraining_sets" in facts:
-            facts["pretraining_sets"] = describe_declared(facts["pretraining_sets"])
-        lines += [f"{key}: {value}" for key, value in facts.items() if value]
-        if not self.is_imported:
-            lines.append(f"formats that read it: {', '.join(self.formats) or 'none of those installed'}")
-        return lines
-
-    def as_json(self) -> dict[str, Any]:
-        """All of it, for ``--json``."""
-        return asdict(self)
+    licence: str = ""
+    is_checkable: bool = False
 
 
 def import_weights(
-    source: Path,
+    source: Path | WeightSource,
     out: Path,
     weight_format: WeightFormat,
     *,
     vocabulary_hash: str | None = None,
     pretraining_sets: Sequence[str] | None = None,
     heads: Mapping[str, Mapping[str, Any]] | None = None,
+    licence: str = "",
+    num_heads: int | None = None,
+    backbone: Entry | None = None,
 ) -> ImportReport:
     """Converts a foreign checkpoint into ``out`` (.safetensors) and its manifest (.json), both written atomically.
 
     Args:
-        source: the authors' file: what ``torch.save`` wrote, or .safetensors.
+        source: the authors' file: what ``torch.save`` wrote, or .safetensors; or what ``find_source`` found.
         vocabulary_hash: of the vocabulary that the weights were trained with; compared whenever they are loaded.
         pretraining_sets: images that the weights have seen, as ``vlrun.data.declared`` writes it; compared with the
             evaluation splits of every run that starts from them. None takes what the format says of all such files.
+            What an exported file says of itself is added.
         heads: what the numbers of a head in ``source`` mean, by its neutral name, as ``Task.head_meaning`` says it.
+        licence: a note that goes before what the source or the format says.
+        num_heads: of the network, where neither the source's ``config.json`` nor its width tells.
+        backbone: the declaration of the backbone; with it, the options of the network and what it computes from a
+            fixed input are recorded.
 
     Raises:
         CheckpointError: ``source`` holds more than tensors and plain containers, is damaged, or is of another layout.
     """
     check_suffix(out)
-    content = weight_format.resolve("reader")(source) if weight_format.reader else read_foreign(source)[0]
+    source = source if isinstance(source, WeightSource) else find_source(source)
+    content, header = _read_for(weight_format, source)
     try:
         translated = weight_format.translate(content)
     except CheckpointError as error:
-        raise CheckpointError([f"{source}: {problem}" for problem in error.problems]) from error
-    left_behind = () if weight_format.complete else _left_behind(content, translated)
+        raise CheckpointError([f"{source.label}: {problem}" for problem in error.problems]) from error
     tensors = _own_memory(translated)
+    before = _origin(header)
+    seen = [
+        *(weight_format.seen if pretraining_sets is None else pretraining_sets),
+        *before.get("pretraining_sets", ()),
+    ]
     metadata = {
         "backbone": weight_format.backbone,
         "format": weight_format.name,
-        "source": source.name,
-        "source_sha256": sha256_of(source),
-        "vocabulary_hash": vocabulary_hash,
-        "pretraining_sets": list(weight_format.seen if pretraining_sets is None else pretraining_sets),
+        "source": source.label,
+        "source_sha256": _hash_of(source.files),
+        "licence": licence or source.licence or before.get("licence", "") or weight_format.licence,
+        "vocabulary_hash": vocabulary_hash or before.get("vocabulary_hash"),
+        "pretraining_sets": list(dict.fromkeys(seen)),
         "partial": weight_format.partial,
-        "heads": {name: dict(meaning) for name, meaning in (heads or {}).items()},
+        "heads": {name: dict(meaning) for name, meaning in {**before.get("heads", {}), **(heads or {})}.items()},
     }
-    return write_imported(out, tensors, metadata, left_behind)
+    metadata |= {key: before[key] for key in ("features",) if key in before}
+    if backbone is not None and not weight_format.partial:
+        metadata |= described(backbone, tensors, num_heads or source.config.get("num_attention_heads"))
+    return write_imported(out, tensors, metadata, () if weight_format.complete else left_behind(content, translated))
 
 
 def write_imported(
@@ -183,7 +151,8 @@ def write_imported(
         },
     )
     seen = describe_declared(metadata.get("pretraining_sets", []))
-    return ImportReport(out, manifest, modules, parameters, tuple(left_behind), seen)
+    licence, is_checkable = metadata.get("licence", ""), "forward_check" in metadata
+    return ImportReport(out, manifest, modules, parameters, tuple(left_behind), seen, licence, is_checkable)
 
 
 def check_suffix(out: Path) -> None:
@@ -196,31 +165,23 @@ def check_suffix(out: Path) -> None:
         raise CheckpointError(f"{out}: imported weights are a {SUFFIX} file; name it so")
 
 
-def inspect_weights(path: Path, formats: Mapping[str, WeightFormat]) -> WeightSummary:
-    """What ``path`` contains: one of our files, or anything that ``import_weights`` can open.
+def read_source(source: WeightSource) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Content and header of the files of a source, as one.
 
     Raises:
-        CheckpointError: the file cannot be read safely.
+        CheckpointError: a file cannot be read safely, or tensors that the index promises are in none.
     """
-    content, metadata = read_foreign(path)
-    grouped: dict[str, list[Tensor]] = {}
-    other = {}
-    for name, value in _leaves(content):
-        if isinstance(value, Tensor):
-            grouped.setdefault(module_of(name), []).append(value)
-        elif "." not in name:
-            other[name] = str(value)
-    modules = tuple(
-        ModuleSummary(
-            name,
-            len(tensors),
-            sum(tensor.numel() for tensor in tensors),
-            tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})),
+    content: dict[str, Any] = {}
+    header: dict[str, Any] = {}
+    for path in source.files:
+        part, header = read_foreign(path)
+        content |= part
+    if missing := sorted(source.tensors - content.keys()):
+        raise CheckpointError(
+            f"{source.label}: {len(missing):,} tensors that the index promises are in no part: "
+            f"{', '.join(first_few(missing, 3))}"
         )
-        for name, tensors in grouped.items()
-    )
-    readable = () if "backbone" in metadata else tuple(name for name, kind in formats.items() if _reads(kind, content))
-    return WeightSummary(str(path), path.stat().st_size, modules, metadata, other, readable)
+    return content, header
 
 
 def read_foreign(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -270,11 +231,28 @@ def read_imported(path: Path, *, header_only: bool = False) -> tuple[dict[str, T
         raise CheckpointError(f"{path}: cannot be read, it may be damaged: {_first_line(error)}") from error
 
 
-def _reads(weight_format: WeightFormat, content: dict[str, Any]) -> bool:
+def _read_for(weight_format: WeightFormat, source: WeightSource) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Content and header of a source, by the format's own reader if it has one."""
+    if weight_format.reader is None:
+        return read_source(source)
+    return weight_format.resolve("reader")(source.files[0]), {}
+
+
+def _origin(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file that we have exported says of itself; empty for all others."""
     try:
-        return bool(weight_format.translate(content))
-    except CheckpointError:
-        return False
+        facts = json.loads(header.get(ORIGIN_KEY, "{}"))
+    except (TypeError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _hash_of(files: Sequence[Path]) -> str:
+    """The hash of a file; of several, that of a list of theirs."""
+    if len(files) == 1:
+        return sha256_of(files[0])
+    listed = "".join(f"{sha256_of(path)}  {path.name}\n" for path in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -289,7 +267,7 @@ def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def _left_behind(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+def left_behind(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     """The entries of ``content`` that hold no tensor, or tensors whose memory is in none of ``tensors``.
 
     An entry is a top-level key; in a file of tensors alone, what their names have in common up to a first number.
@@ -300,11 +278,11 @@ def _left_behind(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> t
     entries: dict[str, None] = {}
     for key, value in content.items():
         entry = _entry_of(key) if isinstance(value, Tensor) else str(key)
-        leaves = [(name, leaf) for name, leaf in _leaves({key: value}) if isinstance(leaf, Tensor)]
-        inside[entry] += len(leaves)
-        if not leaves:
+        held = [(name, leaf) for name, leaf in leaves({key: value}) if isinstance(leaf, Tensor)]
+        inside[entry] += len(held)
+        if not held:
             entries[str(key)] = None
-        for name, tensor in leaves:
+        for name, tensor in held:
             if kept.get(tensor.data_ptr()) == tensor.numel():
                 continue
             start = tensor.data_ptr()
@@ -323,7 +301,7 @@ def _entry_of(name: str) -> str:
     return ".".join(parts[: number + 1])
 
 
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Every value that is not a container, with its dotted path."""
     items: Any = None
     if isinstance(value, Mapping):
@@ -334,7 +312,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
         return
     for key, item in items:
-        yield from _leaves(item, f"{name}.{key}" if name else str(key))
+        yield from leaves(item, f"{name}.{key}" if name else str(key))
 
 
 def module_of(name: str) -> str:

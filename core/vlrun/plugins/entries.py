@@ -203,9 +203,13 @@ class WeightFormat(Declaration):
         complete: whether the translator itself sees to it that no tensor is left behind. Then none is reported as such,
             where new ones are made of it.
         reader: path of ``(file) -> content`` for files that torch does not read; raises CheckpointError.
+        licence: a note on the terms of such files, recorded with every import; what a source itself says goes before.
+        exporter: path of ``(our tensors, their options) -> (tensors, config.json)``, which is the way back, for
+            ``runner weights export --to NAME``; raises CheckpointError. The options are those of
+            ``BackboneConfig.options_of_weights``.
     """
 
-    paths = ("translator", "reader")
+    paths = ("translator", "reader", "exporter")
 
     name: str
     backbone: str
@@ -215,6 +219,8 @@ class WeightFormat(Declaration):
     seen: tuple[str, ...] = ()
     complete: bool = False
     reader: str | None = None
+    licence: str = ""
+    exporter: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -225,6 +231,11 @@ class WeightFormat(Declaration):
         """The tensors of a file under our names."""
         translated: dict[str, Any] = self.resolve("translator")(content)
         return translated
+
+    def export(self, tensors: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The tensors under the names of this layout, and its ``config.json``; only for formats with an exporter."""
+        exported: tuple[dict[str, Any], dict[str, Any]] = self.resolve("exporter")(tensors, options)
+        return exported
 
 
 @dataclass(frozen=True)

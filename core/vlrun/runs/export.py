@@ -10,12 +10,14 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from vlrun.config.base import TaskConfig
+from vlrun.blocks.transformer_config import TransformerConfig
+from vlrun.config.base import BackboneConfig, TaskConfig
 from vlrun.config.experiment import Experiment
 from vlrun.data.identities import qualified
 from vlrun.data.image_check import recorded_identities
 from vlrun.data.leaks import evaluation_images
 from vlrun.engine.checkpoints import MODEL, Checkpoints
+from vlrun.engine.forward_check import described
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weight_files import ImportReport, check_suffix, read_imported, write_imported
 from vlrun.engine.weights import is_in
@@ -51,17 +53,21 @@ def export_weights(
     """
     check_suffix(out)
     chosen = Checkpoints(folder.checkpoints).choose(checkpoint)
-    backbone: Backbone = plugins.find("backbone", experiment.backbone.name).build(experiment.backbone)
+    entry = plugins.find("backbone", experiment.backbone.name)
+    backbone: Backbone = entry.build(experiment.backbone)
     tensors, left_behind = _backbone(chosen.path / MODEL, backbone.optional_weights)
+    inherited = _inherited(experiment)
     metadata: dict[str, Any] = {
         "backbone": experiment.backbone.name,
         "format": FORMAT,
         "source": f"{experiment.name}/{folder.path.name}, step {chosen.progress.step}",
         "source_sha256": sha256_of(chosen.path / MODEL),
         "vocabulary_hash": chosen.progress.identity.get("vocabulary"),
-        "pretraining_sets": [*_inherited(experiment), *_trained_on(folder, experiment, plugins)],
+        "licence": inherited.get("licence", ""),
+        "pretraining_sets": [*inherited.get("pretraining_sets", []), *_trained_on(folder, experiment, plugins)],
         "partial": False,
         "heads": {},
+        **described(entry, tensors, _num_heads(experiment.backbone)),
     }
     return write_imported(out, tensors, metadata, left_behind)
 
@@ -88,18 +94,22 @@ def _backbone(path: Path, optional: Sequence[str]) -> tuple[dict[str, Tensor], l
     return tensors, [f"{head} ({count} tensors)" for head, count in others.items()]
 
 
-def _inherited(experiment: Experiment) -> list[str]:
-    """What the weights that the run started from are declared to have seen."""
+def _num_heads(config: BackboneConfig) -> int | None:
+    return config.sizes.num_heads if isinstance(config, TransformerConfig) else None
+
+
+def _inherited(experiment: Experiment) -> dict[str, Any]:
+    """What is recorded of the weights that the run started from."""
     weights = experiment.backbone.weights
     if weights is None:
-        return []
+        return {}
     try:
         _, metadata = read_imported(weights, header_only=True)
     except CheckpointError as error:
         raise CheckpointError(
             f"the run started from {weights}, and what those weights have seen has to be recorded too: {error}"
         ) from error
-    return list(metadata.get("pretraining_sets", []))
+    return metadata
 
 
 def _trained_on(folder: RunFolder, experiment: Experiment, plugins: Plugins) -> list[str]:

@@ -32,6 +32,11 @@ SEEN_BY_LXMERT = ("COCO_train2014_*", "COCO_val2014_* except vqav2/minival", "vi
 # LXMERT-S was trained on 11.76 % of LXMERT's pairs (Liu et al. 2021); on which ones is not published
 SEEN_BY_LXMERT_S = tuple(f"possibly {images}" for images in SEEN_BY_LXMERT)
 
+# neither page of the authors says under which terms their files are
+LICENCE_OF_LXMERT = "not stated by the authors (https://github.com/airsplay/lxmert)"
+LICENCE_OF_LXMERT_S = "not stated by the authors (https://github.com/lttsmn/LXMERT-S)"
+LICENCE_OF_BERT = "Apache-2.0 (https://huggingface.co/google-bert/bert-base-uncased)"
+
 
 @hookimpl
 def vlrun_weight_formats() -> list[WeightFormat]:
@@ -43,6 +48,7 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             summary="the authors' files, pre-trained or fine-tuned",
             translator="vlrun_lxmert_s.checkpoint:translate_lxmert_s",
             seen=SEEN_BY_LXMERT_S,
+            licence=LICENCE_OF_LXMERT_S,
         ),
         WeightFormat(
             name="lxmert",
@@ -50,13 +56,16 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             summary="the authors' files, pre-trained or fine-tuned",
             translator="vlrun_lxmert_s.checkpoint:translate_lxmert",
             seen=SEEN_BY_LXMERT,
+            licence=LICENCE_OF_LXMERT,
         ),
         WeightFormat(
             name="hf-lxmert",
             backbone="lxmert",
             summary="LXMERT of Hugging Face transformers, any class",
             translator="vlrun_lxmert_s.checkpoint:translate_hf_lxmert",
+            exporter="vlrun_lxmert_s.hugging_face:export_hf_lxmert",
             seen=SEEN_BY_LXMERT,
+            licence=LICENCE_OF_LXMERT,
         ),
         WeightFormat(
             name="bert-lxmert-s",
@@ -64,6 +73,7 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             summary="bert-base-uncased: embeddings and pooler",
             translator="vlrun_lxmert_s.checkpoint:translate_bert",
             partial=True,
+            licence=LICENCE_OF_BERT,
         ),
         WeightFormat(
             name="bert-lxmert",
@@ -71,6 +81,7 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             summary="bert-base-uncased: embeddings, pooler, the first 9 layers",
             translator="vlrun_lxmert_s.checkpoint:translate_bert_for_lxmert",
             partial=True,
+            licence=LICENCE_OF_BERT,
         ),
     ]
 

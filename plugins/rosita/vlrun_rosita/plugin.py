@@ -40,6 +40,7 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             summary="the authors' .pkl files, pre-trained or fine-tuned",
             translator="vlrun_rosita.checkpoint:translate",
             seen=SEEN,
+            licence="not stated by the authors (https://github.com/MILVLG/rosita)",
         )
     ]
 
