@@ -12,6 +12,7 @@ import toy_world as toy
 from toy_runs import experiment
 
 from vlrun import Encoding, Example, Pair, RegionBatch
+from vlrun.cli import main
 from vlrun.engine.weight_check import check_file
 from vlrun.engine.weight_files import write_imported
 from vlrun.errors import CheckpointError, DataError, UsageError
@@ -108,3 +109,25 @@ def test_nothing_to_compare_is_an_error_only_if_it_is_all_that_was_asked_for(wor
     hash_line, other = check_file(path, plugins, must_compare=False)
     assert hash_line == "hash: as in toy.json"
     assert other.startswith("forward pass: not compared: the file holds no numbers")
+
+
+def test_the_command_looks_at_an_experiment_and_takes_its_values(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vlrun.plugins.manager.create_plugins", lambda: plugins)
+    rest = ["--experiment", str(world / "toy.yaml")]
+    values = [f"data_root={world / 'data'}", f"runs_root={world / 'runs'}"]
+
+    status = main(["weights", "check", str(weights(world, 1.0)), *values, *rest])
+    right = capsys.readouterr().out.splitlines()
+    refused = main(["weights", "check", str(weights(world, -1.0)), *values, *rest])
+
+    assert (status, refused) == (0, 6)
+    assert right[0] == "hash: as in toy.json"
+    assert right[-1].startswith("matching: 13 of 13 texts of toys val match their own image")
+    assert "the head is the wrong way round" in capsys.readouterr().err
+
+
+def test_values_without_an_experiment_are_a_usage_error(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "check", str(weights(world, 1.0)), "train.epochs=1"]) == 2
+    assert "values are laid over an experiment: --experiment EXPERIMENT" in capsys.readouterr().err

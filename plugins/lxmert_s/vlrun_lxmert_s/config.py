@@ -86,3 +86,8 @@ class LxmertConfig(TwoStreamConfig):
     }
     weights_file: ClassVar[str] = "model_LXRT.pth"
     weights_page: ClassVar[str] = "https://github.com/airsplay/lxmert"
+
+    def weights_remedy(self) -> list[str]:
+        """Also the same weights on the Hugging Face hub."""
+        command = f"runner weights import --from hf-lxmert hf:unc-nlp/lxmert-base-uncased {self.weights}"
+        return [*super().weights_remedy(), f"or from the Hugging Face hub (pip install 'vlrun[hub]'): {command}"]

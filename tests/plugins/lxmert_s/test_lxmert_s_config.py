@@ -68,6 +68,7 @@ def test_missing_files_come_with_a_remedy(name: str, file: str) -> None:
     assert f"curl -L -o {config.vocabulary} https://" in vocabulary.remedy
     assert f"runner weights import --from {name} {file} /data/weights/w.safetensors" in weights.remedy
     assert f"runner weights import --from bert-{name} " in weights.remedy
+    assert ("runner weights import --from hf-lxmert hf:unc-nlp/" in weights.remedy) == (name == "lxmert")
 
 
 @both
