@@ -16,6 +16,7 @@ from vlrun.errors import (
     UsageError,
     first_few,
 )
+from vlrun.features.origin import FeatureOrigin
 from vlrun.plugins.downloads import Download, RemoteFile
 from vlrun.plugins.entries import (
     Builder,
@@ -159,6 +160,7 @@ __all__ = [
     "Example",
     "Experiment",
     "FeatureFormat",
+    "FeatureOrigin",
     "Metric",
     "MetricConfig",
     "NamedOptions",

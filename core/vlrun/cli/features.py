@@ -13,6 +13,7 @@ from vlrun.errors import ConfigError, DataError, PluginError, UsageError, first_
 
 if TYPE_CHECKING:
     from vlrun.features.layout import Manifest
+    from vlrun.features.origin import FeatureOrigin
     from vlrun.interfaces.detector import Detector
     from vlrun.interfaces.examples import RegionFeatures
     from vlrun.plugins.entries import FeatureFormat
@@ -31,7 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--dtype", choices=("float16", "float32"), default="float16", help="type of the features (default: float16)"
     )
-    build.add_argument("--extractor", default="", metavar="TEXT", help="what made the features; kept in the store")
+    build.add_argument(
+        "--extractor",
+        default="",
+        metavar="NAME",
+        help="what made the features, compared with what weights were trained on: bua-caffe (bottom-up attention in "
+        "Caffe and its conversions, as ROSITA and LXMERT have), another name (vinvl, mmf-x152, ...), or a remark of "
+        "several words, which is not compared; default: what SOURCE tells",
+    )
+    build.add_argument("--extractor-weights", default="", metavar="NAME", help="name or hash of the detector's weights")
+    build.add_argument("--boxes", default="", metavar="N|N-M", help="boxes that it keeps of an image, such as 10-100")
     build.add_argument(
         "--expect-ids",
         type=Path,
@@ -204,7 +214,7 @@ def _build(arguments: argparse.Namespace) -> int:
                 arguments.out,
                 _chosen_format(arguments, reporters.note),
                 dtype=arguments.dtype,
-                extractor=arguments.extractor,
+                origin=_origin(arguments),
                 overwrite=arguments.overwrite,
                 expected_ids=_read_ids(arguments.expect_ids) if arguments.expect_ids else (),
                 say=reporters.note,
@@ -216,6 +226,15 @@ def _build(arguments: argparse.Namespace) -> int:
     print(f"{'built' if result.is_new else 'up to date:'} {result.path}")
     _print_facts(result.manifest, result.path)
     return 0
+
+
+def _origin(arguments: argparse.Namespace) -> FeatureOrigin:
+    from vlrun.features.origin import FeatureOrigin
+
+    try:
+        return FeatureOrigin(arguments.extractor, arguments.extractor_weights, arguments.boxes)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _chosen_format(arguments: argparse.Namespace, say: Callable[[str], None]) -> FeatureFormat:
@@ -259,6 +278,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _print_facts(manifest: Manifest, path: Path, **more: str) -> None:
+    from vlrun.features.origin import FeatureOrigin
     from vlrun.reporting.tables import TextTable
 
     fewest, most = manifest.min_regions, manifest.max_regions
@@ -267,7 +287,7 @@ def _print_facts(manifest: Manifest, path: Path, **more: str) -> None:
         "count": f"{manifest.count:,} images of {regions} regions",
         "features": f"{manifest.feature_width} x {manifest.dtype}; boxes {manifest.box_format}",
         "size": _size_text(_file_size(path)),
-        "extractor": manifest.extractor or "not stated",
+        "extractor": str(FeatureOrigin(manifest.extractor, manifest.extractor_weights, manifest.boxes)),
         "source": f"{manifest.source_format} {manifest.source}".rstrip(),
         "created": manifest.created,
         "fingerprint": manifest.fingerprint,

@@ -143,6 +143,11 @@ class DatasetConfig(Config):
     allow_missing_features: bool = Field(
         False, description="leave out examples whose images have no features; written into every score"
     )
+    accept_other_features: bool = Field(
+        False,
+        description="start although the features are of another kind than those that the weights were trained on; "
+        "written into every score",
+    )
     limit: PositiveInt | None = Field(
         None,
         description="use only the first so many examples of each split, for a quick try; written into every score",

@@ -175,6 +175,7 @@ class _Preparation:
 
     def build_store(self, files: Path, store: Path) -> None:
         from vlrun.features.build import build_store
+        from vlrun.features.origin import FeatureOrigin
 
         formats: Mapping[str, FeatureFormat] = self.plugins.feature_formats()
         wanted = self.provider.feature_format
@@ -183,7 +184,8 @@ class _Preparation:
                 f"demo data '{self.provider.name}' needs the feature format '{wanted}' "
                 f"(found: {', '.join(formats) or 'none'})"
             )
-        build_store([files], store, formats[wanted], extractor=f"demo data '{self.provider.name}'")
+        origin = FeatureOrigin(f"demo data '{self.provider.name}'")
+        build_store([files], store, formats[wanted], origin=origin)
 
 
 def code_fingerprint() -> str:

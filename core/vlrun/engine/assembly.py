@@ -13,6 +13,7 @@ import torch
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
 from vlrun.data.coverage import Coverage
+from vlrun.data.feature_check import FeatureCheck, check_features
 from vlrun.data.identities import Identities
 from vlrun.data.image_check import ImageCheck, check_images
 from vlrun.data.leaks import SPELLINGS
@@ -163,7 +164,7 @@ def assemble(
     Raises:
         ConfigError: the batch size does not fit the number of processes or of examples.
         ConfigError: the device does not offer the precision.
-        DataError: files are missing, or images of a split have no features.
+        DataError: files are missing, images of a split have no features, or these are not of the weights' kind.
         CheckpointError: the weights do not fit the backbone.
     """
     check_precision(experiment.train.precision, ranks.device)
@@ -185,8 +186,11 @@ def assemble(
         _check_matching_heads(experiment, tasks, backbone, report)
     seen_before = report.metadata.get("pretraining_sets", []) if report is not None else []
     check = check_images(experiment, data, seen_before, plugins)
+    features = FeatureCheck() if report is None else check_features(check.data, report.path, report.metadata)
     runs = [
-        _task_run(experiment, task_data, task, backbone, plugins, ranks, _marks(task_data, check, known_marks))
+        _task_run(
+            experiment, task_data, task, backbone, plugins, ranks, _marks(task_data, check, features, known_marks)
+        )
         for task_data, task in zip(check.data, tasks, strict=True)
     ]
     if train and experiment.train.epochs:
@@ -195,9 +199,8 @@ def assemble(
     workers = experiment.train.workers
     if workers is None:
         workers = default_workers(ranks.device)
-    return Run(
-        experiment, ranks, folder, reporters, model, runs, report, workers, check.notes, identities=check.identities
-    )
+    notes = [*features.notes, *check.notes]
+    return Run(experiment, ranks, folder, reporters, model, runs, report, workers, notes, identities=check.identities)
 
 
 def _check_matching_heads(
@@ -276,15 +279,19 @@ def _task_run(
 
 
 def _marks(
-    data: TaskData, check: ImageCheck, known: Mapping[str, Mapping[str, Mapping[str, str]]]
+    data: TaskData,
+    check: ImageCheck,
+    features: FeatureCheck,
+    known: Mapping[str, Mapping[str, Mapping[str, str]]],
 ) -> dict[str, Mapping[str, str]]:
-    """What the scores of each split must say: which images it shares, and that images are hidden.
+    """What the scores of each split must say: which images it shares, features of another kind, hidden images.
 
     Marks that are known already take precedence: training has compared its images, too.
     """
     hidden = {"images": "hidden"} if data.config.dataset.hide_images else {}
+    kind = features.marks.get(data.name, {})
     return {
-        split: {**check.marks[data.name, split], **known.get(data.name, {}).get(split, {}), **hidden}
+        split: {**check.marks[data.name, split], **kind, **known.get(data.name, {}).get(split, {}), **hidden}
         for split in data.config.dataset.evaluate
     }
 

@@ -111,6 +111,7 @@ def import_weights(
         "licence": licence or source.licence or before.get("licence", "") or weight_format.licence,
         "vocabulary_hash": vocabulary_hash or before.get("vocabulary_hash"),
         "pretraining_sets": list(dict.fromkeys(seen)),
+        "features": weight_format.features.as_json(),
         "partial": weight_format.partial,
         "heads": {name: dict(meaning) for name, meaning in {**before.get("heads", {}), **(heads or {})}.items()},
     }

@@ -13,6 +13,7 @@ from vlrun.data.leaks import describe_declared
 from vlrun.engine.weight_files import leaves, module_of, read_source
 from vlrun.engine.weight_sources import WeightSource, find_source
 from vlrun.errors import CheckpointError
+from vlrun.features.origin import FeatureOrigin
 from vlrun.plugins.entries import WeightFormat
 from vlrun.reporting.tables import TextTable
 
@@ -65,6 +66,8 @@ class WeightSummary:
         facts = {**self.metadata, "heads": ", ".join(self.metadata.get("heads", {})), **self.other}
         if "forward_check" in facts:
             facts["forward_check"] = "stored; `runner weights check` computes it again"
+        if "features" in facts:
+            facts["features"] = FeatureOrigin.from_json(facts["features"])
         if "pretraining_sets" in facts:
             facts["pretraining_sets"] = describe_declared(facts["pretraining_sets"])
         lines += [f"{key}: {value}" for key, value in facts.items() if value]

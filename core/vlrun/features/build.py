@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from vlrun.errors import DataError, UsageError, first_few
 from vlrun.features.formats import FeatureSource, SourceFormat, SourceRecord
 from vlrun.features.layout import Manifest
+from vlrun.features.origin import UNKNOWN, FeatureOrigin
 from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import StoreWriter, refuse_to_replace
 from vlrun.interfaces.reporter import ProgressCallback
@@ -37,7 +38,7 @@ def build_store(
     feature_format: SourceFormat,
     *,
     dtype: str = "float16",
-    extractor: str = "",
+    origin: FeatureOrigin = UNKNOWN,
     overwrite: bool = False,
     expected_ids: Iterable[str] = (),
     say: Callable[[str], None] = lambda message: None,
@@ -49,7 +50,7 @@ def build_store(
     same files with the same options stays as it is.
 
     Args:
-        extractor: what made the features; kept in the manifest.
+        origin: what made the features; kept in the manifest. What it leaves open the source may know.
         expected_ids: canonical ids that must be among the images.
         say: gets what a user should read at once: that a build continues, or the first problem.
         progress: called after each image.
@@ -58,7 +59,8 @@ def build_store(
         DataError: a source is damaged or not complete, with up to 20 problems; nothing is built.
     """
     source = _Sources([feature_format.open(path) for path in paths])
-    signature = _signature(source.files(), feature_format.name, dtype, extractor)
+    origin = origin.filled_from(source.origin())
+    signature = _signature(source.files(), feature_format.name, dtype, *origin.as_json().values())
     if not overwrite and (store := _up_to_date_store(out, signature)):
         _refuse_missing(store.missing(expected_ids), f"{out} was built before, from the same files")
         return BuildResult(out, store.manifest, is_new=False)
@@ -78,7 +80,12 @@ def build_store(
             f"{out} was not built; without --expect-ids the same command finishes it as it is",
         )
         manifest = writer.finish(
-            source_format=feature_format.name, source=source.describe(), extractor=extractor, overwrite=overwrite
+            source_format=feature_format.name,
+            source=source.describe(),
+            extractor=origin.extractor,
+            extractor_weights=origin.weights,
+            boxes=origin.boxes,
+            overwrite=overwrite,
         )
     return BuildResult(out, manifest, is_new=True)
 
@@ -160,6 +167,11 @@ class _Sources(FeatureSource):
 
     def describe(self) -> str:
         return ", ".join(source.describe() for source in self._sources)
+
+    def origin(self) -> FeatureOrigin:
+        """What all sources agree on."""
+        origins = {source.origin() for source in self._sources}
+        return origins.pop() if len(origins) == 1 else UNKNOWN
 
     def num_records(self) -> int | None:
         counts = [source.num_records() for source in self._sources]

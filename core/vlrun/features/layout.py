@@ -12,7 +12,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +44,7 @@ class Manifest:
     Attributes:
         count: number of images; min_regions, max_regions: of one image.
         feature_width: D; dtype: ``float16`` or ``float32``; box_format: always ``xyxy pixels``.
-        extractor: what made the features, in the words of whoever built the store.
+        extractor, extractor_weights, boxes: what made the features, as ``FeatureOrigin`` has it; empty if unknown.
         source_format, source: what was imported; source_signature: hash of its file names, sizes, dates and options.
         fingerprint: hash of all ids and record checksums: equal content gives an equal fingerprint.
         created: date and time, UTC.
@@ -61,6 +61,8 @@ class Manifest:
     source_signature: str
     fingerprint: str
     created: str
+    extractor_weights: str = ""
+    boxes: str = ""
     box_format: str = BOX_FORMAT
     format_version: int = FORMAT_VERSION
 
@@ -194,7 +196,9 @@ def decode_manifest(value: bytes) -> Manifest:
             f"store format {content.get('format_version')}, this vlrun reads format {FORMAT_VERSION}: build it again"
         )
     try:
-        return Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
+        # fields with a default came later: stores without them are as good
+        given = [field.name for field in fields(Manifest) if field.name in content or field.default is MISSING]
+        return Manifest(**{name: content[name] for name in given})
     except KeyError as error:
         raise ValueError(f"its manifest has no {error}") from error
 

@@ -162,8 +162,20 @@ class StoreWriter:
         self._lock.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def finish(self, *, source_format: str, source: str, extractor: str, overwrite: bool = False) -> Manifest:
+    def finish(
+        self,
+        *,
+        source_format: str,
+        source: str,
+        extractor: str,
+        extractor_weights: str = "",
+        boxes: str = "",
+        overwrite: bool = False,
+    ) -> Manifest:
         """Writes the manifest and gives the store its name.
+
+        Args:
+            extractor, extractor_weights, boxes: what made the features, as ``FeatureOrigin`` has it.
 
         Raises:
             DataError: the file does not hold what was added, or ``out`` exists and ``overwrite`` is not set.
@@ -183,6 +195,8 @@ class StoreWriter:
             feature_width=state.feature_width,
             dtype=self.dtype,
             extractor=extractor,
+            extractor_weights=extractor_weights,
+            boxes=boxes,
             source_format=source_format,
             source=source,
             source_signature=state.signature,
@@ -227,6 +241,8 @@ def write_store(
     *,
     dtype: str = "float16",
     extractor: str = "",
+    extractor_weights: str = "",
+    boxes: str = "",
     overwrite: bool = False,
 ) -> Manifest:
     """Writes ``records``, from a detector or a test, as a store; feature files go through ``build_store``."""
@@ -238,7 +254,14 @@ def write_store(
                     writer.add(regions, ())
                 except DataError as error:
                     raise DataError([f"image '{regions.image_id}': {text}" for text in error.problems]) from error
-            return writer.finish(source_format="records", source="", extractor=extractor, overwrite=overwrite)
+            return writer.finish(
+                source_format="records",
+                source="",
+                extractor=extractor,
+                extractor_weights=extractor_weights,
+                boxes=boxes,
+                overwrite=overwrite,
+            )
         except BaseException:
             writer.discard()
             raise

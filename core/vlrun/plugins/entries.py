@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vlrun.errors import PluginError
+from vlrun.features.origin import UNKNOWN, FeatureOrigin
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -200,6 +201,8 @@ class WeightFormat(Declaration):
             that all of the file is used, instead of that nearly all of the backbone is filled.
         seen: images that such weights are known to have seen, in the notation of ``vlrun.data.declared``, such as
             ``"COCO_train2014_*"``; every import records them, so that leaks can be found.
+        features: what made the features that such weights were trained on, as far as it is known; every import records
+            it, and every run compares it with its stores.
         complete: whether the translator itself sees to it that no tensor is left behind. Then none is reported as such,
             where new ones are made of it.
         reader: path of ``(file) -> content`` for files that torch does not read; raises CheckpointError.
@@ -217,6 +220,7 @@ class WeightFormat(Declaration):
     translator: str
     partial: bool = False
     seen: tuple[str, ...] = ()
+    features: FeatureOrigin = UNKNOWN
     complete: bool = False
     reader: str | None = None
     licence: str = ""

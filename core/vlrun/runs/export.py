@@ -13,6 +13,7 @@ from torch import Tensor
 from vlrun.blocks.transformer_config import TransformerConfig
 from vlrun.config.base import BackboneConfig, TaskConfig
 from vlrun.config.experiment import Experiment
+from vlrun.data.feature_check import stated_origin
 from vlrun.data.identities import qualified
 from vlrun.data.image_check import recorded_identities
 from vlrun.data.leaks import evaluation_images
@@ -22,6 +23,8 @@ from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weight_files import ImportReport, check_suffix, read_imported, write_imported
 from vlrun.engine.weights import is_in
 from vlrun.errors import CheckpointError, DataError
+from vlrun.features.origin import UNKNOWN, FeatureOrigin
+from vlrun.features.store import RegionFeatureStore
 from vlrun.files import sha256_of
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.dataset import Dataset
@@ -65,6 +68,7 @@ def export_weights(
         "vocabulary_hash": chosen.progress.identity.get("vocabulary"),
         "licence": inherited.get("licence", ""),
         "pretraining_sets": [*inherited.get("pretraining_sets", []), *_trained_on(folder, experiment, plugins)],
+        "features": _features(experiment, inherited).as_json(),
         "partial": False,
         "heads": {},
         **described(entry, tensors, _num_heads(experiment.backbone)),
@@ -110,6 +114,16 @@ def _inherited(experiment: Experiment) -> dict[str, Any]:
             f"the run started from {weights}, and what those weights have seen has to be recorded too: {error}"
         ) from error
     return metadata
+
+
+def _features(experiment: Experiment, inherited: Mapping[str, Any]) -> FeatureOrigin:
+    """What made the features of the run, if those of all tasks were made alike.
+
+    Where its stores do not say, that is what is known of the weights that it started from.
+    """
+    origins = {stated_origin(RegionFeatureStore(task.dataset.features)) for task in experiment.tasks}
+    before = FeatureOrigin.from_json(inherited.get("features"))
+    return origins.pop().filled_from(before) if len(origins) == 1 else UNKNOWN
 
 
 def _trained_on(folder: RunFolder, experiment: Experiment, plugins: Plugins) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlrun import Download, Entry, WeightFormat, hookimpl
+from vlrun import Download, Entry, FeatureOrigin, WeightFormat, hookimpl
 from vlrun_lxmert_s.downloads import DOWNLOADS
 
 
@@ -36,6 +36,8 @@ SEEN_BY_LXMERT_S = tuple(f"possibly {images}" for images in SEEN_BY_LXMERT)
 LICENCE_OF_LXMERT = "not stated by the authors (https://github.com/airsplay/lxmert)"
 LICENCE_OF_LXMERT_S = "not stated by the authors (https://github.com/lttsmn/LXMERT-S)"
 LICENCE_OF_BERT = "Apache-2.0 (https://huggingface.co/google-bert/bert-base-uncased)"
+# bottom-up attention in Caffe, its alternative model with MIN_BOXES = MAX_BOXES = 36; the files are called *_obj36.tsv
+FEATURES = FeatureOrigin("bua-caffe", boxes="36")
 
 
 @hookimpl
@@ -49,6 +51,7 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             translator="vlrun_lxmert_s.checkpoint:translate_lxmert_s",
             seen=SEEN_BY_LXMERT_S,
             licence=LICENCE_OF_LXMERT_S,
+            features=FEATURES,
         ),
         WeightFormat(
             name="lxmert",
@@ -57,6 +60,7 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             translator="vlrun_lxmert_s.checkpoint:translate_lxmert",
             seen=SEEN_BY_LXMERT,
             licence=LICENCE_OF_LXMERT,
+            features=FEATURES,
         ),
         WeightFormat(
             name="hf-lxmert",
@@ -66,6 +70,7 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             exporter="vlrun_lxmert_s.hugging_face:export_hf_lxmert",
             seen=SEEN_BY_LXMERT,
             licence=LICENCE_OF_LXMERT,
+            features=FEATURES,
         ),
         WeightFormat(
             name="bert-lxmert-s",

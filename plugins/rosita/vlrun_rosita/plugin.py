@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlrun import Download, Entry, WeightFormat, hookimpl
+from vlrun import Download, Entry, FeatureOrigin, WeightFormat, hookimpl
 from vlrun_rosita.downloads import DOWNLOADS
 
 
@@ -29,6 +29,9 @@ SEEN = (
     "possibly conceptual-captions:*",
 )
 
+# bottom-up-attention.pytorch with the converted Caffe weights; the feature sets are called *_bua_r101_fix36
+FEATURES = FeatureOrigin("bua-caffe", boxes="36")
+
 
 @hookimpl
 def vlrun_weight_formats() -> list[WeightFormat]:
@@ -41,6 +44,7 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             translator="vlrun_rosita.checkpoint:translate",
             seen=SEEN,
             licence="not stated by the authors (https://github.com/MILVLG/rosita)",
+            features=FEATURES,
         )
     ]
 

@@ -14,6 +14,7 @@ from vlrun import RegionFeatureStore
 from vlrun.errors import DataError, UsageError
 from vlrun.features import writer
 from vlrun.features.build import build_store, detect_format
+from vlrun.features.origin import FeatureOrigin
 from vlrun.features.writer import StoreWriter, write_store
 from vlrun.plugins.builtin import vlrun_feature_formats
 
@@ -113,7 +114,7 @@ def test_overwrite_does_not_remove_what_is_no_store(lxmert_file, tmp_path):
 
 
 def test_the_manifest_says_what_was_built(lxmert_file, tmp_path):
-    manifest = build_store([lxmert_file], tmp_path / "out", LXMERT, extractor="BUTD R101").manifest
+    manifest = build_store([lxmert_file], tmp_path / "out", LXMERT, origin=FeatureOrigin("BUTD R101")).manifest
     assert (manifest.count, manifest.min_regions, manifest.max_regions, manifest.feature_width) == (10, 5, 5, 8)
     assert (manifest.extractor, manifest.source_format, manifest.source) == ("BUTD R101", "lxmert-tsv", "obj36.tsv")
     assert (manifest.box_format, manifest.dtype) == ("xyxy pixels", "float16")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vlrun.features.origin import UNKNOWN, FeatureOrigin
+
 if TYPE_CHECKING:
     from vlrun.interfaces.examples import RegionFeatures
 
@@ -52,6 +54,10 @@ class FeatureSource(ABC):
     @abstractmethod
     def describe(self) -> str:
         """One line for the manifest, such as ``mscoco_bua_r101_fix36 (123,287 npz files)``."""
+
+    def origin(self) -> FeatureOrigin:
+        """What made the features, as far as the layout tells."""
+        return UNKNOWN
 
     def num_records(self) -> int | None:
         """The number of records, if it is known without reading them."""

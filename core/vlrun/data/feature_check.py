@@ -1,0 +1,87 @@
+"""Whether the features of a run are of the kind that its weights were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlrun.data.splits import TaskData
+from vlrun.errors import DataError
+from vlrun.features.origin import FeatureOrigin, differ
+from vlrun.features.store import RegionFeatureStore
+
+MARK = "weights made for other features"
+"""Under this name a score says it."""
+
+
+@dataclass(frozen=True)
+class FeatureCheck:
+    """What was found.
+
+    Attributes:
+        marks: task -> what its scores must say; tasks with features of the right or of an unknown kind are not there.
+        notes: lines for the header of the run.
+    """
+
+    marks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def check_features(data: Sequence[TaskData], weights: Path, metadata: Mapping[str, Any]) -> FeatureCheck:
+    """Compares what made the features of each task with what made those that the weights were trained on.
+
+    Where one side is unknown nothing is refused, and the header says that nothing was compared.
+
+    Args:
+        metadata: of the imported weights.
+
+    Raises:
+        DataError: they differ, and the experiment does not accept it.
+    """
+    if metadata.get("partial"):  # such weights fill the text side alone, as BERT's do
+        return FeatureCheck()
+    wanted = FeatureOrigin.from_json(metadata.get("features"))
+    marks, notes, problems = {}, [], []
+    for task in data:
+        made = describe_kind(task.store)
+        verdict = _differ(task.store, wanted)
+        if verdict is None:
+            notes.append(f"features not compared: {task.name}: {made}; the weights' training: {wanted}")
+        elif not verdict:
+            notes.append(f"features: {task.name}: {made}, as the weights were trained on")
+        elif task.config.dataset.accept_other_features:
+            marks[task.name] = {MARK: f"trained on {wanted}; these are {made}"}
+            notes.append(f"other features: {task.name}: {made}; the weights were trained on {wanted}")
+        else:
+            problems += [
+                f"task '{task.name}': the features in {task.store.path} are {made}",
+                f"    and {weights} was trained on {wanted}: they fit, and mean something else to the model.",
+                "    Take features of that kind, or set dataset.accept_other_features=true; every score then says it",
+            ]
+    if problems:
+        raise DataError(problems)
+    return FeatureCheck(marks, list(dict.fromkeys(notes)))
+
+
+def stated_origin(store: RegionFeatureStore) -> FeatureOrigin:
+    """What made the features of a store."""
+    manifest = store.manifest
+    return FeatureOrigin(manifest.extractor, manifest.extractor_weights, manifest.boxes)
+
+
+def describe_kind(store: RegionFeatureStore) -> str:
+    """What made the features of a store, and how many regions its images have, in words."""
+    made, (fewest, most) = stated_origin(store), _regions(store)
+    if made.boxes:
+        return str(made)
+    return f"{made}, {f'{fewest}' if fewest == most else f'{fewest} to {most}'} boxes"
+
+
+def _differ(store: RegionFeatureStore, wanted: FeatureOrigin) -> bool | None:
+    return differ(stated_origin(store), _regions(store), wanted)
+
+
+def _regions(store: RegionFeatureStore) -> tuple[int, int]:
+    return store.manifest.min_regions, store.manifest.max_regions

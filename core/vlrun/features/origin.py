@@ -1,0 +1,84 @@
+"""What made region features, in words that can be compared: of a store, and of the features that weights were made for.
+
+Features of another detector have the same shape and fit the same model, which then scores far below what it can.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+_BOXES = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+@dataclass(frozen=True)
+class FeatureOrigin:
+    """What made features; an empty field is unknown.
+
+    Attributes:
+        extractor: name of the detector and its profile, such as ``bua-caffe``. Only one word is a name and compared;
+            several are a remark.
+        weights: name or hash of the detector's weights.
+        boxes: how many it keeps of an image: ``36``, or ``10-100`` where the image decides.
+    """
+
+    extractor: str = ""
+    weights: str = ""
+    boxes: str = ""
+
+    def __post_init__(self) -> None:
+        match = _BOXES.fullmatch(self.boxes)
+        if self.boxes and (match is None or not 0 < int(match[1]) <= int(match[2] or match[1])):
+            raise ValueError(f"boxes={self.boxes!r} is no number of boxes; write 36 or 10-100")
+
+    def __str__(self) -> str:
+        weights = f"weights {self.weights}" if self.weights else ""
+        boxes = f"{self.boxes.replace('-', ' to ')} boxes" if self.boxes else ""
+        return ", ".join(part for part in (self.extractor, weights, boxes) if part) or "not stated"
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the extractor has a name that can be compared."""
+        return bool(self.extractor) and not re.search(r"\s", self.extractor)
+
+    def filled_from(self, other: FeatureOrigin) -> FeatureOrigin:
+        """This, with what it leaves open as ``other`` has it; of another extractor nothing is taken."""
+        if self.extractor and other.extractor not in ("", self.extractor):
+            return self
+        return FeatureOrigin(**{name: value or getattr(other, name) for name, value in self.as_json().items()})
+
+    def as_json(self) -> dict[str, str]:
+        """The fields, for a manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any] | None) -> FeatureOrigin:
+        """The origin in a manifest; fields that are not there are unknown."""
+        return cls(**{field.name: str((content or {}).get(field.name) or "") for field in fields(cls)})
+
+
+UNKNOWN = FeatureOrigin()
+
+
+def differ(made: FeatureOrigin, regions: tuple[int, int], wanted: FeatureOrigin) -> bool | None:
+    """Whether features are of another kind than ``wanted``; None where that is not known.
+
+    Args:
+        made: what made the features.
+        regions: the fewest and the most regions that an image of theirs has.
+        wanted: what made the features that the weights were trained on.
+    """
+    if made.extractor != wanted.extractor:
+        return True if made.is_named and wanted.is_named else None
+    if not made.extractor:
+        return None
+    if made.weights and wanted.weights and made.weights != wanted.weights:
+        return True
+    return bool(wanted.boxes) and not _hold(wanted.boxes, regions)
+
+
+def _hold(boxes: str, regions: tuple[int, int]) -> bool:
+    fewest, _, most = boxes.partition("-")
+    return int(fewest) <= regions[0] and regions[1] <= int(most or fewest)
