@@ -35,12 +35,18 @@ def find_store_file(path: Path) -> Path:
         file = path
     else:
         raise DataError(f"there is no region-feature store at {path}: {_neighbours(path)}")
-    with file.open("rb") as opened:
-        start = opened.read(_LMDB_MAGIC_AT + 4)
-    if start[_LMDB_MAGIC_AT:] != _LMDB_MAGIC:
-        kind = f"a file that begins with {start[:12]!r}" if start else "an empty file"
+    if not is_lmdb(file):
+        with file.open("rb") as opened:
+            start = opened.read(12)
+        kind = f"a file that begins with {start!r}" if start else "an empty file"
         raise DataError(f"{path} is not a region-feature store: {file.name} is {kind}, not an LMDB file")
     return file
+
+
+def is_lmdb(file: Path) -> bool:
+    """Whether a file begins as those of LMDB do."""
+    with file.open("rb") as opened:
+        return opened.read(_LMDB_MAGIC_AT + 4)[_LMDB_MAGIC_AT:] == _LMDB_MAGIC
 
 
 def unfinished_build(path: Path) -> Path:
@@ -116,13 +122,13 @@ class Handle:
         return ", ".join(repr(key) for key in keys) or "none"
 
 
-def shared_handle(file: Path) -> Handle:
+def shared_handle(file: Path, *, readahead: bool | None = None) -> Handle:
     """The handle of ``file`` in this process: opened by the first that asks, closed with the last that holds it."""
     with _lock:
         status = file.stat()
         identity = (status.st_dev, status.st_ino)  # a store that was built anew under the same name is another file
         if (handle := _handles.get(identity)) is None:
-            handle = _handles[identity] = Handle(file)
+            handle = _handles[identity] = Handle(file, readahead=readahead)
         return handle
 
 

@@ -75,6 +75,42 @@ def vlrun_feature_formats() -> list[FeatureFormat]:
             opener="vlrun.features.formats.tsv:open_butd_tsv",
             recogniser="vlrun.features.formats.tsv:is_butd_tsv",
         ),
+        FeatureFormat(
+            name="vilbert-lmdb",
+            summary="LMDB of ViLBERT or VOLTA, pickled dicts with a list of 'keys'",
+            opener="vlrun.features.formats.lmdb_files:PickledLmdb",
+            recogniser="vlrun.features.formats.lmdb_files:is_vilbert_lmdb",
+        ),
+        FeatureFormat(
+            name="uniter-lmdb",
+            summary="image database of UNITER, keys are names of .npz files, with image sizes beside it",
+            opener="vlrun.features.formats.uniter:UniterLmdb",
+            recogniser="vlrun.features.formats.uniter:is_uniter_lmdb",
+        ),
+        FeatureFormat(
+            name="vinvl-tsv",
+            summary="features.tsv, *.feature.tsv or predictions.tsv of VinVL, with image sizes beside it",
+            opener="vlrun.features.formats.vinvl:VinvlTsv",
+            recogniser="vlrun.features.formats.vinvl:is_vinvl_tsv",
+        ),
+        FeatureFormat(
+            name="mmf-npy",
+            summary="folder of MMF with NAME.npy and NAME_info.npy per image",
+            opener="vlrun.features.formats.mmf:MmfFolder",
+            recogniser="vlrun.features.formats.mmf:is_mmf_folder",
+        ),
+        FeatureFormat(
+            name="mmf-lmdb",
+            summary="LMDB of MMF, pickled dicts with image_height, image_width and bbox",
+            opener="vlrun.features.formats.lmdb_files:PickledLmdb",
+            recogniser="vlrun.features.formats.lmdb_files:is_mmf_lmdb",
+        ),
+        FeatureFormat(
+            name="gqa-hdf5",
+            summary="object features of GQA's authors, gqa_objects_*.h5 with gqa_objects_info.json",
+            opener="vlrun.features.formats.gqa_hdf5:GqaObjects",
+            recogniser="vlrun.features.formats.gqa_hdf5:is_gqa_objects",
+        ),
     ]
 
 

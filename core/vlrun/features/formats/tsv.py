@@ -132,7 +132,7 @@ def decode_row(cells: Sequence[bytes], columns: Columns) -> RegionFeatures:
     image_id = _image_id(cells)
     if not image_id:
         raise DataError(f"{known[0]}: no image id in {cells[0][:40]!r}")
-    row = {columns[name]: _Cell(name, cell) for name, cell in zip(known, cells, strict=False)}
+    row = {columns[name]: Cell(name, cell) for name, cell in zip(known, cells, strict=False)}
     count = row["num_boxes"].whole_number()
     if count < 1:
         raise DataError(f"{row['num_boxes'].column}: {count} regions")
@@ -156,7 +156,7 @@ def _image_id(cells: Sequence[bytes]) -> str:
 
 
 @dataclass(frozen=True)
-class _Cell:
+class Cell:
     """One cell and the name of its column; whatever cannot be decoded is a DataError."""
 
     column: str
@@ -202,11 +202,11 @@ class _Cell:
             raise DataError(f"{self.column}: damaged base64 ({error})") from None
 
 
-_OPTIONAL: dict[str, Callable[[_Cell, int], NDArray[Any]]] = {
-    "class_ids": _Cell.ids,
-    "class_scores": _Cell.floats,
-    "attribute_ids": _Cell.ids,
-    "attribute_scores": _Cell.floats,
+_OPTIONAL: dict[str, Callable[[Cell, int], NDArray[Any]]] = {
+    "class_ids": Cell.ids,
+    "class_scores": Cell.floats,
+    "attribute_ids": Cell.ids,
+    "attribute_scores": Cell.floats,
 }
 
 
