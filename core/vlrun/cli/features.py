@@ -48,6 +48,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="fail unless all these images are there (one id or file name per line)",
     )
+    build.add_argument(
+        "--ids",
+        nargs=2,
+        metavar=("KIND", "FILE"),
+        help="other ids than those of SOURCE: 'numbers FILE' turns 58350 into COCO_val2014_000000058350, if that is "
+        "in FILE, annotations or a folder of them; 'karpathy dataset_flickr30k.json' turns imgid into file names",
+    )
+    build.add_argument(
+        "--normalised-boxes", action="store_true", help="boxes of SOURCE are parts of the image, from 0 to 1"
+    )
+    build.add_argument(
+        "--skip-damaged",
+        action="store_true",
+        help="leave out damaged images, and those that come again, naming them; the exit status says so",
+    )
     build.add_argument("--overwrite", action="store_true", help="replace a store at OUT")
 
     inspect = actions.add_parser("inspect", help="show what is in a store")
@@ -204,6 +219,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    from vlrun.features.adapt import read_id_table
     from vlrun.features.build import build_store
     from vlrun.reporting.progress import progress_on_stderr
 
@@ -215,6 +231,9 @@ def _build(arguments: argparse.Namespace) -> int:
                 _chosen_format(arguments, reporters.note),
                 dtype=arguments.dtype,
                 origin=_origin(arguments),
+                ids=read_id_table(arguments.ids[0], Path(arguments.ids[1])) if arguments.ids else None,
+                normalised_boxes=arguments.normalised_boxes,
+                skip_damaged=arguments.skip_damaged,
                 overwrite=arguments.overwrite,
                 expected_ids=_read_ids(arguments.expect_ids) if arguments.expect_ids else (),
                 say=reporters.note,
@@ -225,7 +244,7 @@ def _build(arguments: argparse.Namespace) -> int:
             raise
     print(f"{'built' if result.is_new else 'up to date:'} {result.path}")
     _print_facts(result.manifest, result.path)
-    return 0
+    return DataError.exit_status if result.manifest.skipped else 0
 
 
 def _origin(arguments: argparse.Namespace) -> FeatureOrigin:
@@ -289,6 +308,8 @@ def _print_facts(manifest: Manifest, path: Path, **more: str) -> None:
         "size": _size_text(_file_size(path)),
         "extractor": str(FeatureOrigin(manifest.extractor, manifest.extractor_weights, manifest.boxes)),
         "source": f"{manifest.source_format} {manifest.source}".rstrip(),
+        **({"ids": manifest.ids} if manifest.ids else {}),
+        **({"left out": f"{manifest.skipped:,} damaged records"} if manifest.skipped else {}),
         "created": manifest.created,
         "fingerprint": manifest.fingerprint,
         **more,

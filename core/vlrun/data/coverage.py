@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +71,26 @@ def check_coverage(needed: Mapping[str, Iterable[str]], store: RegionFeatureStor
     return Coverage(store.path, len(store), tuple(splits), _hint(splits, store))
 
 
-def _hint(splits: Iterable[SplitCoverage], store: RegionFeatureStore) -> str:
-    """Says whether the first missing image is in the store under another id."""
+def _hint(splits: Sequence[SplitCoverage], store: RegionFeatureStore) -> str:
+    """Says if the first missing image is in the store under another id, or what its ids look like, and what helps."""
     first = next((split.missing[0] for split in splits if split.missing), None)
-    same = first and store.find_same_image(first)
-    return f"the store has '{same}': the same image as '{first}'? Then the ids are written differently." if same else ""
+    if first is None:
+        return ""
+    if same := store.find_same_image(first):
+        remedy = "the ids are written differently."
+        if same.isdecimal():
+            remedy = "give it the ids of the annotations: runner features build ... --ids numbers ANNOTATIONS"
+        return f"the store has '{same}': the same image as '{first}'? Then {remedy}"
+    if not any(split.needed > len(split.missing) for split in splits):
+        return _examples(first, store)
+    return ""
+
+
+def _examples(first: str, store: RegionFeatureStore) -> str:
+    ids = store.image_ids()[:3]
+    examples = f"the store has ids such as {', '.join(ids)}; the data need {first}."
+    if all(image_id.isdecimal() for image_id in ids):
+        examples += (
+            " If these are Karpathy's running numbers: runner features build ... --ids karpathy dataset_flickr30k.json"
+        )
+    return examples

@@ -159,7 +159,9 @@ def read_task_data(
 
 def describe_features(store: RegionFeatureStore) -> str:
     """Where candidate boxes and features come from, as protocols call it."""
-    return f"{store.manifest.extractor or 'unknown extractor'} ({store.fingerprint[:12]})"
+    manifest = store.manifest
+    ids = f", ids: {manifest.ids}" if manifest.ids else ""
+    return f"{manifest.extractor or 'unknown extractor'} ({manifest.fingerprint[:12]}){ids}"
 
 
 def _first(dataset: Dataset[Any], limit: int) -> Dataset[Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vlrun.errors import DataError, UsageError, first_few
+from vlrun.features.adapt import Adapted, IdTable
 from vlrun.features.formats import FeatureSource, SourceFormat, SourceRecord
 from vlrun.features.layout import Manifest
 from vlrun.features.origin import UNKNOWN, FeatureOrigin
@@ -19,6 +20,7 @@ from vlrun.features.writer import StoreWriter, refuse_to_replace
 from vlrun.interfaces.reporter import ProgressCallback
 
 MAX_PROBLEMS = 20
+_SKIP = "the same command with --skip-damaged leaves such images out"
 
 Format = TypeVar("Format", bound=SourceFormat)
 
@@ -39,6 +41,9 @@ def build_store(
     *,
     dtype: str = "float16",
     origin: FeatureOrigin = UNKNOWN,
+    ids: IdTable | None = None,
+    normalised_boxes: bool = False,
+    skip_damaged: bool = False,
     overwrite: bool = False,
     expected_ids: Iterable[str] = (),
     say: Callable[[str], None] = lambda message: None,
@@ -51,6 +56,9 @@ def build_store(
 
     Args:
         origin: what made the features; kept in the manifest. What it leaves open the source may know.
+        ids: other ids for the images.
+        normalised_boxes: whether the source has its boxes as parts of the image.
+        skip_damaged: leave damaged records out, and images that come again, instead of building nothing.
         expected_ids: canonical ids that must be among the images.
         say: gets what a user should read at once: that a build continues, or the first problem.
         progress: called after each image.
@@ -58,9 +66,14 @@ def build_store(
     Raises:
         DataError: a source is damaged or not complete, with up to 20 problems; nothing is built.
     """
-    source = _Sources([feature_format.open(path) for path in paths])
+    source: FeatureSource = _Sources([feature_format.open(path) for path in paths])
+    if ids is not None or normalised_boxes:
+        source = Adapted(source, ids, normalised_boxes=normalised_boxes)
+    if left_out := source.left_out():
+        say(f"not read: {', '.join(first_few(left_out, 5))}")
     origin = origin.filled_from(source.origin())
-    signature = _signature(source.files(), feature_format.name, dtype, *origin.as_json().values())
+    changes = ["normalised boxes"] * normalised_boxes + ["skip damaged"] * skip_damaged
+    signature = _signature(source.files(), feature_format.name, dtype, *origin.as_json().values(), *changes)
     if not overwrite and (store := _up_to_date_store(out, signature)):
         _refuse_missing(store.missing(expected_ids), f"{out} was built before, from the same files")
         return BuildResult(out, store.manifest, is_new=False)
@@ -71,7 +84,7 @@ def build_store(
             say(f"an unfinished build of {out} was begun from other files or options: starting anew")
         if writer.state.count:
             say(f"continuing a build that stopped after {writer.state.count:,} images")
-        problems = _copy(source, writer, say, progress)
+        problems = _copy(source, writer, say, progress, skip_damaged=skip_damaged)
         if problems:
             writer.discard()
             raise DataError([*problems, f"{out} was not built"])
@@ -85,14 +98,23 @@ def build_store(
             extractor=origin.extractor,
             extractor_weights=origin.weights,
             boxes=origin.boxes,
+            ids=ids.label if ids else "",
             overwrite=overwrite,
         )
     return BuildResult(out, manifest, is_new=True)
 
 
-def _copy(source: _Sources, writer: StoreWriter, say: Callable[[str], None], progress: ProgressCallback) -> list[str]:
+def _copy(
+    source: FeatureSource,
+    writer: StoreWriter,
+    say: Callable[[str], None],
+    progress: ProgressCallback,
+    *,
+    skip_damaged: bool,
+) -> list[str]:
     """Adds every record to ``writer``; after the first problem it only looks for more. Returns all problems."""
     problems: list[str] = []
+    can_skip = False
     expected = source.num_records()
     activity = "importing images" if expected else "importing images (total estimated)"
 
@@ -103,30 +125,40 @@ def _copy(source: _Sources, writer: StoreWriter, say: Callable[[str], None], pro
                 say(f"{problem} (looking for more problems; nothing will be built)")
             problems.append(problem)
 
+    def refuse(record: SourceRecord, found: Iterable[str]) -> None:
+        if skip_damaged:
+            writer.skip(record.next)
+            if writer.state.skipped <= MAX_PROBLEMS:
+                say(f"left out: {'; '.join(found)}")
+        else:
+            add_problems(found)
+            nonlocal can_skip
+            can_skip = True
+
     try:
         for record in source.records(writer.state.position):
             try:
                 if record.image_id in writer:
-                    add_problems([_duplicate_problem(source, record)])
+                    refuse(record, [_duplicate_problem(source, record)])
                 else:
                     writer.add(record.load(), record.next)
             except DataError as error:
-                add_problems(f"{record.location}: {problem}" for problem in error.problems)
+                refuse(record, [f"{record.location}: {problem}" for problem in error.problems])
             if len(problems) >= MAX_PROBLEMS:
-                return [*problems, f"stopped after {MAX_PROBLEMS} problems"]
+                return [*problems, f"stopped after {MAX_PROBLEMS} problems", _SKIP]
             done = writer.state.count
             progress(activity, done, expected or (round(done / record.share) if record.share else 0))
     except DataError as error:  # the source cannot go on
         add_problems(error.problems)
-    count = writer.state.count
-    if not problems and expected is not None and count != expected:
-        add_problems([f"{source.describe()}: {count:,} of {expected:,} records were read"])
+    count, read = writer.state.count, writer.state.count + writer.state.skipped
+    if not problems and expected is not None and read != expected:
+        add_problems([f"{source.describe()}: {read:,} of {expected:,} records were read"])
     if not problems and not count:
         add_problems([f"{source.describe()} holds no records"])
-    return problems
+    return [*problems, *([_SKIP] if can_skip else [])]
 
 
-def _duplicate_problem(source: _Sources, second: SourceRecord) -> str:
+def _duplicate_problem(source: FeatureSource, second: SourceRecord) -> str:
     places = (record.location for record in source.records() if record.image_id == second.image_id)
     return f"image '{second.image_id}' comes twice: {next(places, 'before')} and {second.location}"
 
@@ -164,6 +196,9 @@ class _Sources(FeatureSource):
 
     def files(self) -> list[str | os.PathLike[str]]:
         return [file for source in self._sources for file in source.files()]
+
+    def left_out(self) -> list[str]:
+        return [name for source in self._sources for name in source.left_out()]
 
     def describe(self) -> str:
         return ", ".join(source.describe() for source in self._sources)

@@ -42,9 +42,14 @@ def _value_problems(regions: RegionFeatures) -> list[str]:
 
 
 def _box_problems(regions: RegionFeatures) -> list[str]:
-    """Boxes that end before they begin, or leave the image by more than ``BOX_TOLERANCE``."""
+    """Boxes that end before they begin, leave the image by more than ``BOX_TOLERANCE``, or are parts of it."""
     problems = []
     boxes = regions.boxes
+    if 0 < boxes.max(initial=0) <= 1.001 and min(regions.height, regions.width) > 2:
+        problems.append(
+            "all boxes lie between 0 and 1: they are divided by the image size, boxes in pixels are expected "
+            "(`runner features build --normalised-boxes` multiplies them)"
+        )
     inverted = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
     if inverted.size:
         problems.append(f"box {inverted[0]} {_box_text(boxes[inverted[0]])} ends before it begins")

@@ -48,6 +48,7 @@ class Manifest:
         source_format, source: what was imported; source_signature: hash of its file names, sizes, dates and options.
         fingerprint: hash of all ids and record checksums: equal content gives an equal fingerprint.
         created: date and time, UTC.
+        skipped: damaged records of the source that were left out; ids: where other ids than its own come from.
     """
 
     count: int
@@ -63,6 +64,8 @@ class Manifest:
     created: str
     extractor_weights: str = ""
     boxes: str = ""
+    skipped: int = 0
+    ids: str = ""
     box_format: str = BOX_FORMAT
     format_version: int = FORMAT_VERSION
 

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +51,7 @@ class BuildState:
     Attributes:
         signature: which source and options the records come from.
         fewest, most: number of regions of one image.
+        skipped: damaged records that were left out.
     """
 
     signature: str
@@ -59,6 +60,7 @@ class BuildState:
     fewest: int = 0
     most: int = 0
     feature_width: int = 0
+    skipped: int = 0
 
 
 class StoreWriter:
@@ -143,6 +145,7 @@ class StoreWriter:
             min(state.fewest or num_regions, num_regions),
             max(state.most, num_regions),
             feature_width,
+            state.skipped,
         )
         if self._pending_bytes >= _COMMIT_BYTES:
             self._commit()
@@ -150,6 +153,10 @@ class StoreWriter:
     def flush(self) -> None:
         """Makes durable what was added so far; otherwise that happens by size, which slow sources reach late."""
         self._commit()
+
+    def skip(self, position: Position) -> None:
+        """Leaves out a damaged record; ``position`` is where the source continues after it."""
+        self.state = replace(self.state, position=position, skipped=self.state.skipped + 1)
 
     def only_check(self) -> None:
         """Checks records from now on without keeping them: no build may continue after a problem."""
@@ -170,12 +177,14 @@ class StoreWriter:
         extractor: str,
         extractor_weights: str = "",
         boxes: str = "",
+        ids: str = "",
         overwrite: bool = False,
     ) -> Manifest:
         """Writes the manifest and gives the store its name.
 
         Args:
             extractor, extractor_weights, boxes: what made the features, as ``FeatureOrigin`` has it.
+            ids: where other ids than those of the source come from.
 
         Raises:
             DataError: the file does not hold what was added, or ``out`` exists and ``overwrite`` is not set.
@@ -197,6 +206,8 @@ class StoreWriter:
             extractor=extractor,
             extractor_weights=extractor_weights,
             boxes=boxes,
+            skipped=state.skipped,
+            ids=ids,
             source_format=source_format,
             source=source,
             source_signature=state.signature,

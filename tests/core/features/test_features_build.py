@@ -165,7 +165,7 @@ def test_it_stops_after_twenty_problems(tmp_path):
     (tmp_path / "bad.tsv").write_bytes(b"no tabs here\n" * 30)
     with pytest.raises(DataError) as raised:
         build_store([tmp_path / "bad.tsv"], tmp_path / "out", LXMERT)
-    assert len(raised.value.problems) == 22
+    assert len(raised.value.problems) == 23
     assert raised.value.problems[20] == "stopped after 20 problems"
 
 

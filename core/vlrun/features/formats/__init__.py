@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,14 @@ from vlrun.features.origin import UNKNOWN, FeatureOrigin
 
 if TYPE_CHECKING:
     from vlrun.interfaces.examples import RegionFeatures
+
+
+_JUNK = re.compile(r"\._.*|\.DS_Store|Thumbs\.db|desktop\.ini", re.IGNORECASE)
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file is one that systems leave in folders by themselves."""
+    return _JUNK.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,10 @@ class FeatureSource(ABC):
     @abstractmethod
     def describe(self) -> str:
         """One line for the manifest, such as ``mscoco_bua_r101_fix36 (123,287 npz files)``."""
+
+    def left_out(self) -> Sequence[str]:
+        """Names of files that lie beside the source's and are not read."""
+        return ()
 
     def origin(self) -> FeatureOrigin:
         """What made the features, as far as the layout tells."""

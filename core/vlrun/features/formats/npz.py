@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vlrun.errors import DataError
-from vlrun.features.formats import FeatureSource, SourceRecord
+from vlrun.features.formats import FeatureSource, SourceRecord, is_junk
 from vlrun.interfaces.examples import RegionFeatures, canonical_image_id
 
 _OPTIONAL = {
@@ -33,6 +33,7 @@ class NpzFolder(FeatureSource):
     def __init__(self, path: Path) -> None:
         if not path.exists():
             raise DataError(f"{path} does not exist")
+        self._is_file = path.is_file()
         self._folder = path.parent if path.is_file() else _npz_folder(path)
         self._names = [path.name] if path.is_file() else _npz_names(path)
         if not self._names:
@@ -44,6 +45,10 @@ class NpzFolder(FeatureSource):
 
     def num_records(self) -> int:
         return len(self._names)
+
+    def left_out(self) -> Sequence[str]:
+        known = set(self._names)
+        return () if self._is_file else [name for name in _names(self._folder) if name not in known]
 
     def describe(self) -> str:
         return self._description
@@ -88,12 +93,18 @@ def _regions(image_id: str, arrays: Mapping[str, Any]) -> RegionFeatures:
     optional = {name: _vector(arrays, key, kind) for key, (name, kind) in _OPTIONAL.items() if key in arrays}
     return RegionFeatures(
         image_id=image_id,
-        features=_numbers(arrays, "x"),
+        features=_features(_numbers(arrays, "x"), len(boxes)),
         boxes=_numbers(arrays, boxes_key).astype(np.float32, copy=False),
         height=_scalar(arrays, "image_h"),
         width=_scalar(arrays, "image_w"),
         **optional,
     )
+
+
+def _features(table: Any, num_boxes: int) -> Any:
+    """With a row per region: OpenVQA's and MCAN's released files have a column each."""
+    is_turned = table.ndim == 2 and table.shape[0] != num_boxes == table.shape[1]
+    return np.ascontiguousarray(table.T) if is_turned else table
 
 
 def _numbers(arrays: Mapping[str, Any], key: str) -> Any:
@@ -124,4 +135,8 @@ def _npz_folder(path: Path) -> Path:
 
 
 def _npz_names(path: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(_npz_folder(path)) if entry.name.endswith(".npz"))
+    return [name for name in _names(_npz_folder(path)) if name.endswith(".npz")]
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not is_junk(entry.name))

@@ -6,6 +6,7 @@ LXMERT writes height before width, the original writes width before height.
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrun.errors import DataError
-from vlrun.features.formats import FeatureSource, SourceRecord
+from vlrun.features.formats import FeatureSource, SourceRecord, is_junk
 from vlrun.interfaces.examples import RegionFeatures, canonical_image_id
+
+_TSV_NAME = re.compile(r"(.*\.tsv)(?:\.(\d+))?")
 
 LONGEST_ROW = 256 << 20  # bytes; a real row of 36 regions has 0.4 MB, a file without line ends must not fill the memory
 
@@ -67,13 +70,17 @@ class Row:
 class TsvFiles(FeatureSource):
     """The rows of some files, one file after the other."""
 
-    def __init__(self, files: Sequence[Path], columns: Columns, description: str) -> None:
+    def __init__(self, files: Sequence[Path], columns: Columns, description: str, left_out: Sequence[str] = ()) -> None:
         self._files = files
+        self._left_out = left_out
         self._columns = columns
         self._description = description
 
     def files(self) -> Sequence[Path]:
         return self._files
+
+    def left_out(self) -> Sequence[str]:
+        return self._left_out
 
     def describe(self) -> str:
         return self._description
@@ -85,6 +92,8 @@ class TsvFiles(FeatureSource):
             file = self._files[number]
             for row in read_rows(file, line, offset, character):
                 line = row.line
+                if line == 1 and _is_heading(row.cells, self._columns):
+                    continue
                 yield SourceRecord(
                     location=f"{file}:{line}",
                     image_id=_image_id(row.cells),
@@ -225,10 +234,22 @@ def _open_tsv(path: Path, columns: Columns) -> TsvFiles:
         return TsvFiles([path], columns, path.name)
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    files = sorted(path.glob("*.tsv"))
+    files = _tsv_files(path)
     if not files:
         raise DataError(f"{path} holds no .tsv files")
-    return TsvFiles(files, columns, f"{path.name} ({len(files)} files)")
+    others = {entry.name for entry in path.iterdir() if entry.is_file() and not is_junk(entry.name)}
+    left_out = sorted(others.difference(file.name for file in files))
+    return TsvFiles(files, columns, f"{path.name} ({len(files)} files)", left_out)
+
+
+def _tsv_files(folder: Path) -> list[Path]:
+    """Files of a folder by name; those that end with ``.tsv.0``, ``.tsv.1`` and so on are parts of one."""
+    numbered = [(_TSV_NAME.fullmatch(file.name), file) for file in folder.iterdir() if not is_junk(file.name)]
+    return [file for *_, file in sorted((match[1], int(match[2] or 0), file) for match, file in numbered if match)]
+
+
+def _is_heading(cells: Sequence[bytes], columns: Columns) -> bool:
+    return cells[0].decode(errors="replace").strip() in ("img_id", "image_id", *list(columns)[:1])
 
 
 def is_lxmert_tsv(path: Path) -> bool:
@@ -243,9 +264,11 @@ def is_butd_tsv(path: Path) -> bool:
 
 def _begins_like(path: Path, *num_columns: int) -> bool:
     """Whether a TSV file, or the first one in a folder, begins with an id, two whole numbers and as many columns."""
-    files = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
-    if not files or files[0].suffix != ".tsv":
+    files = _tsv_files(path) if path.is_dir() else [path]
+    if not files or not _TSV_NAME.fullmatch(files[0].name):
         return False
     with files[0].open("rb") as file:
         columns = file.readline(64 << 20).rstrip(b"\r\n").split(b"\t")
+        if _is_heading(columns, {}):
+            columns = file.readline(64 << 20).rstrip(b"\r\n").split(b"\t")
     return len(columns) in num_columns and columns[1].isdigit() and columns[2].isdigit()
