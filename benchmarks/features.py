@@ -1,10 +1,15 @@
 """How fast region features come from disk: the store against one npz per image and ROSITA's TSV, in one run.
 
 python benchmarks/features.py [--images 1024] [--json]
+python benchmarks/features.py --build [--images 4096]
 
 All ways deliver the same: random batches of 64 images with 36 regions of 2048 features, gathered into one array, from
 a warm page cache, in one process. The rounds of all ways alternate, so that a busy machine slows them alike; the ratios
 to the baseline are what to look at.
+
+With --build: how fast `runner features build` makes a store of npz files, as images per second and as images per second
+of processor time, which a busy machine hardly changes; and how much memory of its own it holds at the end of a build of
+a quarter of the images and of all.
 """
 
 from __future__ import annotations
@@ -21,9 +26,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vlrun.features.build import build_store
 from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import write_store
 from vlrun.interfaces.examples import RegionFeatures
+from vlrun.plugins.builtin import vlrun_feature_formats
 
 REGIONS, WIDTH, BATCH = 36, 2048, 64
 BASELINE = "npz per image (float32, not compressed)"
@@ -34,7 +41,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1024, help="images to read from (0.9 MB of disk each)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--build", action="store_true", help="measure building instead of reading")
     arguments = parser.parse_args()
+    if arguments.build:
+        measure_building(arguments.images)
+        return
     with tempfile.TemporaryDirectory() as folder:
         rates = measure(prepare(Path(folder), arguments.images), arguments.images, arguments.rounds)
     rows = [{"way": way, "images_per_second": rate, "ratio": rate / rates[BASELINE]} for way, rate in rates.items()]
@@ -82,6 +93,34 @@ def prepare(folder: Path, num_images: int) -> dict[str, Callable[[Sequence[int]]
             [ids[number] for number in batch]
         ).features.astype(np.float32),
     }
+
+
+def measure_building(num_images: int) -> None:
+    """Builds stores of a quarter of the images and of all; prints a row for each."""
+    import torch
+
+    torch.zeros(1).half()  # whoever builds a large store pays for loading it once
+    npz = next(found for found in vlrun_feature_formats() if found.name == "npz")
+    drawn = [image(number) for number in range(16)]
+    print(f"{'images':>8} {'per second':>12} {'per core second':>16} {'own memory, MiB':>16}")
+    for count in (num_images // 4, num_images):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name) / "npz"
+            folder.mkdir()
+            for number in range(count):
+                regions = drawn[number % len(drawn)]
+                size = {"image_h": regions.height, "image_w": regions.width}
+                np.savez(folder / f"COCO_val2014_{number:012d}.npz", x=regions.features, bbox=regions.boxes, **size)
+            wall, processor = time.perf_counter(), time.process_time()
+            build_store([folder], Path(name) / "store", npz)
+            wall, processor = time.perf_counter() - wall, time.process_time() - processor
+        print(f"{count:>8,} {count / wall:>12,.0f} {count / processor:>16,.0f} {own_memory() / 2**20:>16,.0f}")
+
+
+def own_memory() -> int:
+    """Bytes that are not files mapped into memory, which the system takes back when it needs them."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon:")))
 
 
 def image(number: int) -> RegionFeatures:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +18,11 @@ from vlrun.features.formats import FeatureSource, SourceFormat, SourceRecord
 from vlrun.features.layout import Manifest
 from vlrun.features.origin import UNKNOWN, FeatureOrigin
 from vlrun.features.store import RegionFeatureStore
-from vlrun.features.writer import StoreWriter, refuse_to_replace
+from vlrun.features.writer import EncodedRecord, StoreWriter, encode_record, refuse_to_replace
 from vlrun.interfaces.reporter import ProgressCallback
 
 MAX_PROBLEMS = 20
+_READ_AHEAD = 8  # records
 _SKIP = "the same command with --skip-damaged leaves such images out"
 
 Format = TypeVar("Format", bound=SourceFormat)
@@ -136,12 +139,12 @@ def _copy(
             can_skip = True
 
     try:
-        for record in source.records(writer.state.position):
+        for record, encoded in _encoded(source.records(writer.state.position), writer.dtype):
             try:
                 if record.image_id in writer:
                     refuse(record, [_duplicate_problem(source, record)])
                 else:
-                    writer.add(record.load(), record.next)
+                    writer.add_encoded(encoded.result(), record.next)
             except DataError as error:
                 refuse(record, [f"{record.location}: {problem}" for problem in error.problems])
             if len(problems) >= MAX_PROBLEMS:
@@ -156,6 +159,32 @@ def _copy(
     if not problems and not count:
         add_problems([f"{source.describe()} holds no records"])
     return [*problems, *([_SKIP] if can_skip else [])]
+
+
+def _encoded(records: Iterator[SourceRecord], dtype: str) -> Iterator[tuple[SourceRecord, Future[EncodedRecord]]]:
+    """The records in order, each with what is to be written of it: this thread reads while another one encodes."""
+    waiting: deque[tuple[SourceRecord, Future[EncodedRecord]]] = deque()
+    failure = None
+    with ThreadPoolExecutor(1, "store-encoder") as pool:
+        try:
+            for record in records:
+                waiting.append((record, _begin(record, dtype, pool)))
+                if len(waiting) > _READ_AHEAD:
+                    yield waiting.popleft()
+        except DataError as error:
+            failure = error
+        yield from waiting
+    if failure is not None:
+        raise failure
+
+
+def _begin(record: SourceRecord, dtype: str, pool: ThreadPoolExecutor) -> Future[EncodedRecord]:
+    try:
+        return pool.submit(encode_record, record.load(), dtype)
+    except DataError as error:
+        failed: Future[EncodedRecord] = Future()
+        failed.set_exception(error)
+        return failed
 
 
 def _duplicate_problem(source: FeatureSource, second: SourceRecord) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import warnings
 import zlib
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -30,6 +31,7 @@ MANIFEST_KEY = b"\x00manifest"
 IDS_KEY = b"\x00ids"
 PROGRESS_KEY = b"\x00progress"
 
+_FLOAT16_END = 65520.0  # from here on float16 rounds to infinity
 _MAGIC = b"VLRF"
 _HEADER = struct.Struct("<4sBBBxIIII4xI")  # the checksum comes last
 _CHECKED_BYTES = _HEADER.size - 4
@@ -110,22 +112,39 @@ def encode_key(image_id: str) -> bytes:
 def encode(regions: RegionFeatures, dtype: str) -> bytes:
     """The value of one image; raises DataError where ``dtype`` cannot hold the features."""
     code = DTYPES.index(dtype) + 1
-    with np.errstate(over="ignore"):
+    if dtype == "float16" and regions.features.dtype != np.float16:
+        largest = max(float(regions.features.max()), -float(regions.features.min()))
+        if _FLOAT16_END <= largest < np.inf:
+            raise DataError(
+                f"features up to {largest:g} do not fit float16 (65504 at most); build with --dtype float32"
+            )
+        features = _as_float16(regions.features)
+    else:
         features = np.ascontiguousarray(regions.features, _DTYPES[code])
-    if dtype == "float16" and np.isinf(features).any() and not np.isinf(regions.features).any():
-        largest = float(np.abs(regions.features).max())
-        raise DataError(f"features up to {largest:g} do not fit float16 (65504 at most); build with --dtype float32")
-    parts = [np.ascontiguousarray(regions.boxes, "<f4").tobytes(), features.tobytes()]
+    parts: list[NDArray[Any]] = [np.ascontiguousarray(regions.boxes, "<f4"), features]
     optional = 0
     for bit, (name, kind) in enumerate(_OPTIONAL.items()):
         if (array := getattr(regions, name)) is not None:
             optional |= 1 << bit
-            parts.append(np.ascontiguousarray(array, kind).tobytes())
+            parts.append(np.ascontiguousarray(array, kind))
     header = _HEADER.pack(
         _MAGIC, FORMAT_VERSION, code, optional, *features.shape, int(regions.height), int(regions.width), 0
     )[:_CHECKED_BYTES]
-    body = b"".join(parts)
-    return b"".join((header, _checksum(encode_key(regions.image_id), header, body).to_bytes(4, "little"), body))
+    checksum = _checksum(encode_key(regions.image_id), header, b"")
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return b"".join((header, checksum.to_bytes(4, "little"), *parts))  # one copy of everything
+
+
+def _as_float16(features: NDArray[Any]) -> NDArray[np.float16]:
+    """Rounded as numpy rounds: torch does it twenty times faster, and without Python's lock."""
+    import torch
+
+    if features.dtype != np.float32 or not features.dtype.isnative:
+        return np.ascontiguousarray(features, "<f2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of arrays that must not be written to; it only reads
+        return torch.from_numpy(np.ascontiguousarray(features)).to(torch.float16).numpy()
 
 
 def read_header(value: memoryview | bytes) -> Header:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -36,7 +38,7 @@ from vlrun.features.layout import (
 from vlrun.files import sync_folder
 from vlrun.interfaces.examples import RegionFeatures
 
-_COMMIT_BYTES = 16 << 20
+_COMMIT_BYTES = 8 << 20
 _SPARE_BYTES = 4 << 20  # for the tree's inner pages and the freed pages of earlier commits
 _LOCK_FILE = "lock"
 
@@ -63,6 +65,27 @@ class BuildState:
     skipped: int = 0
 
 
+@dataclass(frozen=True)
+class EncodedRecord:
+    """An image as the store holds it; ``shape`` is (regions, feature width)."""
+
+    image_id: str
+    value: bytes
+    shape: tuple[int, int]
+
+
+def encode_record(regions: RegionFeatures, dtype: str) -> EncodedRecord:
+    """What a store of ``dtype`` holds of an image; nearly all of it without Python's lock.
+
+    Raises:
+        DataError: this does not look like region features.
+    """
+    if problems := find_problems(regions):
+        raise DataError(problems)
+    num_regions, feature_width = regions.features.shape
+    return EncodedRecord(regions.image_id, encode(regions, dtype), (num_regions, feature_width))
+
+
 class StoreWriter:
     """Collects records in ``<out>.partial`` and gives them their name when they are complete.
 
@@ -84,6 +107,10 @@ class StoreWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock_file(self._folder)
         self._pending: dict[bytes, bytes] = {}
+        self._in_flight: dict[bytes, bytes] = {}
+        self._thread = ThreadPoolExecutor(1, "store-writer")  # writes while the next records are read
+        self._writing: Future[None] | None = None
+        self._map_lock = threading.Lock()  # LMDB must not enlarge its map while someone reads
         self._pending_bytes = 0
         self._only_checks = False
         file = self._folder / DATA_FILE
@@ -99,6 +126,13 @@ class StoreWriter:
         except lmdb.Error as error:
             raise DataError(f"{self._folder} cannot be opened: {error}; remove it and build again") from error
 
+        self._last_key = self._find_last_key()
+
+    def _find_last_key(self) -> bytes:
+        with self._env.begin() as transaction:
+            cursor = transaction.cursor()
+            return bytes(cursor.key()) if cursor.last() else b""
+
     def __enter__(self) -> StoreWriter:
         return self
 
@@ -109,15 +143,22 @@ class StoreWriter:
             return
         try:
             self._commit()
+            self._wait()
         finally:
-            self._env.close()
-            self._lock.close()
+            self._close()
+
+    def _close(self) -> None:
+        self._thread.shutdown()
+        self._env.close()
+        self._lock.close()
 
     def __contains__(self, image_id: str) -> bool:
         key = image_id.encode()
-        if key in self._pending:
+        if key > self._last_key:  # nothing so far: most sources come in order, and looking costs a page of the file
+            return False
+        if key in self._pending or key in self._in_flight:
             return True
-        with self._env.begin(buffers=True) as transaction:
+        with self._map_lock, self._env.begin(buffers=True) as transaction:
             return 0 < len(key) <= MAX_KEY_BYTES and transaction.get(key) is not None
 
     def add(self, regions: RegionFeatures, position: Position) -> None:
@@ -126,18 +167,20 @@ class StoreWriter:
         Raises:
             DataError: the image was there before, or this does not look like region features.
         """
-        if problems := find_problems(regions):
-            raise DataError(problems)
-        key = encode_key(regions.image_id)
-        if regions.image_id in self:
+        self.add_encoded(encode_record(regions, self.dtype), position)
+
+    def add_encoded(self, record: EncodedRecord, position: Position) -> None:
+        """Adds what ``encode_record`` made of an image; the rest is as for ``add``."""
+        if record.image_id in self:
             raise DataError("it comes twice")
-        num_regions, feature_width = regions.features.shape
+        num_regions, feature_width = record.shape
         state = self.state
         if state.feature_width not in (0, feature_width):
             raise DataError(f"features of width {feature_width}; the images before have width {state.feature_width}")
-        value = encode(regions, self.dtype)
-        self._pending[key] = b"" if self._only_checks else value
-        self._pending_bytes += len(value)
+        key = encode_key(record.image_id)
+        self._last_key = max(self._last_key, key)
+        self._pending[key] = b"" if self._only_checks else record.value
+        self._pending_bytes += len(record.value)
         self.state = BuildState(
             state.signature,
             position,
@@ -161,12 +204,12 @@ class StoreWriter:
     def only_check(self) -> None:
         """Checks records from now on without keeping them: no build may continue after a problem."""
         self._commit()
+        self._wait()
         self._only_checks = True
 
     def discard(self) -> None:
         """Removes everything that was written."""
-        self._env.close()
-        self._lock.close()
+        self._close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def finish(
@@ -190,6 +233,7 @@ class StoreWriter:
             DataError: the file does not hold what was added, or ``out`` exists and ``overwrite`` is not set.
         """
         self._commit()
+        self._wait()
         state = self.state
         with self._env.begin(buffers=True) as transaction:  # as they lie in the file, in key order
             checksums = [
@@ -214,19 +258,28 @@ class StoreWriter:
             fingerprint=compute_fingerprint(checksums),
             created=_now(),
         )
-        ids = encode_ids(key.decode() for key, _ in checksums)
-        self._write({MANIFEST_KEY: encode_manifest(manifest), IDS_KEY: ids}, remove=PROGRESS_KEY)
+        listed = encode_ids(key.decode() for key, _ in checksums)
+        self._write({MANIFEST_KEY: encode_manifest(manifest), IDS_KEY: listed}, remove=PROGRESS_KEY)
         self._env.close()
         _publish(self._folder, self.out, overwrite=overwrite)
-        self._lock.close()
+        self._close()
         return manifest
 
     def _commit(self) -> None:
-        """Makes records and the position after them durable together."""
+        """Begins to make records and the position after them durable together, when those before are."""
+        self._wait()
         if self._pending and not self._only_checks:
-            self._write({**self._pending, PROGRESS_KEY: pack_json(asdict(self.state))})
-            self._pending.clear()
+            self._in_flight = {**self._pending, PROGRESS_KEY: pack_json(asdict(self.state))}
+            self._pending = {}
+            self._writing = self._thread.submit(self._write, self._in_flight)
         self._pending_bytes = 0
+
+    def _wait(self) -> None:
+        """Until what was begun is durable; raises what went wrong."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+        self._in_flight = {}
 
     def _write(self, records: dict[bytes, bytes], remove: bytes | None = None) -> None:
         page_size = self._env.stat()["psize"]
@@ -235,7 +288,8 @@ class StoreWriter:
         info = self._env.info()
         used = (info["last_pgno"] + 1) * page_size
         if used + needed + _SPARE_BYTES > info["map_size"]:
-            self._env.set_mapsize((used + needed + _SPARE_BYTES) * 5 // 4)
+            with self._map_lock:
+                self._env.set_mapsize((used + needed + _SPARE_BYTES) * 5 // 4)
         try:
             with self._env.begin(write=True) as transaction:
                 for key, value in records.items():

@@ -28,6 +28,7 @@ from vlrun.features import build, writer
 from vlrun.plugins.builtin import vlrun_feature_formats
 
 writer._COMMIT_BYTES = 500  # a commit every few records
+build._READ_AHEAD = 1
 class Killed(build._Sources):
     def records(self, position=()):
         for number, record in enumerate(super().records(position)):

@@ -162,3 +162,13 @@ def test_a_damaged_record_is_named(store_path, make_regions):
     store = RegionFeatureStore(store_path)
     with pytest.raises(DataError, match=r"image 'COCO_val2014_\d+' is damaged in .*: record layout 99"):
         store.read(store.image_ids())
+
+
+def test_half_precision_is_what_numpy_makes_of_it(tmp_path, make_regions):
+    """Torch casts, for it is twenty times faster; ties, tiny and large numbers round as with numpy."""
+    ties = np.array([1 + 2**-11, 1 + 3 * 2**-11, -1 - 2**-11, 65504, 65519, -65519, 2**-24, 2**-25, 3 * 2**-26, -0.0])
+    drawn = np.random.default_rng(0).normal(size=30_000) * 10.0 ** np.random.default_rng(1).integers(-9, 4, 30_000)
+    features = np.concatenate([ties, drawn]).astype(np.float32).reshape(5, -1)
+    write_store(tmp_path / "store", [make_regions("a", features=features)])
+    stored = RegionFeatureStore(tmp_path / "store")["a"].features
+    np.testing.assert_array_equal(stored.view(np.uint16), features.astype(np.float16).view(np.uint16))

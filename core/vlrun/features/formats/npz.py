@@ -5,15 +5,18 @@ ROSITA names the files ``<image file>.npz`` (``COCO_val2014_000000058350.jpg.npz
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlrun.errors import DataError
 from vlrun.features.formats import FeatureSource, SourceRecord, is_junk
@@ -25,6 +28,55 @@ _OPTIONAL = {
     "objects_conf": ("class_scores", np.float32),
     "attrs_conf": ("attribute_scores", np.float32),
 }
+
+
+DAMAGE = (OSError, EOFError, ValueError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+"""What reading damaged arrays can raise."""
+
+
+class NpzArrays(Mapping[str, Any]):
+    """The arrays in the content of an ``.npz`` file, each read when it is asked for; none of Python objects.
+
+    ``numpy.load`` reads pieces through several layers, and parses every header anew: this takes a third of its time.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._archive = zipfile.ZipFile(io.BytesIO(content))
+        self._names = {name.removesuffix(".npy"): name for name in self._archive.namelist()}
+
+    def __enter__(self) -> NpzArrays:
+        return self
+
+    def __exit__(self, *of_error: object) -> None:
+        self._archive.close()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._names
+
+    def __getitem__(self, key: str) -> NDArray[Any]:
+        content = self._archive.read(self._names[key])
+        width = 2 if content[6:7] == b"\x01" else 4
+        start = 8 + width + int.from_bytes(content[8 : 8 + width], "little")
+        shape, is_fortran, dtype = _read_header(content[:start])
+        array = np.frombuffer(content, dtype, math.prod(shape), start)
+        return array.reshape(shape[::-1]).T if is_fortran else array.reshape(shape)
+
+
+@lru_cache(256)
+def _read_header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects, which could run code")
+    return shape, is_fortran, dtype
 
 
 class NpzFolder(FeatureSource):
@@ -69,11 +121,9 @@ class NpzFolder(FeatureSource):
 def read_npz(file: Path) -> RegionFeatures:
     """The image in a file; raises DataError where an array is missing or the file is damaged."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise DataError("not an .npz file")
+        with NpzArrays(file.read_bytes()) as arrays:
             return _regions(canonical_image_id(file.name.removesuffix(".npz")), arrays)
-    except (OSError, EOFError, ValueError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise DataError(f"damaged: {error}") from error
 
 

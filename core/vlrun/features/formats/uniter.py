@@ -6,11 +6,8 @@ Values are packed with msgpack, alone or in an LZ4 frame, or are whole ``.npz`` 
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +17,7 @@ import numpy as np
 
 from vlrun.errors import DataError
 from vlrun.features.formats.lmdb_files import LmdbRecords, first_value
+from vlrun.features.formats.npz import DAMAGE, NpzArrays
 from vlrun.features.formats.sizes import KINDS, Sizes, read_sizes, size_files
 from vlrun.features.origin import FeatureOrigin
 from vlrun.interfaces.examples import RegionFeatures, canonical_image_id
@@ -111,9 +109,9 @@ def _scores(values: dict[str, Any], count: int) -> Any:
 
 def _read_npz(content: bytes) -> dict[str, Any]:
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        with NpzArrays(content) as arrays:
             return {name: arrays[name] for name in ("features", "norm_bb", "conf") if name in arrays}
-    except (OSError, EOFError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise DataError(f"damaged npz: {error}") from error
 
 
