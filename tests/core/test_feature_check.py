@@ -54,6 +54,10 @@ def header(run: Any) -> list[str]:
         (FeatureOrigin(), (36, 36), FeatureOrigin("b", boxes="10"), None),
         (FeatureOrigin("a"), (36, 36), FeatureOrigin(), None),
         (FeatureOrigin("some words"), (36, 36), FeatureOrigin("b"), None),
+        (FeatureOrigin("a: some words"), (36, 36), FeatureOrigin("a"), False),
+        (FeatureOrigin("a: some words"), (36, 36), FeatureOrigin("a: other words"), False),
+        (FeatureOrigin("a: some words"), (36, 36), FeatureOrigin("b"), True),
+        (FeatureOrigin("some words: more"), (36, 36), FeatureOrigin("b"), None),
         (FeatureOrigin("some words"), (36, 36), FeatureOrigin("some words"), False),
     ],
 )

@@ -121,7 +121,7 @@ def encode(regions: RegionFeatures, dtype: str) -> bytes:
         features = _as_float16(regions.features)
     else:
         features = np.ascontiguousarray(regions.features, _DTYPES[code])
-    parts: list[NDArray[Any]] = [np.ascontiguousarray(regions.boxes, "<f4"), features]
+    parts: list[Any] = [np.ascontiguousarray(regions.boxes, "<f4"), features]
     optional = 0
     for bit, (name, kind) in enumerate(_OPTIONAL.items()):
         if (array := getattr(regions, name)) is not None:

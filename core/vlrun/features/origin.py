@@ -18,8 +18,8 @@ class FeatureOrigin:
     """What made features; an empty field is unknown.
 
     Attributes:
-        extractor: name of the detector and its profile, such as ``bua-caffe``. Only one word is a name and compared;
-            several are a remark.
+        extractor: name of the detector and its profile, such as ``bua-caffe``, or ``bua-caffe: a remark``. Several
+            words without a colon after the first are a remark alone, which is not compared.
         weights: name or hash of the detector's weights.
         boxes: how many it keeps of an image: ``36``, or ``10-100`` where the image decides.
     """
@@ -39,13 +39,14 @@ class FeatureOrigin:
         return ", ".join(part for part in (self.extractor, weights, boxes) if part) or "not stated"
 
     @property
-    def is_named(self) -> bool:
-        """Whether the extractor has a name that can be compared."""
-        return bool(self.extractor) and not re.search(r"\s", self.extractor)
+    def name(self) -> str:
+        """Name of the extractor, by which it is compared; empty where it has none."""
+        first, colon, _ = self.extractor.partition(":")
+        return first if (colon or first == self.extractor) and not re.search(r"\s", first) else ""
 
     def filled_from(self, other: FeatureOrigin) -> FeatureOrigin:
         """This, with what it leaves open as ``other`` has it; of another extractor nothing is taken."""
-        if self.extractor and other.extractor not in ("", self.extractor):
+        if self.extractor and other.extractor and not (self.name and self.name == other.name):
             return self
         return FeatureOrigin(**{name: value or getattr(other, name) for name, value in self.as_json().items()})
 
@@ -70,9 +71,10 @@ def differ(made: FeatureOrigin, regions: tuple[int, int], wanted: FeatureOrigin)
         regions: the fewest and the most regions that an image of theirs has.
         wanted: what made the features that the weights were trained on.
     """
-    if made.extractor != wanted.extractor:
-        return True if made.is_named and wanted.is_named else None
-    if not made.extractor:
+    if made.name and wanted.name:
+        if made.name != wanted.name:
+            return True
+    elif not made.extractor or made.extractor != wanted.extractor:
         return None
     if made.weights and wanted.weights and made.weights != wanted.weights:
         return True

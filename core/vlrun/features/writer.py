@@ -196,6 +196,7 @@ class StoreWriter:
     def flush(self) -> None:
         """Makes durable what was added so far; otherwise that happens by size, which slow sources reach late."""
         self._commit()
+        self._wait()
 
     def skip(self, position: Position) -> None:
         """Leaves out a damaged record; ``position`` is where the source continues after it."""

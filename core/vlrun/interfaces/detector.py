@@ -17,7 +17,8 @@ class Detector(ABC):
     def describe(self) -> str:
         """One line with all that changes the features: pipeline, weights, number and kind of boxes.
 
-        It stands in the store, and an extraction continues only under the same line.
+        A first word with a colon, such as ``bua-caffe:``, is the name by which a run compares features with those that
+        weights were trained on. The line stands in the store, and an extraction continues only under the same line.
         """
 
     @abstractmethod

@@ -23,6 +23,8 @@ _LOWEST = (0.02, 0.002, 0.0)  # probabilities below which suppression is not com
 class CaffeProfile(Profile):
     """Inclusive pixels, 600 / 1000, regions chosen by the best probability that survives suppression in its class."""
 
+    name = "bua-caffe"
+
     short: int = 600
     long: int = 1000
     least: int = 36

@@ -65,7 +65,7 @@ class BottomUp(Detector):
 
     def describe(self) -> str:
         boxes = f"{self.profile.least}-{self.profile.most} boxes"
-        return f"bottom-up attention, {self.profile.describe()}, {boxes}, {self._made_of}"
+        return f"{self.profile.name}: bottom-up attention, {self.profile.describe()}, {boxes}, {self._made_of}"
 
     def read(self, file: Path) -> tuple[Prepared, tuple[int, int]]:
         pixels = read_image(file)

@@ -26,6 +26,8 @@ class HfProfile(Profile):
             what there is; the original fails then, or repeats the boxes of another picture.
     """
 
+    name = "hf-frcnn"
+
     short: int = 800
     long: int = 1333
     least: int = 36

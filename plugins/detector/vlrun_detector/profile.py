@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -67,6 +68,9 @@ class Profile(ABC):
         proposal_overlap: above which a proposal suppresses another.
         least, most: regions that a picture gives.
     """
+
+    name: ClassVar[str]
+    """Of the features, by which a store is compared with what weights were trained on."""
 
     short: int
     long: int

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vlrun import RegionFeatureStore
+from vlrun import FeatureOrigin, RegionFeatureStore
 from vlrun.cli import main
 from vlrun_detector.config import BottomUpConfig
 from vlrun_detector.detector import BottomUp
@@ -68,6 +68,7 @@ def test_the_hf_detector_counts_boxes_and_classes_likewise(folder: Path, weights
     assert extract(folder, tmp_path / "hf", weights("hf_model"), detector="bottom-up-hf") == 0
     caffe, hf = RegionFeatureStore(tmp_path / "caffe"), RegionFeatureStore(tmp_path / "hf")
     assert "hf profile" in hf.manifest.extractor
+    assert [FeatureOrigin(store.manifest.extractor).name for store in (caffe, hf)] == ["bua-caffe", "hf-frcnn"]
     assert caffe.manifest.max_regions <= 100
     assert hf.manifest.max_regions == 36
     assert main(["features", "compare", str(tmp_path / "caffe"), str(tmp_path / "hf")]) == 0
