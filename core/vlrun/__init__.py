@@ -65,19 +65,23 @@ if TYPE_CHECKING:
         canonical_image_id,
     )
     from vlrun.interfaces.metric import Metric
+    from vlrun.interfaces.question import Answer, Choice, Question
     from vlrun.interfaces.reporter import Reporter
     from vlrun.interfaces.run_view import RanksView, RunView
     from vlrun.interfaces.task import Task
     from vlrun.interfaces.tensors import BackboneOutput, Batch, Encoding, full_precision
+    from vlrun.runs.ask import LoadedRun, load_run
     from vlrun.runs.run import run_experiment
 
 _HOMES = {
     "AnsweringConfig": "blocks.answering_config",
+    "Answer": "interfaces.question",
     "Answers": "interfaces.examples",
     "Backbone": "interfaces.backbone",
     "BackboneConfig": "config.base",
     "BackboneOutput": "interfaces.tensors",
     "Batch": "interfaces.tensors",
+    "Choice": "interfaces.question",
     "Config": "config.base",
     "DataPath": "config.base",
     "Dataset": "interfaces.dataset",
@@ -90,6 +94,7 @@ _HOMES = {
     "Encoding": "interfaces.tensors",
     "Example": "interfaces.examples",
     "Experiment": "config.experiment",
+    "LoadedRun": "runs.ask",
     "Metric": "interfaces.metric",
     "MetricConfig": "config.base",
     "NamedOptions": "config.base",
@@ -97,6 +102,7 @@ _HOMES = {
     "PairEncoder": "interfaces.backbone",
     "Prediction": "interfaces.examples",
     "Referent": "interfaces.examples",
+    "Question": "interfaces.question",
     "RegionBatch": "interfaces.examples",
     "RegionFeatureStore": "features.store",
     "RegionFeatures": "interfaces.examples",
@@ -113,6 +119,7 @@ _HOMES = {
     "full_precision": "interfaces.tensors",
     "image_key": "data.identities",
     "load_experiment": "config.experiment",
+    "load_run": "runs.ask",
     "read_weights": "engine.weight_files:read_imported",
     "run_experiment": "runs.run",
 }
@@ -132,6 +139,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Answer",
     "AnsweringConfig",
     "Answers",
     "Backbone",
@@ -141,6 +149,7 @@ __all__ = [
     "BuildReport",
     "Builder",
     "CheckpointError",
+    "Choice",
     "Command",
     "Config",
     "ConfigError",
@@ -161,6 +170,7 @@ __all__ = [
     "Experiment",
     "FeatureFormat",
     "FeatureOrigin",
+    "LoadedRun",
     "Metric",
     "MetricConfig",
     "NamedOptions",
@@ -168,6 +178,7 @@ __all__ = [
     "PairEncoder",
     "PluginError",
     "Prediction",
+    "Question",
     "RanksView",
     "Referent",
     "RegionBatch",
@@ -194,6 +205,7 @@ __all__ = [
     "hookimpl",
     "image_key",
     "load_experiment",
+    "load_run",
     "read_weights",
     "run_experiment",
 ]

@@ -202,3 +202,10 @@ def test_real_vocabularies_find_as_many_rows_as_the_original(golden: Path, sampl
     for name, file in (("vqa", "lxmert_vqa_trainval_label2ans.json"), ("gqa", "lxmert_gqa_trainval_label2ans.json")):
         ours = read_answers(samples / "vocabs" / file)
         assert [theirs.get(pretraining_spelling(answer), -1) for answer in ours] == rows[name]["rows"]
+
+
+def test_choices_are_all_answers_best_first(make: Any) -> None:
+    choices = make().choices(torch.tensor([[0.0, 3.0, 1.0, 3.0]]), Batch(("7",), None, {}))  # type: ignore[arg-type]
+    assert [choice.text for choice in choices] == ["no", "red", "2", "yes"], "equal ones in the vocabulary's order"
+    assert sum(choice.probability or 0 for choice in choices) == pytest.approx(1)
+    assert choices[0].probability == choices[1].probability == pytest.approx(np.exp(3) / (2 * np.exp(3) + np.e + 1))

@@ -19,6 +19,7 @@ from vlrun.errors import CheckpointError, DataError, first_few
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.examples import Answers, Example, Prediction, RegionBatch
 from vlrun.interfaces.metric import Metric
+from vlrun.interfaces.question import Choice
 from vlrun.interfaces.run_view import RunView
 from vlrun.interfaces.task import Task
 from vlrun.interfaces.tensors import Batch, Encoding
@@ -118,6 +119,12 @@ class AnsweringTask(Task[Answers]):
             Prediction(name, {"answer": self.vocabulary.answers[index], "score": float(row[index])})
             for name, index, row in zip(batch.ids, best, probabilities, strict=True)
         ]
+
+    def choices(self, outputs: Tensor, batch: Batch) -> list[Choice]:
+        """All answers of the vocabulary by their probability; equally probable ones in the vocabulary's order."""
+        probabilities = outputs[0].double().softmax(dim=0)
+        order = torch.argsort(outputs[0], descending=True, stable=True).tolist()
+        return [Choice(self.vocabulary.answers[index], float(probabilities[index])) for index in order]
 
     def head_meaning(self) -> Mapping[str, Any]:
         """The answers, in the order of their classes."""

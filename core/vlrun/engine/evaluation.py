@@ -22,10 +22,11 @@ from vlrun.engine.ranks import Ranks
 from vlrun.errors import DataError
 from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.dataset import Dataset
-from vlrun.interfaces.examples import Prediction, RegionBatch, Score
+from vlrun.interfaces.examples import Example, Prediction, RegionBatch, Score
 from vlrun.interfaces.reporter import EvaluationReport
 from vlrun.interfaces.run_view import RunView
 from vlrun.interfaces.tensors import Batch, in_full_precision, on_cpu
+from vlrun.seeds import example_rng
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,19 @@ class TaskView(RunView):
 
     def predict(self, split: str) -> list[Prediction]:
         return predict_examples(self.run, self.task, split, self.stop)
+
+    def outputs(self, example: Example[Any]) -> tuple[Any, Batch]:
+        task = self.task.task
+        pairs = task.pairs(example, example_rng(self.seed, 0, 0))
+        regions = self.read_regions([pair.image_id for pair in pairs])
+        encoding = self.encode(pairs, regions)
+        batch = Batch((example.id,), encoding, task.collate([example], regions, encoding))
+        was_training = self.run.model.training
+        self.run.model.eval()
+        try:
+            return head_outputs(self.run, self.task, batch), batch
+        finally:
+            self.run.model.train(was_training)
 
     def identity(self) -> dict[str, Any]:
         options = self.run.experiment.backbone.model_dump(mode="json", exclude={"weights"})
@@ -192,7 +206,12 @@ def predict_examples(run: Run, task_run: TaskRun, split: str, stop: StopRequest)
 @torch.inference_mode()
 def predict_batch(run: Run, task_run: TaskRun, batch: Batch) -> list[Prediction]:
     """Predictions of one batch, in order."""
+    return task_run.task.predict(head_outputs(run, task_run, batch), batch)
+
+
+@torch.inference_mode()
+def head_outputs(run: Run, task_run: TaskRun, batch: Batch) -> Any:
+    """What a task's ``predict`` takes, on the CPU."""
     with run.autocast():
         outputs = run.model(task_run.name, batch.encoding.to(run.device))
-    decoded = task_run.task.decode(in_full_precision(outputs), batch)
-    return task_run.task.predict(on_cpu(decoded), batch)
+    return on_cpu(task_run.task.decode(in_full_precision(outputs), batch))

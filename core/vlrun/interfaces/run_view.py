@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from vlrun.interfaces.backbone import Backbone, PairEncoder
     from vlrun.interfaces.dataset import Dataset
-    from vlrun.interfaces.examples import Prediction, RegionBatch
+    from vlrun.interfaces.examples import Example, Prediction, RegionBatch
+    from vlrun.interfaces.tensors import Batch
 
 T = TypeVar("T")
 
@@ -124,6 +125,10 @@ class RunView(Protocol):
         Raises:
             StoppedOnRequest: a signal came.
         """
+        ...
+
+    def outputs(self, example: Example[Any]) -> tuple[Any, Batch]:
+        """What ``predict`` takes, for one example that need not be in any split."""
         ...
 
     def identity(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from vlrun.interfaces.examples import Example, Pair, Prediction, RegionBatch, Target
 from vlrun.interfaces.metric import Metric
+from vlrun.interfaces.question import Answer, Choice, Question
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,12 +31,16 @@ class Task(ABC, Generic[Target]):
         submission_suffix: suffix of the files of ``write_submission``, such as ``.json``; None if there is no server.
         requires_matching_head: whether a run stops unless imported weights filled the backbone's matching head.
         in_batch: whether training calls ``pairs_in_batch`` instead of ``pairs``.
+        asked_images: how many images a question has; None: one or more.
+        asked_texts: likewise how many texts.
     """
 
     imported_head: str | None = None
     submission_suffix: str | None = None
     requires_matching_head: bool = False
     in_batch: bool = False
+    asked_images: int | None = 1
+    asked_texts: int | None = 1
 
     def pairs(self, example: Example[Target], rng: np.random.Generator) -> list[Pair]:
         """The pairs of one example; by default its text with each of its images.
@@ -149,6 +154,28 @@ class Task(ABC, Generic[Target]):
         """What every score says about how ``evaluate`` works, besides what the metrics say."""
         return {}
 
+    def check_question(self, question: Question) -> list[str]:
+        """What is wrong with the form of a question; by default only the number of its texts and images can be."""
+        counts = (("image", self.asked_images, question.image_ids), ("text", self.asked_texts, question.texts))
+        return [
+            f"it takes {_counted(wanted, unit)}, and got {_counted(len(given), unit)}"
+            for unit, wanted, given in counts
+            if (len(given) != wanted if wanted is not None else not given)
+        ]
+
+    def ask(self, question: Question, run: RunView) -> Answer:
+        """What the model says to a question that is in no split; by default it is made an example of the task."""
+        example: Example[Target] = Example("question", question.texts[0], question.image_ids)
+        return Answer(question, tuple(self.choices(*run.outputs(example))))
+
+    def choices(self, outputs: Any, batch: Batch) -> list[Choice]:
+        """What could be answered to the one example of ``batch``, best first; by default all that ``predict`` says.
+
+        Arguments as for ``predict``.
+        """
+        (prediction,) = self.predict(outputs, batch)
+        return [Choice(", ".join(f"{name} {value}" for name, value in prediction.fields.items()))]
+
     def head_meaning(self) -> Mapping[str, Any]:
         """What the numbers of the head mean, such as its list of answers; JSON-ready.
 
@@ -175,3 +202,7 @@ class Task(ABC, Generic[Target]):
 
     def write_submission(self, predictions: Sequence[Prediction], path: Path) -> None:
         """Writes ``predictions`` as the evaluation server wants them; called where ``submission_suffix`` is set."""
+
+
+def _counted(number: int | None, unit: str) -> str:
+    return f"at least one {unit}" if number is None else f"{number or 'no'} {unit}{'' if number == 1 else 's'}"

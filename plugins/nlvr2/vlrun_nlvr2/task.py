@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlrun import Backbone, Batch, DataError, Encoding, Example, Metric, Pair, Prediction, RegionBatch, Task
+from vlrun import Backbone, Batch, Choice, DataError, Encoding, Example, Metric, Pair, Prediction, RegionBatch, Task
 from vlrun.blocks.heads import PooledClassifier
 from vlrun_nlvr2.config import Nlvr2AccuracyConfig, Nlvr2TaskConfig
 from vlrun_nlvr2.dataset import Statement
@@ -26,6 +26,7 @@ class Nlvr2Task(Task[Statement]):
 
     imported_head = "nlvr2_head"
     submission_suffix = ".csv"
+    asked_images = NUM_IMAGES
 
     def __init__(self, config: Nlvr2TaskConfig) -> None:
         self.config = config
@@ -74,6 +75,12 @@ class Nlvr2Task(Task[Statement]):
             Prediction(name, {"label": bool(label), "score": probability})
             for name, label, probability in zip(batch.ids, labels, probabilities, strict=True)
         ]
+
+    def choices(self, outputs: Tensor, batch: Batch) -> list[Choice]:
+        """``true`` and ``false``, the more probable one first; ``false`` where they are equal."""
+        false, true = outputs[0].double().softmax(dim=0).tolist()
+        choices = [Choice("false", false), Choice("true", true)]
+        return choices if outputs[0, 0] >= outputs[0, 1] else choices[::-1]
 
     def metrics(self) -> list[Metric]:
         return [Nlvr2Accuracy(Nlvr2AccuracyConfig(name="nlvr2-accuracy"))]

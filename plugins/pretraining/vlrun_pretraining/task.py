@@ -22,6 +22,7 @@ from vlrun import (
     Metric,
     Pair,
     Prediction,
+    Question,
     RegionBatch,
     RegionFeatureStore,
     Task,
@@ -155,6 +156,10 @@ class PretrainTask(Task[Any]):
             )
             for row, name in enumerate(batch.ids)
         ]
+
+    def check_question(self, question: Question) -> list[str]:
+        """Refuses every question: what is learned here is a start for other tasks."""
+        return ["pre-training answers no questions; ask a run that was fine-tuned from its weights"]
 
     def metrics(self) -> list[Metric]:
         """How often pairs and words are guessed right."""

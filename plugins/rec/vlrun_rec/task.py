@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vlrun import Backbone, Batch, DataError, Encoding, Example, Metric, Prediction, Referent, RegionBatch, Task
+from vlrun import Backbone, Batch, Choice, DataError, Encoding, Example, Metric, Prediction, Referent, RegionBatch, Task
 from vlrun.blocks.boxes import clip_to_image, decode_deltas, encode_deltas, iou, xywh_to_xyxy
 from vlrun_rec.config import GroundingAccuracyConfig, RecConfig
 from vlrun_rec.head import GroundingLogits, RegionGroundingHead
@@ -103,11 +103,7 @@ class RecTask(Task[Referent]):
         best = scores.argmax(axis=1)
         rows = np.arange(len(best))
         candidates = batch.targets["boxes"].double().numpy()  # (P, R, 4)
-        boxes = candidates[rows, best]
-        if outputs.deltas is not None:
-            heights, widths = batch.targets["image_sizes"].double().numpy().T
-            deltas = outputs.deltas.double().numpy()[rows, best]
-            boxes = clip_to_image(decode_deltas(boxes, deltas), heights, widths)
+        boxes = _refined_boxes(outputs, batch, rows, best)
 
         targets = batch.targets["target_boxes"].numpy()  # (P, 4)
         rule = self.config.iou_rule
@@ -135,6 +131,17 @@ class RecTask(Task[Referent]):
             for row in rows
         ]
 
+    def choices(self, outputs: GroundingLogits, batch: Batch) -> list[Choice]:
+        """The regions by their probability, each with its box, refined and clipped to the image."""
+        real = np.flatnonzero(batch.encoding.region_mask[0].numpy())
+        scores = outputs.scores.double().numpy()[0]  # (R,)
+        order = real[np.argsort(-scores[real], kind="stable")]
+        boxes = _refined_boxes(outputs, batch, np.zeros_like(order), order)
+        return [
+            Choice(f"region {region}", _probability(scores, region), (x1, y1, x2, y2))
+            for region, (x1, y1, x2, y2) in zip(order.tolist(), boxes.tolist(), strict=True)
+        ]
+
     def adapt_imported_head(
         self, tensors: Mapping[str, Tensor], meaning: Mapping[str, Any]
     ) -> tuple[Mapping[str, Tensor], list[str]]:
@@ -157,6 +164,17 @@ class RecTask(Task[Referent]):
                 box="best region, refined and clipped" if self.config.regress_boxes else "best region, as detected",
             )
         ]
+
+
+def _refined_boxes(
+    outputs: GroundingLogits, batch: Batch, rows: NDArray[np.int64], regions: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The boxes (N, 4) of N regions, each of an expression in ``rows``: refined and clipped where they are refined."""
+    boxes: NDArray[np.float64] = batch.targets["boxes"].double().numpy()[rows, regions]
+    if outputs.deltas is None:
+        return boxes
+    heights, widths = batch.targets["image_sizes"].double().numpy()[rows].T
+    return clip_to_image(decode_deltas(boxes, outputs.deltas.double().numpy()[rows, regions]), heights, widths)
 
 
 def _corners(example: Example[Referent]) -> NDArray[np.float64]:
@@ -184,5 +202,6 @@ def _fitted(values: NDArray[Any], num_regions: int) -> Tensor:
 
 
 def _probability(scores: NDArray[np.float64], index: int) -> float:
-    """Softmax of ``scores`` (R,) at ``index``, which is where it is largest."""
-    return float(1.0 / np.exp(scores - scores[index]).sum())
+    """Softmax of ``scores`` (R,) at ``index``."""
+    largest = scores.max()
+    return float(np.exp(scores[index] - largest) / np.exp(scores - largest).sum())

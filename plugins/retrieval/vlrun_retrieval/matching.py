@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import tanh
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlrun import Backbone, Batch, DataError, Dataset, Metric, Prediction, RunView, Task
+from vlrun import Answer, Backbone, Batch, Choice, DataError, Dataset, Metric, Prediction, Question, RunView, Task
 from vlrun_retrieval.candidates import SplitPools
 from vlrun_retrieval.config import MatchingConfig, RerankConfig
 from vlrun_retrieval.head import PairMatcher
@@ -17,9 +18,12 @@ from vlrun_retrieval.matrix import read_first_stage
 from vlrun_retrieval.metric import RetrievalMetric, needed_texts, usable_protocols
 from vlrun_retrieval.pool import PoolEvaluation, score_pool
 from vlrun_retrieval.ranking import PROTOCOLS
+from vlrun_retrieval.scorer import PairScorer
 
 MATCH = 1
 """The class of the matching head that means that text and image match."""
+
+_ASKED_AT_ONCE = 32
 
 
 class MatchingTask(Task[Any]):
@@ -34,6 +38,8 @@ class MatchingTask(Task[Any]):
     """
 
     sample_size: int = 0
+    asked_images = None
+    asked_texts = None
 
     def __init__(self, config: MatchingConfig) -> None:
         self.config: Any = config
@@ -143,3 +149,35 @@ class MatchingTask(Task[Any]):
         """The score of each pair of the batch, for those who want them one by one; pools do not come here."""
         scores: Sequence[float] = self.pair_scores(outputs).tolist()
         return [Prediction(name, {"score": score}) for name, score in zip(batch.ids, scores, strict=True)]
+
+    def check_question(self, question: Question) -> list[str]:
+        """Images compete for one text, or texts for one image."""
+        if len(question.texts) > 1 and len(question.image_ids) > 1:
+            return ["it ranks images for one text, or texts for one image; several of both are no question"]
+        return super().check_question(question)
+
+    def ask(self, question: Question, run: RunView) -> Answer:
+        """The images by how well they match the text, or the texts by how well they match the image.
+
+        A probability is that of a match, for each pair alone; they do not add up to 1. There is none where pairs are
+        ranked by the logit of a match alone. With one text and one image the only choice is the image.
+        """
+        scorer = PairScorer.of_run(run, self.pair_scores)
+        texts, images = question.texts, question.image_ids
+        scores: list[float] = []
+        with scorer.at_work():
+            encoded = scorer.encoded(texts, images[0])
+            for start in range(0, max(len(texts), len(images)), _ASKED_AT_ONCE):
+                rows = slice(start, start + _ASKED_AT_ONCE)
+                some_texts = np.arange(len(texts))[rows] if len(texts) > 1 else np.zeros(1, np.int64)
+                some_images = images[rows] if len(images) > 1 else images
+                parts = scorer.text_part(encoded, some_texts), scorer.region_part(some_images)
+                scores += scorer.all_pairs(*parts).flatten().tolist()
+        names = texts if len(texts) > 1 else images
+        order = sorted(range(len(names)), key=lambda number: -scores[number])
+        return Answer(
+            question, tuple(Choice(names[number], self._match_probability(scores[number])) for number in order)
+        )
+
+    def _match_probability(self, score: float) -> float | None:
+        return 0.5 + 0.5 * tanh(score / 2) if self.config.score == "log-odds" else None

@@ -20,6 +20,7 @@ from vlrun import (
     Pair,
     PairEncoder,
     Prediction,
+    Question,
     RegionBatch,
 )
 from vlrun.blocks.heads import PooledClassifier
@@ -188,3 +189,17 @@ def test_the_head_reads_both_images_and_has_the_imported_name(task: Any) -> None
 def test_the_tasks_own_metric_is_that_of_the_plugin(task: Any) -> None:
     (metric,) = task.metrics()
     assert metric.config.name == "nlvr2-accuracy"
+
+
+def test_choices_are_true_and_false_and_equal_logits_mean_false(task: Any) -> None:
+    nothing: Any = None
+    best, other = task.choices(torch.tensor([[0.0, 2.0]]), nothing)
+    assert (best.text, other.text) == ("true", "false")
+    assert best.probability == pytest.approx(1 / (1 + np.exp(-2.0)))
+    assert best.probability + other.probability == pytest.approx(1)
+    assert [choice.text for choice in task.choices(torch.tensor([[0.5, 0.5]]), nothing)] == ["false", "true"]
+
+
+def test_a_question_has_two_images(task: Any) -> None:
+    assert task.check_question(Question(("Two owls.",), ("a", "b"))) == []
+    assert task.check_question(Question(("Two owls.",), ("a",))) == ["it takes 2 images, and got 1 image"]

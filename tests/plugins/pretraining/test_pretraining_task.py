@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vlrun import Batch, ConfigError, DataError, Encoding, Example, RegionFeatureStore
+from vlrun import Batch, ConfigError, DataError, Encoding, Example, Question, RegionFeatureStore
 from vlrun.data.loading import BatchMaker
 from vlrun.data.splits import JoinedSplits
 from vlrun.seeds import example_rng
@@ -334,3 +334,8 @@ def test_predictions_of_another_kind_are_named(given: Any, make_task: Any, make_
 
 def test_the_demo_masks_more_words(make_task: Any) -> None:
     assert make_task().config.demo_overrides() == {"batch_size": None, "mask_words": 0.3}
+
+
+def test_it_answers_no_questions(make_task: Any) -> None:
+    (problem,) = make_task().check_question(Question(("a dog",), ("image",)))
+    assert "pre-training answers no questions" in problem

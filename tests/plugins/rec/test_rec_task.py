@@ -275,3 +275,26 @@ def test_the_head_follows_the_options(make_task: Any) -> None:
 def test_the_metric_follows_the_options(make_task: Any) -> None:
     (metric,) = make_task(iou_rule="inclusive", iou_threshold=0.7).metrics()
     assert (metric.config.iou_rule, metric.config.iou_threshold, metric.config.comparison) == ("inclusive", 0.7, ">=")
+
+
+def test_choices_are_the_real_regions_best_first_each_with_its_refined_box(
+    make_task: Any, make_regions: Any, make_encoding: Any
+) -> None:
+    from vlrun import Batch
+
+    task = make_task()
+    mask = np.array([[True, True, True, False]])
+    targets = task.collate([Example("q", "hat", ("image",), None)], make_regions([BOXES], [3]), make_encoding(mask))
+    batch = Batch(("q",), make_encoding(mask), targets)
+    deltas = np.zeros((1, 4, 4), np.float32)
+    deltas[0, 2] = [0, 0, 100, 100]
+    outputs = logits([[0.0, 5.0, 6.0, 9.0]], deltas)
+
+    choices = task.choices(outputs, batch)
+
+    assert [choice.text for choice in choices] == ["region 2", "region 1", "region 0"], "padding is no place"
+    (prediction,) = task.predict(logits([[0.0, 5.0, 6.0, -1e9]], deltas), batch)
+    assert choices[0].box == pytest.approx(prediction.fields["box"])
+    assert choices[1].box == pytest.approx([0, 0, 100, 70])
+    total = sum(np.exp(score) for score in (0.0, 5.0, 6.0, 9.0))
+    assert choices[1].probability == pytest.approx(np.exp(5.0) / total)
