@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol, overload
 
 import numpy as np
@@ -33,6 +34,20 @@ class RegionReader(Protocol):
 
     def read(self, image_ids: Sequence[str]) -> RegionBatch:
         """The regions of these images, in this order."""
+        ...
+
+
+class Regions(RegionReader, Protocol):
+    """Where a task's region features come from."""
+
+    @property
+    def path(self) -> Path:
+        """Where they are stored."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the content."""
         ...
 
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import nn
 
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
@@ -17,7 +18,7 @@ from vlrun.data.feature_check import FeatureCheck, check_features
 from vlrun.data.identities import Identities
 from vlrun.data.image_check import ImageCheck, check_images
 from vlrun.data.leaks import SPELLINGS
-from vlrun.data.loading import BatchMaker, TrainingPlan, default_workers, shown_regions
+from vlrun.data.loading import BatchMaker, Regions, TrainingPlan, default_workers, shown_regions
 from vlrun.data.splits import TaskData, read_task_data
 from vlrun.engine.checkpoints import Checkpoint
 from vlrun.engine.model import HALF_PRECISIONS, TaskModel, check_precision
@@ -52,7 +53,7 @@ class TaskRun:
     config: TaskConfig
     task: Task[Any]
     metrics: Sequence[Metric]
-    store: RegionFeatureStore
+    store: Regions
     encode: PairEncoder
     train: BatchMaker | None
     splits: Mapping[str, BatchMaker]
@@ -168,20 +169,9 @@ def assemble(
         CheckpointError: the weights do not fit the backbone.
     """
     check_precision(experiment.train.precision, ranks.device)
-    torch.manual_seed(derive_seed(experiment.seed, "weights"))  # the same on every rank, so nothing is broadcast
-    backbone: Backbone = plugins.find("backbone", experiment.backbone.name).build(experiment.backbone)
     stores: dict[str, RegionFeatureStore] = {}
     data = [_task_data(experiment, config, stores, plugins, train) for config in experiment.tasks]
-    tasks: list[Task[Any]] = [plugins.find("task", config.name).build(config) for config in experiment.tasks]
-    heads = [task.build_head(backbone) for task in tasks]
-    report = None
-    if experiment.backbone.weights is not None:
-        slots = [
-            HeadSlot(task.imported_head, head, task.adapt_imported_head)
-            for task, head in zip(tasks, heads, strict=True)
-            if task.imported_head
-        ]
-        report = load_weights(backbone, experiment.backbone.weights, heads=slots)
+    backbone, tasks, heads, report = build_network(experiment, plugins)
     if experiment.backbone.weights is not None or train:
         _check_matching_heads(experiment, tasks, backbone, report)
     seen_before = report.metadata.get("pretraining_sets", []) if report is not None else []
@@ -201,6 +191,28 @@ def assemble(
         workers = default_workers(ranks.device)
     notes = [*features.notes, *check.notes]
     return Run(experiment, ranks, folder, reporters, model, runs, report, workers, notes, identities=check.identities)
+
+
+def build_network(
+    experiment: Experiment, plugins: Plugins
+) -> tuple[Backbone, list[Task[Any]], list[nn.Module], LoadReport | None]:
+    """The backbone with the weights that the experiment imports, and each task with its head; reads no data.
+
+    Raises:
+        CheckpointError: the weights do not fit the backbone.
+    """
+    torch.manual_seed(derive_seed(experiment.seed, "weights"))  # the same on every rank, so nothing is broadcast
+    backbone: Backbone = plugins.find("backbone", experiment.backbone.name).build(experiment.backbone)
+    tasks: list[Task[Any]] = [plugins.find("task", config.name).build(config) for config in experiment.tasks]
+    heads = [task.build_head(backbone) for task in tasks]
+    if experiment.backbone.weights is None:
+        return backbone, tasks, heads, None
+    slots = [
+        HeadSlot(task.imported_head, head, task.adapt_imported_head)
+        for task, head in zip(tasks, heads, strict=True)
+        if task.imported_head
+    ]
+    return backbone, tasks, heads, load_weights(backbone, experiment.backbone.weights, heads=slots)
 
 
 def _check_matching_heads(

@@ -8,12 +8,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vlrun.errors import ConfigError
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.tensors import Encoding
 
 HALF_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_DRAWING = {
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.trunc_normal_,
+    nn.init.kaiming_normal_,
+    nn.init.kaiming_uniform_,
+}
 
 
 def weights_sum(model: nn.Module) -> float:
@@ -46,6 +56,18 @@ class TaskModel(nn.Module):
     def forward(self, task: str, encoding: Encoding) -> Any:
         """The output of a task's head for P pairs, from states (P, L, H) and (P, R, H) and pooled (P, H)."""
         return self.heads[task](self.backbone(encoding))
+
+
+class WithoutRandomNumbers(TorchFunctionMode):
+    """Makes a network without drawing its first weights, which takes seconds and is lost when a checkpoint fills it."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if function in _DRAWING:
+            return given["tensor"] if "tensor" in given else args[0]
+        return function(*args, **given)
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -31,7 +31,7 @@ class RegionFeatureStore:
         Raises:
             DataError: there is no store; the message lists what is there.
         """
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._file = find_store_file(self.path).resolve()
         self._handle: Handle | None = None
         self._process = 0

@@ -190,10 +190,11 @@ def chosen_tasks(run: Run, labels: Sequence[str]) -> list[TaskRun]:
     return [task_run for task_run in run.tasks if not labels or task_run.name in labels]
 
 
-def load_checkpoint(run: Run, choice: str, task_run: TaskRun) -> str:
+def load_checkpoint(run: Run, choice: str, task_run: TaskRun, *, model_only: bool = False) -> str:
     """Loads the chosen checkpoint into the model; returns its name in results.
 
-    A run that trains nothing has no checkpoints: its weights are those that it imports.
+    A run that trains nothing has no checkpoints: its weights are those that it imports. With ``model_only`` the files
+    of the optimiser are not checked, which takes as long as the rest.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it does not fit.
@@ -201,9 +202,10 @@ def load_checkpoint(run: Run, choice: str, task_run: TaskRun) -> str:
     folder = run.folder
     if run.weights is not None and choice in ("best", "last") and not folder.checkpoints.is_dir():
         return "imported weights"
-    if choice == "best" and not Checkpoints(folder.checkpoints).has_best(task_run.name):
+    checkpoints = Checkpoints(folder.checkpoints, model_only=model_only)
+    if choice == "best" and not checkpoints.has_best(task_run.name):
         choice = "last"  # the best falls back to it, and results should say so
-    checkpoint = Checkpoints(folder.checkpoints).choose(choice, task_run.name)
+    checkpoint = checkpoints.choose(choice, task_run.name)
     run.check_checkpoint(checkpoint)
     checkpoint.load_model(run.model)
     run.step = checkpoint.progress.step
