@@ -37,6 +37,7 @@ PUBLIC = (
     "vlrun.blocks.boxes",
     "vlrun.blocks.heads",
     "vlrun.blocks.pair_encoding",
+    "vlrun.blocks.pictures",
     "vlrun.blocks.predictions",
     "vlrun.blocks.sign_test",
     "vlrun.blocks.wordpiece",

@@ -17,6 +17,7 @@ _VERBS = {
     "run": "train, evaluate and report an experiment",
     "evaluate": "evaluate a run's checkpoint",
     "predict": "write a run's predictions for a split",
+    "ask": "ask a run's model about an image",
     "score": "score a file of predictions",
     "submit-check": "check a file before an evaluation server refuses it",
     "validate": "check an experiment file without touching features or torch",
