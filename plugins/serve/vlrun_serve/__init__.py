@@ -1,0 +1,1 @@
+"""A local web page on which one asks a finished run about pictures."""

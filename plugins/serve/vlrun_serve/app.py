@@ -1,0 +1,176 @@
+"""The web application: one page, and the few addresses that it asks."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound, UnsupportedMediaType
+from werkzeug.routing import Map, Rule
+from werkzeug.wrappers import Request, Response
+
+from vlrun import DataError, RegionFeatures, RunnerError, UsageError, canonical_image_id
+from vlrun.blocks.pictures import open_picture, pictures_in
+
+if TYPE_CHECKING:
+    from vlrun import LoadedRun
+
+MAX_UPLOAD_BYTES = 20 * 2**20
+"""Of a whole request, with all its pictures."""
+
+_MAX_TEXT_BYTES = 2**16
+_MAX_PARTS = 256
+_SUGGESTIONS = 20
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_TYPES = {"page.html": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
+
+
+class _Upload(Request):
+    """A request within bounds; werkzeug refuses what is beyond them with 413."""
+
+    max_content_length = MAX_UPLOAD_BYTES
+    max_form_memory_size = _MAX_TEXT_BYTES
+    max_form_parts = _MAX_PARTS
+
+
+class AskPage:
+    """A WSGI application. One question is answered at a time; the model is used by one thread.
+
+    Pictures that are sent are decoded in memory, or in a temporary file of the system's, and what the detector reads
+    lies in a temporary folder under a name of ours. No name that a browser sends becomes a path.
+    """
+
+    def __init__(
+        self, run: LoadedRun, pictures: Path | None = None, *, trusted_hosts: Sequence[str] | None = None
+    ) -> None:
+        """Puts the page of a run together.
+
+        Args:
+            pictures: folder with pictures that are named by their image ids, to be shown.
+            trusted_hosts: names under which the page may be asked for, so that no other site reaches it through a name
+                that leads here; None: any.
+        """
+        self.run = run
+        self.pictures = {canonical_image_id(path.name): path for path in pictures_in(pictures)} if pictures else {}
+        self.ids = list(run.image_ids())
+        self.trusted_hosts = list(trusted_hosts) if trusted_hosts is not None else None
+        self._lock = Lock()
+        rules = [Rule(f"/{name.replace('page.html', '')}", endpoint="file", defaults={"name": name}) for name in _TYPES]
+        self._map = Map(
+            [
+                *rules,
+                Rule("/about", endpoint="about"),
+                Rule("/images", endpoint="images"),
+                Rule("/picture", endpoint="picture"),
+                Rule("/ask", endpoint="ask", methods=["POST"]),
+            ]
+        )
+
+    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        request = _Upload(environ)
+        request.trusted_hosts = self.trusted_hosts
+        try:
+            request.host  # noqa: B018 - raises where it is not to be trusted
+            endpoint, values = self._map.bind_to_environ(environ).match()
+            response: Response = getattr(self, f"_{endpoint}")(request, **values)
+        except HTTPException as error:
+            response = _json({"error": error.description or error.name}, error.code or 500)
+        except RunnerError as error:
+            response = _json({"error": str(error)}, 400)
+        response.headers.extend(_HEADERS)
+        return response(environ, start_response)
+
+    def _file(self, request: Request, name: str) -> Response:
+        content = files("vlrun_serve").joinpath(name).read_text(encoding="utf-8")
+        return Response(content, content_type=f"{_TYPES[name]}; charset=utf-8")
+
+    def _about(self, request: Request) -> Response:
+        return _json(
+            {
+                "task": self.run.name,
+                "checkpoint": self.run.checkpoint,
+                "images": self.run.asked_images,
+                "texts": self.run.asked_texts,
+                "stored": len(self.ids),
+                "detector": self.run.detector is not None,
+                "max_upload_bytes": MAX_UPLOAD_BYTES,
+            }
+        )
+
+    def _images(self, request: Request) -> Response:
+        """The first ids with what was typed in them."""
+        part = request.args.get("like", "").lower()
+        found = (image_id for image_id in self.ids if part in image_id.lower())
+        return _json([image_id for image_id, _ in zip(found, range(_SUGGESTIONS), strict=False)])
+
+    def _picture(self, request: Request) -> Response:
+        """The picture of an image id, encoded anew, so that nothing else in the file reaches the browser."""
+        import io
+
+        path = self.pictures.get(canonical_image_id(request.args.get("id", "")))
+        if path is None:
+            raise NotFound("there is no picture of this image; --pictures FOLDER names where they are")
+        stream = io.BytesIO()
+        open_picture(path, path.name).save(stream, "JPEG", quality=90)
+        return Response(stream.getvalue(), content_type="image/jpeg")
+
+    def _ask(self, request: Request) -> Response:
+        """Answers; the form has ``text`` fields, and ``image0``, ``image1``, ...: ids or files."""
+        origin = request.headers.get("Origin")
+        if origin is not None and origin.partition("://")[2] != request.host:
+            raise Forbidden("questions are taken from this page alone")
+        if request.mimetype != "multipart/form-data":  # in other forms werkzeug does not bound the texts
+            raise UnsupportedMediaType("send the question as multipart/form-data")
+        texts = [text.strip() for text in request.form.getlist("text") if text.strip()]
+        fields = [request.form.get(key) or request.files.get(key) for key in map("image{}".format, range(_MAX_PARTS))]
+        given = [field for field in fields if (field.strip() if isinstance(field, str) else field)]
+        if not texts or not given:
+            raise BadRequest("choose a picture and type a text")
+        with self._lock, tempfile.TemporaryDirectory(prefix="vlrun-serve-") as folder:
+            images: list[str | RegionFeatures] = []
+            for number, field in enumerate(given):
+                if isinstance(field, str):
+                    images.append(field.strip())
+                else:
+                    images.append(self._sent(field.stream, field.filename or "picture", Path(folder, f"{number}.png")))
+            return _json(self.run.ask(texts, images).as_json())
+
+    def _sent(self, stream: Any, name: str, place: Path) -> RegionFeatures:
+        """The regions of a picture that was sent: detected, or those of a stored image of this name and size.
+
+        Raises:
+            DataError: it is no picture, or without a detector nothing is known of it.
+        """
+        picture = open_picture(stream, name)
+        if self.run.detector is not None:
+            picture.save(place)
+            return replace(self.run.detector(place), image_id=f"{name} ({place.stem})")
+        image_id = canonical_image_id(name)
+        known = self.run.features(image_id) if image_id in self.ids else None
+        if known is None:
+            raise UsageError(
+                f"{name}: no detector is installed that finds the regions of a photograph (the plugin 'detector' "
+                "brings one), and no stored image has this name; choose an image by its id"
+            )
+        if (known.width, known.height) != picture.size:
+            raise DataError(
+                f"{name}: it is {picture.width} x {picture.height} pixels, the stored image of this name is "
+                f"{known.width} x {known.height}; it must be another picture, or scaled"
+            )
+        return known
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(json.dumps(content, ensure_ascii=False), status=status, content_type="application/json")

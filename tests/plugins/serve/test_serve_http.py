@@ -1,0 +1,218 @@
+"""The page by plain HTTP: answers, uploads within bounds, and what must not get through."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from werkzeug.test import Client, TestResponse
+
+from vlrun import RegionFeatures
+from vlrun_serve import app, serve_command
+from vlrun_serve.app import AskPage
+
+WIDTH, HEIGHT = 200, 100
+
+
+def picture(kind: str = "PNG", size: tuple[int, int] = (WIDTH, HEIGHT)) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size, "red").save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def client(run: Any, pictures: Path) -> Client:
+    return Client(AskPage(run, pictures, trusted_hosts=["localhost"]))
+
+
+def post(client: Client, headers: dict[str, str] | None = None, **fields: Any) -> TestResponse:
+    data = {
+        name: (io.BytesIO(value[0]), value[1]) if isinstance(value, tuple) else value for name, value in fields.items()
+    }
+    return client.post("/ask", data=data, headers=headers, content_type="multipart/form-data")
+
+
+def error(response: TestResponse) -> tuple[int, str]:
+    return response.status_code, json.loads(response.text)["error"]
+
+
+def test_the_page_and_its_parts_are_there_and_nothing_comes_from_elsewhere(client: Client) -> None:
+    for path, kind in (("/", "text/html"), ("/page.js", "text/javascript"), ("/page.css", "text/css")):
+        response = client.get(path)
+        assert (response.status_code, response.mimetype) == (200, kind)
+        assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+        assert "http://" not in response.text.replace("http://www.w3.org/2000/svg", "")
+        assert "https://" not in response.text
+    assert client.get("/app.py").status_code == 404
+    assert client.get("/../app.py").status_code == 404
+
+
+def test_it_says_what_can_be_asked(client: Client) -> None:
+    about = json.loads(client.get("/about").text)
+    assert about == {
+        "task": "rec",
+        "checkpoint": "best (step 7)",
+        "images": 1,
+        "texts": 1,
+        "stored": 52,
+        "detector": False,
+        "max_upload_bytes": app.MAX_UPLOAD_BYTES,
+    }
+    assert json.loads(client.get("/images?like=IMG").text) == ["img1", "img2"]
+    assert len(json.loads(client.get("/images").text)) == 20
+
+
+def test_a_stored_image_is_asked_about_by_its_id(client: Client, run: Any) -> None:
+    response = post(client, text=" the red ball ", image0="img2")
+    assert response.status_code == 200
+    answer = json.loads(response.text)
+    assert (answer["answer"], answer["choices"][0]["box"]) == ("region 3", [20, 10, 120, 60])
+    assert answer["images"] == [{"id": "img2", "width": WIDTH, "height": HEIGHT}]
+    assert run.asked == [(["the red ball"], ["img2"])]
+
+
+def test_two_images_keep_their_order(client: Client, run: Any) -> None:
+    assert post(client, text="a", image0=(picture(), "img1.png"), image1="img2").status_code == 200
+    first, second = run.asked[0][1]
+    assert (first.image_id, second) == ("img1", "img2")
+
+
+def test_a_dropped_picture_is_known_by_name_and_size(client: Client, run: Any) -> None:
+    assert post(client, text="a", image0=(picture("JPEG"), "C:\\fakepath/img2.jpg")).status_code == 200
+    assert run.asked[0][1][0].image_id == "img2"
+    assert error(post(client, text="a", image0=(picture(size=(50, 50)), "img2.jpg"))) == (
+        400,
+        "img2.jpg: it is 50 x 50 pixels, the stored image of this name is 200 x 100; it must be another picture, or "
+        "scaled",
+    )
+    status, message = error(post(client, text="a", image0=(picture(), "holiday.jpg")))
+    assert (status, "no detector is installed" in message, "'detector'" in message) == (400, True, True)
+
+
+def test_the_detector_reads_a_file_of_ours_that_goes_away(
+    client: Client, run: Any, make_features: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    seen = []
+
+    def detector(path: Path) -> RegionFeatures:
+        seen.append(path)
+        with Image.open(path) as image:
+            assert (image.format, image.size) == ("PNG", (WIDTH, HEIGHT))
+
+        return make_features("0")
+
+    run.detector = detector
+    hostile = "../../../../etc/cron.d/x.png"
+    assert post(client, text="a", image0=(picture("JPEG"), hostile)).status_code == 200
+    assert run.asked[0][1][0].image_id == f"{hostile} (0)"
+    (path,) = seen
+    assert path.name == "0.png"
+    assert (tmp_path / "temporary") in path.parents
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is left"
+
+
+def bomb() -> bytes:
+    """A PNG that says of itself that it has 10^10 pixels, in less than 100 bytes."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "neither a JPEG nor a PNG"),
+        (b"#!/bin/sh\nrm -rf /", "neither a JPEG nor a PNG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "neither a JPEG nor a PNG"),
+        (b"GIF89a", "neither a JPEG nor a PNG"),
+        (picture("PNG")[:60], "damaged"),
+        (picture("JPEG")[:200], "damaged"),
+        (bomb(), "pixels"),
+    ],
+    ids=["empty", "script", "svg", "gif", "cut png", "cut jpeg", "bomb"],
+)
+def test_what_is_no_picture_is_refused_in_one_line(client: Client, run: Any, content: bytes, message: str) -> None:
+    status, said = error(post(client, text="a", image0=(content, "img1.png")))
+    assert status == 400
+    assert said.startswith("img1.png: ")
+    assert message in said
+    assert "\n" not in said
+    assert not run.asked
+
+
+def test_uploads_are_bounded(client: Client, run: Any) -> None:
+    assert error(post(client, text="a", image0=(b"x" * (app.MAX_UPLOAD_BYTES + 1), "img1.png")))[0] == 413
+    assert error(post(client, text="a" * 200_000, image0="img1"))[0] == 413
+    many = {f"image{number}": "img1" for number in range(1000)}
+    assert error(post(client, text="a", **many))[0] == 413
+    assert not run.asked
+
+
+def test_questions_without_image_or_text_are_refused(client: Client) -> None:
+    for fields in (
+        {},
+        {"text": "a"},
+        {"image0": "img1"},
+        {"text": " ", "image0": "img1"},
+        {"text": "a", "image0": " "},
+    ):
+        assert error(post(client, **fields)) == (400, "choose a picture and type a text")
+    assert error(client.post("/ask", data=b"nonsense", content_type="multipart/form-data"))[0] == 400
+    assert error(client.post("/ask", data={"text": "a", "image0": "img1"}))[0] == 415
+    assert client.get("/ask").status_code == 405
+
+
+def test_an_error_of_the_run_is_shown_as_it_is(client: Client) -> None:
+    assert error(post(client, text="a", image0="nowhere")) == (400, "image 'nowhere' has no region features")
+
+
+def test_other_sites_cannot_ask(client: Client, run: Any) -> None:
+    assert error(post(client, text="a", image0="img1", headers={"Origin": "http://evil.example"}))[0] == 403
+    assert client.get("/about", headers={"Host": "evil.example"}).status_code == 400
+    assert not run.asked
+    assert post(client, text="a", image0="img1", headers={"Origin": "http://localhost"}).status_code == 200
+
+
+def test_pictures_of_the_folder_are_shown_and_no_others(client: Client, pictures: Path) -> None:
+    response = client.get("/picture?id=img1")
+    assert (response.status_code, response.mimetype) == (200, "image/jpeg")
+    with Image.open(io.BytesIO(response.data)) as shown:
+        assert shown.size == (WIDTH, HEIGHT)
+    (pictures.parent / "secret.jpg").write_bytes(picture("JPEG"))
+    for name in ("img2", "../secret", str(pictures.parent / "secret.jpg"), ""):
+        assert client.get("/picture", query_string={"id": name}).status_code == 404
+
+
+def test_a_port_that_is_taken_and_a_folder_that_is_missing_are_usage_errors(
+    run: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import argparse
+
+    from vlrun import UsageError
+
+    monkeypatch.setattr("vlrun.runs.ask.load_run", lambda *args, **options: run)
+    parser = argparse.ArgumentParser()
+    serve_command.add_arguments(parser)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UsageError, match="cannot listen there"):
+            serve_command.run(parser.parse_args(["run", "--port", str(taken.getsockname()[1])]))
+    with pytest.raises(UsageError, match="there is no such folder"):
+        serve_command.run(parser.parse_args(["run", "--pictures", os.devnull]))
+    assert parser.parse_args(["run"]).host == "127.0.0.1"
