@@ -42,6 +42,7 @@ PUBLIC = (
     "vlrun.blocks.sign_test",
     "vlrun.blocks.wordpiece",
     "vlrun.cli.arguments",
+    "vlrun.cli.detectors",
     "vlrun.data.annotations",
     "vlrun.data.json_stream",
     "vlrun.data.splits",

@@ -15,8 +15,12 @@ import pytest
 import toy_world as toy
 from safetensors.torch import save_file
 from torch import Tensor
+from toy_runs import experiment
+from toy_world import ToyTask
 
+from vlrun import Example, Pair
 from vlrun.plugins.manager import Plugins, create_plugins
+from vlrun.runs.run import run_experiment
 
 
 @pytest.fixture
@@ -69,3 +73,22 @@ def save(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "toy.safetensors"
 
     return write
+
+
+@pytest.fixture
+def trained(world: Path, plugins: Plugins) -> Path:
+    """The folder of a finished run; its annotations are gone."""
+    folder = run_experiment(experiment(world, plugins, "train.epochs=1"), plugins=plugins).folder
+    for split in toy.SIZES:
+        (world / "data" / f"{split}.jsonl").unlink()
+    return folder
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toy task without its random image, so that what a question says depends on nothing else."""
+
+    def pairs(task: ToyTask, example: Example[int], rng: object) -> list[Pair]:
+        return [Pair(example.text, image) for image in (example.image_ids[0], example.image_ids[-1])]
+
+    monkeypatch.setattr(ToyTask, "pairs", pairs)

@@ -12,7 +12,6 @@ import pytest
 import torch
 import toy_world as toy
 from PIL import Image
-from toy_runs import experiment
 from toy_world import ToyBackbone, ToyEncoder, ToyTask, image_features
 
 from vlrun import (
@@ -22,7 +21,6 @@ from vlrun import (
     ConfigError,
     DataError,
     Encoding,
-    Example,
     Pair,
     RegionBatch,
     RequiredFile,
@@ -34,26 +32,6 @@ from vlrun.config.experiment import load_experiment
 from vlrun.engine.checkpoints import Checkpoints
 from vlrun.engine.model import WithoutRandomNumbers
 from vlrun.plugins.manager import Plugins
-from vlrun.runs.run import run_experiment
-
-
-@pytest.fixture
-def trained(world: Path, plugins: Plugins) -> Path:
-    """The folder of a finished run; its annotations are gone."""
-    folder = run_experiment(experiment(world, plugins, "train.epochs=1"), plugins=plugins).folder
-    for split in toy.SIZES:
-        (world / "data" / f"{split}.jsonl").unlink()
-    return folder
-
-
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The toy task without its random image, so that what a question says depends on nothing else."""
-
-    def pairs(task: ToyTask, example: Example[int], rng: object) -> list[Pair]:
-        return [Pair(example.text, image) for image in (example.image_ids[0], example.image_ids[-1])]
-
-    monkeypatch.setattr(ToyTask, "pairs", pairs)
 
 
 @pytest.fixture
@@ -282,7 +260,11 @@ def test_every_wrong_question_of_a_file_is_named_before_one_is_answered(
 WRONG = {
     "no question": ([], 2, "ask with --text and --image-id"),
     "no image": (["--text", "text 1"], 2, "ask with --text and --image-id"),
-    "photograph": (["--text", "a", "--image", "photo.jpg"], 2, "--image photo.jpg: .*the plugin 'detector' brings"),
+    "photograph": (["--text", "a", "--image", "photo.jpg"], 2, "it takes a detector, .*plugin 'detector' brings"),
+    "detector": (
+        ["--text", "a", "--image-id", "b", "--detector-weights", "w"], 2, "--detector-weights and .* need a detector"
+    ),
+    "unknown detector": (["--text", "a", "--image", "p.jpg", "--detector", "eyes"], 4, "detector 'eyes'"),
     "both": (["--file", "x", "--text", "a"], 2, "leave out --text"),
     "no file": (["--file", "nowhere.jsonl"], 5, "nowhere.jsonl: cannot be read: No such file"),
     "no answers": (["--text", "a", "--image-id", "b", "--top", "0"], 2, "at least one answer"),
@@ -298,8 +280,13 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_command_has_one_line_and_its_status(
-    name: str, installed: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    installed: Path,
+    plugins: Plugins,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr("vlrun.cli.detectors.create_plugins", lambda: plugins)  # none with a detector
     arguments, status, message = WRONG[name]
     assert ask(installed, *arguments) == status
     captured = capsys.readouterr()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlrun.cli.detectors import PhotographReader, add_detector_arguments, how_to_name_one, photograph_reader
 from vlrun.errors import DataError, RunnerError, UsageError, first_few
 
 if TYPE_CHECKING:
@@ -36,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="many: a file with an id on each line, or a folder of pictures that are named by their ids",
     )
     parser.add_argument(
-        "--image", action="append", default=[], type=Path, metavar="FILE", help="a photograph; needs a detector"
+        "--image", action="append", default=[], type=Path, metavar="FILE", help="a photograph; needs --detector"
     )
+    add_detector_arguments(parser)
     parser.add_argument(
         "--file",
         type=Path,
@@ -58,7 +61,12 @@ def run(arguments: argparse.Namespace) -> int:
     asked = list(_questions(arguments))
     from vlrun.runs.ask import load_run
 
-    loaded = load_run(arguments.run_folder, arguments.checkpoint, task=arguments.task, overrides=arguments.overrides)
+    reader = photograph_reader(arguments)
+    loaded = load_run(
+        arguments.run_folder, arguments.checkpoint, task=arguments.task, overrides=arguments.overrides, detector=reader
+    )
+    if reader is not None:
+        _note_other_features(loaded, reader)
     if arguments.file is not None:
         _refuse_wrong_questions(loaded, asked, arguments.file)
     for name, texts, images in asked:
@@ -84,10 +92,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--draw needs the picture itself: --picture FILE")
     if arguments.draw and arguments.draw.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UsageError(f"--draw {arguments.draw}: name it .png or .jpg")
-    for photograph in arguments.image:
+    if arguments.image and arguments.detector is None:
         raise UsageError(
-            f"--image {photograph}: the regions of a photograph come from a detector, which the plugin 'detector' "
-            "brings; without it ask about images with stored features: --image-id ID"
+            f"--image {arguments.image[0]}: to find the regions of a photograph it takes {how_to_name_one()}; images "
+            "with stored features need none: --image-id ID"
         )
 
 
@@ -162,6 +170,13 @@ def _refuse_wrong_questions(loaded: LoadedRun, asked: Sequence[Asked], file: Pat
             problems += [f"{file}: question {name}: {line}" for line in str(error).splitlines()]
     if problems:
         raise DataError(first_few(problems))
+
+
+def _note_other_features(loaded: LoadedRun, reader: PhotographReader) -> None:
+    """Says that a photograph has other features than the model was trained on, where both are known."""
+    trained = loaded.store.manifest.extractor if loaded.store is not None else ""
+    if trained and trained != (now := reader.detector.describe()):
+        print(f"note: the run's features are of {trained}; those of photographs are of {now}", file=sys.stderr)
 
 
 def _print(answer: Answer, name: Any, arguments: argparse.Namespace) -> None:

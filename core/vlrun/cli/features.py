@@ -7,14 +7,13 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vlrun.errors import ConfigError, DataError, PluginError, UsageError, first_few
+from vlrun.errors import DataError, PluginError, UsageError, first_few
 
 if TYPE_CHECKING:
     from vlrun.features.layout import Manifest
     from vlrun.features.origin import FeatureOrigin
-    from vlrun.interfaces.detector import Detector
     from vlrun.interfaces.examples import RegionFeatures
     from vlrun.plugins.entries import FeatureFormat
 
@@ -112,12 +111,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _extract(arguments: argparse.Namespace) -> int:
+    from vlrun.cli.detectors import detector_maker, options_given
     from vlrun.features.extract import extract_store, find_pictures
     from vlrun.reporting.progress import progress_on_stderr
 
     if arguments.processes < 1:
         raise UsageError(f"--processes {arguments.processes}: at least one is needed")
-    make_detector = _detector(arguments)
+    given = options_given(arguments.overrides)
+    given |= {name: value for name in ("weights", "boxes") if (value := getattr(arguments, name)) is not None}
+    make_detector = detector_maker(arguments.detector, given)
     pictures = find_pictures(arguments.folder)
     with progress_on_stderr() as told:
         try:
@@ -145,36 +147,6 @@ def _extract(arguments: argparse.Namespace) -> int:
             ]
         )
     return 0
-
-
-def _detector(arguments: argparse.Namespace) -> Callable[[], Detector]:
-    """What makes the detector that was asked for, its options checked."""
-    from functools import partial
-
-    from pydantic import ValidationError
-
-    from vlrun.config.components import config_model
-    from vlrun.config.problems import dotted, validation_problems
-    from vlrun.config.yaml import parse_scalar
-    from vlrun.plugins.manager import create_plugins
-
-    entry = create_plugins().find("detector", arguments.detector)
-    given: dict[str, Any] = {"name": entry.name}
-    for option in arguments.overrides:
-        name, equals, value = option.partition("=")
-        if not equals:
-            raise UsageError(f"'{option}' is no option of the detector; write option=value")
-        given[name] = parse_scalar(value)
-    given |= {name: value for name in ("weights", "boxes") if (value := getattr(arguments, name)) is not None}
-    model = config_model("detector", entry)
-    try:
-        options = model.model_validate(given)
-    except ValidationError as error:
-        problems = validation_problems(error, model, given)
-        raise ConfigError(
-            [f"--detector {entry.name}: {dotted(each.path)}: {each.message}" for each in problems]
-        ) from None
-    return partial(entry.build, options)
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -118,13 +118,19 @@ class LoadedRun:
     ) -> tuple[Question, AskedRegions]:
         """The question as the task gets it, and where its regions are; raises what ``ask`` raises."""
         texts = (text,) if isinstance(text, str) else tuple(text)
-        named = [image] if isinstance(image, str | Path | RegionFeatures) else list(image)
-        images = [canonical_image_id(each) if isinstance(each, str) else self._features(each) for each in named]
-        question = Question(texts, tuple(each if isinstance(each, str) else each.image_id for each in images))
+        images = [image] if isinstance(image, str | Path | RegionFeatures) else list(image)
+        ids = [canonical_image_id(each) if isinstance(each, str) else "" for each in images]
         task = f"task '{self.task_run.name}'"
-        if problems := self.task_run.task.check_question(question):
+        if problems := self.task_run.task.check_question(Question(texts, tuple(ids))):
             raise UsageError(f"{task}: {'; '.join(problems)}")
-        regions = AskedRegions(self.store, {each.image_id: each for each in images if not isinstance(each, str)})
+        given = {}
+        for number, each in enumerate(images):
+            if not isinstance(each, str):
+                features = self._features(each)
+                name = features.image_id
+                ids[number] = f"{name} ({number + 1})" if name in ids else name  # of two folders, say
+                given[ids[number]] = features
+        question, regions = Question(texts, tuple(ids)), AskedRegions(self.store, given)
         if unknown := [name for name in dict.fromkeys(question.image_ids) if name not in regions]:
             raise DataError([*(self._unknown(name) for name in unknown[:_SHOWN_IDS]), *first_few(unknown, _SHOWN_IDS)[_SHOWN_IDS:]])
         if problems := self._problems_of_texts(question, regions):

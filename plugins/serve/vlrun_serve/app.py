@@ -161,8 +161,8 @@ class AskPage:
         known = self.run.features(image_id) if image_id in self.ids else None
         if known is None:
             raise UsageError(
-                f"{name}: no detector is installed that finds the regions of a photograph (the plugin 'detector' "
-                "brings one), and no stored image has this name; choose an image by its id"
+                f"{name}: no stored image has this name, and to find the regions of a photograph the page takes a "
+                "detector (runner serve --detector NAME, of the plugin 'detector'); choose an image by its id"
             )
         if (known.width, known.height) != picture.size:
             raise DataError(

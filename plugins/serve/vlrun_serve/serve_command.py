@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from vlrun import UsageError
+from vlrun.cli.detectors import add_detector_arguments, photograph_reader
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pictures", type=Path, metavar="FOLDER", help="pictures named by their image ids, to be shown"
     )
+    add_detector_arguments(parser)
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
     parser.add_argument(
         "--host",
@@ -41,7 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.pictures is not None and not arguments.pictures.is_dir():
         raise UsageError(f"--pictures {arguments.pictures}: there is no such folder")
-    loaded = load_run(arguments.run_folder, arguments.checkpoint, task=arguments.task, overrides=arguments.overrides)
+    loaded = load_run(
+        arguments.run_folder,
+        arguments.checkpoint,
+        task=arguments.task,
+        overrides=arguments.overrides,
+        detector=photograph_reader(arguments),
+    )
     hosts = [*LOOPBACK, f"[{LOOPBACK[2]}]"] if arguments.host in LOOPBACK else None
     page = AskPage(loaded, arguments.pictures, trusted_hosts=hosts)
     try:

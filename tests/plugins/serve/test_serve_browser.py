@@ -107,7 +107,7 @@ def test_a_picture_is_picked_and_an_error_is_shown_as_text(page: Any, tmp_path: 
     Image.new("RGB", (20, 10)).save(path)
     page.set_input_files(".file", path)
     ask(page, "the red ball")
-    assert page.inner_text("#error").startswith("<i>me.png: no detector is installed")
+    assert page.inner_text("#error").startswith("<i>me.png: no stored image has this name")
     assert page.locator("#result").is_hidden()
     page.fill(".id", "img1")
     page.locator(".id").press("Tab")

@@ -93,7 +93,7 @@ def test_a_dropped_picture_is_known_by_name_and_size(client: Client, run: Any) -
         "scaled",
     )
     status, message = error(post(client, text="a", image0=(picture(), "holiday.jpg")))
-    assert (status, "no detector is installed" in message, "'detector'" in message) == (400, True, True)
+    assert (status, "the page takes a detector" in message, "'detector'" in message) == (400, True, True)
 
 
 def test_the_detector_reads_a_file_of_ours_that_goes_away(
