@@ -172,15 +172,18 @@ class Cell:
     text: bytes
 
     def whole_number(self) -> int:
+        """The text as a whole number."""
         try:
             return int(self.text)
         except ValueError:
             raise DataError(f"{self.column}: {self.text[:40]!r} is not a whole number") from None
 
     def floats(self, count: int) -> NDArray[np.float32]:
+        """(count,) decoded from base64."""
         return np.frombuffer(self._bytes(4 * count), "<f4")
 
     def matrix(self, count: int) -> NDArray[np.float32]:
+        """(count, width) decoded from base64, of whatever width the bytes give."""
         content = self._decoded()
         if not content or len(content) % (4 * count):
             size = f"{len(content):,} bytes"
