@@ -96,7 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     checking.add_argument("file", type=Path, metavar="FILE", help="imported weights (.safetensors)")
     checking.add_argument("overrides", metavar="key.path=value", nargs="*", help="values laid over the experiment")
     checking.add_argument(
-        "--experiment", metavar="EXPERIMENT", help="whose texts are scored with their own and with another image"
+        "--experiment",
+        metavar="EXPERIMENT",
+        help="a YAML file or a run, whose texts are scored with their own and with another image",
     )
     checking.add_argument("--task", metavar="LABEL", help="of a joint experiment (default: the first)")
     checking.add_argument("--split", default="", help="whose texts are taken (default: the first that is evaluated)")
@@ -192,7 +194,7 @@ def _print_layout(report: LayoutReport) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from vlrun.cli.arguments import experiment_path
+    from vlrun.engine.run_folder import open_run_folder
     from vlrun.engine.weight_check import check_file
     from vlrun.plugins.manager import create_plugins
 
@@ -204,8 +206,9 @@ def _check(arguments: argparse.Namespace) -> int:
         from vlrun.config.experiment import load_experiment
         from vlrun.runs.match_check import check_matching
 
-        path, _ = experiment_path(arguments.experiment)
-        experiment = load_experiment(path, arguments.overrides, plugins=plugins)
+        path = Path(arguments.experiment)
+        file = open_run_folder(path).config if path.is_dir() else path
+        experiment = load_experiment(file, arguments.overrides, plugins=plugins)
         lines = check_matching(
             arguments.file, experiment, plugins, label=arguments.task, split=arguments.split, most=arguments.pairs
         )
