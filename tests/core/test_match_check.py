@@ -54,13 +54,14 @@ def check(world: Path, plugins: Plugins, path: Path, **options: Any) -> list[str
 
 def test_a_head_that_knows_its_images_passes(world: Path, plugins: Plugins) -> None:
     assert check(world, plugins, weights(world, 1.0)) == [
+        "features: not stated; the weights were trained on: not stated",
         "matching: 13 of 13 texts of toys val match their own image better than another one; 12 needed (a one-sided "
-        "sign test at 1 %)"
+        "sign test at 1 %)",
     ]
 
 
 def test_the_split_and_the_number_of_texts_can_be_chosen(world: Path, plugins: Plugins) -> None:
-    (line,) = check(world, plugins, weights(world, 1.0), split="test", most=5)
+    _, line = check(world, plugins, weights(world, 1.0), split="test", most=5)
 
     assert line.startswith("matching: 5 of 5 texts of toys test")
     assert line.endswith("3 needed (a majority; so few texts prove little)")
@@ -72,7 +73,7 @@ def test_a_head_the_wrong_way_round_is_called_so(world: Path, plugins: Plugins) 
 
 
 def test_a_head_that_says_the_same_of_all_is_no_better_than_chance(world: Path, plugins: Plugins) -> None:
-    with pytest.raises(CheckpointError, match=r"0 of 13 texts[^$]*no better than chance"):
+    with pytest.raises(CheckpointError, match=r"0 of 13 texts[^$]*no better than chance[^$]*features: not stated"):
         check(world, plugins, weights(world, 0.0))
 
 

@@ -13,8 +13,10 @@ import torch
 from vlrun.blocks.sign_test import is_conclusive, wins_needed
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
+from vlrun.data.feature_check import stated_origin
 from vlrun.engine.weights import LoadReport, load_weights
 from vlrun.errors import CheckpointError, DataError, UsageError
+from vlrun.features.origin import FeatureOrigin
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.dataset import Dataset
@@ -51,7 +53,8 @@ def check_matching(
     )
     store = RegionFeatureStore(task.dataset.features)
     backbone: Backbone = plugins.find("backbone", experiment.backbone.name).build(experiment.backbone)
-    _refuse_random_head(path, backbone, load_weights(backbone, path))
+    report = load_weights(backbone, path)
+    _refuse_random_head(path, backbone, report)
     pairs = _sample(dataset, store, most)
     images = [pair.image_id for pair in pairs]
     others = [replace(pair, image_id=_another(images, place)) for place, pair in enumerate(pairs)]
@@ -61,8 +64,10 @@ def check_matching(
     rule = "a one-sided sign test at 1 %" if is_conclusive(texts) else "a majority; so few texts prove little"
     where = f"{task.dataset.name} {dataset.split}"
     line = f"{won} of {texts} texts of {where} match their own image better than another one; {needed} needed ({rule})"
+    trained_on = FeatureOrigin.from_json(report.metadata.get("features"))
+    features = f"features: {stated_origin(store)}; the weights were trained on: {trained_on}"
     if won >= needed:
-        return [f"matching: {line}"]
+        return [features, f"matching: {line}"]
     raise CheckpointError(
         [
             f"{path}: {line}",
@@ -71,6 +76,7 @@ def check_matching(
             if lost >= needed and is_conclusive(texts)
             else "no better than chance. Is the head from image-text pre-training, and are vocabulary and region "
             "features those of that pre-training? A weak head shows itself in more texts: --pairs",
+            features,
         ]
     )
 
