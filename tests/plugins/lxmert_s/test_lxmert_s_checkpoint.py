@@ -245,7 +245,7 @@ def test_bert_for_a_network_with_fewer_language_layers_is_refused(make_network: 
 def test_bert_for_a_network_with_more_language_layers_is_refused(make_network: MakeNetwork, tmp_path: Path) -> None:
     network = make_network("lxmert", num_language_layers=10)
 
-    with pytest.raises(CheckpointError, match="it fills some layers of the backbone and would leave") as caught:
+    with pytest.raises(CheckpointError, match="it would fill some layers of the backbone and leave") as caught:
         load_weights(network, imported(bert_state(network, "bert.", False), tmp_path, FORMATS["bert-lxmert"]))
 
     assert "10 in the backbone; set backbone.num_language_layers=9" in str(caught.value)
