@@ -234,6 +234,8 @@ def _computed_elsewhere(
     finally:
         for worker in workers:
             worker.kill()
+        for worker in workers:
+            worker.join()
         tasks.cancel_join_thread()
 
 
