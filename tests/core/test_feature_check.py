@@ -11,7 +11,8 @@ from toy_runs import experiment
 
 from vlrun.cli import main
 from vlrun.engine.run_folder import RunFolder
-from vlrun.engine.weight_files import inspect_weights, read_imported, write_imported
+from vlrun.engine.weight_files import read_imported, write_imported
+from vlrun.engine.weight_summary import inspect_weights
 from vlrun.errors import DataError
 from vlrun.features.origin import FeatureOrigin, differ
 from vlrun.features.store import RegionFeatureStore
