@@ -10,6 +10,8 @@ import toy_world as toy
 from toy_runs import experiment
 
 from vlrun.cli import main
+from vlrun.data.feature_check import FeatureCheck, check_cut_regions
+from vlrun.data.splits import read_task_data
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weight_files import read_imported, write_imported
 from vlrun.engine.weight_summary import inspect_weights
@@ -159,3 +161,23 @@ def test_the_authors_weights_are_known_to_be_made_for_36_boxes_of_bottom_up_atte
     from vlrun.plugins.manager import create_plugins
 
     assert create_plugins().weight_formats()[name].features == FeatureOrigin("bua-caffe", boxes="36")
+
+
+@pytest.mark.parametrize(
+    ("num_regions", "marks"),
+    [(2, {"match": {"regions": "the first 2 of up to 3 of an image"}}), (3, {}), (36, {})],
+)
+def test_regions_that_the_model_does_not_see_are_in_header_and_scores(
+    world: Path, plugins: Plugins, num_regions: int, marks: dict[str, Any]
+) -> None:
+    config = experiment(world, plugins).tasks[0]
+    data = read_task_data(config, ["train"], RegionFeatureStore(config.dataset.features), plugins)
+    found = check_cut_regions([data], num_regions)
+    assert found.marks == marks
+    said = ["regions cut: match: the model sees the first 2 of up to 3 of an image (backbone.num_regions)"]
+    assert found.notes == (said if marks else [])
+
+
+def test_findings_about_features_add_up() -> None:
+    both = FeatureCheck({"a": {"x": "1"}}, ["one"]) + FeatureCheck({"a": {"y": "2"}, "b": {"y": "3"}}, ["two"])
+    assert (both.marks, both.notes) == ({"a": {"x": "1", "y": "2"}, "b": {"y": "3"}}, ["one", "two"])

@@ -1,4 +1,4 @@
-"""Whether the features of a run are of the kind that its weights were trained on."""
+"""Whether the features of a run are of the kind that its weights were trained on, and whether it sees all of them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ class FeatureCheck:
 
     marks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+
+    def __add__(self, other: FeatureCheck) -> FeatureCheck:
+        """Both together."""
+        marks = {
+            task: {**self.marks.get(task, {}), **other.marks.get(task, {})} for task in {*self.marks, *other.marks}
+        }
+        return FeatureCheck(marks, [*self.notes, *other.notes])
 
 
 def check_features(data: Sequence[TaskData], weights: Path, metadata: Mapping[str, Any]) -> FeatureCheck:
@@ -63,6 +70,20 @@ def check_features(data: Sequence[TaskData], weights: Path, metadata: Mapping[st
     if problems:
         raise DataError(problems)
     return FeatureCheck(marks, list(dict.fromkeys(notes)))
+
+
+def check_cut_regions(data: Sequence[TaskData], num_regions: int) -> FeatureCheck:
+    """Which tasks have images with more regions than the ``num_regions`` that the model sees.
+
+    A region that is cut can be no answer, so the scores of such runs are not those of runs with all regions.
+    """
+    cut = {
+        task.name: f"the first {num_regions} of up to {task.store.manifest.max_regions} of an image"
+        for task in data
+        if task.store.manifest.max_regions > num_regions
+    }
+    notes = [f"regions cut: {task}: the model sees {text} (backbone.num_regions)" for task, text in cut.items()]
+    return FeatureCheck({task: {"regions": text} for task, text in cut.items()}, notes)
 
 
 def stated_origin(store: RegionFeatureStore) -> FeatureOrigin:

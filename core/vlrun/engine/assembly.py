@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from vlrun.blocks.transformer_config import TransformerConfig
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
 from vlrun.data.coverage import Coverage
-from vlrun.data.feature_check import FeatureCheck, check_features
+from vlrun.data.feature_check import FeatureCheck, check_cut_regions, check_features
 from vlrun.data.identities import Identities
 from vlrun.data.image_check import ImageCheck, check_images
 from vlrun.data.leaks import SPELLINGS
@@ -177,6 +178,8 @@ def assemble(
     seen_before = report.metadata.get("pretraining_sets", []) if report is not None else []
     check = check_images(experiment, data, seen_before, plugins)
     features = FeatureCheck() if report is None else check_features(check.data, report.path, report.metadata)
+    if isinstance(experiment.backbone, TransformerConfig):
+        features += check_cut_regions(check.data, experiment.backbone.num_regions)
     runs = [
         _task_run(
             experiment, task_data, task, backbone, plugins, ranks, _marks(task_data, check, features, known_marks)
