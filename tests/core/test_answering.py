@@ -196,6 +196,24 @@ def test_a_head_of_unknown_answers_is_refused_and_one_of_the_same_answers_kept(m
     assert "the same 4 answers" in lines[0]
 
 
+@pytest.mark.parametrize("theirs", [["yes"], [*WORDS, "blue"]], ids=["fewer", "more"])
+def test_a_head_with_other_rows_than_its_list_has_answers_is_refused_with_both(make: Any, theirs: list[str]) -> None:
+    """Else rows of other answers would be taken, without any sign of it."""
+    head = PooledClassifier(8, len(WORDS)).state_dict()
+    with pytest.raises(CheckpointError, match=rf"a head for 4 answers.* a list of {len(theirs)}\b.*--answers FILE"):
+        make().adapt_imported_head(head, {"answers": theirs})
+
+
+@pytest.mark.parametrize("name", ["dense1.weight", "dense1.bias"])
+def test_an_imported_head_without_its_last_layer_is_refused(make: Any, name: str) -> None:
+    head = PooledClassifier(8, len(WORDS)).state_dict()
+    with pytest.raises(CheckpointError, match="3 biases|4 rows of weights" if name == "dense1.bias" else "3 rows"):
+        make().adapt_imported_head({**head, name: head[name][:3]}, {"answers": WORDS})
+    del head[name]
+    with pytest.raises(CheckpointError, match="not whole"):
+        make().adapt_imported_head(head, {"answers": WORDS})
+
+
 def test_real_vocabularies_find_as_many_rows_as_the_original(golden: Path, samples: Path) -> None:
     rows = json.loads((golden / "lxmert_s" / "answer_rows_real.json").read_text())
     theirs = {answer: row for row, answer in enumerate(read_answers(samples / "vocabs" / "lxmert_all_ans.json"))}

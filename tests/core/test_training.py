@@ -307,6 +307,25 @@ def test_a_head_that_means_something_else_is_refused(
         run_experiment(experiment(world, plugins), plugins=plugins, continues=True)
 
 
+def test_a_checkpoint_that_does_not_say_what_its_head_means_is_taken_with_a_remark(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older version wrote it. Sizes are compared all the same; the order cannot be."""
+    result = run_experiment(experiment(world, plugins), plugins=plugins)
+    monkeypatch.setattr(toy.ToyTask, "head_meaning", lambda self: {"answers": ["yes", "no"]})
+    remarks: list[str] = []
+    monkeypatch.setattr(Reporters, "note", lambda self, message: remarks.append(message))
+    opened = OpenedRun(RunFolder(result.folder), experiment(world, plugins, "train.epochs=0"), plugins, "last")
+    for file in (result.folder / "checkpoints").glob("step_*/heads.json"):
+        file.write_text("{}")
+        manifest = json.loads((file.parent / "manifest.json").read_text())
+        del manifest["heads.json"]
+        (file.parent / "manifest.json").write_text(json.dumps(manifest))
+    assert evaluate_run(opened, Ranks(0, 1, torch.device("cpu")), Reporters([]))
+    (remark,) = [remark for remark in remarks if "does not say what the head of task 'match' means" in remark]
+    assert "its order is taken as this run's" in remark
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [["train.drop_last=false"], ["train.checkpoint_every=2", "train.batch_size=8"]])
 def test_with_two_micro_batches_one_process_and_two_train_alike_to_the_last_bit(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vlrun.blocks.answering_config import AnsweringConfig
 from vlrun.blocks.answers import AnswerVocabulary, read_answers, soft_score
-from vlrun.blocks.heads import PooledClassifier
+from vlrun.blocks.heads import PooledClassifier, num_classes
 from vlrun.errors import CheckpointError, DataError, first_few
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.examples import Answers, Example, Prediction, RegionBatch
@@ -134,15 +134,22 @@ class AnsweringTask(Task[Answers]):
         self, tensors: Mapping[str, Tensor], meaning: Mapping[str, Any]
     ) -> tuple[Mapping[str, Tensor], list[str]]:
         """Gives each answer its row of the imported head, or zeros if that head lacks it (LXMERT, section 4)."""
-        theirs = meaning.get("answers")
+        theirs, rows = meaning.get("answers"), num_classes(tensors)
+        remedy = (
+            "Import them again with --answers FILE (the list they were trained with), or start from a random head with "
+            "the task's option transfer_head: false"
+        )
         if theirs is None:
+            raise CheckpointError(f"the weights have a head for {rows:,} answers and do not say which. {remedy}")
+        if len(theirs) != rows:
             raise CheckpointError(
-                f"the weights have a head for {tensors['dense1.weight'].shape[0]} answers and do not say which. Import "
-                "them again with --answers FILE (the list they were trained with), or start from a random head with "
-                "the task's option transfer_head: false"
+                f"the weights have a head for {rows:,} answers, but were imported with a list of {len(theirs):,}. "
+                f"{remedy}"
             )
         if tuple(theirs) == self.vocabulary.answers:
-            return tensors, [f"answer head: the same {len(theirs):,} answers in the same order"]
+            return tensors, [
+                f"answer head: the same {len(theirs):,} answers in the same order (list {self.vocabulary.hash})"
+            ]
         moved, missing = transplant_rows(
             tensors["dense1.weight"], tensors["dense1.bias"], theirs, list(self.vocabulary), self.normalised_pretraining
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import sqrt
 
 from torch import Tensor, nn
 
+from vlrun.errors import CheckpointError
 from vlrun.interfaces.tensors import BackboneOutput
 
 BASE_WIDTH, BASE_STD = 768, 0.02  # BERT's, as in both papers
@@ -56,3 +58,19 @@ class PooledClassifier(nn.Module):
         pooled = output.pooled.reshape(-1, self.images_per_example * output.pooled.shape[1])
         logits: Tensor = self.dense1(self.layer_norm(nn.functional.gelu(self.dense0(pooled))))
         return logits
+
+
+def num_classes(tensors: Mapping[str, Tensor]) -> int:
+    """How many classes the tensors of a ``PooledClassifier`` have.
+
+    Raises:
+        CheckpointError: the last layer is missing, or its weight and bias have different numbers of rows.
+    """
+    weight, bias = tensors.get("dense1.weight"), tensors.get("dense1.bias")
+    if weight is None or bias is None or weight.ndim != 2:
+        raise CheckpointError("the answer head is not whole: its last layer (dense1.weight and dense1.bias) is missing")
+    if len(weight) != len(bias):
+        raise CheckpointError(
+            f"the answer head's last layer has {len(weight):,} rows of weights and {len(bias):,} biases"
+        )
+    return len(weight)

@@ -122,6 +122,7 @@ def _import(arguments: argparse.Namespace) -> int:
     from vlrun.blocks.answers import read_answers
     from vlrun.blocks.wordpiece import WordPiece
     from vlrun.data.declared import unreadable
+    from vlrun.engine.answer_lists import ANSWER_HEAD
     from vlrun.engine.weight_files import check_suffix, import_weights
     from vlrun.engine.weight_sources import find_source
 
@@ -138,7 +139,7 @@ def _import(arguments: argparse.Namespace) -> int:
         weight_format,
         vocabulary_hash=WordPiece(vocabulary).hash if vocabulary else None,
         pretraining_sets=patterns if arguments.pretrained_on_only is not None else [*weight_format.seen, *patterns],
-        heads={"answer_head": {"answers": list(read_answers(arguments.answers))}} if arguments.answers else {},
+        heads={ANSWER_HEAD: {"answers": list(read_answers(arguments.answers))}} if arguments.answers else {},
         licence=arguments.licence,
         num_heads=arguments.num_heads,
         backbone=backbone,
@@ -221,6 +222,8 @@ def _print(report: ImportReport) -> None:
         print(f"{module}: {count} tensors")
     for entry in report.left_behind:
         print(f"left behind: {entry}")
+    for remark in report.remarks:
+        print(remark)
     print(f"seen in pre-training: {report.seen or 'no images, as far as is known'}")
     print(f"licence: {report.licence or 'not known'}")
     print(f"wrote {report.out} ({report.parameters:,} parameters) and {report.manifest}")

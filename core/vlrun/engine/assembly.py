@@ -141,6 +141,9 @@ class Run:
             problems.append(f"{checkpoint.path} was written with {checkpoint.progress.identity}, not {self.identity()}")
         theirs = checkpoint.head_meanings()
         for task, ours in self.head_meanings().items():
+            if ours and task not in theirs and self.ranks.is_main:
+                unsaid = f"does not say what the head of task '{task}' means; its order is taken as this run's"
+                self.reporters.note(f"{checkpoint.path} {unsaid}")
             problems += [
                 f"{checkpoint.path}: head of task '{task}': {difference}"
                 for difference in _differences(theirs.get(task, ours), ours)

@@ -12,7 +12,7 @@ import pickle
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vlrun.data.leaks import describe_declared
+from vlrun.engine.answer_lists import answer_remarks
 from vlrun.engine.forward_check import described
 from vlrun.engine.weight_sources import WeightSource, find_source
 from vlrun.errors import CheckpointError, first_few
@@ -49,6 +50,7 @@ class ImportReport:
         seen: the images that the weights have seen, in a few words.
         licence: as recorded.
         is_checkable: whether what the network computes from a fixed input is recorded.
+        remarks: what is known of the answers that a head chooses from.
     """
 
     out: Path
@@ -59,6 +61,7 @@ class ImportReport:
     seen: str = ""
     licence: str = ""
     is_checkable: bool = False
+    remarks: tuple[str, ...] = ()
 
 
 def import_weights(
@@ -88,7 +91,8 @@ def import_weights(
             fixed input are recorded.
 
     Raises:
-        CheckpointError: ``source`` holds more than tensors and plain containers, is damaged, or is of another layout.
+        CheckpointError: ``source`` holds more than tensors and plain containers, is damaged, or is of another layout;
+            or the answers in ``heads`` are not as many as the head has rows.
     """
     check_suffix(out)
     source = source if isinstance(source, WeightSource) else find_source(source)
@@ -118,7 +122,9 @@ def import_weights(
     metadata |= {key: before[key] for key in ("features",) if key in before}
     if backbone is not None and not weight_format.partial:
         metadata |= described(backbone, tensors, num_heads or source.config.get("num_attention_heads"))
-    return write_imported(out, tensors, metadata, () if weight_format.complete else left_behind(content, translated))
+    remarks = answer_remarks(source.label, translated, weight_format, metadata["heads"])
+    left = () if weight_format.complete else left_behind(content, translated)
+    return replace(write_imported(out, tensors, metadata, left), remarks=tuple(remarks))
 
 
 def write_imported(

@@ -7,6 +7,7 @@ nothing, and the module that holds it needs neither pydantic nor torch.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from operator import attrgetter
@@ -210,6 +211,8 @@ class WeightFormat(Declaration):
         exporter: path of ``(our tensors, their options) -> (tensors, config.json)``, which is the way back, for
             ``runner weights export --to NAME``; raises CheckpointError. The options are those of
             ``BackboneConfig.options_of_weights``.
+        answer_lists: number of rows of an answer head -> the published list that such a head was trained with, in
+            words, for messages.
     """
 
     paths = ("translator", "reader", "exporter")
@@ -225,6 +228,7 @@ class WeightFormat(Declaration):
     reader: str | None = None
     licence: str = ""
     exporter: str | None = None
+    answer_lists: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -60,8 +60,10 @@ class TwoStreamConfig(TransformerConfig):
         download, command = super().weights_remedy()
         return [
             download,
-            f"{command} --answers all_ans.json",
-            "(all_ans.json of the authors' data makes the answer head usable; it can be left out)",
+            f"{command} --answers LIST",
+            "(LIST makes the answer head usable and can be left out: all_ans.json for a pre-trained file such as "
+            f"{self.weights_file}, trainval_label2ans.json of data/vqa or data/gqa for one fine-tuned there, such as "
+            "BEST.pth)",
             f"or start from BERT: runner weights import --from bert-{self.name} pytorch_model.bin {self.weights}",
         ]
 

@@ -38,6 +38,11 @@ LICENCE_OF_LXMERT_S = "not stated by the authors (https://github.com/lttsmn/LXME
 LICENCE_OF_BERT = "Apache-2.0 (https://huggingface.co/google-bert/bert-base-uncased)"
 # bottom-up attention in Caffe, its alternative model with MIN_BOXES = MAX_BOXES = 36; the files are called *_obj36.tsv
 FEATURES = FeatureOrigin("bua-caffe", boxes="36")
+ANSWER_LISTS = {
+    9500: "all_ans.json of pre-training",
+    3129: "trainval_label2ans.json of the authors' data/vqa",
+    1842: "trainval_label2ans.json of the authors' data/gqa",
+}
 
 
 @hookimpl
@@ -52,6 +57,7 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             seen=SEEN_BY_LXMERT_S,
             licence=LICENCE_OF_LXMERT_S,
             features=FEATURES,
+            answer_lists=ANSWER_LISTS,
         ),
         WeightFormat(
             name="lxmert",
@@ -61,6 +67,7 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             seen=SEEN_BY_LXMERT,
             licence=LICENCE_OF_LXMERT,
             features=FEATURES,
+            answer_lists=ANSWER_LISTS,
         ),
         WeightFormat(
             name="hf-lxmert",
@@ -71,6 +78,7 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             seen=SEEN_BY_LXMERT,
             licence=LICENCE_OF_LXMERT,
             features=FEATURES,
+            answer_lists=ANSWER_LISTS,
         ),
         WeightFormat(
             name="bert-lxmert-s",

@@ -45,6 +45,7 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             seen=SEEN,
             licence="not stated by the authors (https://github.com/MILVLG/rosita)",
             features=FEATURES,
+            answer_lists={3129: "answer_vocab.json of the authors' data (their order is not LXMERT's)"},
         )
     ]
 

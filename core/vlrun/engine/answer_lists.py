@@ -1,0 +1,55 @@
+"""Which answers an imported answer head chooses from: what is said of them is compared with the head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from vlrun.blocks.answers import AnswerVocabulary
+from vlrun.blocks.heads import num_classes
+from vlrun.errors import CheckpointError
+from vlrun.plugins.entries import WeightFormat
+
+ANSWER_HEAD = "answer_head"
+"""The neutral name of a head that chooses an answer from a list."""
+
+
+def answer_remarks(
+    source: str, tensors: Mapping[str, Tensor], weight_format: WeightFormat, heads: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Compares the answers that are given for the answer head with its rows, and says what is known and what is not.
+
+    Raises:
+        CheckpointError: there is no such head, or there are more or fewer answers than rows.
+    """
+    prefix = f"{ANSWER_HEAD}."
+    head = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    answers = heads.get(ANSWER_HEAD, {}).get("answers")
+    if not head:
+        if answers is None:
+            return []
+        raise CheckpointError(f"{source}: it has no answer head, so it needs no list of answers; leave out --answers")
+    try:
+        rows = num_classes(head)
+    except CheckpointError as error:
+        if answers is None:
+            return []  # nothing is claimed about it; a task that takes it looks at it again
+        raise CheckpointError([f"{source}: {problem}" for problem in error.problems]) from error
+    known = weight_format.answer_lists.get(rows)
+    belongs = f"; a head of that size belongs to {known}" if known else ""
+    if answers is None:
+        return [
+            f"{ANSWER_HEAD}: {rows:,} rows, and which answers they mean is not known, so a task cannot use them; "
+            f"import with --answers LIST{belongs}"
+        ]
+    if len(answers) != rows:
+        raise CheckpointError(
+            f"{source}: the answer head has {rows:,} rows, the list of answers has {len(answers):,}: it is not the "
+            f"list that this file was trained with{belongs}"
+        )
+    return [
+        f"{ANSWER_HEAD}: {rows:,} rows for {rows:,} answers (list {AnswerVocabulary(tuple(answers)).hash}); whether "
+        "their order is that of the training cannot be seen in the file"
+    ]
