@@ -93,6 +93,12 @@ def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> 
     plugins = create_plugins()
     folder = open_run_folder(Path(arguments.run_folder))
     experiment = load_experiment(folder.config, arguments.overrides, plugins=plugins)
+    changed: list[str] = []
+    if arguments.overrides:
+        from vlrun.runs.run import changed_options
+
+        own = load_experiment(folder.config, plugins=plugins)
+        changed = changed_options(own.as_yaml(), experiment.as_yaml())
     labels = [task.display_name for task in experiment.tasks]
     if unknown := [label for label in arguments.task if label not in labels]:
         raise UsageError(f"there is no task '{unknown[0]}' in this run (there is: {', '.join(labels)})")
@@ -116,7 +122,7 @@ def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> 
     experiment = load_experiment(folder.config, arguments.overrides, plugins=plugins, layers=[layer])
     if missing := experiment.missing_files():
         raise DataError(missing_message(experiment, missing))
-    return OpenedRun(folder, experiment, plugins, arguments.checkpoint, arguments.task)
+    return OpenedRun(folder, experiment, plugins, arguments.checkpoint, arguments.task, changed)
 
 
 def missing_message(experiment: Experiment, missing: Sequence[RequiredFile], named: str = "EXPERIMENT") -> list[str]:

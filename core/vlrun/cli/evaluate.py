@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the scores; predictions are written into the run folder."""
+    """Prints the scores and where the predictions are."""
     opened = open_run(arguments)
     experiment = opened.experiment
     if (status := launched_elsewhere(arguments)) is not None:
@@ -26,16 +26,16 @@ def run(arguments: argparse.Namespace) -> int:
     from vlrun.reporting.progress import progress_on_stderr
     from vlrun.reporting.results import result_table
     from vlrun.reporting.tables import print_table
-    from vlrun.runs.again import evaluate_run
+    from vlrun.runs.again import evaluate_into
 
     with join_ranks(experiment.train.distributed_timeout, experiment.train.threads) as ranks:
         with progress_on_stderr(ranks.is_main) as reporters:
-            rows = evaluate_run(opened, ranks, reporters)
+            rows, folders = evaluate_into(opened, ranks, reporters)
         if ranks.is_main:
             if arguments.json:
                 print(json.dumps([asdict(row) for row in rows], indent=2))
             else:
                 if rows:  # none where all splits are hidden
                     print_table(result_table(rows, experiment.demo))
-                print(f"\npredictions: {opened.folder.path / 'predictions'}")
+                print(*(f"\npredictions: {folder / 'predictions'}" for folder in folders), sep="")
     return 0

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes predictions into the run folder and prints the paths of the files."""
+    """Writes predictions and prints the paths of the files."""
     opened = open_run(arguments)
     if (status := launched_elsewhere(arguments)) is not None:
         return status

@@ -97,6 +97,7 @@ class Run:
         data_notes: leaks, and what was left out because of them, for the header.
         identities: the table by which images were compared.
         step: optimiser steps done, those of paused tasks included.
+        outputs: where predictions and submission files go, if not into the run folder.
     """
 
     experiment: Experiment
@@ -110,6 +111,7 @@ class Run:
     data_notes: Sequence[str] = ()
     identities: Identities = SPELLINGS
     step: int = 0
+    outputs: RunFolder | None = None
 
     @property
     def device(self) -> torch.device:

@@ -148,6 +148,12 @@ class Checkpoints:
         """Whether evaluations have chosen a best checkpoint, for ``task`` or for all."""
         return self._chosen(task) is not None
 
+    def final_name(self, choice: str, task: str | None = None) -> str | None:
+        """The name of the checkpoint that a run ends with: ``best`` (else the last one) or ``last``; opens nothing."""
+        chosen = self._chosen(task) if choice == "best" else None
+        newest = self._newest_first()
+        return chosen.name if chosen is not None else newest[0].name if newest else None
+
     def best(self, task: str | None = None) -> Checkpoint | None:
         """The task's own best checkpoint, else that of all tasks, else the newest one."""
         chosen = self._chosen(task)

@@ -136,8 +136,9 @@ def evaluate_split(
 
     def write_and_score() -> list[Score]:
         if final:  # before the metrics, which may refuse them
-            run.folder.write_predictions(task_run.name, split, predictions)
-            run.folder.write_submission(task_run.name, split, task_run.task, predictions)
+            outputs = run.outputs or run.folder
+            outputs.write_predictions(task_run.name, split, predictions)
+            outputs.write_submission(task_run.name, split, task_run.task, predictions)
         return (
             [] if split in task_run.hidden else score_predictions(task_run, split, predictions, checkpoint, final=final)
         )

@@ -85,7 +85,7 @@ class RunFolder:
         if task.submission_suffix is None:
             return None
         path = self.path / "submission" / f"{label}_{split}{task.submission_suffix}"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{os.getpid()}.partial")  # two evaluations may run at the same time
         try:
             task.write_submission(predictions, draft)
@@ -103,6 +103,7 @@ class OpenedRun:
         experiment: the run's own, without what only training needs, for the splits that were asked for.
         checkpoint: ``best`` (each task's own best), ``last``, or the path of a checkpoint folder.
         labels: the tasks that were asked for; empty for all.
+        changed: the options that are not as in the run, in words.
     """
 
     folder: RunFolder
@@ -110,6 +111,7 @@ class OpenedRun:
     plugins: Plugins
     checkpoint: str = "best"
     labels: Sequence[str] = ()
+    changed: Sequence[str] = ()
 
     @property
     def index(self) -> int:

@@ -27,11 +27,23 @@ from vlrun.interfaces.reporter import Reporters, ResultRow
 from vlrun.interfaces.task import Task
 from vlrun.plugins.manager import Plugins
 from vlrun.reporting.progress import progress_on_stderr
+from vlrun.runs.outputs import outputs_of
 from vlrun.runs.run import published
 
 
 def evaluate_run(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> list[ResultRow]:
     """Scores the evaluation splits with a checkpoint of the run; predictions are written again.
+
+    Raises:
+        As ``evaluate_into``.
+    """
+    return evaluate_into(opened, ranks, reporters)[0]
+
+
+def evaluate_into(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> tuple[list[ResultRow], list[Path]]:
+    """Scores the evaluation splits with a checkpoint of the run; also returns the folders of the predictions.
+
+    That is the run folder, or one of its ``evaluations`` if options, data or checkpoint are not those of the run.
 
     Raises:
         UsageError: there is no such task.
@@ -41,17 +53,20 @@ def evaluate_run(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> list[
     run = assembled(opened, ranks, reporters)
     with ranks.together():
         check_splits(run.tasks)
-    rows = []
+    rows: list[ResultRow] = []
+    folders: list[Path] = []
     for task_run in chosen_tasks(run, opened.labels):
         with ranks.together():
-            name = load_checkpoint(run, opened.checkpoint, task_run)
+            name, checkpoint = _load(run, opened.checkpoint, task_run)
+        run.outputs = ranks.from_main(partial(outputs_of, opened, run, task_run, checkpoint))
+        folders.append(run.outputs.path)
         for split in task_run.splits:
             scores = evaluate_split(run, task_run, split, epoch=0, stop=StopRequest(), final=True, checkpoint=name)
             rows += [
                 ResultRow(task_run.name, split, score, *published(opened.experiment, task_run.name, split, score.name))
                 for score in scores
             ]
-    return rows
+    return rows, list(dict.fromkeys(folders))
 
 
 def predict_run(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> list[Path]:
@@ -66,10 +81,11 @@ def predict_run(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> list[P
     written: list[Path] = []
     for task_run in chosen_tasks(run, opened.labels):
         with ranks.together():
-            load_checkpoint(run, opened.checkpoint, task_run)
+            _, checkpoint = _load(run, opened.checkpoint, task_run)
+        outputs = ranks.from_main(partial(outputs_of, opened, run, task_run, checkpoint))
         for split in task_run.splits:
             predictions = task_run.task.evaluate(TaskView(run, task_run, StopRequest()), split, final=True)
-            written += ranks.from_main(partial(_write, opened.folder, task_run, split, predictions))
+            written += ranks.from_main(partial(_write, outputs, task_run, split, predictions))
     return written
 
 
@@ -199,9 +215,14 @@ def load_checkpoint(run: Run, choice: str, task_run: TaskRun, *, model_only: boo
     Raises:
         CheckpointError: there is no such checkpoint, or it does not fit.
     """
+    return _load(run, choice, task_run, model_only=model_only)[0]
+
+
+def _load(run: Run, choice: str, task_run: TaskRun, *, model_only: bool = False) -> tuple[str, Path | None]:
+    """As ``load_checkpoint``; also returns the folder of the checkpoint, if the weights come from one."""
     folder = run.folder
     if run.weights is not None and choice in ("best", "last") and not folder.checkpoints.is_dir():
-        return "imported weights"
+        return "imported weights", None
     checkpoints = Checkpoints(folder.checkpoints, model_only=model_only)
     if choice == "best" and not checkpoints.has_best(task_run.name):
         choice = "last"  # the best falls back to it, and results should say so
@@ -209,4 +230,4 @@ def load_checkpoint(run: Run, choice: str, task_run: TaskRun, *, model_only: boo
     run.check_checkpoint(checkpoint)
     checkpoint.load_model(run.model)
     run.step = checkpoint.progress.step
-    return f"{choice if choice in ('best', 'last') else checkpoint.path.name} (step {run.step})"
+    return f"{choice if choice in ('best', 'last') else checkpoint.path.name} (step {run.step})", checkpoint.path

@@ -135,7 +135,11 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
     if run.identities.path is not None:
         data["image_identities"] = {"path": str(run.identities.path), "sha256": run.identities.sha256}
     if run.weights is not None:
-        data["weights"] = {"path": str(run.experiment.backbone.weights), "report": run.weights.lines()}
+        data["weights"] = {
+            "path": str(run.experiment.backbone.weights),
+            "source_sha256": run.weights.metadata.get("source_sha256"),
+            "report": run.weights.lines(),
+        }
     if is_new:
         write_records(run.folder, run.experiment.as_yaml(), labels, data)
     run.folder.write_status(total_steps=total)
@@ -232,24 +236,28 @@ def _choose_folder(
         new = create_run_folder(experiment.runs_root, experiment.name)
         claim.enter_context(claimed(new.path))
         return new, True
-    before = _flat(parse_yaml(earlier.config.read_text()).data)
-    after = _flat(parse_yaml(experiment.as_yaml()).data)
-    changed = [
-        f"  {key}: {before.get(key)!r} -> {after.get(key)!r}"
-        for key in sorted({*before, *after})
-        if before.get(key) != after.get(key) and not _may_change(key)
-    ]
+    changed = changed_options(earlier.config.read_text(encoding="utf-8"), experiment.as_yaml())
     if changed:
         raise ConfigError(
             [
                 f"{earlier.path} was started with another configuration, so it cannot be continued with this one:",
-                *changed,
+                *(f"  {change}" for change in changed),
                 f"Continue it as it was (runner run {earlier.path} --resume), or start anew without --resume.",
             ]
         )
     if earlier.read_status().get("status") != "done":
         claim.enter_context(claimed(earlier.path))
     return earlier, False
+
+
+def changed_options(before: str, after: str) -> list[str]:
+    """The options that differ between two resolved configurations (YAML) and can change a result."""
+    old, new = _flat(parse_yaml(before).data), _flat(parse_yaml(after).data)
+    return [
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key) and not _may_change(key)
+    ]
 
 
 def _may_change(key: str) -> bool:
