@@ -26,7 +26,7 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
+        make_readable(Path(name))
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -76,6 +76,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_readable(path: Path) -> None:
+    """Gives a file the permissions of any new file; some libraries write theirs for the owner alone."""
+    path.chmod(0o666 & ~_umask())
 
 
 def point_symlink(link: Path, target: str) -> None:

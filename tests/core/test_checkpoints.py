@@ -41,6 +41,18 @@ def test_saving_and_loading_is_bit_identical_also_with_frozen_weights(tmp_path: 
         assert (again / name).read_bytes() == (checkpoint.path / name).read_bytes()
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_all_files_of_a_checkpoint_can_be_read_by_whoever_may_read_new_files(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        path = Checkpoints(tmp_path).save(Progress(1), *trained())
+    finally:
+        os.umask(before)
+    assert {file.name: file.stat().st_mode & 0o777 for file in path.iterdir()} == dict.fromkeys(
+        ("model.safetensors", "optimizer.safetensors", "progress.json", "heads.json", "manifest.json"), 0o666 & ~mask
+    )
+
+
 def test_a_tensor_with_two_names_is_saved_once_and_stays_shared(tmp_path: Path) -> None:
     model, optimizer = trained()
     model["same"] = model["used"]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vlrun.errors import CheckpointError
-from vlrun.files import point_symlink, sha256_of, sync_folder, write_json
+from vlrun.files import make_readable, point_symlink, sha256_of, sync_folder, write_json
 from vlrun.interfaces.examples import Score
 
 MODEL, OPTIMIZER, PROGRESS, MANIFEST = "model.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"
@@ -107,6 +107,8 @@ class Checkpoints:
             temporary.mkdir(parents=True)
             save_model(model, str(temporary / MODEL))  # a tensor that two names share is written once
             save_file(_optimizer_tensors(optimizer, model), temporary / OPTIMIZER)
+            for name in (MODEL, OPTIMIZER):
+                make_readable(temporary / name)
             write_json(temporary / PROGRESS, asdict(progress))
             write_json(temporary / HEADS, dict(heads or {}))
             hashes = {name: sha256_of(temporary / name) for name in (MODEL, OPTIMIZER, PROGRESS, HEADS)}
