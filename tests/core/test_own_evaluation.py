@@ -100,7 +100,9 @@ def test_a_split_that_the_task_refuses_ends_the_run_before_it_trains(
 ) -> None:
     assert main(["run", str(ranking), "tasks.0.at_least=12"]) != 0
     assert "nothing to order in test: fewer than 12 texts" in capsys.readouterr().err
-    assert not (ranking.parent / "runs" / "ranking" / "latest" / "checkpoints").exists()
+    (folder,) = (ranking.parent / "runs" / "ranking").iterdir()
+    assert json.loads((folder / "status.json").read_text())["status"] == "failed"
+    assert not (folder / "checkpoints").exists()
 
 
 def test_two_processes_order_as_one_does(ranking: Path) -> None:

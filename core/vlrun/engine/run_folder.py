@@ -130,7 +130,7 @@ class OpenedRun:
 
 
 def create_run_folder(runs_root: Path, experiment: str) -> RunFolder:
-    """Makes a run folder, and points the experiment's ``latest`` at it.
+    """Makes a run folder; ``latest`` points at it once ``write_records`` has said that the run has started.
 
     Raises:
         ConfigError: the runs root cannot be written.
@@ -142,14 +142,23 @@ def create_run_folder(runs_root: Path, experiment: str) -> RunFolder:
         path.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(f"runs_root: cannot make {path}: {error.strerror}") from error
-    point_symlink(parent / "latest", path.name)
     return RunFolder(path)
 
 
 def latest_run_folder(runs_root: Path, experiment: str) -> RunFolder | None:
     """The newest run of an experiment; None if there is none."""
-    latest = runs_root / experiment / "latest"
-    return RunFolder(latest.resolve()) if (latest / "config.yaml").is_file() else None
+    newest = _newest(runs_root / experiment)
+    return None if newest is None else RunFolder(newest.resolve())
+
+
+def _newest(parent: Path) -> Path | None:
+    """What ``latest`` points at; if no run has started there, the newest folder of a run that has."""
+    times = sorted((path for path in parent.glob("*") if path.name != "latest"), reverse=True)
+    return next((path for path in (parent / "latest", *times) if _has_started(path)), None)
+
+
+def _has_started(path: Path) -> bool:
+    return (path / "config.yaml").is_file() and (path / "status.json").is_file()
 
 
 def open_run_folder(path: Path) -> RunFolder:
@@ -158,18 +167,24 @@ def open_run_folder(path: Path) -> RunFolder:
     Raises:
         ConfigError: there is no run at ``path``.
     """
-    for candidate in (path, path.parent, path / "latest"):
-        if (candidate / "config.yaml").is_file() and (candidate / "status.json").is_file():
+    for candidate in (path, path.parent, _newest(path)):
+        if candidate is not None and _has_started(candidate):
             return RunFolder(candidate.resolve())
+    if message := RunFolder(path).read_status().get("message"):
+        raise ConfigError(f"{path}: this run has not started, so there is nothing to work with: {message}")
     raise ConfigError(f"{path}: not a run folder (no config.yaml and status.json in it)")
 
 
 def write_records(folder: RunFolder, config: str, plugins: Mapping[str, str], data: Mapping[str, Any]) -> None:
-    """Writes what it takes to trust and repeat the run: configuration, command, environment, data fingerprints."""
+    """Writes what it takes to trust and repeat the run: configuration, command, environment, data fingerprints.
+
+    From then on ``latest`` points at the run. One that fails before does not hide those that have worked.
+    """
     write_text(folder.config, config)
     write_text(folder.path / "command.txt", shlex.join(["runner", *sys.argv[1:]]) + "\n")
     write_json(folder.path / "environment.json", environment(plugins))
     write_json(folder.path / "data.json", data)
+    point_symlink(folder.path.parent / "latest", folder.path.name)
 
 
 def environment(plugins: Mapping[str, str]) -> dict[str, Any]:

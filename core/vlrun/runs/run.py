@@ -87,7 +87,7 @@ def run_experiment(
                 if known := run_folder.read_data():
                     check_same_table(experiment, known.get("image_identities"), run.identities)
                 check_splits(run.tasks)
-            rows.extend(_train_and_evaluate(run, plugins, stop, is_new, profile))
+            rows.extend(_train_and_evaluate(run, plugins, stop, is_new, continues, profile))
         return RunResult(run_folder.path, rows)
 
 
@@ -101,7 +101,9 @@ def build_reporters(experiment: Experiment, plugins: Plugins, ranks: Ranks) -> R
     return Reporters([entry.build(config_model("reporter", entry)(name=entry.name)) for entry in built_in])
 
 
-def _train_and_evaluate(run: Run, plugins: Plugins, stop: StopRequest, is_new: bool, profile: bool) -> list[ResultRow]:
+def _train_and_evaluate(
+    run: Run, plugins: Plugins, stop: StopRequest, is_new: bool, continues: bool, profile: bool
+) -> list[ResultRow]:
     with run.ranks.together():
         trainer = build_trainer(run, stop) if run.experiment.train.epochs else None
     continued = trainer is not None and not is_new and resume(trainer)
@@ -109,6 +111,10 @@ def _train_and_evaluate(run: Run, plugins: Plugins, stop: StopRequest, is_new: b
     run.ranks.from_main(lambda: _start(run, trainer, plugins, is_new))
     if continued:
         run.reporters.note(f"continuing after step {run.step}")
+    elif continues:
+        where = run.folder.path.parent
+        found = f"no run to continue in {where}" if is_new else f"no checkpoint to continue from in {run.folder.path}"
+        run.reporters.note(f"--resume: there is {found}; starting from the first step")
     if trainer is not None:
         with run.ranks.together():
             check_first_batch(trainer)
