@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,35 @@ def test_an_official_list_can_be_compared_with(tmp_path: Path) -> None:
     (tmp_path / "questions.json").write_text('["01"]')
     (tmp_path / "file.json").write_text('[{"id": "01"}]')
     assert check_submission(tmp_path / "file.json", FORMAT, None, tmp_path / "questions.json").is_right
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expects"),
+    [
+        ({"test": 3, "test-all": 9}, None),
+        ({"test": 4, "test-all": 3}, "the 3 ids of 'test', the server expects 4"),
+        ({"test-all": 9}, None),
+    ],
+    ids=["whole", "a part", "unknown"],
+)
+def test_a_part_of_the_official_ids_proves_nothing(
+    annotations: Path, tmp_path: Path, sizes: dict[str, int], expects: str | None
+) -> None:
+    file = tmp_path / "submission.json"
+    file.write_text(json.dumps([{"id": name} for name in ("01", "1", "2")]))
+    problems = check_submission(file, replace(FORMAT, sizes=sizes), annotations).problems
+    assert [expects in problem for problem in problems] == ([True] if expects else [])
+
+
+@pytest.mark.parametrize(("number", "right"), [(4, True), (9, True), (3, False)])
+def test_an_official_list_has_the_size_of_one_of_the_splits(tmp_path: Path, number: int, right: bool) -> None:
+    ids = [str(index) for index in range(number)]
+    (tmp_path / "questions.json").write_text(json.dumps(ids))
+    (tmp_path / "file.json").write_text(json.dumps([{"id": name} for name in ids]))
+    wanted = replace(FORMAT, sizes={"test": 4, "test-all": 9})
+    check = check_submission(tmp_path / "file.json", wanted, None, tmp_path / "questions.json")
+    assert check.is_right is right
+    assert right or "the server expects 4 or 9" in check.problems[0]
 
 
 def test_without_annotations_it_says_where_they_were_looked_for(tmp_path: Path) -> None:

@@ -62,7 +62,11 @@ def check_submission(
     expected = _expected(wanted, annotations, questions)
     rows = wanted.read(path)
     split = min(expected, key=lambda name: len(expected[name] ^ set(rows.ids)))  # the first of equals
-    problems = [*first_few(rows.problems, SHOWN_PROBLEMS), *_id_problems(rows.ids, expected[split], split)]
+    problems = [
+        *first_few(rows.problems, SHOWN_PROBLEMS),
+        *_id_problems(rows.ids, expected[split], split),
+        *_size_problems(wanted, split, len(expected[split])),
+    ]
     if problems and annotations is not None and (other := _other_split(rows.ids, annotations, set(expected))):
         problems.append(f"its ids are those of split '{other}': a file of the wrong split?")
     return SubmissionCheck(path, wanted.name, len(rows.ids), split, tuple(problems))
@@ -113,6 +117,18 @@ def _id_problems(ids: list[str], expected: set[str], split: str) -> Iterator[str
     ):
         if names:
             yield f"{len(names):,} {what}: {', '.join(first_few(names, SHOWN_IDS))}"
+
+
+def _size_problems(wanted: SubmissionFormat, split: str, size: int) -> Iterator[str]:
+    """Says so if the ids that were compared are not as many as the server expects."""
+    known = [wanted.sizes.get(name) for name in ([split] if split in wanted.splits else wanted.splits)]
+    official = [number for number in known if number is not None]
+    if len(official) == len(known) and size not in official:
+        numbers = " or ".join(f"{number:,}" for number in official)
+        yield (
+            f"it was compared with the {size:,} ids of '{split}', the server expects {numbers}: build the annotations "
+            "from the whole official files, or give the official list with --questions"
+        )
 
 
 def _other_split(ids: Iterable[str], annotations: Path, compared: set[str]) -> str | None:

@@ -265,6 +265,7 @@ class SubmissionFormat(Declaration):
         summary: what the file looks like, in one line.
         reader: path of ``(file) -> SubmissionRows``; raises DataError for a file of another kind.
         id_reader: path of ``(official list of questions, as downloaded) -> ids``; raises DataError.
+        sizes: split -> its number of examples as published; annotations with fewer are a part, and prove nothing.
     """
 
     paths = ("reader", "id_reader")
@@ -275,6 +276,7 @@ class SubmissionFormat(Declaration):
     summary: str
     reader: str
     id_reader: str
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def read(self, path: Path) -> SubmissionRows:
         """Reads the rows of a submission file."""

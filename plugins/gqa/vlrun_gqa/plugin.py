@@ -16,6 +16,9 @@ PHASES = {
     "gqa-valid": (("valid", "valid_all"), "valid, which the official evaluator scores"),
 }
 
+SIZES = {"testdev": 12_578, "testdev_all": 172_174, "valid": 132_062, "valid_all": 2_011_853}
+"""Published numbers of questions (version 1.2)."""
+
 
 @hookimpl
 def vlrun_tasks() -> list[Entry]:
@@ -84,6 +87,7 @@ def vlrun_submissions() -> list[SubmissionFormat]:
             summary=f"{SUBMISSION_FILE} for {use}",
             reader="vlrun_gqa.submission:read_submission",
             id_reader="vlrun_gqa.submission:official_ids",
+            sizes=SIZES,
         )
         for name, (splits, use) in PHASES.items()
     ]

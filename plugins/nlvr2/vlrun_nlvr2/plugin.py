@@ -13,6 +13,9 @@ SUBMISSION_SPLITS = {
     "test2": "test-U, unreleased until 2022",
 }
 
+SIZES = {"dev": 6_982, "test1": 6_967, "test2": 6_970}
+"""Published numbers of statements."""
+
 
 @hookimpl
 def vlrun_tasks() -> list[Entry]:
@@ -81,6 +84,7 @@ def vlrun_submissions() -> list[SubmissionFormat]:
             summary=f"lines 'identifier,True' or 'identifier,False' for {what}",
             reader="vlrun_nlvr2.submission:read_submission",
             id_reader="vlrun_nlvr2.source_files:read_identifiers",
+            sizes=SIZES,
         )
         for split, what in SUBMISSION_SPLITS.items()
     ]

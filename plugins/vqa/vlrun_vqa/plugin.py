@@ -15,6 +15,9 @@ PHASES = {
     "vqav2-minival": (("minival",), "the official evaluator on minival"),
 }
 
+SIZES = {"test": 447_793, "test-dev": 107_394, "val": 214_354, "minival": 25_994}
+"""Published numbers of questions (visualqa.org; minival: LXMERT)."""
+
 
 @hookimpl
 def vlrun_tasks() -> list[Entry]:
@@ -89,6 +92,7 @@ def vlrun_submissions() -> list[SubmissionFormat]:
             summary=f"VQA v2, {use}: {RESULT_FILE}",
             reader="vlrun_vqa.submission:read_results",
             id_reader="vlrun_vqa.submission:official_ids",
+            sizes=SIZES,
         )
         for name, (splits, use) in PHASES.items()
     ]
