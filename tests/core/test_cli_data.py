@@ -30,9 +30,11 @@ def build_lines(path, output):
 
 @hookimpl
 def vlrun_datasets():
-    builder = Builder(source="lines", summary="text file with one caption a line", function="vlrun_toy:build_lines")
+    function = "vlrun_toy:build_lines"
+    builder = Builder(source="lines", summary="text file with one caption a line", function=function)
+    other = Builder(source="rows", summary="the same from others", function=function)
     shared = {"config": "vlrun:DatasetConfig", "factory": "builtins:print"}
-    toy = {"record": "vlrun_toy:Caption", "builders": (builder,), "obtain": "Write one yourself"}
+    toy = {"record": "vlrun_toy:Caption", "builders": (builder, other), "obtain": "Write one yourself"}
     return [
         Entry(name="toy", summary="a toy", **shared, **toy),
         Entry(name="bare", summary="nothing to build", **shared),
@@ -56,6 +58,52 @@ def test_build_writes_the_files_and_says_what(source: Path, tmp_path: Path, caps
     assert main(["data", "build", "toy", "--from", "lines", str(source), str(tmp_path / "out")]) == 0
     assert (tmp_path / "out/train.jsonl").read_text().splitlines()[1] == '{"id": "1", "text": "a dog"}'
     assert capsys.readouterr().out == f"{tmp_path}/out/train.jsonl  2 examples\nnote: texts are as typed\n"
+
+
+def test_files_of_another_source_are_replaced_only_on_request(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    build = ["data", "build", "toy", "--from"]
+    assert main([*build, "lines", str(source), str(out)]) == 0
+    assert main([*build, "rows", str(source), str(out)]) == 0, "the same content replaces nothing"
+    assert main([*build, "lines", str(source), str(out)]) == 0
+    before = (out / "train.jsonl").read_text()
+    source.write_text("a cow\n")
+    capsys.readouterr()
+    assert main([*build, "rows", str(source), str(out)]) == 5
+    message = capsys.readouterr().err
+    assert f"{out / 'train.jsonl'}  (built from lines)" in message
+    assert "--replace" in message
+    assert (out / "train.jsonl").read_text() == before
+    assert main([*build, "lines", str(source), str(out)]) == 0, "a source may replace what it has made"
+    source.write_text("a horse\n")
+    assert main([*build, "rows", str(source), str(out), "--replace"]) == 0
+    assert "a horse" in (out / "train.jsonl").read_text()
+    assert json.loads((out / "sources.json").read_text()) == {"train.jsonl": "rows"}
+    assert sorted(path.name for path in tmp_path.glob(".out*")) == []
+
+
+def test_files_of_an_unknown_source_are_not_replaced_either(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train.jsonl").write_text("mine\n")
+    assert main(["data", "build", "toy", "--from", "lines", str(source), str(tmp_path / "out")]) == 5
+    assert "built from an unknown source" in capsys.readouterr().err
+    assert (tmp_path / "out" / "train.jsonl").read_text() == "mine\n"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.jsonl"]
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    assert main(["data", "build", "toy", "--from", "lines", str(tmp_path), str(tmp_path / "out")]) == 5
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+
+
+def test_a_problem_of_what_is_built_names_the_users_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.txt").touch()
+    assert main(["data", "build", "toy", "--from", "lines", str(tmp_path / "empty.txt"), str(tmp_path / "out")]) == 5
+    assert f"{tmp_path / 'out' / 'train.jsonl'}: there is nothing to write" in capsys.readouterr().err
 
 
 def test_an_unknown_source_lists_those_that_exist(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,6 +182,7 @@ def test_sources_are_listed_with_where_to_get_them(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.splitlines() == [
         "toy: Write one yourself",
         "    --from lines: text file with one caption a line",
+        "    --from rows: the same from others",
     ]
 
 

@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder for one .jsonl file per split; for the identities, data_root",
     )
+    build.add_argument(
+        "--replace", action="store_true", help="replace files in OUT that were built from another source"
+    )
 
     validate = actions.add_parser("validate", help="check every line of annotation files")
     validate.add_argument("dataset", metavar="DATASET", help="name of the dataset whose schema the lines have")
@@ -71,12 +74,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    from vlrun.data.building import build_annotations
+
     if arguments.dataset == IDENTITIES:
         return _build_identities(arguments)
     builder = _builder(_dataset(arguments.dataset), arguments.source)
     if not arguments.path.exists():
         raise DataError(f"{arguments.path} does not exist; '{builder.source}' reads {builder.summary}")
-    report = builder.build(arguments.path, arguments.output)
+    report = build_annotations(builder, arguments.path, arguments.output, replace=arguments.replace)
     for split, count in report.counts.items():
         print(f"{arguments.output / split}.jsonl  {count:,} examples")
     for remark in report.remarks:
