@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlrun.blocks.answering_config import AnsweringConfig
+from vlrun.blocks.answering_config import AnsweringConfig, answer_list_problem
 from vlrun.blocks.answers import AnswerVocabulary, read_answers, soft_score
 from vlrun.blocks.heads import PooledClassifier, num_classes
 from vlrun.errors import CheckpointError, DataError, first_few
@@ -134,18 +134,10 @@ class AnsweringTask(Task[Answers]):
         self, tensors: Mapping[str, Tensor], meaning: Mapping[str, Any]
     ) -> tuple[Mapping[str, Tensor], list[str]]:
         """Gives each answer its row of the imported head, or zeros if that head lacks it (LXMERT, section 4)."""
-        theirs, rows = meaning.get("answers"), num_classes(tensors)
-        remedy = (
-            "Import them again with --answers FILE (the list they were trained with), or start from a random head with "
-            "the task's option transfer_head: false"
-        )
-        if theirs is None:
-            raise CheckpointError(f"the weights have a head for {rows:,} answers and do not say which. {remedy}")
-        if len(theirs) != rows:
-            raise CheckpointError(
-                f"the weights have a head for {rows:,} answers, but were imported with a list of {len(theirs):,}. "
-                f"{remedy}"
-            )
+        theirs = meaning.get("answers")
+        if problem := answer_list_problem(num_classes(tensors), theirs):
+            raise CheckpointError(problem)
+        assert theirs is not None
         if tuple(theirs) == self.vocabulary.answers:
             return tensors, [
                 f"answer head: the same {len(theirs):,} answers in the same order (list {self.vocabulary.hash})"
@@ -167,10 +159,7 @@ class AnsweringTask(Task[Answers]):
         assert target is not None
         if target.scores is not None:
             if self.config.loss in ("kl", "kl-then-bce"):
-                raise DataError(
-                    f"question '{example.id}' comes with scores and not with the answers behind them, so loss "
-                    f"'{self.config.loss}' is impossible; use loss: bce, or build the annotations from other files"
-                )
+                raise DataError(self.config.needs_answers(f"question '{example.id}'"))
             for answer, score in target.scores.items():
                 if (index := self.vocabulary.index_of(answer)) is not None:
                     soft_scores[index] = score

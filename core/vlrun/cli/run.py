@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Checks the experiment and the files that it needs, then trains or resumes, in one process or several."""
+    from vlrun.config.preflight import check_files, check_recipe
+
     path, folder = experiment_path(arguments.experiment)
     if folder is not None and not arguments.resume:
         folder = None  # without --resume, the configuration of a run starts a new one
@@ -39,10 +41,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(experiment.as_yaml_with_origins(), end="")
         return 0
+    check_recipe(experiment)
     if experiment.demo_weights is not None:
         _prepare_demo_weights(arguments, experiment, plugins)
     if missing := experiment.missing_files():
         raise DataError(missing_message(experiment, missing, arguments.experiment))
+    check_files(experiment)
     return _start(arguments, experiment, plugins, folder)
 
 

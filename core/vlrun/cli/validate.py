@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prints a summary; raises ConfigError or DataError with everything that is wrong or missing."""
     from vlrun.config.experiment import load_experiment
+    from vlrun.config.preflight import check_files, check_recipe
 
     path, _ = experiment_path(arguments.experiment)
     try:
@@ -32,8 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(experiment.as_yaml_with_origins(), end="")
         return 0
+    check_recipe(experiment)
     if missing := experiment.missing_files():
         raise DataError(missing_message(experiment, missing, arguments.experiment))
+    check_files(experiment)
     if arguments.json:
         print(json.dumps(experiment.model_dump(mode="json")))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -217,6 +217,19 @@ class TaskConfig(Config):
 
     def required_files(self) -> list[RequiredFile]:
         """The files that must exist before this task can be built, besides those of its dataset."""
+        return []
+
+    def data_problems(self, splits: Sequence[str]) -> list[str]:
+        """What the first lines of annotations show to be wrong with these splits, without torch; by default nothing."""
+        return []
+
+    def weights_problems(self, shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, Any]) -> list[str]:
+        """What the header of imported weights shows to be wrong for this task; by default nothing.
+
+        Args:
+            shapes: of all tensors, by name.
+            metadata: what the import has recorded.
+        """
         return []
 
     def demo_overrides(self) -> dict[str, Any]:
