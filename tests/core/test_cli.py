@@ -33,6 +33,34 @@ def test_wrong_usage_exits_with_two(arguments: list[str], capsys: pytest.Capture
     assert "usage: runner" in capsys.readouterr().err
 
 
+def test_runner_alone_prints_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    for command in built_in_commands():
+        assert f"{command.name} " in captured.err
+        assert command.summary.split()[0] in captured.err
+
+
+def test_experiments_are_listed_with_what_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["list", "experiments"]) == 2
+    assert str(tmp_path / "experiments") in capsys.readouterr().err
+    (tmp_path / "experiments" / "sub").mkdir(parents=True)
+    (tmp_path / "experiments" / "a.yaml").write_text("# About cats\n# and dogs.\n#\n# More.\nseed: 1\n")
+    (tmp_path / "experiments" / "sub" / "b.yaml").write_text("seed: 1\n# later\n")
+    assert main(["list", "experiments"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split(maxsplit=1) == ["experiments/a.yaml", "About cats and dogs."]
+    assert second.split() == ["experiments/sub/b.yaml"]
+    assert main(["list", "experiments", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0] == {"file": "experiments/a.yaml", "summary": "About cats and dogs."}
+
+
 def test_runner_py_and_the_module_are_the_same_command() -> None:
     for command in (["runner.py"], ["-m", "vlrun"]):
         done = subprocess.run(

@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = make_parser(arguments)
+    if not arguments:
+        parser.print_help(sys.stderr)
+        parser.exit(UsageError.exit_status)
     parsed, rest = parser.parse_known_args(arguments)
     parsed.main, parsed.command = main, arguments  # for a verb that starts the same command in several processes
     overrides = [word for word in rest if "=" in word and not word.startswith("-")]

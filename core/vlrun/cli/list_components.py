@@ -1,21 +1,24 @@
-"""``runner list KIND``: components that an experiment can name with their options, or submission formats."""
+"""``runner list KIND``: components that an experiment can name, submission formats, or experiments."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
+from vlrun.errors import UsageError
 from vlrun.plugins.entries import Entry
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.reporting.tables import TextTable, print_table
 
 SUBMISSIONS = "submissions"
-KINDS = ("backbones", "tasks", "datasets", "metrics", "reporters", "detectors", SUBMISSIONS)
+EXPERIMENTS = "experiments"
+KINDS = ("backbones", "tasks", "datasets", "metrics", "reporters", "detectors", SUBMISSIONS, EXPERIMENTS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Takes a kind of component, --options and --json."""
+    """Takes a kind, --options and --json."""
     parser.add_argument("kind", choices=KINDS, metavar="|".join(KINDS))
     parser.add_argument("--options", action="store_true", help="show the options of each, with types and defaults")
     parser.add_argument("--json", action="store_true", help="machine-readable output, with the schema of the options")
@@ -23,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints a line for each component of the kind, with its options on request."""
+    if arguments.kind == EXPERIMENTS:
+        return _experiments(arguments.json)
     plugins = create_plugins()
     if arguments.kind == SUBMISSIONS:
         return _submissions(plugins, arguments.json)
@@ -41,6 +46,31 @@ def run(arguments: argparse.Namespace) -> int:
         print(line)
         print("\n".join(_options(kind, entry)))
     return 0
+
+
+def _experiments(as_json: bool) -> int:
+    """Prints the experiment files below ``experiments/`` of the working directory, each with its first comment."""
+    files = sorted(Path(EXPERIMENTS).glob("**/[!.]*.yaml"))
+    if not files:
+        raise UsageError(f"there is no experiment in {Path(EXPERIMENTS).absolute()}; go to the folder that has it")
+    rows = [(str(file), _first_comment(file)) for file in files]
+    if as_json:
+        print(json.dumps([{"file": file, "summary": summary} for file, summary in rows], indent=2))
+        return 0
+    print_table(TextTable((), rows))
+    return 0
+
+
+def _first_comment(file: Path) -> str:
+    """The first comment of a file up to its first empty line; empty if it begins with anything else."""
+    words: list[str] = []
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            text = line.removeprefix("#").strip()
+            if not line.startswith("#") or not text:
+                break
+            words.append(text)
+    return " ".join(words)
 
 
 def _submissions(plugins: Plugins, as_json: bool) -> int:

@@ -22,7 +22,7 @@ _VERBS = {
     "submit-check": "check a file before an evaluation server refuses it",
     "validate": "check an experiment file without touching features or torch",
     "list-plugins": "show installed plugins, what they offer, and what is wrong with them",
-    "list": "list the backbones, tasks, datasets, metrics or reporters that an experiment can name, and detectors",
+    "list": "list experiments, detectors, and the backbones, tasks, datasets, metrics and reporters to name",
     "data": "get, build and check what experiments need",
     "features": "extract, build, inspect, verify and compare region features",
     "weights": "import, export and inspect model weights",
