@@ -107,7 +107,7 @@ def import_weights(
         *(weight_format.seen if pretraining_sets is None else pretraining_sets),
         *before.get("pretraining_sets", ()),
     ]
-    metadata = {
+    metadata: dict[str, Any] = {
         "backbone": weight_format.backbone,
         "format": weight_format.name,
         "source": source.label,

@@ -66,6 +66,6 @@ def _other_data(recorded: Mapping[str, Any], run: Run, task_run: TaskRun) -> Ite
             f"{split}: {key}: {before[key]} -> {now[key]}" for key in now if key in before and before[key] != now[key]
         )
     if run.weights is not None:
-        source, now = recorded.get("weights", {}).get("source_sha256"), run.weights.metadata.get("source_sha256")
-        if source not in (None, now):
-            yield f"weights made from {source} -> {now}"
+        earlier, source = recorded.get("weights", {}).get("source_sha256"), run.weights.metadata.get("source_sha256")
+        if earlier not in (None, source):
+            yield f"weights made from {earlier} -> {source}"
