@@ -164,7 +164,11 @@ def test_prepare_makes_what_it_can_and_validate_says_the_rest(
     assert main(["data", "prepare", experiment, "--from", str(old)]) == 5
     captured = capsys.readouterr()
     assert (tmp_path / "data/vocab/words.txt").read_text() == "cat\ndog\n"
-    assert {path.name for path in (tmp_path / "data/annotations/toy").iterdir()} == {"train.jsonl", "test.jsonl"}
+    assert {path.name for path in (tmp_path / "data/annotations/toy").iterdir()} == {
+        "train.jsonl",
+        "test.jsonl",
+        "sources.json",
+    }
     assert f"{tmp_path}/data/annotations/toy <- {old}/toy (toy-whole)" in captured.out
     assert "missing" in captured.err
     assert "features/store" in captured.err

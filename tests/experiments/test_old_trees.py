@@ -78,7 +78,7 @@ def test_a_folder_of_volta_is_recognised(
     assert f"{tmp_path}/data/annotations/nlvr2 <- {statements} (nlvr2-official)" in shown
     assert "left out: nlvr2/data/train.json, nlvr2/data/test1.json, nlvr2/data/test2.json" in shown  # not dev.json
     built = {path.name for path in (tmp_path / "data/annotations/flickr30k").iterdir()}
-    assert built == {"train.jsonl", "val.jsonl", "test.jsonl"}
+    assert built == {"train.jsonl", "val.jsonl", "test.jsonl", "sources.json"}
 
 
 def test_the_stores_of_volta_are_recognised(tmp_path: Path, plugins: Plugins) -> None:
