@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from vlrun.data.loading import EvaluationBatches, batch_loader
-from vlrun.engine.assembly import Run, TaskRun
 from vlrun.engine.launch import StopRequest, leave_if_asked
 from vlrun.engine.model import weights_fingerprint
 from vlrun.engine.ranks import Ranks
+from vlrun.engine.run import Run, TaskRun
 from vlrun.errors import DataError
 from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.dataset import Dataset

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from vlrun.config.train import TrainConfig
-from vlrun.engine.assembly import TaskRun
 from vlrun.engine.mixing import PlannedStep
 from vlrun.engine.optimisation import clip_gradients, set_learning_rate
 from vlrun.engine.ranks import Ranks
+from vlrun.engine.run import TaskRun
 from vlrun.engine.step_window import Arriving, StepRecord
 from vlrun.engine.trainer import Trainer
 from vlrun.errors import ConfigError, NonFiniteLossError, first_few

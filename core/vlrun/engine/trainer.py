@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch.optim import Optimizer
 
-from vlrun.engine.assembly import Run
 from vlrun.engine.checkpoints import Checkpoints, EvaluationHistory
 from vlrun.engine.evaluation import TaskView
 from vlrun.engine.launch import StopRequest
 from vlrun.engine.mixing import TaskMix, build_mix, is_active
 from vlrun.engine.optimisation import Schedule, build_optimizer, build_schedule
+from vlrun.engine.run import Run
 from vlrun.engine.step_window import StepRecord, StepWindow
 
 

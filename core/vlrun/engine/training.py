@@ -9,10 +9,10 @@ from typing import Protocol
 
 from vlrun.data.first_batch import batch_problems, shared_memory_problem
 from vlrun.data.loading import JointBatchMaker, batch_loader
-from vlrun.engine.assembly import TaskRun
 from vlrun.engine.checkpoints import Progress
 from vlrun.engine.evaluation import evaluate_split
 from vlrun.engine.mixing import PlannedStep
+from vlrun.engine.run import TaskRun
 from vlrun.engine.steps import check_finite, train_step
 from vlrun.engine.trainer import Trainer
 from vlrun.errors import ConfigError, DataError, StoppedOnRequest

@@ -12,7 +12,8 @@ from typing import Any
 
 from vlrun.config.experiment import Experiment
 from vlrun.data.splits import describe_features
-from vlrun.engine.assembly import Run, TaskRun, assemble, build_metrics, check_splits
+from vlrun.engine.assembly import assemble, build_metrics, check_splits
+from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.checkpoints import Checkpoints
 from vlrun.engine.claim import refuse_if_claimed
 from vlrun.engine.evaluation import TaskView, evaluate_split

@@ -15,7 +15,8 @@ import torch
 from vlrun.config.experiment import Experiment, Layer, load_experiment
 from vlrun.data.coverage import Coverage
 from vlrun.data.loading import shown_regions
-from vlrun.engine.assembly import Run, TaskRun, build_network
+from vlrun.engine.assembly import build_network
+from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.evaluation import TaskView
 from vlrun.engine.launch import StopRequest
 from vlrun.engine.model import TaskModel, WithoutRandomNumbers, check_precision

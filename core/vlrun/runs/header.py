@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vlrun.engine.assembly import Run, TaskRun
+from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.ranks import device_name
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from vlrun.config.experiment import Experiment
 from vlrun.config.yaml import parse_yaml
 from vlrun.data.splits import split_records
 from vlrun.data.image_check import check_same_table
-from vlrun.engine.assembly import Run, assemble, check_splits
+from vlrun.engine.assembly import assemble, check_splits
+from vlrun.engine.run import Run
 from vlrun.engine.claim import claimed
 from vlrun.engine.evaluation import evaluate_split
 from vlrun.engine.model import weights_sum
