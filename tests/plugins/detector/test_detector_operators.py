@@ -183,9 +183,9 @@ def random_boxes(number: int, seed: int) -> Tensor:
 
 def plain_nms(boxes: Tensor, scores: Tensor, threshold: float, inclusive: bool) -> list[int]:
     kept: list[int] = []
-    found = overlaps(boxes, boxes, inclusive=inclusive).double()
+    found = overlaps(boxes, boxes, inclusive=inclusive).double().numpy()
     for index in scores.sort(descending=True, stable=True).indices.tolist():
-        if all(found[other, index] <= threshold for other in kept):
+        if (found[index, kept] <= threshold).all():
             kept.append(index)
     return kept
 
