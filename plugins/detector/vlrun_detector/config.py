@@ -13,7 +13,8 @@ class BottomUpConfig(DetectorConfig):
     """Options of both pipelines."""
 
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the convolutions; bfloat16 is faster on a GPU, and changes features by about 1 %"
+        "float32",
+        description="of the convolutions; bfloat16 is faster where the hardware has it; features change by 0.3 to 1 %",
     )
     anchors: Literal["known", "any"] = Field(
         "known", description="known refuses weights with anchors that are neither Caffe's nor Hugging Face's"
