@@ -13,18 +13,18 @@ from typing import Any
 from vlrun.config.experiment import Experiment
 from vlrun.data.splits import describe_features
 from vlrun.engine.assembly import assemble, build_metrics, check_splits
-from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.checkpoints import Checkpoints
 from vlrun.engine.claim import refuse_if_claimed
 from vlrun.engine.evaluation import TaskView, evaluate_split
-from vlrun.engine.ranks import Ranks, join_ranks
-from vlrun.engine.run_folder import OpenedRun, RunFolder
 from vlrun.engine.launch import StopRequest
+from vlrun.engine.ranks import Ranks, join_ranks
+from vlrun.engine.run import Run, TaskRun
+from vlrun.engine.run_folder import OpenedRun, RunFolder
 from vlrun.errors import DataError, UsageError, first_few
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.examples import Prediction, Score
-from vlrun.interfaces.run_view import RunView
 from vlrun.interfaces.reporter import Reporters, ResultRow
+from vlrun.interfaces.run_view import RunView
 from vlrun.interfaces.task import Task
 from vlrun.plugins.manager import Plugins
 from vlrun.reporting.progress import progress_on_stderr

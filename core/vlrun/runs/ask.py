@@ -16,11 +16,11 @@ from vlrun.config.experiment import Experiment, Layer, load_experiment
 from vlrun.data.coverage import Coverage
 from vlrun.data.loading import shown_regions
 from vlrun.engine.assembly import build_network
-from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.evaluation import TaskView
 from vlrun.engine.launch import StopRequest
 from vlrun.engine.model import TaskModel, WithoutRandomNumbers, check_precision
 from vlrun.engine.ranks import Ranks, choose_device
+from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import RunFolder, open_run_folder
 from vlrun.errors import CheckpointError, ConfigError, DataError, UsageError, first_few
 from vlrun.features.store import RegionFeatureStore
@@ -114,9 +114,7 @@ class LoadedRun:
         answer = self.task_run.task.ask(question, QuestionView(self.run, self.task_run, StopRequest(), regions))
         return Answer(question, answer.choices[:top], sizes)
 
-    def question(
-        self, text: str | Sequence[str], image: Image | Sequence[Image]
-    ) -> tuple[Question, AskedRegions]:
+    def question(self, text: str | Sequence[str], image: Image | Sequence[Image]) -> tuple[Question, AskedRegions]:
         """The question as the task gets it, and where its regions are; raises what ``ask`` raises."""
         texts = (text,) if isinstance(text, str) else tuple(text)
         images = [image] if isinstance(image, str | Path | RegionFeatures) else list(image)
@@ -133,7 +131,9 @@ class LoadedRun:
                 given[ids[number]] = features
         question, regions = Question(texts, tuple(ids)), AskedRegions(self.store, given)
         if unknown := [name for name in dict.fromkeys(question.image_ids) if name not in regions]:
-            raise DataError([*(self._unknown(name) for name in unknown[:_SHOWN_IDS]), *first_few(unknown, _SHOWN_IDS)[_SHOWN_IDS:]])
+            raise DataError(
+                [*(self._unknown(name) for name in unknown[:_SHOWN_IDS]), *first_few(unknown, _SHOWN_IDS)[_SHOWN_IDS:]]
+            )
         if problems := self._problems_of_texts(question, regions):
             raise UsageError(f"{task}: {'; '.join(problems)}")
         return question, regions

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.ranks import device_name
+from vlrun.engine.run import Run, TaskRun
 
 if TYPE_CHECKING:
     from vlrun.engine.trainer import Trainer

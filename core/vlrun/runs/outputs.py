@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vlrun.data.splits import split_records
-from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.checkpoints import MANIFEST, Checkpoints
+from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import OpenedRun, RunFolder
 from vlrun.files import sha256_of, write_json
 

@@ -12,23 +12,23 @@ from typing import Any
 from vlrun.config.components import config_model
 from vlrun.config.experiment import Experiment
 from vlrun.config.yaml import parse_yaml
-from vlrun.data.splits import split_records
 from vlrun.data.image_check import check_same_table
+from vlrun.data.splits import split_records
 from vlrun.engine.assembly import assemble, check_splits
-from vlrun.engine.run import Run
 from vlrun.engine.claim import claimed
 from vlrun.engine.evaluation import evaluate_split
+from vlrun.engine.launch import StopRequest, stop_on_signals
 from vlrun.engine.model import weights_sum
 from vlrun.engine.ranks import Ranks, join_ranks, lost_ranks_explained
+from vlrun.engine.run import Run
 from vlrun.engine.run_folder import RunFolder, create_run_folder, latest_run_folder, now, write_records
-from vlrun.engine.launch import StopRequest, stop_on_signals
 from vlrun.engine.trainer import Trainer, build_trainer
 from vlrun.engine.training import check_first_batch, load_final_weights, resume, train
 from vlrun.errors import ConfigError, RunnerError, StoppedOnRequest
 from vlrun.files import write_text
-from vlrun.runs.header import header_facts
 from vlrun.interfaces.reporter import Outcome, Reporters, ResultRow, RunInfo
 from vlrun.plugins.manager import Plugins, create_plugins
+from vlrun.runs.header import header_facts
 
 _MAY_CHANGE_ON_RESUME = {
     "train.workers",
@@ -82,7 +82,11 @@ def run_experiment(
         if run_folder.read_status().get("status") == "done":
             return RunResult(run_folder.path, [], was_done=True)
         reporters = build_reporters(experiment, plugins, ranks)
-        with reporters, _recorded(experiment, run_folder, ranks, reporters) as rows, lost_ranks_explained(ranks.world_size):
+        with (
+            reporters,
+            _recorded(experiment, run_folder, ranks, reporters) as rows,
+            lost_ranks_explained(ranks.world_size),
+        ):
             with ranks.together():
                 run = assemble(experiment, ranks, run_folder, reporters, plugins)
                 if known := run_folder.read_data():
@@ -195,7 +199,7 @@ def published(experiment: Experiment, task: str, split: str, name: str) -> tuple
 def _recorded(
     experiment: Experiment, folder: RunFolder, ranks: Ranks, reporters: Reporters
 ) -> Iterator[list[ResultRow]]:
-    """Keeps ``status.json`` up to date and reports the outcome, however the run ends; yields the list for its results."""
+    """Keeps ``status.json`` up to date and reports the outcome, however the run ends; yields a list for the results."""
     rows: list[ResultRow] = []
 
     def start() -> None:
