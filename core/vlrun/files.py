@@ -34,6 +34,20 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     sync_folder(path.parent)
 
 
+def folder_from(variable: str, default: str) -> Path:
+    """The folder that an environment variable names, or ``default`` if it is unset or empty; absolute."""
+    return Path(os.environ.get(variable) or default).expanduser().absolute()
+
+
+def read_object_or_empty(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that may be missing or damaged; then an empty one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file, which may be compressed (``.gz``).
 

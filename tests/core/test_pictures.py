@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,6 +19,13 @@ def test_every_kind_of_picture_becomes_rgb(mode: str, tmp_path: Path) -> None:
     Image.new(mode, (6, 4)).save(path)
     picture = open_picture(path, "it")
     assert (picture.mode, picture.size) == ("RGB", (6, 4))
+
+
+def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    read = np.asarray(open_picture(tmp_path / "deep.png", "deep.png"))
+    assert (read[..., 0] == ramp >> 8).all()
 
 
 def test_it_is_turned_as_the_camera_says(tmp_path: Path) -> None:

@@ -208,13 +208,16 @@ def test_images_without_features_stop_the_run_before_it_starts(
         run_experiment(experiment(world, plugins), plugins=plugins)
 
 
+class FewerImages(toy.ToyTask):
+    """Asks for no image but the example's own."""
+
+    def pairs(self, example: Any, rng: Any) -> list[Any]:
+        return [toy.Pair(example.text, example.image_ids[0])] * 2
+
+
 def test_images_without_features_can_be_left_out_and_the_score_says_so(
     world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class FewerImages(toy.ToyTask):
-        def pairs(self, example: Any, rng: Any) -> list[Any]:
-            return [toy.Pair(example.text, example.image_ids[0])] * 2
-
     monkeypatch.setattr(toy, "ToyTask", FewerImages)
     monkeypatch.setattr(toy, "NUM_IMAGES", 9)
     loaded = experiment(world, plugins, "tasks.0.dataset.allow_missing_features=true")
@@ -222,6 +225,29 @@ def test_images_without_features_can_be_left_out_and_the_score_says_so(
     score = result.rows[0].score
     assert score.count == 13 - 2
     assert "2 examples: their images have no features" in score.protocol["left out"]
+
+
+def test_images_that_are_left_out_with_their_examples_leak_nothing(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy, "ToyTask", FewerImages)
+    monkeypatch.setattr(toy, "NUM_IMAGES", 9)  # the store has seven
+    loaded = experiment(world, plugins, "tasks.0.dataset.allow_missing_features=true")
+    score = run_experiment(loaded, plugins=plugins).rows[0].score
+    assert " of 7 images seen in training" in score.protocol["leak"]
+
+
+def test_the_end_of_an_epoch_is_saved_once(world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    save = Checkpoints.save
+
+    def counted(self: Checkpoints, progress: Any, *others: Any) -> Any:
+        saved.append(progress.step)
+        return save(self, progress, *others)
+
+    monkeypatch.setattr(Checkpoints, "save", counted)
+    run_experiment(experiment(world, plugins, "train.checkpoint_every=1"), plugins=plugins)
+    assert saved == list(range(1, len(saved) + 1))
 
 
 def test_more_processes_than_examples_in_a_batch_is_a_clear_error(world: Path, plugins: Plugins) -> None:

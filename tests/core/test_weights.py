@@ -283,6 +283,7 @@ def test_inspecting_a_foreign_file_finds_its_format(source: Path) -> None:
     other = WeightFormat(name="other", backbone="other", summary="", translator="toy_weights:translate_nothing")
 
     summary = inspect_weights(source, {"toy": TOY, "other": other})
+    assert summary.path == str(source)
 
     assert summary.formats == ("toy",)
     assert [(module.name, module.tensors, module.parameters) for module in summary.modules] == [

@@ -39,7 +39,10 @@ def open_picture(file: Path | IO[bytes], name: str, max_pixels: int = MAX_PIXELS
             width, height = picture.size
             if width * height > max_pixels:
                 raise DataError(f"{name}: {width:,} x {height:,} pixels are more than the {max_pixels:,} that are read")
-            return ImageOps.exif_transpose(picture).convert("RGB")
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode.startswith("I"):  # 16 bits, of which convert would cut what exceeds 255
+                upright = upright.convert("I").point(lambda value: value / 256).convert("L")
+            return upright.convert("RGB")
     except FileNotFoundError as error:
         raise DataError(f"{name}: there is no such file") from error
     except Image.DecompressionBombError as error:

@@ -173,10 +173,18 @@ def _refuse_wrong_questions(loaded: LoadedRun, asked: Sequence[Asked], file: Pat
 
 
 def _note_other_features(loaded: LoadedRun, reader: PhotographReader) -> None:
-    """Says that a photograph has other features than the model was trained on, where both are known."""
-    trained = loaded.store.manifest.extractor if loaded.store is not None else ""
-    if trained and trained != (now := reader.detector.describe()):
-        print(f"note: the run's features are of {trained}; those of photographs are of {now}", file=sys.stderr)
+    """Says that a photograph has other features than the model was trained on, unless both are known to be alike."""
+    from vlrun.data.feature_check import stated_origin
+    from vlrun.features.origin import FeatureOrigin, differ
+
+    if loaded.store is None:
+        return
+    trained, manifest, now = stated_origin(loaded.store), loaded.store.manifest, reader.detector.describe()
+    boxes = (manifest.min_regions, manifest.max_regions)
+    if trained.extractor and differ(FeatureOrigin(now), boxes, trained) is not False:
+        print(
+            f"note: the run's features are of {trained.extractor}; those of photographs are of {now}", file=sys.stderr
+        )
 
 
 def _print(answer: Answer, name: Any, arguments: argparse.Namespace) -> None:

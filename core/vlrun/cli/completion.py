@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import RunnerError
+from vlrun.files import folder_from
 
 if TYPE_CHECKING:
     from vlrun.plugins.manager import Plugins
@@ -114,7 +115,7 @@ def _experiments(prefix: str, **_: Any) -> list[str]:
 
 def _runs(prefix: str, **_: Any) -> list[str]:
     """Each ``runs/<experiment>`` and the runs in it, and folders that begin with ``prefix``."""
-    root = Path(os.environ.get("VLRUN_RUNS", "runs"))
+    root = folder_from("VLRUN_RUNS", "runs")
     configs = sorted(root.glob("*/*/config.yaml"))
     named = [str(folder) for config in configs for folder in (config.parent.parent, config.parent)]
     return list(dict.fromkeys([*named, *_paths(prefix)]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
-import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlrun.errors import DataError, PluginError, UsageError
+from vlrun.files import folder_from
 from vlrun.plugins.manager import create_plugins
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def get(arguments: argparse.Namespace) -> int:
         raise UsageError(_by_hand(download))
     if not download.is_automatic and not arguments.mirrors:
         raise UsageError(_by_hand(download))
-    data_root = Path(os.environ.get("VLRUN_DATA", "data")).expanduser()
+    data_root = folder_from("VLRUN_DATA", "data")
     folder = arguments.to or data_root / DOWNLOADS_FOLDER / download.name
     with progress_on_stderr() as reporters, _alone(folder):
         fetcher = Fetcher(
@@ -91,7 +92,9 @@ def get(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             reporters.note("the same command continues")
             raise
-    print(f"next: runner data prepare EXPERIMENT{'' if arguments.to is None else f' --from {folder}'}")
+    print(
+        f"next: runner data prepare EXPERIMENT{'' if arguments.to is None else f' --from {shlex.quote(str(folder))}'}"
+    )
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlrun.cli.arguments import experiment_path
 from vlrun.errors import DataError, UsageError
+from vlrun.files import folder_from
 from vlrun.plugins.manager import Plugins, create_plugins
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     plugins = create_plugins()
     downloads = plugins.downloads()
     experiment = _experiment(arguments, plugins) if arguments.experiment else None
-    data_root = experiment.data_root if experiment else Path(os.environ.get("VLRUN_DATA", "data")).absolute()
+    data_root = experiment.data_root if experiment else folder_from("VLRUN_DATA", "data")
     trees = trees_of(arguments.folders, data_root, downloads)
     needs = needs_of(experiment) if experiment else possible_needs(downloads.values(), data_root)
     steps = plan(needs, trees, downloads)
@@ -167,7 +167,7 @@ def _get_command(download: Download, data_root: Path) -> str:
 
     if not download.is_automatic:
         return ""
-    is_usual = data_root == Path(os.environ.get("VLRUN_DATA", "data")).expanduser().absolute()
+    is_usual = data_root == folder_from("VLRUN_DATA", "data")
     elsewhere = [] if is_usual else ["--to", str(data_root / DOWNLOADS_FOLDER / download.name)]
     return shlex.join(["runner", "data", "get", download.name, *elsewhere])
 
@@ -206,7 +206,7 @@ def _disk_line(steps: Sequence[Step], downloads: dict[str, Download], data_root:
 def _next_lines(steps: Sequence[Step], named: str, folders: Sequence[Path]) -> list[str]:
     if not steps:
         return [f"everything is there; start with: runner run {named}"]
-    given = "".join(f" --from {folder}" for folder in folders) or " [--from FOLDER]..."
+    given = "".join(f" --from {shlex.quote(str(folder))}" for folder in folders) or " [--from FOLDER]..."
     lines = ["What is found, all at once, resumable:" if any(step.candidates for step in steps) else "Afterwards:"]
     return [*lines, f"  runner data prepare {named}{given}"]
 

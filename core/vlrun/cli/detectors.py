@@ -114,5 +114,5 @@ def how_to_name_one() -> str:
     """What to do for photographs while no detector is named, as the end of a sentence."""
     names = create_plugins().names("detector")
     if not names:
-        return "a detector, and none is installed: the plugin 'detector' brings them"
+        return "a detector, and no installed plugin offers one"
     return f"--detector ({' or '.join(names)}) and --detector-weights FILE"

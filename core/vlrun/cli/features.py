@@ -247,7 +247,7 @@ def _read_ids(file: Path) -> list[str]:
     from vlrun.interfaces.examples import canonical_image_id
 
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
     return [canonical_image_id(line.strip()) for line in lines if line.strip()]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlrun.errors import DataError, UsageError
+from vlrun.files import folder_from
 from vlrun.reporting.jsonl import finite
 from vlrun.reporting.results import (
     NUMERIC,
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints one table, or JSON, of the results of all runs in the folders."""
-    folders = arguments.folders or [Path(os.environ.get("VLRUN_RUNS", "runs"))]
+    folders = arguments.folders or [folder_from("VLRUN_RUNS", "runs")]
     runs = [read_run(folder) for folder in find_runs(folders)]
     pages = {record.folder: _write_page(record) for record in runs} if arguments.html else {}
     if arguments.json:

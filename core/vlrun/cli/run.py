@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlrun.cli.arguments import add_experiment_arguments, experiment_path, missing_message
-from vlrun.errors import DataError, UsageError
+from vlrun.cli.arguments import add_experiment_arguments, experiment_path, launched_elsewhere, missing_message
+from vlrun.errors import DataError
 from vlrun.plugins.manager import Plugins, create_plugins
 
 if TYPE_CHECKING:
@@ -91,12 +91,8 @@ def _will_launch(arguments: argparse.Namespace) -> bool:
 def _start(arguments: argparse.Namespace, experiment: Experiment, plugins: Plugins, folder: Path | None) -> int:
     from vlrun.engine.ranks import launched_rank
 
-    if arguments.nproc is not None and arguments.nproc < 1:
-        raise UsageError(f"--nproc {arguments.nproc}: at least one process is needed")
-    if _will_launch(arguments):
-        from vlrun.engine.launch import launch
-
-        return launch(arguments.main, arguments.command, arguments.nproc)
+    if (status := launched_elsewhere(arguments)) is not None:
+        return status
     from vlrun.runs.run import run_experiment
 
     result = run_experiment(

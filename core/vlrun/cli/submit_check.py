@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from vlrun.errors import DataError, PluginError
+from vlrun.files import folder_from
 from vlrun.plugins.manager import create_plugins
 
 
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     annotations = arguments.annotations
     if annotations is None and arguments.questions is None:
-        annotations = Path(os.environ.get(DATA_ROOT_VARIABLE, "data")) / "annotations" / wanted.dataset
+        annotations = folder_from(DATA_ROOT_VARIABLE, "data") / "annotations" / wanted.dataset
     check = check_submission(arguments.file, wanted, annotations, arguments.questions)
     if arguments.json:
         print(json.dumps(check.as_json(), indent=2))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -17,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from vlrun.errors import DataError
-from vlrun.files import sha256_of, write_json
+from vlrun.files import read_object_or_empty, sha256_of, write_json
 from vlrun.interfaces.reporter import ProgressCallback
 from vlrun.plugins.downloads import RemoteFile
 
@@ -217,7 +215,7 @@ class Fetcher:
 
     def _resumable(self, url: str, file: RemoteFile, part: Path) -> tuple[int, dict[str, Any]]:
         """Bytes that can be kept: those of another mirror only where the hash will tell whether they fit."""
-        state = _read(self._state(file))
+        state = read_object_or_empty(self._state(file))
         have = part.stat().st_size if part.exists() else 0
         if have and state.get("url") != url and file.sha256 is None:
             part.unlink()
@@ -272,7 +270,7 @@ class Fetcher:
         self._state(file).unlink(missing_ok=True)
 
     def _records(self) -> dict[str, Any]:
-        return _read(self.folder / RECORD)
+        return read_object_or_empty(self.folder / RECORD)
 
     def _record(self, file: RemoteFile, target: Path, digest: str, mirror: str, accepted: bool) -> None:
         status = target.stat()
@@ -287,14 +285,6 @@ def _ignore(*_: object) -> None: ...
 
 RECORD = "files.json"
 """Beside the files: where each came from, its hash, and that it was checked."""
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
-    return {}
 
 
 def _range_start(answer: Any) -> int:

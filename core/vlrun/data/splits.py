@@ -149,6 +149,7 @@ def read_task_data(
         if not options.allow_missing_features:
             raise coverage.error()
         datasets = {name: _with_features(data, coverage.missing) for name, data in datasets.items()}
+        images = {name: dict.fromkeys(data.image_ids()) for name, data in datasets.items()}
     if empty := [name for name, data in datasets.items() if not len(data)]:
         raise DataError(f"{options.name}: no examples in: {', '.join(empty)}")
     for data in datasets.values():

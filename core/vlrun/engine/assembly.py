@@ -16,7 +16,7 @@ from vlrun.data.feature_check import FeatureCheck, check_cut_regions, check_feat
 from vlrun.data.image_check import ImageCheck, check_images
 from vlrun.data.loading import BatchMaker, TrainingPlan, default_workers
 from vlrun.data.splits import TaskData, read_task_data
-from vlrun.engine.model import TaskModel, check_precision
+from vlrun.engine.model import TaskModel, check_precision, matching_head_names
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import RunFolder
@@ -114,8 +114,7 @@ def _check_matching_heads(
     ]
     if not wanted:
         return
-    parameters = {id(parameter) for parameter in backbone.matching_head().parameters()}
-    names = [name for name, parameter in backbone.named_parameters() if id(parameter) in parameters]
+    names = matching_head_names(backbone)
     missing = [name for name in names if report is None or name not in report.matched]
     if missing:
         source = "no weights are loaded (backbone.weights)" if report is None else f"{report.path} does not have it"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vlrun.blocks.transformer_config import TransformerConfig
 from vlrun.blocks.wordpiece import SPECIAL_TOKENS
+from vlrun.engine.model import matching_head_names
 from vlrun.errors import CheckpointError
 from vlrun.files import write_text
 from vlrun.interfaces.backbone import Backbone
@@ -70,7 +71,7 @@ def forward_check(entry: Entry, options: Mapping[str, Any], tensors: Mapping[str
     rows = len(tensors[config.word_table]) if isinstance(config, TransformerConfig) else 0
     feature_size = getattr(config, "region_feature_size", _FEATURE_SIZE)
     outputs = _outputs(backbone.eval(), rows, options.get("max_positions", sum(_WORDS)), feature_size)
-    if not _has_matching_head(backbone, filled):
+    if not all(name in filled for name in matching_head_names(backbone)):
         del outputs["matching"]
     return {"input": INPUT_VERSION, "outputs": outputs}
 
@@ -131,8 +132,3 @@ def _regions(image_ids: tuple[str, ...], feature_size: int) -> RegionBatch:
     features[~mask], boxes[~mask] = 0, 0
     sizes = np.tile(np.array([[_HEIGHT, _WIDTH]], np.float32), (len(image_ids), 1))
     return RegionBatch(image_ids, features, boxes, mask, sizes)
-
-
-def _has_matching_head(backbone: Backbone, filled: Mapping[str, Tensor]) -> bool:
-    head = {id(parameter) for parameter in backbone.matching_head().parameters()}
-    return all(name in filled for name, parameter in backbone.named_parameters() if id(parameter) in head)

@@ -45,6 +45,12 @@ def weights_fingerprint(modules: Sequence[nn.Module]) -> str:
     return digest.hexdigest()
 
 
+def matching_head_names(backbone: Backbone) -> list[str]:
+    """Names of the matching head's parameters within the backbone."""
+    head = {id(parameter) for parameter in backbone.matching_head().parameters()}
+    return [name for name, parameter in backbone.named_parameters() if id(parameter) in head]
+
+
 class TaskModel(nn.Module):
     """Runs the backbone and one head; the other heads take no part in the step and get no gradient."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import ConfigError
-from vlrun.files import atomic_write, point_symlink, write_json, write_text
+from vlrun.files import atomic_write, point_symlink, read_object_or_empty, write_json, write_text
 from vlrun.interfaces.examples import Prediction
 
 if TYPE_CHECKING:
@@ -52,19 +52,11 @@ class RunFolder:
 
     def read_data(self) -> dict[str, Any]:
         """What ``data.json`` says about the data of each task; empty if there is none."""
-        try:
-            data: dict[str, Any] = json.loads((self.path / "data.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return data
+        return read_object_or_empty(self.path / "data.json")
 
     def read_status(self) -> dict[str, Any]:
         """What ``status.json`` says; empty if it is missing or damaged."""
-        try:
-            status: dict[str, Any] = json.loads((self.path / "status.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return status
+        return read_object_or_empty(self.path / "status.json")
 
     def write_status(self, **changes: Any) -> None:
         """Updates ``status.json``: status (running, done, stopped, failed), message, step, total_steps, times."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -38,23 +38,22 @@ class Arriving:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step did. Its tensors stay on the device: reading them would wait for it.
+    """What one step did.
 
     Attributes:
         number: which step, from 1.
         task_epoch: which of the task's own epochs, from 1.
-        losses: this rank's part of each named loss; they add up over the ranks.
-        gradient_norm: over all ranks, before clipping.
+        losses: names of the losses.
         ids: the examples of this rank.
-        numbers: the losses in their order, then the norm, to be looked at while the next step is under way.
+        numbers: this rank's part of each loss, which add up over the ranks, then the norm of the gradient of all ranks
+            before clipping; to be looked at while the next step is under way.
     """
 
     number: int
     task: str
     task_epoch: int
-    losses: Mapping[str, Tensor]
+    losses: tuple[str, ...]
     learning_rate: float
-    gradient_norm: Tensor
     ids: Sequence[str]
     numbers: Arriving
 
@@ -96,16 +95,17 @@ class StepWindow:
             yield batch
 
     def add(self, step: StepRecord) -> None:
-        """Remembers a step; nothing is read from the device yet."""
+        """Remembers a step until the next report."""
         self.steps.append(step)
 
     def report(self) -> None:
         """Sums the losses over ranks and reports each remembered step."""
         if not self.steps:
             return
-        parts = torch.stack([value for step in self.steps for value in step.losses.values()]).cpu().double()
+        numbers = [step.numbers.values() for step in self.steps]
+        parts = torch.tensor([part for *losses, _ in numbers for part in losses], dtype=torch.float64)
         summed = self.ranks.sum_tensor(parts).tolist()
-        norms = torch.stack([step.gradient_norm for step in self.steps]).tolist()
+        norms = [norm for *_, norm in numbers]
         examples = sum(self.ranks.sum_counts([float(len(step.ids)) for step in self.steps]))
         seconds = max(time.perf_counter() - self.started, 1e-9)
         self._note_speed(seconds / len(self.steps))

@@ -42,7 +42,7 @@ def train_step(trainer: Trainer, step: PlannedStep, micro_batches: Sequence[Batc
         norm = _update(trainer)
     ids = [name for batch in micro_batches for name in batch.ids]
     numbers = Arriving(torch.stack([*losses.values(), norm.to(next(iter(losses.values())))]))
-    record = StepRecord(step.position + 1, task_run.name, step.epoch + 1, losses, rate, norm, ids, numbers)
+    record = StepRecord(step.position + 1, task_run.name, step.epoch + 1, tuple(losses), rate, ids, numbers)
     check_finite(trainer)
     trainer.unchecked = record
     return record

@@ -51,7 +51,7 @@ def train_epoch(trainer: Trainer, active: Sequence[Sequence[bool]], profiler: Pr
         NonFiniteLossError: with the ids of the batch; no checkpoint holds that step.
     """
     run, config = trainer.run, trainer.run.experiment.train
-    epoch = len(active) - 1
+    epoch, end = len(active) - 1, len(active) * trainer.mix.steps_per_epoch
     planned = [step for step in trainer.mix.steps(epoch, active) if step.position >= run.step]
     plan = derive_seed(*(number for step in planned for number in (step.position, step.task_index)))  # a digest
     run.ranks.check_agreement(plan, f"the steps of epoch {epoch + 1}")
@@ -71,9 +71,9 @@ def train_epoch(trainer: Trainer, active: Sequence[Sequence[bool]], profiler: Pr
             if run.ranks.any(bool(trainer.stop)):
                 save_checkpoint(trainer)
                 raise StoppedOnRequest(f"stopped on request after step {run.step}; run again with --resume to continue")
-            if config.checkpoint_every and run.step % config.checkpoint_every == 0:
+            if config.checkpoint_every and run.step % config.checkpoint_every == 0 and run.step != end:
                 save_checkpoint(trainer)
-    run.step = (epoch + 1) * trainer.mix.steps_per_epoch  # past the places of paused tasks
+    run.step = end  # past the places of paused tasks
     save_checkpoint(trainer)
     evaluate_if_due(trainer)
 

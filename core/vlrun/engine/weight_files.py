@@ -115,11 +115,10 @@ def import_weights(
         "licence": licence or source.licence or before.get("licence", "") or weight_format.licence,
         "vocabulary_hash": vocabulary_hash or before.get("vocabulary_hash"),
         "pretraining_sets": list(dict.fromkeys(seen)),
-        "features": weight_format.features.as_json(),
+        "features": before.get("features", weight_format.features.as_json()),
         "partial": weight_format.partial,
         "heads": {name: dict(meaning) for name, meaning in {**before.get("heads", {}), **(heads or {})}.items()},
     }
-    metadata |= {key: before[key] for key in ("features",) if key in before}
     if backbone is not None and not weight_format.partial:
         metadata |= described(backbone, tensors, num_heads or source.config.get("num_attention_heads"))
     remarks = answer_remarks(source.label, translated, weight_format, metadata["heads"])

@@ -86,7 +86,7 @@ def inspect_weights(source: Path | WeightSource, formats: Mapping[str, WeightFor
     Raises:
         CheckpointError: the file cannot be read safely.
     """
-    name = source.label if isinstance(source, WeightSource) else str(source)
+    label = source.label if isinstance(source, WeightSource) else str(source)
     source = source if isinstance(source, WeightSource) else find_source(source)
     content, metadata = read_source(source)
     grouped: dict[str, list[Tensor]] = {}
@@ -107,7 +107,7 @@ def inspect_weights(source: Path | WeightSource, formats: Mapping[str, WeightFor
     )
     readable = () if "backbone" in metadata else tuple(name for name, kind in formats.items() if _reads(kind, content))
     size = sum(path.stat().st_size for path in source.files)
-    return WeightSummary(name, size, modules, metadata, other, readable)
+    return WeightSummary(label, size, modules, metadata, other, readable)
 
 
 def _reads(weight_format: WeightFormat, content: dict[str, Any]) -> bool:

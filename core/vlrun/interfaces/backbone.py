@@ -91,7 +91,7 @@ class Backbone(nn.Module, ABC):
 
         Returns:
             Tensors with one row per image, (N, ...). ``region_mask`` is among them if anything is masked: True for
-            what is real, as wide as what it masks (LXMERT-S counts a visual [CLS] among the regions). By default
+            what is real, as wide as what it masks (a backbone may add rows, such as a visual [CLS]). By default
             nothing is computed: the fields of the encoding.
         """
         return {

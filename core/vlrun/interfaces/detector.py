@@ -17,7 +17,7 @@ class Detector(ABC):
     def describe(self) -> str:
         """One line with all that changes the features: pipeline, weights, number and kind of boxes.
 
-        A first word with a colon, such as ``bua-caffe:``, is the name by which a run compares features with those that
+        A first word with a colon, such as ``mine:``, is the name by which a run compares features with those that
         weights were trained on. The line stands in the store, and an extraction continues only under the same line.
         """
 

@@ -34,7 +34,7 @@ class Encoding(_Movable):
         token_ids: (P, L) int64.
         text_mask: (P, L) bool, True for a real token.
         region_features: (P, R, D), float16 or float32 as stored; the backbone casts on the device.
-        boxes: (P, R, B) float32, the box features that this backbone wants (ROSITA: 5, LXMERT: 4), no longer pixels.
+        boxes: (P, R, B) float32, the B box features that this backbone wants, no longer pixels.
         region_mask: (P, R) bool, True for a real region.
         position_ids: (P, L) int64, or None where positions simply count from 0.
     """

@@ -41,7 +41,7 @@ def vlrun_reporters() -> list[Entry]:  # type: ignore[empty-body]
 
 @hookspec
 def vlrun_detectors() -> list[Entry]:  # type: ignore[empty-body]
-    """Detectors, for ``runner features extract``; ``config`` derives from DetectorConfig, ``factory(config)`` returns a
+    """Detectors, for photographs; ``config`` derives from DetectorConfig, ``factory(config)`` returns a
     Detector."""
 
 

@@ -74,7 +74,7 @@ def predict_run(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> list[P
     """Writes predictions and submission files for every evaluation split without scoring: targets may be hidden.
 
     Raises:
-        As ``evaluate_run``.
+        As ``evaluate_into``.
     """
     run = assembled(opened, ranks, reporters)
     with ranks.together():
@@ -207,24 +207,24 @@ def chosen_tasks(run: Run, labels: Sequence[str]) -> list[TaskRun]:
     return [task_run for task_run in run.tasks if not labels or task_run.name in labels]
 
 
-def load_checkpoint(run: Run, choice: str, task_run: TaskRun, *, model_only: bool = False) -> str:
+def load_checkpoint(run: Run, choice: str, task_run: TaskRun) -> str:
     """Loads the chosen checkpoint into the model; returns its name in results.
 
-    A run that trains nothing has no checkpoints: its weights are those that it imports. With ``model_only`` the files
-    of the optimiser are not checked, which takes as long as the rest.
+    A run that trains nothing has no checkpoints: its weights are those that it imports. The optimiser's file, twice as
+    large as the model's, is not looked at.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it does not fit.
     """
-    return _load(run, choice, task_run, model_only=model_only)[0]
+    return _load(run, choice, task_run)[0]
 
 
-def _load(run: Run, choice: str, task_run: TaskRun, *, model_only: bool = False) -> tuple[str, Path | None]:
+def _load(run: Run, choice: str, task_run: TaskRun) -> tuple[str, Path | None]:
     """As ``load_checkpoint``; also returns the folder of the checkpoint, if the weights come from one."""
     folder = run.folder
     if run.weights is not None and choice in ("best", "last") and not folder.checkpoints.is_dir():
         return "imported weights", None
-    checkpoints = Checkpoints(folder.checkpoints, model_only=model_only)
+    checkpoints = Checkpoints(folder.checkpoints, model_only=True)
     if choice == "best" and not checkpoints.has_best(task_run.name):
         choice = "last"  # the best falls back to it, and results should say so
     checkpoint = checkpoints.choose(choice, task_run.name)

@@ -77,7 +77,7 @@ def load_run(
         raise CheckpointError(f"{folder.path}: there is no checkpoint yet, so there is no model to ask")
     run = _assembled(experiment, folder, plugins)
     task_run = chosen_tasks(run, [task] if task else [])[0]
-    name = load_checkpoint(run, checkpoint, task_run, model_only=True)
+    name = load_checkpoint(run, checkpoint, task_run)
     run.model.eval()
     return LoadedRun(run, task_run, name, detector)
 

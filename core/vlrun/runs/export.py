@@ -55,7 +55,7 @@ def export_weights(
         DataError: the training annotations are gone or have changed since the run.
     """
     check_suffix(out)
-    chosen = Checkpoints(folder.checkpoints).choose(checkpoint)
+    chosen = Checkpoints(folder.checkpoints, model_only=True).choose(checkpoint)
     entry = plugins.find("backbone", experiment.backbone.name)
     backbone: Backbone = entry.build(experiment.backbone)
     tensors, left_behind = _backbone(chosen.path / MODEL, backbone.optional_weights)

@@ -14,6 +14,7 @@ from vlrun.blocks.sign_test import is_conclusive, wins_needed
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
 from vlrun.data.feature_check import stated_origin
+from vlrun.engine.model import matching_head_names
 from vlrun.engine.weights import LoadReport, load_weights
 from vlrun.errors import CheckpointError, DataError, UsageError
 from vlrun.features.origin import FeatureOrigin
@@ -90,9 +91,7 @@ def _task(experiment: Experiment, label: str | None) -> TaskConfig:
 
 
 def _refuse_random_head(path: Path, backbone: Backbone, report: LoadReport) -> None:
-    head = {id(parameter) for parameter in backbone.matching_head().parameters()}
-    names = [name for name, parameter in backbone.named_parameters() if id(parameter) in head]
-    if missing := [name for name in names if name not in report.matched]:
+    if missing := [name for name in matching_head_names(backbone) if name not in report.matched]:
         raise CheckpointError(f"{path}: has no matching head ({', '.join(missing)}), so there is nothing to compare")
 
 

@@ -26,7 +26,7 @@ def test_build_recognises_the_format_and_says_so(lxmert_file, tmp_path, capsys):
 def test_build_takes_several_sources_and_expected_ids(lxmert_file, tmp_path, make_regions, lxmert_row, capsys):
     more = tmp_path / "more.tsv"
     more.write_bytes(lxmert_row(make_regions("another")))
-    (tmp_path / "ids.txt").write_text("image-1.jpg\nanother\n\n")
+    (tmp_path / "ids.txt").write_text("image-1.jpg\nanother\n\n", encoding="utf-8-sig")  # as Windows writes it
     arguments = ["features", "build", "--from", "lxmert-tsv", "--expect-ids", str(tmp_path / "ids.txt")]
     assert main([*arguments, str(lxmert_file), str(more), str(tmp_path / "out")]) == 0
     (tmp_path / "ids.txt").write_text("image-1\nimage-99\n")

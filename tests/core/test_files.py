@@ -1,0 +1,31 @@
+"""Small files and folders that everything may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vlrun.files import folder_from, read_object_or_empty
+
+
+@pytest.mark.parametrize(
+    ("value", "folder"),
+    [(None, "/here/data"), ("", "/here/data"), ("~/x", "/home/someone/x"), ("x", "/here/x"), ("/x", "/x")],
+)
+def test_a_folder_of_the_environment_is_the_same_everywhere(
+    value: str | None, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setattr("os.getcwd", lambda: "/here")
+    monkeypatch.delenv("VLRUN_DATA", raising=False)
+    if value is not None:
+        monkeypatch.setenv("VLRUN_DATA", value)
+    assert str(folder_from("VLRUN_DATA", "data")) == folder
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[1]", "3", '"x"'])
+def test_what_is_no_object_reads_as_an_empty_one(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "file.json").write_text(content)
+    assert read_object_or_empty(tmp_path / "file.json") == {}
