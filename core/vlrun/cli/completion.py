@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import RunnerError
-from vlrun.files import folder_from
 
 if TYPE_CHECKING:
     from vlrun.plugins.manager import Plugins
@@ -115,7 +114,7 @@ def _experiments(prefix: str, **_: Any) -> list[str]:
 
 def _runs(prefix: str, **_: Any) -> list[str]:
     """Each ``runs/<experiment>`` and the runs in it, and folders that begin with ``prefix``."""
-    root = folder_from("VLRUN_RUNS", "runs")
+    root = Path(os.environ.get("VLRUN_RUNS") or "runs").expanduser()  # as typed: offered words stay short
     configs = sorted(root.glob("*/*/config.yaml"))
     named = [str(folder) for config in configs for folder in (config.parent.parent, config.parent)]
     return list(dict.fromkeys([*named, *_paths(prefix)]))
