@@ -88,6 +88,15 @@ ANSWER_WORDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 """What an attribute can be called in an answer: the most usual word first."""
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
+LOCATION_WORDS = frozenset(
+    word
+    for phrases in (*PLACE_BEGINNINGS.values(), *PLACE_ENDINGS.values(), *RELATION_WORDS.values())
+    for phrase in phrases
+    for word in phrase.split()
+    if word not in {"the", "of", "on", "to", "in", "at", "than"}
+)
+"""What RefCOCO+ forbade its annotators to use."""
+
 _OTHER_WORDS = (
     *("a", "an", "the", "is", "are", "there", "in", "on", "of", "to", "this", "and", "or", "with", "any", "yes"),
     *("what", "how", "many", "color", "pattern", "picture", "image", "background", "gray", "white", "sandy", "light"),
