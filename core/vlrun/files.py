@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -32,6 +33,25 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         Path(name).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def made_whole(path: Path) -> Iterator[Path]:
+    """A place beside ``path`` for a file or folder: on success it is synced and moved there, on failure it is removed.
+
+    Nothing may be at ``path`` yet.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        draft = holder / path.name
+        yield draft
+        for inner in [*draft.rglob("*"), draft]:
+            _sync(inner)
+        os.rename(draft, path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
 
 
 def folder_from(variable: str, default: str) -> Path:
@@ -85,11 +105,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Makes renames inside ``folder`` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    _sync(folder)
 
 
 def make_readable(path: Path) -> None:
@@ -112,6 +128,14 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vlrun.files import folder_from, read_object_or_empty
+from vlrun.files import folder_from, made_whole, read_object_or_empty
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,24 @@ def test_what_is_no_object_reads_as_an_empty_one(content: str | None, tmp_path: 
     if content is not None:
         (tmp_path / "file.json").write_text(content)
     assert read_object_or_empty(tmp_path / "file.json") == {}
+
+
+def test_a_folder_made_whole_appears_at_the_end(tmp_path: Path) -> None:
+    with made_whole(tmp_path / "new" / "folder") as draft:
+        (draft / "inside").mkdir(parents=True)
+        (draft / "inside" / "file").write_text("content")
+        assert not (tmp_path / "new" / "folder").exists()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["folder"]
+    assert (tmp_path / "new" / "folder" / "inside" / "file").read_text() == "content"
+    (tmp_path / "other").mkdir()
+    assert (tmp_path / "new" / "folder").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_what_fails_before_it_is_whole_leaves_nothing(tmp_path: Path) -> None:
+    def fail_half_way(draft: Path) -> None:
+        draft.write_text("half")
+        raise ValueError("half-way")
+
+    with pytest.raises(ValueError, match="half-way"), made_whole(tmp_path / "file") as draft:
+        fail_half_way(draft)
+    assert not list(tmp_path.iterdir())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlrun.errors import DataError, PluginError
-from vlrun.files import sync_folder
+from vlrun.files import made_whole
 from vlrun.interfaces.demo_provider import DemoFiles, DemoProvider
 from vlrun.plugins.manager import CORE, GROUP
 
@@ -160,7 +159,8 @@ class _Preparation:
                     continue
                 self.say(f"demo data: making {path.relative_to(self.root)}")
                 _remove_leftovers(path)
-                _make_whole(path, make)
+                with made_whole(path) as draft:
+                    make(draft)
 
     def builder(self, dataset: str) -> Builder:
         wanted = self.provider.datasets[dataset].builder
@@ -211,32 +211,10 @@ def _in_folder(fill: Callable[[Path], object]) -> Callable[[Path], None]:
     return make
 
 
-def _make_whole(path: Path, make: Callable[[Path], object]) -> None:
-    """Makes ``path`` in a folder beside it and moves it into place when it is complete and on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        make(draft / path.name)
-        _sync(draft / path.name)
-        os.rename(draft / path.name, path)
-        sync_folder(path.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
 def _remove_leftovers(path: Path) -> None:
     """Removes the drafts of killed processes."""
     for leftover in path.parent.glob(f".{path.name}.*"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    for inner in [*path.rglob("*"), path]:
-        handle = os.open(inner, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextmanager
