@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     )
     from vlrun.interfaces.metric import Metric
     from vlrun.interfaces.question import Answer, Choice, Question
-    from vlrun.interfaces.reporter import Reporter
+    from vlrun.interfaces.reporter import EvaluationReport, Outcome, Reporter, ResultRow, RunInfo, StepReport
     from vlrun.interfaces.run_view import RanksView, RunView
     from vlrun.interfaces.task import Task
     from vlrun.interfaces.tensors import BackboneOutput, Batch, Encoding, full_precision
@@ -92,12 +92,14 @@ _HOMES = {
     "Detector": "interfaces.detector",
     "DetectorConfig": "config.base",
     "Encoding": "interfaces.tensors",
+    "EvaluationReport": "interfaces.reporter",
     "Example": "interfaces.examples",
     "Experiment": "config.experiment",
     "LoadedRun": "runs.ask",
     "Metric": "interfaces.metric",
     "MetricConfig": "config.base",
     "NamedOptions": "config.base",
+    "Outcome": "interfaces.reporter",
     "Pair": "interfaces.examples",
     "PairEncoder": "interfaces.backbone",
     "Prediction": "interfaces.examples",
@@ -109,8 +111,11 @@ _HOMES = {
     "RanksView": "interfaces.run_view",
     "Reporter": "interfaces.reporter",
     "ReporterConfig": "config.base",
+    "ResultRow": "interfaces.reporter",
+    "RunInfo": "interfaces.reporter",
     "RunView": "interfaces.run_view",
     "Score": "interfaces.examples",
+    "StepReport": "interfaces.reporter",
     "Task": "interfaces.task",
     "TaskConfig": "config.base",
     "TransformerConfig": "blocks.transformer_config",
@@ -166,6 +171,7 @@ __all__ = [
     "Download",
     "Encoding",
     "Entry",
+    "EvaluationReport",
     "Example",
     "Experiment",
     "FeatureFormat",
@@ -174,6 +180,7 @@ __all__ = [
     "Metric",
     "MetricConfig",
     "NamedOptions",
+    "Outcome",
     "Pair",
     "PairEncoder",
     "PluginError",
@@ -188,9 +195,12 @@ __all__ = [
     "Reporter",
     "ReporterConfig",
     "RequiredFile",
+    "ResultRow",
+    "RunInfo",
     "RunView",
     "RunnerError",
     "Score",
+    "StepReport",
     "SubmissionFormat",
     "SubmissionRows",
     "Task",

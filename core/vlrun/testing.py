@@ -1,6 +1,6 @@
 """Checks for plugin authors to call from their tests.
 
-``check_plugin``, ``check_backbone``, ``check_task``, ``private_imports``, ``run_ranks``.
+``check_plugin``, ``check_backbone``, ``check_task``, ``private_imports``, ``run_ranks``; ``StubBackbone``.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import ast
 import json
 import pickle
 import traceback
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from vlrun.engine.ranks import Ranks
 from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.examples import Example, Pair, RegionBatch
 from vlrun.interfaces.task import Task
-from vlrun.interfaces.tensors import Batch, Encoding, in_full_precision, on_cpu
+from vlrun.interfaces.tensors import BackboneOutput, Batch, Encoding, in_full_precision, on_cpu
 from vlrun.plugins.manager import create_plugins
 from vlrun.seeds import example_rng
 
@@ -57,6 +59,7 @@ PUBLIC = (
 _TOLERANCE = 1e-5
 _TEXT_FIELDS = ("text_mask", "token_ids", "position_ids")  # the mask comes first
 _REGION_FIELDS = ("region_mask", "region_features", "boxes")
+_NUM_WORDS = 97
 
 
 def private_imports(folder: Path) -> list[str]:
@@ -100,6 +103,44 @@ def make_regions(image_ids: Sequence[str], feature_size: int, num_regions: int =
         mask[row, :count] = True
     sizes = np.tile(np.array([[480.0, 640.0]], np.float32), (len(image_ids), 1))
     return RegionBatch(tuple(image_ids), features, boxes, mask, sizes)
+
+
+class StubBackbone(Backbone):
+    """A small backbone for the tests of tasks: words and regions matter, and nothing has to be read from disk."""
+
+    def __init__(self, hidden_size: int = 16, region_feature_size: int = 8) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.words = nn.Embedding(_NUM_WORDS, hidden_size)
+        self.regions = nn.Linear(region_feature_size + 4, hidden_size)
+        self.match = nn.Linear(hidden_size, 2)
+
+    def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
+        return partial(_hashed_words, max_text_tokens=max_text_tokens)
+
+    def forward(self, encoding: Encoding) -> BackboneOutput:
+        """The mean of the words times every region: text (P, L, H), regions (P, R, H), pooled (P, H)."""
+        text = self.words(encoding.token_ids) * encoding.text_mask[..., None]
+        sentence = text.sum(1) / encoding.text_mask.sum(1, keepdim=True)
+        features = torch.cat([encoding.region_features.to(text.dtype), encoding.boxes], -1)
+        regions = torch.tanh(self.regions(features) * sentence[:, None]) * encoding.region_mask[..., None]
+        pooled = regions.sum(1) / encoding.region_mask.sum(1, keepdim=True)
+        return BackboneOutput(text, regions, pooled, encoding.text_mask, encoding.region_mask)
+
+    def matching_head(self) -> nn.Module:
+        return self.match
+
+
+def _hashed_words(pairs: Sequence[Pair], regions: RegionBatch, max_text_tokens: int) -> Encoding:
+    rows = [torch.tensor([zlib.crc32(word.encode()) % _NUM_WORDS for word in pair.text.split()]) for pair in pairs]
+    rows = [row[:max_text_tokens] if len(row) else torch.zeros(1, dtype=torch.int64) for row in rows]
+    return Encoding(
+        token_ids=nn.utils.rnn.pad_sequence(rows, batch_first=True),
+        text_mask=nn.utils.rnn.pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in rows], batch_first=True),
+        region_features=torch.from_numpy(regions.features),
+        boxes=torch.from_numpy(regions.boxes / np.tile(regions.sizes[:, ::-1], 2)[:, None]),
+        region_mask=torch.from_numpy(regions.mask),
+    )
 
 
 def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, max_text_tokens: int = 20) -> None:
