@@ -12,7 +12,6 @@ import pytest
 from vlrun import __version__
 from vlrun.cli import main
 from vlrun.cli.parser import built_in_commands
-from vlrun.testing import check_plugin
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,18 +90,3 @@ def test_doctor_prints_versions_as_json(capsys: pytest.CaptureFixture[str]) -> N
     facts = json.loads(capsys.readouterr().out)
     assert facts["packages"]["torch"] != "missing"
     assert "vlrun" in facts["plugins"]
-
-
-def test_a_new_plugin_is_complete_and_its_name_is_checked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert main(["new-plugin", "my-net", "--output", str(tmp_path)]) == 0
-    folder = tmp_path / "vlrun-my-net"
-    for path in folder.rglob("*.py"):
-        compile(path.read_text(), str(path), "exec")
-    assert "my-net = " in (folder / "pyproject.toml").read_text()
-    monkeypatch.syspath_prepend(str(folder))
-    check_plugin("vlrun_my_net.plugin")
-    assert main(["new-plugin", "my-net", "--output", str(tmp_path)]) == 2
-    assert main(["new-plugin", "../escape", "--output", str(tmp_path)]) == 2
-    assert "exists already" in capsys.readouterr().err

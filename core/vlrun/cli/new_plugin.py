@@ -1,162 +1,148 @@
-"""``runner new-plugin NAME``: a folder with a small plugin that installs, is listed, and has gaps for your code."""
+"""``runner new-plugin NAME --kind KIND``: a folder with a small plugin that installs, passes its tests and runs."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
-from vlrun.errors import UsageError
-from vlrun.files import write_text
+from vlrun.errors import DataError, PluginError, UsageError
 
-_PYPROJECT = """\
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
+KINDS = ("backbone", "task", "dataset", "metric", "reporter")
 
-[project]
-name = "vlrun-{name}"
-version = "0.1.0"
-description = "A vlrun plugin"
-requires-python = ">=3.10"
-dependencies = ["vlrun>={minor},<{next_minor}"]
-
-[project.entry-points.vlrun]
-{name} = "{package}.plugin"
-
-[tool.hatch.build.targets.wheel]
-packages = ["{package}"]
-"""
-
-_PLUGIN = '''\
-"""What this plugin offers. Keep it light: name options and code by their path, and do not import them."""
-
-from __future__ import annotations
-
-from vlrun import Entry, hookimpl
-
-
-@hookimpl
-def vlrun_backbones() -> list[Entry]:
-    return [
-        Entry(
-            name="{name}",
-            summary="Describe it in one line",
-            config="{package}.config:{title}Config",
-            factory="{package}.backbone:{title}.from_config",
-        )
-    ]
-'''
-
-_CONFIG = '''\
-"""Options that an experiment file may set (no torch here)."""
-
-from __future__ import annotations
-
-from pydantic import PositiveInt
-
-from vlrun import BackboneConfig
-
-
-class {title}Config(BackboneConfig):
-    """Sizes of the backbone."""
-
-    hidden_size: PositiveInt = 128
-    region_feature_size: PositiveInt = 2048
-'''
-
-_BACKBONE = '''\
-"""The backbone. Shapes: P pairs, L tokens, R regions, H hidden size."""
-
-from __future__ import annotations
-
-from torch import nn
-
-from vlrun import Backbone, BackboneOutput, Encoding, PairEncoder
-from {package}.config import {title}Config
-
-
-class {title}(Backbone):
-    """Say which paper it is from."""
-
-    optional_weights = ("match",)  # a file of weights may come from a run that had no use for the matching head
-
-    def __init__(self, hidden_size: int, region_feature_size: int) -> None:
-        super().__init__()
-        self.hidden_size = hidden_size
-        self.regions = nn.Linear(region_feature_size, hidden_size)
-        self.match = nn.Linear(hidden_size, 2)
-
-    @classmethod
-    def from_config(cls, config: {title}Config) -> {title}:
-        return cls(config.hidden_size, config.region_feature_size)
-
-    def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
-        raise NotImplementedError("turn pairs and region features into an Encoding; must be picklable")
-
-    def forward(self, encoding: Encoding) -> BackboneOutput:
-        raise NotImplementedError("turn an Encoding into hidden states")
-
-    def matching_head(self) -> nn.Module:
-        return self.match
-'''
-
-_TEST = '''\
-"""The checks of ``vlrun.testing``: whether the plugin keeps what the core relies on."""
-
-from vlrun.testing import check_backbone, check_plugin
-
-from {package}.backbone import {title}
-
-
-def test_every_path_that_the_plugin_names_leads_somewhere() -> None:
-    check_plugin("{package}.plugin")
-
-
-def test_the_backbone_keeps_its_promises() -> None:
-    check_backbone({title}(16, 8), ["a red ball", "two dogs on a sofa"], feature_size=8)
-'''
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_LONGEST_NAME = 28  # no line of a template is longer than 120 characters then
+_PREFIX = "vlrun-"
+_SUFFIX = ".jinja"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Takes a name and the folder to put the plugin into."""
-    parser.add_argument("name", help="lower-case letters, digits and dashes, such as my-backbone")
-    parser.add_argument("--output", default=".", metavar="DIR", help="where the folder goes (default: here)")
+    """Takes a name, what it is the name of, and the folder to put the plugin into."""
+    parser.add_argument("name", metavar="NAME", help="what experiments call it: small letters, digits, single dashes")
+    parser.add_argument("--kind", choices=KINDS, required=True, help="what the plugin offers")
+    parser.add_argument(
+        "--into", type=Path, default=Path(), metavar="FOLDER", help="where its folder, vlrun-NAME, goes (default: here)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the files of the plugin and prints the next steps."""
-    name = arguments.name
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
-        raise UsageError(f"'{name}': use lower-case letters, digits and single dashes, such as my-backbone")
-    folder = Path(arguments.output) / f"vlrun-{name}"
-    if folder.exists():
-        raise UsageError(f"{folder} exists already")
-    for path, text in _files(name).items():
-        write_text(folder / path, text)
-    print(f"made {folder}. Next:\n  pip install -e {folder}\n  runner list-plugins\n  pytest {folder}")
+    """Writes the folder of the plugin, all of it or nothing, and prints the next steps."""
+    name, kind, into = arguments.name, arguments.kind, arguments.into
+    _check_name(name)
+    values = _values(name, kind)
+    folder = into / values["distribution"]
+    _check_place(into, folder)
+    _check_nothing_clashes(values)
+    files = _files(kind, values)
+    _write(folder, files)
+
+    print(f"made {folder}:")
+    print("\n".join(f"  {path}" for path in sorted(files)))
+    print("Next:")
+    print(f"  pip install -e {shlex.quote(f'{folder}[test]')}")
+    print(f"  pytest {shlex.quote(str(folder))}")
+    print(f"  runner run {shlex.quote(str(folder / 'experiment.yaml'))} --demo")
     return 0
 
 
-def _files(name: str) -> dict[str, str]:
+def _check_name(name: str) -> None:
+    """Raises UsageError unless ``name`` makes a name of a distribution and of a package, and is a text in YAML."""
+    problem = None
+    if not _NAME.fullmatch(name):
+        problem = "use small letters, digits and single dashes, and begin with a letter"
+    elif name.startswith(_PREFIX):
+        problem = f"leave out {_PREFIX}: the distribution is called {_PREFIX}NAME anyway"
+    elif len(name) > _LONGEST_NAME:
+        problem = f"use {_LONGEST_NAME} characters at most"
+    elif name in ("true", "false", "null"):
+        problem = "in YAML this word is no text; take another"
+    if problem is not None:
+        plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-").removeprefix(_PREFIX)
+        hint = f". Did you mean '{plain}'?" if plain != name and _NAME.fullmatch(plain) else ""
+        raise UsageError(f"'{name}': {problem}{hint}")
+
+
+def _values(name: str, kind: str) -> dict[str, str]:
+    """What templates call by name."""
     from importlib.metadata import version
 
-    major, minor, *_ = (int(part) for part in version("vlrun").split("."))
-    package = f"vlrun_{name.replace('-', '_')}"
-    title = "".join(part.capitalize() for part in name.split("-"))
-    values = {
+    major, minor, *_ = version("vlrun").split(".")
+    words = name.split("-")
+    if len(words) > 1 and words[-1] == kind:  # MyTask instead of MyTaskTask
+        words.pop()
+    return {
         "name": name,
-        "package": package,
-        "title": title,
-        "minor": f"{major}.{minor}",
-        "next_minor": f"{major}.{minor + 1}",
+        "kind": kind,
+        "metric": f"{name}-iou" if kind == "task" else name,
+        "title": "".join(word.capitalize() for word in words),
+        "distribution": f"{_PREFIX}{name}",
+        "package": f"{_PREFIX}{name}".replace("-", "_"),
+        "core": f"{major}.{minor}",
+        "next_core": f"{major}.{int(minor) + 1}",
     }
-    templates = {
-        "pyproject.toml": _PYPROJECT,
-        f"{package}/__init__.py": "",
-        f"{package}/plugin.py": _PLUGIN,
-        f"{package}/config.py": _CONFIG,
-        f"{package}/backbone.py": _BACKBONE,
-        f"tests/test_{package}.py": _TEST,
-    }
-    return {path: template.format(**values) for path, template in templates.items()}
+
+
+def _check_place(into: Path, folder: Path) -> None:
+    if into.exists() and not into.is_dir():
+        raise UsageError(f"{into} is a file; name a folder")
+    if os.path.lexists(folder):  # also a link that leads nowhere
+        raise UsageError(f"{folder} exists already; take another name, or another folder with --into")
+
+
+def _check_nothing_clashes(values: Mapping[str, str]) -> None:
+    """Raises PluginError if what is installed uses one of the new plugin's names."""
+    from importlib.metadata import PackageNotFoundError, distribution
+    from importlib.util import find_spec
+
+    from vlrun.plugins.manager import create_plugins
+
+    plugins = create_plugins()
+    wanted = [(values["kind"], values["name"])]
+    if values["kind"] == "task":
+        wanted.append(("metric", values["metric"]))
+    for kind, name in wanted:
+        if name in plugins.names(kind):
+            record = plugins.provider_of(kind, name)
+            raise PluginError(f"{kind} '{name}' is offered by {record.label}, which is installed; take another name")
+    try:
+        label = f"{values['distribution']} {distribution(values['distribution']).version}"
+    except PackageNotFoundError:
+        if find_spec(values["package"]) is None:
+            return
+        label = f"a package {values['package']}"
+    raise PluginError(f"{label} is installed; take another name")
+
+
+def _files(kind: str, values: Mapping[str, str]) -> dict[Path, str]:
+    """Path in the new folder -> content. Templates of all kinds are in ``any``; ``package`` becomes the package."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    templates = Environment(  # noqa: S701 - the results are code, not HTML
+        loader=PackageLoader("vlrun.cli"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    files = {}
+    for template in templates.list_templates():
+        group, _, inner = template.partition("/")
+        if group in ("any", kind):
+            path = inner.removesuffix(_SUFFIX).replace("package", values["package"])
+            files[Path(path)] = templates.get_template(template).render(values)
+    return files
+
+
+def _write(folder: Path, files: Mapping[Path, str]) -> None:
+    from vlrun.files import made_whole
+
+    try:
+        with made_whole(folder) as draft:
+            for path, text in files.items():
+                (draft / path).parent.mkdir(parents=True, exist_ok=True)
+                (draft / path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{folder}: cannot write it: {error.strerror or error}") from error
