@@ -78,6 +78,12 @@ class CheckpointError(_Problems):
     exit_status = 6
 
 
+class MachineError(RunnerError):
+    """The machine, or what is installed on it, cannot do what is asked."""
+
+    exit_status = 7
+
+
 class NonFiniteLossError(RunnerError):
     """A loss became infinite or not a number."""
 

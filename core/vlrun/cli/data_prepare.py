@@ -59,16 +59,13 @@ def _add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 
 def status(arguments: argparse.Namespace) -> int:
     """Shows what is there and what is missing; the exit status says whether all is there."""
-    from vlrun.data.needs import needs_of
-    from vlrun.data.preparing import check_folders, plan
-    from vlrun.data.trees import trees_of
+    from vlrun.data.preparing import check_folders
 
     check_folders(arguments.folders)
     plugins = create_plugins()
     downloads = plugins.downloads()
     experiment = _experiment(arguments, plugins)
-    needs = needs_of(experiment)
-    steps = plan(needs, trees_of(arguments.folders, experiment.data_root, downloads), downloads)
+    needs, steps = needs_and_steps(experiment, downloads, arguments.folders)
     by_target = {step.need.target: step for step in steps}
     if arguments.json:
         print(json.dumps([_as_json(need, by_target.get(need.target), downloads) for need in needs], indent=2))
@@ -81,6 +78,26 @@ def status(arguments: argparse.Namespace) -> int:
         lines += _next_lines(steps, named, arguments.folders)
         print("\n".join(lines))
     return DataError.exit_status if steps else 0
+
+
+def needs_and_steps(
+    experiment: Experiment, downloads: dict[str, Download], folders: Sequence[Path] = ()
+) -> tuple[list[Need], list[Step]]:
+    """All that an experiment needs, and a step for each need that is not there."""
+    from vlrun.data.needs import needs_of
+    from vlrun.data.preparing import plan
+    from vlrun.data.trees import trees_of
+
+    needs = needs_of(experiment)
+    return needs, plan(needs, trees_of(folders, experiment.data_root, downloads), downloads)
+
+
+def bytes_of_stores(steps: Sequence[Step], downloads: dict[str, Download]) -> int:
+    """What the missing stores will take, as far as it is known."""
+    from vlrun.data.preparing import BYTES_PER_IMAGE
+
+    images = [max((item.images or 0 for item in step.need.fitting(downloads)), default=0) for step in steps]
+    return sum(images) * BYTES_PER_IMAGE
 
 
 def prepare(arguments: argparse.Namespace) -> int:
@@ -194,11 +211,8 @@ def describe(download: Download) -> list[str]:
 
 def _disk_line(steps: Sequence[Step], downloads: dict[str, Download], data_root: Path) -> str:
     """What the missing stores will take, as far as it is known, and what is free."""
-    from vlrun.data.preparing import BYTES_PER_IMAGE
-
-    images = [max((item.images or 0 for item in step.need.fitting(downloads)), default=0) for step in steps]
     existing = next(folder for folder in (data_root, *data_root.parents) if folder.is_dir())
-    needed, free = sum(images) * BYTES_PER_IMAGE / 1e9, shutil.disk_usage(existing).free / 1e9
+    needed, free = bytes_of_stores(steps, downloads) / 1e9, shutil.disk_usage(existing).free / 1e9
     wanted = f"stores of the published features take {needed:,.1f} GB; " if needed else ""
     return f"Disk: {wanted}{free:,.1f} GB are free under {existing}."
 

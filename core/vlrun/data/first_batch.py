@@ -14,7 +14,8 @@ from vlrun.interfaces.tensors import Batch
 
 _EDGE_PIXELS = 1.0  # detectors round; a box may end one pixel outside
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where torch's loader workers put their batches
-_PREFETCHED = 2
+HELD_BY_A_WORKER = 3
+"""Batches that a loader worker holds at most: two that torch has it make ahead, and the one in hand."""
 
 
 def batch_problems(pair_ids: Sequence[str], texts: Sequence[str], regions: RegionBatch, batch: Batch) -> list[str]:
@@ -38,11 +39,22 @@ def batch_problems(pair_ids: Sequence[str], texts: Sequence[str], regions: Regio
     return [f"{what}: {_listed(ids, rows)}" for what, ids, rows in findings if rows.any()]
 
 
-def shared_memory_problem(batch: Batch, workers: int) -> str | None:
-    """Why batches of this size do not fit into shared memory; None if they do or no worker is used."""
+def batch_bytes(batch: Batch) -> int:
+    """Bytes of all tensors of a batch."""
+    return sum(tensor.nbytes for tensor in _tensors(batch))
+
+
+def shared_memory_problem(batch: Batch, workers: int, processes: int = 1) -> str | None:
+    """Why batches of this size do not fit into shared memory; None if they do or no worker is used.
+
+    Args:
+        workers: of each process.
+        processes: of the run on this machine, which share the memory.
+    """
     if not workers or not _SHARED_MEMORY.is_dir():
         return None
-    needed = workers * (_PREFETCHED + 1) * sum(tensor.nbytes for tensor in _tensors(batch))
+    workers *= processes
+    needed = workers * HELD_BY_A_WORKER * batch_bytes(batch)
     free = shutil.disk_usage(_SHARED_MEMORY).free
     if needed <= free:
         return None

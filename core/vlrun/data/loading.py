@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from vlrun.cpus import usable_cpus
 from vlrun.errors import DistributedError, RunnerError
 from vlrun.interfaces.backbone import PairEncoder, Vocabulary
 from vlrun.interfaces.dataset import Dataset
@@ -289,7 +290,7 @@ def batch_loader(
 
 def default_workers(device: torch.device) -> int:
     """Loader processes per rank: none on the CPU, where they would take cores from the model."""
-    return 0 if device.type == "cpu" else min(4, max(1, (os.cpu_count() or 1) // max(1, torch.cuda.device_count())))
+    return 0 if device.type == "cpu" else min(4, max(1, usable_cpus() // max(1, torch.cuda.device_count())))
 
 
 def shown_regions(regions: RegionBatch, hides_images: bool) -> RegionBatch:

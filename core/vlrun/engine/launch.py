@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from vlrun.cpus import usable_cpus
 from vlrun.errors import DistributedError, StoppedOnRequest
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def launch(main: Command, arguments: Sequence[str], num_processes: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable(logging.ERROR)  # the ranks say what went wrong; the launcher's own traceback only hides it
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cpus() // num_processes)))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

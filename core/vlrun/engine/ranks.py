@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vlrun.cpus import usable_cpus
 from vlrun.errors import DistributedError, FailedElsewhereError, LostRankError, RunnerError
 
 T = TypeVar("T")
@@ -214,6 +215,11 @@ def launched_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def local_world_size() -> int:
+    """How many processes of the launched job are on this machine; 1 without one."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))) if is_launched() else 1
+
+
 def choose_device(local_rank: int = 0, local_world_size: int = 1) -> torch.device:
     """The accelerator of this process, or the CPU.
 
@@ -260,11 +266,11 @@ def join_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ran
         yield Ranks(0, 1, choose_device())
         return
     world_size, local_rank = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
-    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    device = choose_device(local_rank, local_world_size)
+    processes_here = local_world_size()
+    device = choose_device(local_rank, processes_here)
     timeout = timedelta(seconds=timeout_seconds)
     if device.type == "cpu" and threads is None:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size))
+        torch.set_num_threads(max(1, usable_cpus() // processes_here))
     _leave_with_parent()
     with _lost_rank_explained():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)

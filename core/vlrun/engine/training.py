@@ -12,6 +12,7 @@ from vlrun.data.loading import JointBatchMaker, batch_loader
 from vlrun.engine.checkpoints import Progress
 from vlrun.engine.evaluation import evaluate_split
 from vlrun.engine.mixing import PlannedStep
+from vlrun.engine.ranks import local_world_size
 from vlrun.engine.run import TaskRun
 from vlrun.engine.steps import check_finite, train_step
 from vlrun.engine.trainer import Trainer
@@ -237,7 +238,7 @@ def check_first_batch(trainer: Trainer) -> None:
             pair_ids = [example.id for example, own_pairs in zip(examples, pairs, strict=True) for _ in own_pairs]
             texts = [pair.text for own_pairs in pairs for pair in own_pairs]
             problems += batch_problems(pair_ids, texts, regions, batch)
-            shortages.append(shared_memory_problem(batch, run.workers))
+            shortages.append(shared_memory_problem(batch, run.workers, local_world_size()))
     if problems := run.ranks.gather(problems):
         raise DataError(["the first batch cannot be trained on:", *dict.fromkeys(problems)])
     if shortage := next(filter(None, run.ranks.gather(shortages)), None):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlrun.cpus import usable_cpus
 from vlrun.errors import DataError, RunnerError, first_few
 from vlrun.features.layout import Manifest
 from vlrun.features.store import RegionFeatureStore
@@ -280,7 +281,7 @@ def _threads_for(count: int) -> Iterator[None]:
     if name in os.environ:
         yield
         return
-    os.environ[name] = str(max(1, (os.cpu_count() or 1) // count))
+    os.environ[name] = str(max(1, usable_cpus() // count))
     try:
         yield
     finally:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import torch
 
+from vlrun.cpus import usable_cpus
 from vlrun.engine.ranks import device_name
 from vlrun.engine.run import Run, TaskRun
 
@@ -52,7 +52,7 @@ def _devices(run: Run) -> str:
     world_size = run.ranks.world_size
     processes = f"{world_size} process{'es' if world_size > 1 else ''}"
     if run.device.type == "cpu":
-        return f"{processes} on the CPU, {torch.get_num_threads()} of {os.cpu_count()} cores each"
+        return f"{processes} on the CPU, {torch.get_num_threads()} of {usable_cpus()} cores each"
     return f"{processes}, one {device_name(run.device)} each"
 
 

@@ -1,0 +1,103 @@
+"""What a run will ask of its machine, found by making its first batch and its network as the run itself does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from vlrun.config.experiment import Experiment
+from vlrun.data.first_batch import batch_bytes
+from vlrun.data.loading import BatchMaker, TrainingPlan
+from vlrun.data.splits import TaskData, read_task_data
+from vlrun.engine.assembly import build_network
+from vlrun.features.store import RegionFeatureStore
+from vlrun.interfaces.backbone import Backbone
+from vlrun.interfaces.task import Task
+from vlrun.plugins.manager import Plugins
+
+_MOMENTS = 2  # values that each of the optimisers keeps for a parameter
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What a run asks for.
+
+    Attributes:
+        batches: task -> bytes of a batch of one process.
+        checkpoints: bytes of all checkpoints that lie on the disk at once.
+    """
+
+    batches: Mapping[str, int]
+    checkpoints: int
+
+
+def measure_demands(experiment: Experiment, plugins: Plugins, processes: int) -> Demands:
+    """Reads annotations and weights, and makes one batch for each task.
+
+    Args:
+        processes: that the run will have.
+
+    Raises:
+        RunnerError: what the run itself would raise: images have no features, weights do not fit the backbone, ...
+    """
+    stores: dict[str, RegionFeatureStore] = {}
+    data = []
+    for config in experiment.tasks:
+        store = stores.setdefault(str(config.dataset.features), RegionFeatureStore(config.dataset.features))
+        data.append(read_task_data(config, config.dataset.train if experiment.train.epochs else [], store, plugins))
+    backbone, tasks, heads, _ = build_network(experiment, plugins)
+    batches = {
+        task_data.name: batch_bytes(_first_batch(experiment, task_data, task, backbone, processes))
+        for task_data, task in zip(data, tasks, strict=True)
+    }
+    return Demands(batches, _checkpoint_bytes(experiment, backbone, heads))
+
+
+def _first_batch(experiment: Experiment, data: TaskData, task: Task[Any], backbone: Backbone, processes: int) -> Any:
+    """The first batch of one process: of training, or of evaluation where nothing is trained."""
+    config, plan = experiment.train, None
+    if data.train is not None:
+        plan = TrainingPlan(
+            num_examples=len(data.train),
+            batch_size=data.config.batch_size or config.batch_size,
+            seed=experiment.seed,
+            order_seed=config.order_seed,
+            drop_last=config.drop_last,
+            world_size=processes,
+            micro_batches=config.micro_batches,
+        )
+    dataset = data.train if data.train is not None else data.datasets[data.config.dataset.evaluate[0]]
+    maker = BatchMaker(
+        task,
+        dataset,
+        data.store,
+        backbone.pair_encoder(data.config.max_text_tokens),
+        experiment.seed,
+        hides_images=data.config.dataset.hide_images,
+        plan=plan,
+        vocabulary=backbone.wordpiece,
+    )
+    if plan is None:
+        addresses = [(0, position) for position in range(min(config.evaluate_batch_size, len(dataset)))]
+    else:
+        addresses = plan.batches(0, 0)[0]
+    examples, pairs = maker.pairs(addresses)
+    return maker.batch(addresses, examples, pairs, maker.regions(pairs))
+
+
+def _checkpoint_bytes(experiment: Experiment, backbone: nn.Module, heads: list[nn.Module]) -> int:
+    """Of weights and moments: those that are kept, the best of each task, and the one that is being written."""
+    if not experiment.train.epochs:
+        return 0
+    size = sum(parameter.nbytes for parameter in _parameters(backbone, heads))
+    tasks = len(experiment.tasks)
+    best = 1 if tasks == 1 else tasks + 1  # of several tasks also the best for all together
+    return (1 + _MOMENTS) * size * (experiment.train.keep_checkpoints + best + 1)
+
+
+def _parameters(backbone: nn.Module, heads: list[nn.Module]) -> Iterator[nn.Parameter]:
+    """Each once: a head may use a part of the backbone."""
+    yield from nn.ModuleList([backbone, *heads]).parameters()
