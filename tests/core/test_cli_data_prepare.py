@@ -6,13 +6,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from vlrun.cli import main
 from vlrun.config.yaml import dump_yaml
 from vlrun.data.needs import Need
 from vlrun.data.preparing import Step, prepare
 from vlrun.data.trees import Found, Tree
+from vlrun.features.writer import write_store
+from vlrun.interfaces.examples import RegionFeatures
 from vlrun.plugins.downloads import Download
 
 PLUGIN = """
@@ -20,15 +24,23 @@ from typing import ClassVar
 from pathlib import Path
 from pydantic import BaseModel
 from vlrun import (
-    BackboneConfig, BuildReport, Builder, DataError, DatasetConfig, Download, Entry, RemoteFile, RequiredFile,
+    BackboneConfig, BuildReport, Builder, DataError, DatasetConfig, Download, Entry, Example, RemoteFile, RequiredFile,
     TaskConfig, hookimpl,
 )
-from vlrun.data.annotations import write_annotations
+from vlrun.data.annotations import AnnotatedDataset, write_annotations
 
 
 class Line(BaseModel):
     id: str
     text: str
+    image: str = "a"
+
+
+class Lines(AnnotatedDataset):
+    record = Line
+
+    def example_of(self, record):
+        return Example(record.id, record.text, (record.image,), None)
 
 
 class Bone(BackboneConfig):
@@ -72,7 +84,7 @@ def vlrun_datasets():
     def builder(source, *splits):
         return Builder(source=source, summary="a folder", function="vlrun_toy:build", arguments=(splits,))
 
-    shared = {"config": "vlrun:DatasetConfig", "factory": "builtins:print", "target": "t", "record": "vlrun_toy:Line"}
+    shared = {"config": "vlrun:DatasetConfig", "factory": "vlrun_toy:Lines", "target": "t", "record": "vlrun_toy:Line"}
     builders = (builder("old", "train"), builder("whole", "train", "test"))
     return [Entry(name="toy", summary="a toy", builders=builders, **shared)]
 
@@ -175,9 +187,10 @@ def test_prepare_makes_what_it_can_and_validate_says_the_rest(
     assert f"runner data status {experiment}" in captured.err
     assert [path.name for path in (tmp_path / "data/annotations").iterdir()] == ["toy"]
 
-    (tmp_path / "data/features/store").mkdir(parents=True)
+    boxes = np.tile(np.float32([0, 0, 5, 5]), (2, 1))
+    write_store(tmp_path / "data/features/store", [RegionFeatures("a", np.ones((2, 4), np.float16), boxes, 9, 9)])
     (tmp_path / "data/weights").mkdir()
-    (tmp_path / "data/weights/net.safetensors").touch()
+    save_file({"x": np.zeros(1)}, tmp_path / "data/weights/net.safetensors")
     capsys.readouterr()
     assert main(["data", "prepare", experiment]) == 0
     assert f"everything is there; start with: runner run {experiment}" in capsys.readouterr().out

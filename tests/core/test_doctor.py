@@ -154,7 +154,7 @@ def test_batches_of_all_workers_of_all_processes_must_fit_into_shared_memory(
     (finding,) = check_batches(with_shared_memory(free * MIB), Shape(processes, workers), demands)
     assert finding.level == level
     if level == "error":
-        assert "4 loader workers hold up to 3 batches of 10.0 MiB each ('vqa'), together 120 MiB" in finding.what
+        assert "4 loader workers can hold 3 batches of 10.0 MiB each ('vqa'), together 120 MiB" in finding.what
         assert finding.remedy.startswith("train.workers=1,")
         assert "--shm-size 151m" in finding.remedy
 

@@ -213,7 +213,7 @@ def test_more_processes_than_cpus_are_found() -> None:
     assert (fine.level, fine.what) == ("ok", "4 of 64 may be used")
     finding = only(check_cpus(machine, processes=2, workers=4))
     assert finding.level == "warning"
-    assert "2 processes with 4 loader workers each are 10" in finding.what
+    assert "2 processes with 4 loader workers each make 10" in finding.what
     assert finding.remedy.startswith("train.workers=1,")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -77,6 +77,37 @@ class TransformerConfig(BackboneConfig):
             f"download {self.weights_file} (links: {self.weights_page}), then",
             f"runner weights import --from {self.name} {self.weights_file} {self.weights}",
         ]
+
+    def weights_problems(self, shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, Any]) -> list[str]:
+        """Weights of another backbone, or of a network of another size."""
+        ours = {**asdict(self.sizes), "region_feature_size": self.region_feature_size}
+        theirs = self._options_of(shapes, bool(metadata.get("partial")))
+        made_for = metadata.get("backbone", self.name)
+        if theirs is None:
+            other = f"imported for backbone '{made_for}', and the experiment has '{self.name}'; import others, or set"
+            return [f"{other} backbone.name={made_for}"] if made_for != self.name else []
+        different = {name: theirs[name] for name in ours if name in theirs and theirs[name] != ours[name]}
+        if not different:
+            return []
+        which = f" (they were imported for backbone '{made_for}')" if made_for != self.name else ""
+        listed = ", ".join(f"{name} {number} and not {ours[name]}" for name, number in different.items())
+        return [f"they are of a network with {listed}{which}; {self._how_to_fit(theirs, different)}"]
+
+    def _options_of(self, shapes: Mapping[str, Sequence[int]], partial: bool) -> dict[str, Any] | None:
+        """The sizes of the network that the tensors are of, as far as they tell; None if it is another network."""
+        if not partial:
+            return self.options_of_weights({name: tuple(shape) for name, shape in shapes.items()}, self.sizes.num_heads)
+        table = shapes.get(self.word_table)
+        return {} if table is None else {"hidden_size": table[1]}
+
+    def _how_to_fit(self, theirs: Mapping[str, Any], different: Mapping[str, Any]) -> str:
+        """The options to set: a known size, or the numbers themselves."""
+        for size, numbers in self.known_sizes.items():
+            known = {**asdict(numbers), "region_feature_size": self.region_feature_size}
+            if size != self.size and all(known.get(name) == number for name, number in theirs.items()):
+                return f"import others, or set backbone.size={size}"
+        options = " ".join(f"backbone.{name}={number}" for name, number in different.items())
+        return f"import others, or set {options}"
 
     @classmethod
     def heads_at(cls, hidden_size: int) -> int | None:

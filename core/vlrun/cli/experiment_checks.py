@@ -120,7 +120,8 @@ def check_batches(machine: Machine, shape: Shape, demands: Demands) -> Iterator[
         return
     needed = loaders * HELD_BY_A_WORKER * size
     asked = (
-        f"{loaders} loader workers hold up to {HELD_BY_A_WORKER} batches of {size / 2**20:,.1f} MiB each ('{task}'), "
+        f"{loaders} loader worker{'s' * (loaders > 1)} can hold {HELD_BY_A_WORKER} batches of "
+        f"{size / 2**20:,.1f} MiB each ('{task}'), "
         f"together {mib(needed)} MiB; {mib(shared.free)} MiB are free"
     )
     if needed > shared.free:

@@ -227,13 +227,16 @@ def check_shared_memory(machine: Machine) -> Iterator[Finding]:
 
 def check_cpus(machine: Machine, processes: int = 1, workers: int = 0) -> Iterator[Finding]:
     """The CPUs that may be used, against those of the machine and what a run starts."""
-    allowed = f"{machine.cpus} of {machine.cores} may be used" if machine.cpus < machine.cores else f"{machine.cpus}"
+    allowed = (
+        f"{machine.cpus} of {machine.cores} may be used" if machine.cpus < machine.cores else f"{machine.cpus} CPUs"
+    )
     started = processes * (1 + workers)
     if started > machine.cpus and (workers or processes > machine.cpus):
         yield Finding(
             "warning",
             "cpus",
-            f"{allowed}; {processes} process{'es' * (processes > 1)} with {workers} loader workers each are {started}",
+            f"{allowed}; {_counted(processes, 'process', 'es')} with {_counted(workers, 'loader worker')} each make "
+            f"{started}",
             "train.workers, --nproc",
             f"train.workers={max(0, machine.cpus // processes - 1)}, or fewer processes",
         )
@@ -326,6 +329,10 @@ def is_network(kind: str) -> bool:
 def mib(size: int) -> str:
     """Bytes in MiB."""
     return f"{size / 2**20:,.0f}"
+
+
+def _counted(number: int, what: str, plural: str = "s") -> str:
+    return f"{number} {what}{plural if number != 1 else ''}"
 
 
 def _major(version: str) -> int | None:

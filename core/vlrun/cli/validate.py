@@ -23,10 +23,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints a summary; raises ConfigError or DataError with everything that is wrong or missing."""
     from vlrun.config.experiment import load_experiment
     from vlrun.config.preflight import check_files, check_recipe
+    from vlrun.plugins.manager import create_plugins
 
     path, _ = experiment_path(arguments.experiment)
+    plugins = create_plugins()
     try:
-        experiment = load_experiment(path, arguments.overrides)
+        experiment = load_experiment(path, arguments.overrides, plugins=plugins)
     except ConfigError as error:
         files = [f"{arguments.experiment}: missing {file.path} ({file.purpose})" for file in error.missing]
         raise ConfigError([*error.problems, *files]) from error
@@ -36,11 +38,18 @@ def run(arguments: argparse.Namespace) -> int:
     check_recipe(experiment)
     if missing := experiment.missing_files():
         raise DataError(missing_message(experiment, missing, arguments.experiment))
+    from vlrun.data.validation import check_data  # with numpy and lmdb, which nothing above needs
+
     check_files(experiment)
+    checked, notes = check_data(experiment, plugins)
     if arguments.json:
         print(json.dumps(experiment.model_dump(mode="json")))
     else:
-        print("\n".join(_summary(experiment)))
+        print(
+            "\n".join(
+                [*_summary(experiment), *(f"  images    {each}" for each in checked), *(f"  {note}" for note in notes)]
+            )
+        )
     return 0
 
 

@@ -110,6 +110,15 @@ class BackboneConfig(Config):
         """
         return None
 
+    def weights_problems(self, shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, Any]) -> list[str]:
+        """What the header of imported weights shows to be wrong for this backbone; by default nothing.
+
+        Args:
+            shapes: of all tensors, by name.
+            metadata: what the import has recorded.
+        """
+        return []
+
     @classmethod
     def demo_overrides(cls, files: DemoFiles) -> dict[str, Any]:
         """Option values with which this backbone runs quickly on the demo data."""

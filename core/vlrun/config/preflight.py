@@ -9,8 +9,9 @@ from typing import Any
 from vlrun.config.experiment import Experiment
 from vlrun.errors import CheckpointError, ConfigError, DataError
 
-_LENGTH_BYTES = 8
-_LONGEST_HEADER = 100_000_000  # as in the safetensors library
+WEIGHTS_SUFFIX = ".safetensors"
+HEADER_KEY = "vlrun"
+"""The header holds all facts as JSON under this one key: several keys would be written in a random order."""
 
 
 def check_recipe(experiment: Experiment) -> None:
@@ -33,7 +34,7 @@ def check_files(experiment: Experiment) -> None:
 
     Raises:
         DataError: a task cannot use its annotations.
-        CheckpointError: a task cannot use the imported weights.
+        CheckpointError: the backbone or a task cannot use the imported weights, or they are damaged.
     """
     problems = [
         f"task '{task.display_name}': {problem}"
@@ -45,24 +46,42 @@ def check_files(experiment: Experiment) -> None:
     if problems:
         raise DataError(problems)
     weights = experiment.backbone.weights
-    header = None if weights is None else _weights_header(weights)
-    if header is not None:
-        problems = [
-            f"{weights}: task '{task.display_name}': {problem}"
-            for task in experiment.tasks
-            for problem in task.weights_problems(*header)
-        ]
+    if weights is None or not weights.exists():  # a demo makes its own later
+        return
+    header = weights_header(weights)
+    problems = [f"{weights}: {problem}" for problem in experiment.backbone.weights_problems(*header)]
+    problems += [
+        f"{weights}: task '{task.display_name}': {problem}"
+        for task in experiment.tasks
+        for problem in task.weights_problems(*header)
+    ]
     if problems:
         raise CheckpointError(problems)
 
 
-def _weights_header(path: Path) -> tuple[dict[str, list[int]], dict[str, Any]] | None:
-    """Shapes and metadata of a .safetensors file; None if they cannot be read, which loading says better."""
+def check_is_imported(path: Path) -> None:
+    """Raises CheckpointError for a file that is not of imported weights, by its name."""
+    if path.suffix != WEIGHTS_SUFFIX:
+        raise CheckpointError(
+            f"{path}: only imported weights ({WEIGHTS_SUFFIX}) can be loaded; convert it once: "
+            f"runner weights import --from FORMAT {path} {path.with_suffix(WEIGHTS_SUFFIX)}"
+        )
+
+
+def weights_header(path: Path) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """Shapes of all tensors of imported weights, and what the import has recorded.
+
+    Raises:
+        CheckpointError: the file is damaged, or of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    check_is_imported(path)
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            header = json.loads(file.read(length)) if length <= _LONGEST_HEADER else {}
-        metadata = json.loads(header.pop("__metadata__")["vlrun"])
-        return {name: entry["shape"] for name, entry in header.items()}, metadata
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            metadata = json.loads(header[HEADER_KEY]) if HEADER_KEY in header else header
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"{path}: cannot be read, it may be damaged: {reason}") from error

@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 import pickle
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 Record = TypeVar("Record", bound=BaseModel)
 
 _HASH_LENGTH = 12
+_IMAGE = re.compile(rb'"image(?:": ?"([^"\\]+)")?')
+"""Every ``"image`` in a file; the name too where it is a plain value, as anything else needs a reader of JSON."""
 
 
 class AnnotationFile:
@@ -67,6 +70,33 @@ class AnnotationFile:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
+
+    def image_ids(self) -> Iterator[str]:
+        """What the fields ``image`` and ``images`` of all records hold; a DataError names a line that has neither."""
+        found = self._plain_image_ids()
+        if found is not None:
+            yield from found
+            return
+        for index, record in enumerate(self):
+            try:
+                yield from record["images"] if "images" in record else [record["image"]]
+            except KeyError as error:
+                raise DataError(f"{self.place(index)}: image: field required") from error
+
+    def _plain_image_ids(self) -> list[str] | None:
+        """The images where each line names exactly one, ten times as fast as by reading all records; else None."""
+        import numpy as np
+
+        found = [(match.start(), match[1]) for match in _IMAGE.finditer(self._mapped())]
+        if len(found) != len(self) or not all(image for _, image in found):
+            return None
+        lines = np.searchsorted(self._offsets, [place for place, _ in found], side="right")
+        if not np.array_equal(lines, np.arange(1, len(self) + 1)):
+            return None
+        try:
+            return [image.decode() for _, image in found]
+        except UnicodeDecodeError:
+            return None  # the reader of JSON says where
 
     def place(self, index: int) -> str:
         """``file:line`` of the record at ``index``, for messages."""
@@ -141,8 +171,7 @@ class AnnotatedDataset(Dataset[Target], Generic[Target, Record]):
 
     def image_ids(self) -> Iterator[str]:
         """All image ids, without validating the records: a million take seconds instead of half a minute."""
-        for line in self.file:
-            yield from line["images"] if "images" in line else [line["image"]]
+        return self.file.image_ids()
 
 
 def write_annotations(path: Path, records: Iterable[BaseModel | Mapping[str, Any]], model: type[BaseModel]) -> int:

@@ -22,6 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from vlrun.config.preflight import HEADER_KEY, check_is_imported
+from vlrun.config.preflight import WEIGHTS_SUFFIX as SUFFIX
 from vlrun.data.leaks import describe_declared
 from vlrun.engine.answer_lists import answer_remarks
 from vlrun.engine.forward_check import described
@@ -29,10 +31,6 @@ from vlrun.engine.weight_sources import WeightSource, find_source
 from vlrun.errors import CheckpointError, first_few
 from vlrun.files import atomic_write, sha256_of, write_json
 from vlrun.plugins.entries import Entry, WeightFormat
-
-SUFFIX = ".safetensors"
-HEADER_KEY = "vlrun"
-"""The header holds all facts as JSON under this one key: several keys would be written in a random order."""
 
 ORIGIN_KEY = "vlrun_origin"
 """The same facts in the header of a file that was exported to another layout, so that the way back keeps them."""
@@ -220,11 +218,7 @@ def read_imported(path: Path, *, header_only: bool = False) -> tuple[dict[str, T
     Raises:
         CheckpointError: it is missing, damaged, or another kind of file.
     """
-    if path.suffix != SUFFIX:
-        raise CheckpointError(
-            f"{path}: only imported weights ({SUFFIX}) can be loaded; convert it once: "
-            f"runner weights import --from FORMAT {path} {path.with_suffix(SUFFIX)}"
-        )
+    check_is_imported(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
