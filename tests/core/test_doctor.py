@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from toy_runs import experiment
-from toy_world import NUM_IMAGES, WIDTH
+from toy_world import NUM_IMAGES, WIDTH, image_features
 
 from vlrun.cli import main
 from vlrun.cli.doctor import check_plugins
@@ -176,6 +176,23 @@ def test_the_shape_of_a_run_is_what_the_run_would_take(world: Path, plugins: Plu
     assert shape_of(experiment(world, plugins, "train.workers=3"), machine, 2) == Shape(2, 3)
     if machine.torch is not None and not machine.torch.gpus:
         assert shape_of(experiment(world, plugins, "train.workers=null"), machine, None) == Shape(1, 0)
+
+
+def test_more_processes_than_examples_of_a_step_are_what_the_run_would_end_with(world: Path, plugins: Plugins) -> None:
+    (finding,) = bad(findings_of(world, plugins, MACHINE, Shape(8, 0)))
+    assert finding.level == "error"
+    assert "8 processes and 8 forward passes a step leave nothing to train on" in finding.what
+
+
+def test_without_an_experiment_the_stores_under_the_data_root_are_looked_at(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_store(world / "data" / "features" / "coco", [image_features(0)])
+    slow = Mount(str((world / "data").resolve()), "nfs4", "filer:/")
+    monkeypatch.setattr("vlrun.cli.machine.read_machine", lambda: replace(MACHINE, mounts=(slow,)))
+    monkeypatch.setenv("VLRUN_DATA", str(world / "data"))
+    main(["doctor"])
+    assert f"{world}/data/features/coco: it is on a network file system (nfs4 filer:/ at " in capsys.readouterr().out
 
 
 def test_an_experiment_with_mistakes_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,12 +148,16 @@ def _plugin_versions(plugins: Plugins) -> dict[str, str]:
 def _check_roots(machine: Machine) -> Iterator[Finding]:
     """Where experiments look for data and write runs unless they say otherwise."""
     from vlrun.cli.machine import space_of
-    from vlrun.cli.machine_checks import check_space
+    from vlrun.cli.machine_checks import check_space, check_store_place
     from vlrun.config.experiment import DATA_ROOT_VARIABLE, RUNS_ROOT_VARIABLE
+    from vlrun.features.handles import DATA_FILE
     from vlrun.files import folder_from
 
-    for variable, default in ((DATA_ROOT_VARIABLE, "data"), (RUNS_ROOT_VARIABLE, "runs")):
-        yield check_space(space_of(folder_from(variable, default)), f"{default}_root")
+    data_root = folder_from(DATA_ROOT_VARIABLE, "data")
+    for store in sorted(data_root.glob(f"features/*/{DATA_FILE}")):
+        yield from check_store_place(machine, store.parent, "dataset.features")
+    yield check_space(space_of(data_root), "data_root")
+    yield check_space(space_of(folder_from(RUNS_ROOT_VARIABLE, "runs")), "runs_root")
 
 
 def _facts(machine: Machine, plugins: Plugins) -> Mapping[str, Any]:

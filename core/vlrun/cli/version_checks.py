@@ -64,7 +64,7 @@ KNOWN_BAD = (
 def check_python(machine: Machine) -> Iterator[Finding]:
     """The version of Python against what the core asks for."""
     try:
-        needed = metadata(CORE).get("Requires-Python") or ""
+        needed = str(metadata(CORE).json.get("requires_python", ""))
     except PackageNotFoundError:
         needed = ""
     if _is_in(machine.python, needed):

@@ -163,7 +163,9 @@ def _task_run(
         metrics=build_metrics(config, task, plugins),
         store=data.store,
         encode=encode,
-        train=maker(data.train, _plan(experiment, data, ranks)) if data.train is not None else None,
+        train=maker(data.train, training_plan(experiment, data, ranks.rank, ranks.world_size))
+        if data.train is not None
+        else None,
         splits={name: maker(data.datasets[name]) for name in config.dataset.evaluate},
         coverage=data.coverage,
         marks=marks,
@@ -193,8 +195,8 @@ def _marks(
     }
 
 
-def _plan(experiment: Experiment, data: TaskData, ranks: Ranks) -> TrainingPlan:
-    """Which examples every step of a task trains on.
+def training_plan(experiment: Experiment, data: TaskData, rank: int, world_size: int) -> TrainingPlan:
+    """Which examples every step of a task trains on, as one of several processes sees it.
 
     Raises:
         ConfigError: the batch size does not fit the number of processes or of examples.
@@ -207,13 +209,13 @@ def _plan(experiment: Experiment, data: TaskData, ranks: Ranks) -> TrainingPlan:
         seed=experiment.seed,
         order_seed=config.order_seed,
         drop_last=config.drop_last,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
+        rank=rank,
+        world_size=world_size,
         micro_batches=config.micro_batches,
     )
     if plan.batch_size < plan.passes or not plan.steps_per_epoch:
         raise ConfigError(
-            f"batch_size {plan.batch_size} of task '{data.name}': {plan.num_examples} examples, {ranks.world_size} "
+            f"batch_size {plan.batch_size} of task '{data.name}': {plan.num_examples} examples, {world_size} "
             f"processes and {plan.passes} forward passes a step leave nothing to train on"
         )
     return plan

@@ -10,9 +10,9 @@ from torch import nn
 
 from vlrun.config.experiment import Experiment
 from vlrun.data.first_batch import batch_bytes
-from vlrun.data.loading import BatchMaker, TrainingPlan
+from vlrun.data.loading import BatchMaker
 from vlrun.data.splits import TaskData, read_task_data
-from vlrun.engine.assembly import build_network
+from vlrun.engine.assembly import build_network, training_plan
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.task import Task
@@ -58,17 +58,7 @@ def measure_demands(experiment: Experiment, plugins: Plugins, processes: int) ->
 
 def _first_batch(experiment: Experiment, data: TaskData, task: Task[Any], backbone: Backbone, processes: int) -> Any:
     """The first batch of one process: of training, or of evaluation where nothing is trained."""
-    config, plan = experiment.train, None
-    if data.train is not None:
-        plan = TrainingPlan(
-            num_examples=len(data.train),
-            batch_size=data.config.batch_size or config.batch_size,
-            seed=experiment.seed,
-            order_seed=config.order_seed,
-            drop_last=config.drop_last,
-            world_size=processes,
-            micro_batches=config.micro_batches,
-        )
+    plan = None if data.train is None else training_plan(experiment, data, 0, processes)
     dataset = data.train if data.train is not None else data.datasets[data.config.dataset.evaluate[0]]
     maker = BatchMaker(
         task,
@@ -81,7 +71,7 @@ def _first_batch(experiment: Experiment, data: TaskData, task: Task[Any], backbo
         vocabulary=backbone.wordpiece,
     )
     if plan is None:
-        addresses = [(0, position) for position in range(min(config.evaluate_batch_size, len(dataset)))]
+        addresses = [(0, position) for position in range(min(experiment.train.evaluate_batch_size, len(dataset)))]
     else:
         addresses = plan.batches(0, 0)[0]
     examples, pairs = maker.pairs(addresses)
