@@ -85,6 +85,25 @@ def test_list_shows_components_and_their_options(capsys: pytest.CaptureFixture[s
     assert {entry["name"] for entry in json.loads(capsys.readouterr().out)} >= {"console", "jsonl", "html"}
 
 
+@pytest.mark.parametrize(
+    ("command", "formats"),
+    [
+        (["features", "build"], ["npz           folder of .npz files", "gqa-hdf5      object features"]),
+        (["weights", "import"], ["rosita                the authors' .pkl", "hf-lxmert             LXMERT of Hugging"]),
+    ],
+)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_the_help_of_importers_lists_the_formats(
+    command: list[str], formats: list[str], flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*command, flag])
+    assert left.value.code == 0
+    printed = capsys.readouterr().out
+    assert "--from FORMAT" in printed
+    assert all(f"\n  {line}" in printed for line in formats)
+
+
 def test_doctor_prints_versions_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlrun.cli.format_help import add_help
 from vlrun.errors import DataError, PluginError, UsageError, first_few
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     _add_extract(actions.add_parser("extract", help="detect the regions of pictures and write them into a store"))
 
-    build = actions.add_parser("build", help="import feature files into a store")
+    build = actions.add_parser("build", help="import feature files into a store", add_help=False)
+    add_help(build, lambda plugins: plugins.feature_formats().values())
     build.add_argument("source", nargs="+", type=Path, metavar="SOURCE", help="file or folder; several are joined")
     build.add_argument("out", type=Path, metavar="OUT", help="the store, a new folder")
     build.add_argument("--from", dest="format", metavar="FORMAT", help="format of SOURCE; recognised by default")

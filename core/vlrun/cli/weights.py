@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlrun.cli.format_help import add_help
 from vlrun.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Takes one of the actions import, export, inspect and check."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    importing = actions.add_parser("import", help="convert the authors' checkpoint once into .safetensors + manifest")
+    importing = actions.add_parser(
+        "import", help="convert the authors' checkpoint once into .safetensors + manifest", add_help=False
+    )
+    add_help(importing, lambda plugins: plugins.weight_formats().values())
     importing.add_argument("--from", dest="format", metavar="FORMAT", required=True, help="layout of FILE")
     importing.add_argument(
         "file",
