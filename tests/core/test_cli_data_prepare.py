@@ -24,8 +24,8 @@ from typing import ClassVar
 from pathlib import Path
 from pydantic import BaseModel
 from vlrun import (
-    BackboneConfig, BuildReport, Builder, DataError, DatasetConfig, Download, Entry, Example, RemoteFile, RequiredFile,
-    TaskConfig, hookimpl,
+    BackboneConfig, BuildReport, Builder, DataError, DatasetConfig, Download, Entry, Example, FeatureOrigin, RemoteFile,
+    RequiredFile, TaskConfig, hookimpl,
 )
 from vlrun.data.annotations import AnnotatedDataset, write_annotations
 
@@ -74,18 +74,30 @@ def vlrun_backbones():
     return [Entry(name="bone", summary="", config="vlrun_toy:Bone", factory="builtins:print")]
 
 
+class Picky(TaskConfig):
+    @property
+    def needed_fields(self):
+        return ("answers",)
+
+
 @hookimpl
 def vlrun_tasks():
-    return [Entry(name="task", summary="", config="vlrun:TaskConfig", factory="builtins:print", target="t")]
+    shared = {"summary": "", "factory": "builtins:print", "target": "t"}
+    return [
+        Entry(name="task", config="vlrun:TaskConfig", **shared),
+        Entry(name="picky", config="vlrun_toy:Picky", **shared),
+    ]
 
 
 @hookimpl
 def vlrun_datasets():
-    def builder(source, *splits):
-        return Builder(source=source, summary="a folder", function="vlrun_toy:build", arguments=(splits,))
+    def builder(source, *splits, lacks=()):
+        return Builder(
+            source=source, summary="a folder", function="vlrun_toy:build", arguments=(splits,), lacks=lacks
+        )
 
     shared = {"config": "vlrun:DatasetConfig", "factory": "vlrun_toy:Lines", "target": "t", "record": "vlrun_toy:Line"}
-    builders = (builder("old", "train"), builder("whole", "train", "test"))
+    builders = (builder("old", "train"), builder("whole", "train", "test", lacks=("answers",)))
     return [Entry(name="toy", summary="a toy", builders=builders, **shared)]
 
 
@@ -96,7 +108,10 @@ def vlrun_downloads():
         download("words", "vocabulary", "words.txt", ("words.txt",)),
         download("toy-old", "annotations", "toy", ("toy/train.txt",), source="old"),
         download("toy-whole", "annotations", "toy", ("toy/test.txt",), source="whole", files=(url,), licence="CC0"),
-        download("store", "features", "store", ("images",), source="npz", images=1_000_000),
+        download(
+            "store", "features", "store", ("images",), source="npz", images=1_000_000,
+            features=FeatureOrigin("bua-caffe", boxes="36"),
+        ),
         download("net", "weights", "net.safetensors", ("net.pkl",), source="none", manual_steps=("sign the form",)),
     ]
 """
@@ -168,6 +183,37 @@ def test_status_gives_the_command_for_what_is_found(
     target = f"{tmp_path}/data/annotations/toy"
     assert f"runner data build toy --from whole {old}/toy {target}" in needs[target]["commands"]
     assert needs[f"{tmp_path}/data/weights/net.safetensors"]["downloads"] == ["net"]
+
+
+def test_a_source_that_lacks_what_the_task_needs_is_not_offered(
+    experiment: str, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "status", experiment, "tasks.0.name=picky"]) == 5
+    shown = capsys.readouterr().out
+    assert "of no use here, as they lack what the task needs: toy-whole" in shown
+    assert "toy-old: the toy-old" in shown
+    assert "runner data get toy-whole" not in shown
+
+    assert main(["data", "prepare", experiment, "tasks.0.name=picky", "--from", str(old)]) == 5
+    assert "--from old" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "data/annotations/toy").iterdir()} == {"train.jsonl", "sources.json"}
+
+
+def test_features_are_imported_with_what_made_them(
+    experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "old" / "images").mkdir(parents=True)
+    main(["data", "status", experiment, "--from", "old", "--json"])
+    needs = {need["path"]: need for need in json.loads(capsys.readouterr().out)}
+    store = f"{tmp_path}/data/features/store"
+    assert needs[store]["commands"] == [
+        f"runner features build --from npz old/images {store} --extractor bua-caffe --boxes 36"
+    ]
+
+
+def test_validate_says_how_much_a_missing_store_takes(experiment: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", experiment]) == 5
+    assert "(the store takes 148.0 GB and 17 min at 1,000 images/s of one core)" in capsys.readouterr().err
 
 
 def test_prepare_makes_what_it_can_and_validate_says_the_rest(

@@ -60,9 +60,14 @@ class AnsweringConfig(TaskConfig):
             "loss: bce, or build the annotations from other files"
         )
 
+    @property
+    def needed_fields(self) -> tuple[str, ...]:
+        """People's answers, for a loss that compares their shares."""
+        return ("answers",) if self.loss in ("kl", "kl-then-bce") else ()
+
     def data_problems(self, splits: Sequence[str]) -> list[str]:
         """A loss that needs people's answers where the annotations have scores alone."""
-        if self.loss not in ("kl", "kl-then-bce"):
+        if "answers" not in self.needed_fields:
             return []
         return [
             self.needs_answers(f"{place}: question '{record.get('id')}'")

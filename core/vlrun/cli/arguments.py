@@ -139,6 +139,7 @@ def missing_message(experiment: Experiment, missing: Sequence[RequiredFile], nam
         lines.append("")
         lines += [f"  missing {file.path}  ({file.purpose})" for file in files]
         lines += [f"    {line}" for line in remedy.splitlines()]
+        lines += [f"    ({cost})" for cost in _store_costs(experiment, files)]
     lines += [
         "",
         f"Relative paths lie under the data root {experiment.data_root} (data_root in the file, or VLRUN_DATA).",
@@ -149,3 +150,19 @@ def missing_message(experiment: Experiment, missing: Sequence[RequiredFile], nam
     ]
     lines += ["To try the experiment without any of them: runner run EXPERIMENT --demo"]
     return lines
+
+
+def _store_costs(experiment: Experiment, files: Sequence[RequiredFile]) -> list[str]:
+    """Disk and time that missing stores of published features take, as far as it is known how large those are."""
+    from vlrun.data.preparing import store_cost
+
+    stores = {task.dataset.features for task in experiment.tasks}
+    downloads = create_plugins().downloads().values()
+    images = [
+        download.images
+        for file in files
+        if file.path in stores
+        for download in downloads
+        if download.kind == "features" and download.makes == file.path.name and download.images
+    ]
+    return list(dict.fromkeys(map(store_cost, images)))

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from vlrun.data.preparing import Step
     from vlrun.plugins.downloads import Download
 
-_IMAGES_PER_SECOND = 1000
-"""What one core imports at least."""
-
 
 def add_status_arguments(parser: argparse.ArgumentParser) -> None:
     """EXPERIMENT, overrides and --from."""
@@ -173,6 +170,10 @@ def _lines(need: Need, step: Step | None, downloads: dict[str, Download], data_r
     for download in fitting:
         lines += [f"    {line}" for line in describe(download)]
         lines.append(f"      $ {_get_command(download, data_root) or f'runner data prepare {named} --from FOLDER'}")
+    if useless := need.useless(downloads):
+        lines.append(
+            f"    of no use here, as they lack what the task needs: {', '.join(item.name for item in useless)}"
+        )
     if not fitting:
         lines += [f"    {line}" for file in need.missing[:1] for line in file.remedy.splitlines()]
     return lines
@@ -194,12 +195,9 @@ def describe(download: Download) -> list[str]:
     size = f"{download.size / 1e6:,.1f} MB" if download.size else "size not published"
     facts = [f"{len(download.files)} file{'s' * (len(download.files) != 1)}, {size}"] if download.files else []
     if download.images:
-        from vlrun.data.preparing import BYTES_PER_IMAGE
+        from vlrun.data.preparing import store_cost
 
-        disk, minutes = download.images * BYTES_PER_IMAGE / 1e9, download.images / _IMAGES_PER_SECOND / 60
-        facts.append(
-            f"the store takes {disk:,.1f} GB and {minutes:,.0f} min at {_IMAGES_PER_SECOND:,} images/s of one core"
-        )
+        facts.append(store_cost(download.images))
     facts += [f"licence: {download.licence or 'not stated'}", download.terms]
     return [
         f"{download.name}: {download.summary}",

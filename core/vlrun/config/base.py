@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveInt,
+    PrivateAttr,
     SerializeAsAny,
     ValidationInfo,
     field_validator,
@@ -175,6 +176,13 @@ class DatasetConfig(Config):
                 raise ValueError(f"there is no split '{split}' (known: {', '.join(cls.known_splits)}){hint}")
         return splits
 
+    _unusable_sources: frozenset[str] = PrivateAttr(frozenset())
+
+    @property
+    def unusable_sources(self) -> frozenset[str]:
+        """Sources that this dataset can be built from and that lack what its task needs."""
+        return self._unusable_sources
+
     def split_file(self, split: str) -> Path:
         """The annotation file of a split."""
         return self.annotations / f"{split}.jsonl"
@@ -192,7 +200,13 @@ class DatasetConfig(Config):
 
     def features_remedy(self) -> list[str]:
         """Lines that say the same about the region features."""
-        return [f"runner features build --from FORMAT SOURCE {self.features}"]
+        return [self.features_command("FORMAT", "SOURCE")]
+
+    def features_command(self, feature_format: str, *sources: str, extractor: str = "", boxes: str = "") -> str:
+        """The command that makes the store of files, for hints; with what made them, so that every run can compare."""
+        origin = {"extractor": extractor, "boxes": boxes}
+        options = "".join(f" --{name} {value}" for name, value in origin.items() if value)
+        return f"runner features build --from {feature_format} {' '.join(sources)} {self.features}{options}"
 
 
 class MetricConfig(Config):
@@ -227,6 +241,11 @@ class TaskConfig(Config):
     def required_files(self) -> list[RequiredFile]:
         """The files that must exist before this task can be built, besides those of its dataset."""
         return []
+
+    @property
+    def needed_fields(self) -> tuple[str, ...]:
+        """Fields of the annotations that this task cannot do without, though some sources lack them."""
+        return ()
 
     def data_problems(self, splits: Sequence[str]) -> list[str]:
         """What the first lines of annotations show to be wrong with these splits, without torch; by default nothing."""

@@ -348,6 +348,9 @@ class _Check:
         for index, task in enumerate(experiment.tasks):
             task_entry = self.plugins.find("task", task.name)
             dataset_entry = self.plugins.find("dataset", task.dataset.name)
+            task.dataset._unusable_sources = frozenset(
+                builder.source for builder in dataset_entry.builders if {*builder.lacks} & {*task.needed_fields}
+            )
             path: KeyPath = ("tasks", index, "dataset", "name")
             if experiment.train.epochs and not task.dataset.train:
                 where: KeyPath = ("tasks", index, "dataset", "train")

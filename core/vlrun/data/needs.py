@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlrun.config.base import BackboneConfig, DatasetConfig, TaskConfig
@@ -26,6 +26,7 @@ class Need:
         target: the file or folder.
         files: all that has to be there; empty where anything that can be made is welcome.
         dataset: place of the dataset in the experiment, such as ``tasks.0.dataset``.
+        unusable: sources of annotations that lack what the task needs, and so are no use.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Need:
     target: Path
     files: tuple[RequiredFile, ...] = ()
     dataset: str = ""
+    unusable: frozenset[str] = frozenset()
 
     @property
     def missing(self) -> list[RequiredFile]:
@@ -51,6 +53,13 @@ class Need:
 
     def fitting(self, downloads: Mapping[str, Download]) -> list[Download]:
         """What it can be made of."""
+        return [item for item in self._making(downloads) if item.source not in self.unusable]
+
+    def useless(self, downloads: Mapping[str, Download]) -> list[Download]:
+        """What it could be made of, were it not for what the task needs."""
+        return [item for item in self._making(downloads) if item.source in self.unusable]
+
+    def _making(self, downloads: Mapping[str, Download]) -> list[Download]:
         return [item for item in downloads.values() if (item.kind, item.makes) == (self.kind, self.makes)]
 
 
@@ -60,9 +69,8 @@ def needs_of(experiment: Experiment) -> list[Need]:
     for need in _needs(experiment):
         known = found.setdefault((need.kind, need.target), need)
         files = {file.path: file for file in (*known.files, *need.files)}
-        found[need.kind, need.target] = Need(
-            known.kind, known.makes, known.target, tuple(files.values()), known.dataset
-        )
+        unusable = known.unusable | need.unusable
+        found[need.kind, need.target] = replace(known, files=tuple(files.values()), unusable=unusable)
     covered = {file.path for need in found.values() for file in need.files}
     for file in experiment.missing_files():  # what no part asks for, such as a table of image identities
         if file.path not in covered:
@@ -89,7 +97,8 @@ def _need(file: RequiredFile, backbone: BackboneConfig, task: TaskConfig | None,
     if file.path == task.dataset.features:
         return Need("features", file.path.name, file.path, (file,), place)
     if file.path.parent == task.dataset.annotations:
-        return Need("annotations", task.dataset.name, file.path.parent, (file,), place)
+        unusable = task.dataset.unusable_sources
+        return Need("annotations", task.dataset.name, file.path.parent, (file,), place, unusable)
     return Need(OTHER, file.path.name, file.path, (file,), place)
 
 

@@ -21,6 +21,14 @@ _STAGED = ".preparing"
 _INTERRUPTED = 130
 BYTES_PER_IMAGE = 36 * (2048 * 2 + 4 * 4)
 """Of a store of 36 float16 regions with their boxes."""
+_IMAGES_PER_SECOND = 1000
+"""What one core imports at least."""
+
+
+def store_cost(images: int) -> str:
+    """Disk and time that a store of so many images takes, in words."""
+    disk, minutes = images * BYTES_PER_IMAGE / 1e9, images / _IMAGES_PER_SECOND / 60
+    return f"the store takes {disk:,.1f} GB and {minutes:,.0f} min at {_IMAGES_PER_SECOND:,} images/s of one core"
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,10 @@ class Found:
         if download.kind == "annotations":
             return ["data", "build", download.makes, "--from", download.source, *sources, str(target)]
         verb = ["features", "build"] if download.kind == "features" else ["weights", "import"]
-        return [*verb, *(["--from", download.source] if download.source else []), *sources, str(target)]
+        made = {"extractor": download.features.extractor, "boxes": download.features.boxes}
+        options = [word for name, value in made.items() if value for word in (f"--{name}", value)]
+        source = ["--from", download.source] if download.source else []
+        return [*verb, *source, *sources, str(target), *options]
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vlrun.features.origin import UNKNOWN, FeatureOrigin
 from vlrun.plugins.entries import Declaration
 
 Kind = Literal["vocabulary", "annotations", "features", "weights"]
@@ -60,6 +61,7 @@ class Download(Declaration):
         terms: what a user has to agree to.
         manual_steps: what only a person can do, one after the other.
         images: how many images a set of features holds, for the disk that it will take.
+        features: what made a set of features, as far as its owners say; the command that imports it passes it on.
         optional: those of ``recognised`` that nobody misses.
     """
 
@@ -75,6 +77,7 @@ class Download(Declaration):
     terms: str = ""
     manual_steps: tuple[str, ...] = ()
     images: int | None = None
+    features: FeatureOrigin = UNKNOWN
     optional: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

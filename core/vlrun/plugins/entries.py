@@ -102,6 +102,8 @@ class Builder(Declaration):
         summary: which files the source has to hold, in one line.
         function: path of ``(*arguments, source folder or file, output folder) -> BuildReport``; raises DataError.
         arguments: first arguments of the function, such as which of several collections to build.
+        lacks: fields of the annotation files that such sources do not have, such as ``"answers"``; tasks that need
+            them (``TaskConfig.needed_fields``) are offered other sources.
     """
 
     paths = ("function",)
@@ -110,6 +112,12 @@ class Builder(Declaration):
     summary: str
     function: str
     arguments: tuple[Any, ...] = ()
+    lacks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.lacks, str):
+            raise ValueError(f"lacks={self.lacks!r} is a single text; write a tuple, ({self.lacks!r},)")
 
     def build(self, path: Path, output: Path) -> BuildReport:
         """Builds the annotation files in the folder ``output`` from the source at ``path``."""

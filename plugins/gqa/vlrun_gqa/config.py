@@ -33,6 +33,6 @@ class GqaDatasetConfig(DatasetConfig):
         """Which features fit, and the command that imports them."""
         return [
             "Get LXMERT's features of all GQA images, 36 boxes each (vg_gqa_obj36.tsv), then:",
-            f"runner features build --from lxmert-tsv vg_gqa_obj36.tsv {self.features}",
+            self.features_command("lxmert-tsv", "vg_gqa_obj36.tsv", extractor="bua-caffe", boxes="36"),
             "(other formats: `runner features build --help`)",
         ]

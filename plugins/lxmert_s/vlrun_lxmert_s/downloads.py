@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from vlrun import Download, RemoteFile
+from vlrun import Download, FeatureOrigin, RemoteFile
 
 _SERVERS = ("https://nlp.cs.unc.edu/data", "https://nlp1.cs.unc.edu/data")
 _LXMERT = "https://github.com/airsplay/lxmert"
 _LXMERT_S = "https://github.com/lttsmn/LXMERT-S"
+
+# bottom-up attention in Caffe, its alternative model with MIN_BOXES = MAX_BOXES = 36; the files are called *_obj36.tsv
+FEATURES = FeatureOrigin("bua-caffe", boxes="36")
 
 
 def _features(
@@ -35,6 +38,7 @@ def _features(
         ),
         page=_LXMERT,
         images=images,
+        features=FEATURES,
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vlrun import Download, Entry, FeatureOrigin, WeightFormat, hookimpl
-from vlrun_lxmert_s.downloads import DOWNLOADS
+from vlrun import Download, Entry, WeightFormat, hookimpl
+from vlrun_lxmert_s.downloads import DOWNLOADS, FEATURES
 
 
 @hookimpl
@@ -36,8 +36,6 @@ SEEN_BY_LXMERT_S = tuple(f"possibly {images}" for images in SEEN_BY_LXMERT)
 LICENCE_OF_LXMERT = "not stated by the authors (https://github.com/airsplay/lxmert)"
 LICENCE_OF_LXMERT_S = "not stated by the authors (https://github.com/lttsmn/LXMERT-S)"
 LICENCE_OF_BERT = "Apache-2.0 (https://huggingface.co/google-bert/bert-base-uncased)"
-# bottom-up attention in Caffe, its alternative model with MIN_BOXES = MAX_BOXES = 36; the files are called *_obj36.tsv
-FEATURES = FeatureOrigin("bua-caffe", boxes="36")
 ANSWER_LISTS = {
     9500: "all_ans.json of pre-training",
     3129: "trainval_label2ans.json of the authors' data/vqa",

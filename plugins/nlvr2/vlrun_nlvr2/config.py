@@ -33,6 +33,13 @@ class Nlvr2Config(DatasetConfig):
         return [
             "Get the features that LXMERT publishes, 36 boxes per image: train_obj36.tsv, valid_obj36.tsv and "
             f"test_obj36.tsv of nlvr2_imgfeat (links: {LXMERT_REPOSITORY}), then:",
-            f"runner features build --from lxmert-tsv train_obj36.tsv valid_obj36.tsv test_obj36.tsv {self.features}",
+            self.features_command(
+                "lxmert-tsv",
+                "train_obj36.tsv",
+                "valid_obj36.tsv",
+                "test_obj36.tsv",
+                extractor="bua-caffe",
+                boxes="36",
+            ),
             "(they have no images of test2; other formats: `runner features build --help`)",
         ]

@@ -46,7 +46,9 @@ class CocoCaptionsConfig(DatasetConfig):
         return [
             "Get bottom-up-attention features of COCO train2014 and val2014, 36 boxes per image (ROSITA: "
             "mscoco_bua_r101_fix36; LXMERT: mscoco_imgfeat), then one of:",
-            f"runner features build --from rosita-tsv FOLDER {self.features}",
-            f"runner features build --from lxmert-tsv train2014_obj36.tsv val2014_obj36.tsv {self.features}",
+            self.features_command("rosita-tsv", "FOLDER", extractor="bua-caffe", boxes="36"),
+            self.features_command(
+                "lxmert-tsv", "train2014_obj36.tsv", "val2014_obj36.tsv", extractor="bua-caffe", boxes="36"
+            ),
             "(other formats: `runner features build --help`)",
         ]

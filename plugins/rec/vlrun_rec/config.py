@@ -45,7 +45,7 @@ class RefConfig(DatasetConfig):
         return [
             "Get bottom-up-attention features of COCO train2014, 36 boxes per image (ROSITA: mscoco_bua_r101_fix36), "
             "then:",
-            f"runner features build --from rosita-tsv FOLDER {self.features}",
+            self.features_command("rosita-tsv", "FOLDER", extractor="bua-caffe", boxes="36"),
             "(other formats: `runner features build --help`)",
         ]
 

@@ -187,7 +187,7 @@ class CocoRetrievalConfig(KarpathyConfig):
         return [
             "Get bottom-up-attention features of COCO train2014 and val2014, 36 boxes per image (ROSITA: "
             "mscoco_bua_r101_fix36), then:",
-            f"runner features build --from rosita-tsv FOLDER {self.features}",
+            self.features_command("rosita-tsv", "FOLDER", extractor="bua-caffe", boxes="36"),
             "(other formats: `runner features build --help`)",
         ]
 
@@ -204,7 +204,7 @@ class Flickr30kConfig(KarpathyConfig):
         return [
             "Get bottom-up-attention features of Flickr30k, 36 boxes per image: ROSITA's folder, or LXMERT-S's "
             "flickr30k_train2014.tsv and flickr30k_test2014.tsv, then:",
-            f"runner features build --from rosita-tsv FOLDER {self.features}",
-            f"runner features build --from lxmert-tsv flickr30k_train2014.tsv flickr30k_test2014.tsv {self.features}",
+            self.features_command("rosita-tsv", "FOLDER", extractor="bua-caffe", boxes="36"),
+            self.features_command("lxmert-tsv", "flickr30k_train2014.tsv", "flickr30k_test2014.tsv"),
             "(other formats: `runner features build --help`)",
         ]

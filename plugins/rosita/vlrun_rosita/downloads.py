@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vlrun import Download
+from vlrun import Download, FeatureOrigin
 
 _PAGE = "https://github.com/MILVLG/rosita/blob/main/DATASET.md"
 _ON_A_SHARE = "a file share that only a browser can download from"
+
+# bottom-up-attention.pytorch with the converted Caffe weights; the feature sets are called *_bua_r101_fix36
+FEATURES = FeatureOrigin("bua-caffe", boxes="36")
 
 
 def _features(store: str, folder: str, images: int | None = None) -> Iterator[Download]:
@@ -23,6 +26,7 @@ def _features(store: str, folder: str, images: int | None = None) -> Iterator[Do
             page=_PAGE,
             manual_steps=(f"download {folder}.tar.gz from the page's link, {_ON_A_SHARE}", "unpack it"),
             images=images,
+            features=FEATURES,
         )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vlrun import Download, Entry, FeatureOrigin, WeightFormat, hookimpl
-from vlrun_rosita.downloads import DOWNLOADS
+from vlrun import Download, Entry, WeightFormat, hookimpl
+from vlrun_rosita.downloads import DOWNLOADS, FEATURES
 
 
 @hookimpl
@@ -28,9 +28,6 @@ SEEN = (
     "possibly sbu:*",
     "possibly conceptual-captions:*",
 )
-
-# bottom-up-attention.pytorch with the converted Caffe weights; the feature sets are called *_bua_r101_fix36
-FEATURES = FeatureOrigin("bua-caffe", boxes="36")
 
 
 @hookimpl

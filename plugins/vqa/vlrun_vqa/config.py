@@ -34,20 +34,23 @@ class VqaV2Config(DatasetConfig):
 
     def annotations_remedy(self) -> list[str]:
         """What to download, and the commands that make our files from it."""
+        published = [source for source in ("lxmert", "rosita") if source not in self.unusable_sources]
+        whose = " or ".join(source.upper() for source in published)
         return [
             f"{OBTAIN}, then:",
             f"runner data build {self.name} --from official FOLDER {self.annotations}",
             "(LXMERT's minival.json beside them makes minival and nominival, trainval_label2ans.json the vocabulary)",
-            "Or, from the files that LXMERT or ROSITA publishes:",
-            f"runner data build {self.name} --from lxmert FOLDER {self.annotations}",
-            f"runner data build {self.name} --from rosita FOLDER {self.annotations}",
+            f"Or, from the files that {whose} publishes:",
+            *(f"runner data build {self.name} --from {source} FOLDER {self.annotations}" for source in published),
         ]
 
     def features_remedy(self) -> list[str]:
         """Which features fit, and the command that imports them."""
         return [
             "Get bottom-up-attention features of COCO train2014 and val2014 (and test2015), 36 boxes per image, then:",
-            f"runner features build --from rosita-tsv mscoco_bua_r101_fix36 {self.features}",
-            f"runner features build --from lxmert-tsv train2014_obj36.tsv val2014_obj36.tsv {self.features}",
+            self.features_command("rosita-tsv", "mscoco_bua_r101_fix36", extractor="bua-caffe", boxes="36"),
+            self.features_command(
+                "lxmert-tsv", "train2014_obj36.tsv", "val2014_obj36.tsv", extractor="bua-caffe", boxes="36"
+            ),
             "(a checkpoint needs the features that it was trained on; other formats: `runner features build --help`)",
         ]

@@ -56,6 +56,7 @@ def vlrun_datasets() -> list[Entry]:
                     summary="folder with train.json, nominival.json, minival.json, test.json, published with LXMERT "
                     "(soft scores only)",
                     function="vlrun_vqa.build_published:build_lxmert",
+                    lacks=("answers",),
                 ),
                 Builder(
                     source="rosita",

@@ -111,7 +111,10 @@ def test_missing_files_come_with_the_commands_that_make_them(config: Any, tmp_pa
     assert "questions1.2.zip" in files["testdev.jsonl"]
     assert f"runner data build gqa --from official FOLDER {tmp_path}/annotations\n" in files["testdev.jsonl"]
     assert f"runner data build gqa --from lxmert FOLDER {tmp_path}/annotations" in files["testdev.jsonl"]
-    assert f"runner features build --from lxmert-tsv vg_gqa_obj36.tsv {tmp_path}/store\n" in files["store"]
+    assert (
+        f"runner features build --from lxmert-tsv vg_gqa_obj36.tsv {tmp_path}/store --extractor bua-caffe --boxes 36\n"
+        in files["store"]
+    )
 
 
 def test_the_plugin_module_imports_neither_torch_nor_numpy() -> None:

@@ -107,6 +107,7 @@ def test_missing_files_come_with_the_commands_that_make_them(make_config: Callab
     assert f"runner data build nlvr2 --from official nlvr/nlvr2/data {tmp_path}/annotations\n" in files["dev.jsonl"]
     assert f"runner data build nlvr2 --from lxmert FOLDER {tmp_path}/annotations" in files["dev.jsonl"]
     assert "runner features build --from lxmert-tsv train_obj36.tsv valid_obj36.tsv test_obj36.tsv" in files["store"]
+    assert "--extractor bua-caffe --boxes 36\n" in files["store"]
 
 
 def test_the_plugin_module_imports_neither_torch_nor_numpy() -> None:

@@ -107,7 +107,8 @@ def test_missing_files_come_with_the_commands_that_make_them(make_config: Callab
     assert "refcoco+.zip" in files["val.jsonl"]
     assert f"runner data build refcoco+ --from official FOLDER {tmp_path}/annotations\n" in files["val.jsonl"]
     assert "runner data build refcoco+ --from rosita FILE" in files["val.jsonl"]
-    assert f"runner features build --from rosita-tsv FOLDER {tmp_path}/store\n" in files["store"]
+    command = f"runner features build --from rosita-tsv FOLDER {tmp_path}/store --extractor bua-caffe --boxes 36\n"
+    assert command in files["store"]
 
 
 def test_googles_split_of_refcocog_has_its_own_remedy(make_config: Callable[..., Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,17 @@ import pytest
 from pydantic import ValidationError
 
 from vlrun import DataError
+from vlrun.cli import main
 from vlrun.data.annotations import write_annotations
 from vlrun_vqa.config import VqaV2Config
 from vlrun_vqa.dataset import VqaAnswers
 from vlrun_vqa.records import VqaQuestion
+
+EXPERIMENT = """
+backbone: {{name: rosita}}
+tasks: [{{name: vqa, loss: {loss}, dataset: {{name: vqav2, annotations: notes, features: store, evaluate: [minival]}}}}]
+train: {{epochs: 1, batch_size: 2, learning_rate: 0.1}}
+"""
 
 RECORD = {
     "id": "42001",
@@ -90,6 +98,19 @@ def test_a_damaged_line_is_named(open_split: Any, tmp_path: Path) -> None:
 def test_a_record_that_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         VqaQuestion.model_validate({**RECORD, **changes})
+
+
+@pytest.mark.parametrize(
+    ("loss", "sources"), [("bce", ["official", "lxmert", "rosita"]), ("kl", ["official", "rosita"])]
+)
+def test_only_sources_that_the_loss_can_use_are_offered(
+    tmp_path: Path, loss: str, sources: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "vqa.yaml").write_text(EXPERIMENT.format(loss=loss))
+    assert main(["validate", str(tmp_path / "vqa.yaml"), f"data_root={tmp_path}"]) == 5
+    said = capsys.readouterr().err
+    assert re.findall(r"runner data build vqav2 --from ([a-z]+) ", said) == sources
+    assert "--extractor bua-caffe --boxes 36" in said
 
 
 def test_missing_files_come_with_the_commands_that_make_them(tmp_path: Path) -> None:
