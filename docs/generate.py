@@ -52,6 +52,15 @@ def verbs() -> Iterator[str]:
             parser = argparse.ArgumentParser(prog=f"runner {command.name}", description=sentence(command.summary))
             command.load().add_arguments(parser)
             yield from ("", f"### {command.name}", "", "```text", parser.format_help().rstrip(), "```")
+            for action, of_action in actions(parser).items():
+                yield from ("", f"#### {command.name} {action}", "")
+                yield from ("```text", of_action.format_help().rstrip(), "```")
+
+
+def actions(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of a verb's own verbs, as `data build` has one; argparse has no public way to them."""
+    holders = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return {name: of_action for holder in holders for name, of_action in holder.choices.items()}
 
 
 def experiment() -> Iterator[str]:
