@@ -115,4 +115,7 @@ def test_too_little_shared_memory_says_what_to_change(
     assert shared_memory_problem(batch, workers=0) is None
     problem = shared_memory_problem(batch, workers=10**9)
     assert problem is not None
+    of_all = shared_memory_problem(batch, workers=10**8, processes=10)  # they share it
+    assert of_all is not None
+    assert "1000000000 workers" in of_all
     assert "Lower train.workers or train.batch_size" in problem

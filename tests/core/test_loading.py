@@ -15,7 +15,7 @@ import torch
 import toy_world as toy
 
 from vlrun import Batch, DatasetConfig, Encoding, Example, Pair
-from vlrun.data.loading import BatchMaker, EvaluationBatches, TrainingPlan, epoch_order
+from vlrun.data.loading import BatchMaker, EvaluationBatches, TrainingPlan, default_workers, epoch_order
 from vlrun.features.store import RegionFeatureStore
 from vlrun.seeds import derive_seed, example_rng
 
@@ -182,3 +182,13 @@ def test_an_evaluation_has_no_batch_to_draw_from(neighbours: Callable[..., Batch
     whole = [maker.dataset[place] for place in TrainingPlan(23, 6, 3).batch_of(0, 5)]
     assert maker.dataset[5] in whole
     assert len(whole) <= 6
+
+
+@pytest.mark.parametrize(("cpus", "gpus", "workers"), [(64, 8, 4), (4, 2, 2), (2, 8, 1), (1, 1, 1)])
+def test_loader_workers_are_as_many_as_the_cpus_that_may_be_used_allow(
+    monkeypatch: pytest.MonkeyPatch, cpus: int, gpus: int, workers: int
+) -> None:
+    monkeypatch.setattr("vlrun.data.loading.usable_cpus", lambda: cpus)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert default_workers(torch.device("cuda")) == workers
+    assert default_workers(torch.device("cpu")) == 0

@@ -233,7 +233,7 @@ def test_images_without_features_of_all_tasks_are_found_counted_and_named(
     message = validate(5)
     for task in ("ask", "other"):
         assert f"task '{task}': " in message
-    assert message.count("half.lmdb (1 images) lacks 1 images that the data need") == 2
+    assert message.count("half.lmdb (1 image) lacks 1 image that the data need") == 2
     assert "val: missing b" in message
     allowed = [f"tasks.{number}.dataset.allow_missing_features=true" for number in range(2)]
     assert "2 images, all but 1 in" in validate(0, *allowed)

@@ -57,7 +57,8 @@ class Coverage:
 
     def error(self) -> DataError:
         """The error for a run that needs every image."""
-        problems = [f"{self.path} ({self.store_size:,} images) lacks {len(self.missing):,} images that the data need:"]
+        store, missing = (f"{count:,} image{'s' * (count != 1)}" for count in (self.store_size, len(self.missing)))
+        problems = [f"{self.path} ({store}) lacks {missing} that the data need:"]
         problems += [f"    {line}" for line in self.table()]
         return DataError([*problems, self.hint] if self.hint else problems)
 
