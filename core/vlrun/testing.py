@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import json
 import pickle
 import traceback
@@ -24,6 +25,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from vlrun.config.components import check_references
+from vlrun.engine.model import TaskModel
 from vlrun.engine.ranks import Ranks
 from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.examples import Example, Pair, RegionBatch
@@ -188,11 +190,20 @@ def check_plugin(module: str) -> None:
     assert record.offers, f"{module} offers nothing"
 
 
-def check_task(task: Task[Any], backbone: Backbone, examples: Sequence[Example[Any]], regions: RegionBatch) -> Batch:
+def check_task(
+    task: Task[Any],
+    backbone: Backbone,
+    examples: Sequence[Example[Any]],
+    regions: RegionBatch,
+    *,
+    may_read_values: bool = False,
+) -> Batch:
     """Asserts what the core relies on in a task, and returns the batch that was used; needs at least two examples.
 
     The task is picklable; losses are sums, so those of two halves of a batch add up; losses and counts have the same
-    names; every example gets one prediction, in order, that JSON can express; the head gets a gradient.
+    names; every example gets one prediction, in order, that JSON can express; the head gets a gradient; forward pass,
+    loss and backward pass read no value of a tensor and make none on another device, so that a GPU never waits
+    (``may_read_values`` allows it, at that price).
     """
     batch = make_batch(task, backbone, examples, regions)
     head = task.build_head(backbone)
@@ -212,6 +223,8 @@ def check_task(task: Task[Any], backbone: Backbone, examples: Sequence[Example[A
 
     torch.stack([value / max(1.0, float(counts[name])) for name, value in whole.items()]).sum().backward()  # type: ignore[no-untyped-call]
     assert any(parameter.grad is not None for parameter in head.parameters()), "the head gets no gradient"
+    if not may_read_values:
+        _check_nothing_is_read(task, backbone, head, batch)
     with torch.inference_mode():
         decoded = task.decode(in_full_precision(head.eval()(backbone.eval()(batch.encoding))), batch)
         predictions = task.predict(on_cpu(decoded), batch)
@@ -257,9 +270,10 @@ def run_ranks(body: Callable[[Ranks], Any], folder: Path, world_size: int = 2) -
 
 def _rank(rank: int, world_size: int, store: Path, body: Callable[[Ranks], Any], results: Any) -> None:
     torch.set_num_threads(1)  # OpenMP threads do not survive a fork
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+    meeting = dist.FileStore(str(store), world_size)
+    dist.init_process_group("gloo", store=meeting, rank=rank, world_size=world_size)
     try:
-        value = body(Ranks(rank, world_size, torch.device("cpu"), dist.new_group(backend="gloo")))
+        value = body(Ranks(rank, world_size, torch.device("cpu"), dist.new_group(backend="gloo"), meeting))
         results.put((rank, (False, value)))
         dist.barrier()  # a rank that leaves early aborts the others
     except BaseException:
@@ -272,6 +286,22 @@ def _losses(task: Task[Any], backbone: Backbone, head: nn.Module, batch: Batch) 
     backbone.eval()
     outputs = in_full_precision(head.eval()(backbone(batch.encoding)))
     return task.loss(outputs, batch.targets), task.loss_counts(batch.targets)
+
+
+def _check_nothing_is_read(task: Task[Any], backbone: Backbone, head: nn.Module, batch: Batch) -> None:
+    """Takes a step on torch's device without memory, where values cannot be read and other devices do not fit."""
+    network = copy.deepcopy(TaskModel(backbone, {"task": head})).to("meta").train()
+    moved = batch.to("meta")
+    try:
+        losses = task.loss(in_full_precision(network("task", moved.encoding)), moved.targets)
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    except (NotImplementedError, RuntimeError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        place = [frame for frame in frames if "/torch/" not in frame.filename][-1]
+        raise AssertionError(
+            f"{place.filename}:{place.lineno}: forward pass and loss must not read values of tensors (item, tolist, "
+            f"boolean indices, branches on them) nor mix devices: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _check_encoding(encoding: Encoding, num_pairs: int, max_text_tokens: int) -> None:

@@ -14,42 +14,56 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from vlrun.engine import ranks as ranks_module
-from vlrun.engine.ranks import Ranks, lost_ranks_explained
+from vlrun.engine.ranks import Ranks, choose_device, lost_rank_explained, lost_ranks_explained
 from vlrun.errors import DataError, DistributedError, RunnerError
 from vlrun.testing import run_ranks
 
 
-def test_gradients_are_summed_and_unused_parameters_take_no_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ranks_module, "_BUCKET_BYTES", 64)  # several buckets
+def test_all_ranks_get_the_weights_of_the_main_rank(tmp_path: Path) -> None:
+    def body(ranks: Ranks) -> dict[str, torch.Tensor]:
+        torch.manual_seed(ranks.rank)
+        network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+        network[0].weight.data = network[0].weight.data.t().contiguous().t()  # not contiguous
+        ranks.share_weights(network)
+        return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
-    def body(ranks: Ranks) -> tuple[list[torch.Tensor], bool]:
-        used = [nn.Parameter(torch.zeros(size)) for size in (3, 20, 1, 40)]
-        unused = nn.Parameter(torch.zeros(5))
-        for index, parameter in enumerate(used):
-            parameter.grad = torch.full_like(parameter, float(10 * index + ranks.rank + 1))
-        ranks.sum_gradients([*used, unused])
-        return [parameter.grad for parameter in used if parameter.grad is not None], unused.grad is None
-
-    for gradients, unused_has_none in run_ranks(body, tmp_path):
-        assert unused_has_none
-        for index, gradient in enumerate(gradients):
-            assert torch.equal(gradient, torch.full_like(gradient, 20.0 * index + 3))
+    main, *others = run_ranks(body, tmp_path, 3)
+    torch.manual_seed(0)
+    assert torch.equal(main["0.weight"], nn.Linear(3, 2).weight)
+    assert all(torch.equal(other[name], tensor) for other in others for name, tensor in main.items())
 
 
-def test_a_parameter_that_one_rank_did_not_use_gets_the_gradient_of_the_others(tmp_path: Path) -> None:
-    def body(ranks: Ranks) -> list[Any]:
-        parameters = [nn.Parameter(torch.zeros(3)) for _ in range(3)]
-        parameters[ranks.rank].grad = torch.full((3,), ranks.rank + 1.0)  # each rank uses another one of them
-        ranks.sum_gradients(parameters)
-        return [parameter.grad for parameter in parameters]
+def test_ranks_with_different_networks_say_so(tmp_path: Path) -> None:
+    def body(ranks: Ranks) -> str:
+        with pytest.raises(DistributedError) as caught:
+            ranks.share_weights(nn.Linear(3, 2 + ranks.rank))
+        return str(caught.value)
 
-    for first, second, unused in run_ranks(body, tmp_path):
-        assert torch.equal(first, torch.full((3,), 1.0))
-        assert torch.equal(second, torch.full((3,), 2.0))
-        assert unused is None
+    assert all("disagree on the shape of the network" in message for message in run_ranks(body, tmp_path))
+
+
+def test_a_rank_that_fails_inside_torch_leaves_its_error_to_the_others(tmp_path: Path) -> None:
+    def body(ranks: Ranks) -> None:
+        with ranks.announcing():
+            if ranks.rank == 1:
+                raise DataError("too much memory")
+            with lost_rank_explained():
+                dist.all_reduce(torch.zeros(1))  # breaks off when rank 1 has left
+
+    with pytest.raises(AssertionError) as caught:
+        run_ranks(body, tmp_path)
+    assert str(caught.value).count("vlrun.errors.DataError: too much memory") == 2
+
+
+def test_a_rank_that_is_gone_without_a_word_is_a_lost_rank(tmp_path: Path) -> None:
+    def body(ranks: Ranks) -> None:
+        if ranks.rank == 1:
+            raise ValueError("not announced")
+        with ranks.announcing(), lost_rank_explained():
+            dist.all_reduce(torch.zeros(1))
+
+    with pytest.raises(AssertionError, match=r"LostRankError: another process is gone"):
+        run_ranks(body, tmp_path)
 
 
 def test_counts_claims_and_items_are_the_same_on_every_rank(tmp_path: Path) -> None:
@@ -263,4 +277,4 @@ def test_more_processes_than_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(DistributedError, match="2 processes were asked for, this machine has 1 GPUs"):
-        ranks_module.choose_device(0, 2)
+        choose_device(0, 2)

@@ -82,7 +82,7 @@ class ToyTask(Task[int]):
     def loss(self, outputs: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         weight = targets["label"] + 1.0  # unequal items: means of means would differ from the global mean
         losses = F.cross_entropy(outputs, targets["label"], reduction="none")
-        return {"class": (losses * weight).sum(), "size": outputs.square().mean(1)[targets["label"] == 1].sum()}
+        return {"class": (losses * weight).sum(), "size": (outputs.square().mean(1) * (targets["label"] == 1)).sum()}
 
     def loss_counts(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"class": (targets["label"] + 1.0).sum(), "size": (targets["label"] == 1).sum()}

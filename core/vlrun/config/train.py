@@ -102,6 +102,10 @@ class TrainConfig(Config):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="type of the forward pass (autocast); weights stay float32"
     )
+    gradient_compression: Literal["none", "bf16"] = Field(
+        "none",
+        description="type in which gradients travel between processes; bf16 sends half the bytes",
+    )
     drop_last: bool = Field(True, description="leave out the last, incomplete batch of an epoch")
     order_seed: int | None = Field(
         None,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from vlrun.errors import ConfigError
@@ -24,15 +24,6 @@ _DRAWING = {
     nn.init.kaiming_normal_,
     nn.init.kaiming_uniform_,
 }
-
-
-def weights_sum(model: nn.Module) -> float:
-    """One number by which ranks see whether they start from the same weights."""
-    return sum(_double(parameter.detach()).sum().item() for parameter in model.parameters())
-
-
-def _double(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.device.type != "mps" else tensor.cpu().double()  # Apple's GPUs have no float64
 
 
 def weights_fingerprint(modules: Sequence[nn.Module]) -> str:

@@ -1,9 +1,4 @@
-"""Several processes as one: joining, summing, gathering, agreeing. One process is the same code with world size 1.
-
-Gradients are summed here, after the backward pass, in buckets, instead of wrapping the model in
-DistributedDataParallel: heads and layers that a step does not use have no gradient on any rank and simply take no
-part, and because losses are divided by global counts the sum *is* the gradient of the global batch.
-"""
+"""Several processes as one: joining, summing, gathering, agreeing. One process is the same code with world size 1."""
 
 from __future__ import annotations
 
@@ -12,11 +7,11 @@ import pickle
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,14 +19,13 @@ from torch import Tensor
 
 from vlrun.cpus import usable_cpus
 from vlrun.errors import DistributedError, FailedElsewhereError, LostRankError, RunnerError
+from vlrun.seeds import derive_seed
 
 T = TypeVar("T")
 
 _GLOO = "gloo/transport/"  # gloo raises plain RuntimeErrors that name the place in its source
 _BEAT_SECONDS = 10.0
-
-# DistributedDataParallel's default: large enough for bandwidth, small enough to copy cheaply
-_BUCKET_BYTES = 25 * 2**20
+_FAILURE = "vlrun/failure"
 
 
 @dataclass(frozen=True)
@@ -42,6 +36,7 @@ class Ranks:
         rank, world_size: index of this process, and how many there are.
         device: where this process computes.
         control: a gloo group for small messages, so that they never wait for the accelerator; None if alone.
+        store: where the ranks met; a rank that fails leaves its error there. None if alone.
         beat_seconds: how often the main rank says that it is still at work while the others wait for it.
     """
 
@@ -49,6 +44,7 @@ class Ranks:
     world_size: int
     device: torch.device
     control: Any = None
+    store: dist.Store | None = None
     beat_seconds: float = _BEAT_SECONDS
 
     @property
@@ -61,7 +57,7 @@ class Ranks:
         if self.world_size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64)
-        with _lost_rank_explained():
+        with lost_rank_explained():
             dist.all_reduce(tensor, group=self.control)
         return tensor.tolist()
 
@@ -73,41 +69,33 @@ class Ranks:
         """The sum over all ranks, on the CPU."""
         tensor = tensor.detach().to("cpu", copy=True)  # the sum must not overwrite the caller's part
         if self.world_size > 1:
-            with _lost_rank_explained():
+            with lost_rank_explained():
                 dist.all_reduce(tensor, group=self.control)
         return tensor
 
-    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replaces every gradient by its sum over all ranks.
+    def share_weights(self, model: torch.nn.Module) -> None:
+        """Gives every rank the main rank's parameters and buffers.
 
-        All ranks run the same task in a step, but a task may leave out what its examples do not need: a parameter
-        without a gradient on some ranks only counts as 0 there.
+        Raises:
+            DistributedError: the ranks have built different networks.
         """
         if self.world_size == 1:
             return
-        parameters = list(parameters)
-        having = self.sum_counts([float(parameter.grad is not None) for parameter in parameters])
-        for parameter, count in zip(parameters, having, strict=True):
-            if count and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        waiting = []
-        for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
-            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            with _lost_rank_explained():
-                waiting.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
-        for bucket, flat, work in waiting:
-            with _lost_rank_explained():
-                work.wait()
-            parts = torch.split(flat, [gradient.numel() for gradient in bucket])
-            for gradient, part in zip(bucket, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        shapes = repr([(name, tuple(tensor.shape)) for name, tensor in tensors])
+        self.check_agreement(derive_seed(0, shapes), "the shape of the network")  # a digest
+        with torch.no_grad(), lost_rank_explained():
+            for _, tensor in tensors:
+                sent = tensor.detach().contiguous()
+                dist.broadcast(sent, src=0)
+                tensor.copy_(sent)
 
     def gather(self, items: list[T]) -> list[T]:
         """The items of all ranks, rank by rank, on every rank."""
         if self.world_size == 1:
             return items
         gathered: list[list[T]] = [[] for _ in range(self.world_size)]
-        with _lost_rank_explained():
+        with lost_rank_explained():
             dist.all_gather_object(gathered, items, group=self.control)
         return [item for share in gathered for item in share]
 
@@ -155,8 +143,13 @@ class Ranks:
             if self.world_size == 1:
                 raise
             failure = error
-        if not self.any(failure is not None):
-            return
+        if self.any(failure is not None):
+            self.raise_together(failure)
+
+    def raise_together(self, failure: Exception | None) -> NoReturn:
+        """Raises on all ranks what at least one of them met: ``failure``, None where there was none."""
+        if failure is not None and self.world_size == 1:
+            raise failure
         failures = self.gather([] if failure is None else [(self.rank, _for_others(failure))])
         rank, theirs = failures[0]
         raised: Exception = theirs if failure is None else failure
@@ -164,10 +157,36 @@ class Ranks:
             raised.is_shown_elsewhere = self.rank != rank
         raise raised
 
+    @contextmanager
+    def announcing(self) -> Iterator[None]:
+        """Wraps work in which the others wait inside torch, where no message reaches them, for a rank that fails.
+
+        Its connections break when it leaves. What it failed with lies in the store by then, and is raised on them.
+        """
+        try:
+            yield
+        except LostRankError as lost:
+            raise self._announced() or lost from None
+        except Exception as error:
+            if self.store is not None:
+                self.store.set(_FAILURE, pickle.dumps(_for_others(error)))
+            raise
+
+    def _announced(self) -> RunnerError | None:
+        """What another rank has failed with."""
+        try:
+            if self.store is None or not self.store.check([_FAILURE]):
+                return None
+            error: RunnerError = pickle.loads(self.store.get(_FAILURE))  # noqa: S301 - of our own ranks
+        except RuntimeError:  # the store went with its rank
+            return None
+        error.is_shown_elsewhere = True
+        return error
+
     def _broadcast(self, message: bytes | None) -> bytes | None:
         """The main rank's message, on every rank."""
         held = [message]
-        with _lost_rank_explained():
+        with lost_rank_explained():
             dist.broadcast_object_list(held, src=0, group=self.control)
         return held[0]
 
@@ -201,7 +220,7 @@ class Ranks:
     def barrier(self) -> None:
         """Waits until all ranks are here."""
         if self.world_size > 1:
-            with _lost_rank_explained():
+            with lost_rank_explained():
                 dist.barrier(group=self.control)
 
 
@@ -272,12 +291,14 @@ def join_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ran
     if device.type == "cpu" and threads is None:
         torch.set_num_threads(max(1, usable_cpus() // processes_here))
     _leave_with_parent()
-    with _lost_rank_explained():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    with lost_rank_explained():
+        store, rank, _ = next(iter(dist.rendezvous("env://", timeout=timeout)))
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
         control = dist.new_group(backend="gloo", timeout=timeout)
     try:
         with lost_ranks_explained(world_size):
-            ranks = Ranks(dist.get_rank(), world_size, device, control, min(_BEAT_SECONDS, timeout_seconds / 4))
+            ranks = Ranks(rank, world_size, device, control, store, min(_BEAT_SECONDS, timeout_seconds / 4))
             yield ranks
             ranks.barrier()  # a rank that leaves early aborts the others
     finally:
@@ -300,7 +321,7 @@ def lost_ranks_explained(world_size: int) -> Iterator[None]:
 
 
 @contextmanager
-def _lost_rank_explained() -> Iterator[None]:
+def lost_rank_explained() -> Iterator[None]:
     """Wraps one collective of several ranks: there gloo's errors mean a lost rank, too, whatever their class."""
     try:
         yield
@@ -341,16 +362,3 @@ def _leave_with_parent() -> None:
         os._exit(DistributedError.exit_status)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
-
-
-def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    bucket: list[Tensor] = []
-    size = 0
-    for gradient in gradients:
-        if bucket and (size >= _BUCKET_BYTES or gradient.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(gradient)
-        size += gradient.numel() * gradient.element_size()
-    if bucket:
-        yield bucket

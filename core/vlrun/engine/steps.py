@@ -5,55 +5,96 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vlrun.config.train import TrainConfig
-from vlrun.engine.mixing import PlannedStep
 from vlrun.engine.optimisation import clip_gradients, set_learning_rate
-from vlrun.engine.ranks import Ranks
-from vlrun.engine.run import TaskRun
+from vlrun.engine.step_feed import LoadedStep
 from vlrun.engine.step_window import Arriving, StepRecord
 from vlrun.engine.trainer import Trainer
 from vlrun.errors import ConfigError, NonFiniteLossError, first_few
-from vlrun.interfaces.tensors import Batch, in_full_precision
+from vlrun.interfaces.tensors import in_full_precision
 from vlrun.seeds import derive_seed
 
 _MAX_LISTED_IDS = 20
 
 
-def train_step(trainer: Trainer, step: PlannedStep, micro_batches: Sequence[Batch]) -> StepRecord:
-    """Trains one task on this rank's micro-batches of one global batch, together with all other ranks.
+@dataclass(frozen=True)
+class ReadyStep:
+    """A step that can be trained: its data, and the number of items of all ranks that each loss is divided by."""
+
+    loaded: LoadedStep
+    counts: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """What a step did, the one that follows it in its segment, and whether any rank was asked to stop."""
+
+    record: StepRecord
+    following: ReadyStep | None
+    stop: bool
+
+
+def first_step(trainer: Trainer, feed: Iterator[LoadedStep]) -> ReadyStep | None:
+    """The first step of a segment; every other one is made ready by the step before it.
 
     Raises:
-        NonFiniteLossError: the step before this one was not finite. A step is checked while the next one is under way,
-            so that the accelerator never waits for the check; ``check_finite`` checks the last one.
-        ConfigError: the step does not fit into the accelerator's memory.
+        RunnerError: its data could not be loaded on some rank.
     """
-    task_run = trainer.run.tasks[step.task_index]
-    counts = global_counts(trainer.run.ranks, task_run, micro_batches)
-    rate = trainer.schedule(step.position)
+    ranks = trainer.run.ranks
+    with ranks.together():  # data may be damaged, or a worker killed, for one rank only
+        loaded = next(feed, None)
+    return None if loaded is None else _ready(loaded, ranks.sum_counts(list(loaded.counts.values())))
+
+
+def train_step(trainer: Trainer, step: ReadyStep, feed: Iterator[LoadedStep]) -> StepDone:
+    """Trains one task on this rank's micro-batches of one global batch, together with all other ranks.
+
+    While the device works on it, the next step is loaded, and the one before is checked: nothing waits for the device.
+    The ranks exchange one message: whether one could not load or is to stop, whether the step before was finite, which
+    parameters had a gradient, and the counts of the next step.
+
+    Raises:
+        NonFiniteLossError: the step before this one was not finite; ``check_finite`` checks the last one.
+        ConfigError: the step does not fit into the accelerator's memory.
+        RunnerError: the data of the next step could not be loaded on some rank.
+    """
+    run, planned = trainer.run, step.loaded.planned
+    rate = trainer.schedule(planned.position)
+    with run.ranks.announcing(), _out_of_memory_explained(run.experiment.train):
+        losses = _backward(trainer, step)
+    failure: Exception | None = None
+    loaded: LoadedStep | None = None
+    try:
+        loaded = next(feed, None)
+    except Exception as error:
+        failure = error
+    before, trainer.unchecked = trainer.unchecked, None
+    wrong = _wrong_losses(before)
+    message = [float(failure is not None), float(bool(trainer.stop)), float(bool(wrong))]
+    used = trainer.model.used()
+    counts = [0.0] * trainer.most_losses  # of one length on all ranks, loaded or not
+    if loaded is not None:
+        counts[: len(loaded.counts)] = loaded.counts.values()
+    failed, stop, any_wrong, *rest = run.ranks.sum_counts([*message, *used, *counts])
+    if failed:
+        run.ranks.raise_together(failure)
+    _judge(trainer, before, wrong, bool(any_wrong))
+    trainer.model.drop_unused(rest[: len(used)])
     set_learning_rate(trainer.optimizer, rate)
-    config = trainer.run.experiment.train
-    with trainer.run.ranks.together(), _out_of_memory_explained(config):  # memory may be short on one rank only
-        losses = _backward(trainer, task_run, step, micro_batches, counts)
-    with _out_of_memory_explained(config):
+    with run.ranks.announcing(), _out_of_memory_explained(run.experiment.train):
         norm = _update(trainer)
-    ids = [name for batch in micro_batches for name in batch.ids]
-    numbers = Arriving(torch.stack([*losses.values(), norm.to(next(iter(losses.values())))]))
-    record = StepRecord(step.position + 1, task_run.name, step.epoch + 1, tuple(losses), rate, ids, numbers)
-    check_finite(trainer)
-    trainer.unchecked = record
-    return record
-
-
-def global_counts(ranks: Ranks, task_run: TaskRun, micro_batches: Sequence[Batch]) -> dict[str, float]:
-    """The number of items that each named loss is divided by: those of all micro-batches of all ranks."""
-    per_batch = [task_run.task.loss_counts(batch.targets) for batch in micro_batches]
-    names = sorted(per_batch[0])
-    totals = ranks.sum_counts([sum(float(counts[name]) for counts in per_batch) for name in names])
-    return {name: total or 1.0 for name, total in zip(names, totals, strict=True)}
+        numbers = Arriving(torch.stack([*losses.values(), norm.to(next(iter(losses.values())))]))
+    name = run.tasks[planned.task_index].name
+    trainer.unchecked = StepRecord(
+        planned.position + 1, name, planned.epoch + 1, tuple(losses), rate, step.loaded.ids, numbers
+    )
+    following = None if loaded is None else _ready(loaded, rest[len(used) :])
+    return StepDone(trainer.unchecked, following, bool(stop))
 
 
 def check_finite(trainer: Trainer) -> None:
@@ -63,16 +104,31 @@ def check_finite(trainer: Trainer) -> None:
         NonFiniteLossError: a loss or a gradient is infinite or not a number; names step, task and example ids.
     """
     record, trainer.unchecked = trainer.unchecked, None
+    if record is not None:
+        wrong = _wrong_losses(record)
+        _judge(trainer, record, wrong, trainer.run.ranks.any(bool(wrong)))
+
+
+def _wrong_losses(record: StepRecord | None) -> dict[str, float]:
+    """This rank's part of the losses that is not finite."""
+    if record is None:
+        return {}
+    parts = zip(record.losses, record.numbers.values(), strict=False)  # the norm comes last
+    return {name: value for name, value in parts if not math.isfinite(value)}
+
+
+def _judge(trainer: Trainer, record: StepRecord | None, wrong: Mapping[str, float], any_wrong: bool) -> None:
+    """Raises NonFiniteLossError on all ranks if a step went wrong on any: ``any_wrong``, or the norm, which all share.
+
+    fp16 raises the loss scale until gradients overflow, then skips that step; so there the norm alone is no reason.
+    """
     if record is None:
         return
-    ranks = trainer.run.ranks
-    *losses, norm = record.numbers.values()
-    wrong = {name: value for name, value in zip(record.losses, losses, strict=True) if not math.isfinite(value)}
-    losses_are_finite = not ranks.any(bool(wrong))
-    # fp16 raises the loss scale until gradients overflow, then skips that step
-    if losses_are_finite and (trainer.scaler.is_enabled() or math.isfinite(norm)):
+    norm = record.numbers.values()[-1]
+    if not any_wrong and (trainer.scaler.is_enabled() or math.isfinite(norm)):
         return
-    blamed = record.ids if wrong or losses_are_finite else []
+    ranks = trainer.run.ranks
+    blamed = record.ids if wrong or not any_wrong else []
     ids = list(dict.fromkeys(ranks.gather(list(blamed))))
     values = list(dict.fromkeys(ranks.gather([f"{name} = {value}" for name, value in wrong.items()])))
     with ranks.together():
@@ -87,37 +143,36 @@ def _explanation(record: StepRecord, wrong: Sequence[str], ids: Sequence[str]) -
     )
 
 
-def _backward(
-    trainer: Trainer,
-    task_run: TaskRun,
-    step: PlannedStep,
-    micro_batches: Sequence[Batch],
-    counts: Mapping[str, float],
-) -> dict[str, Tensor]:
-    """Adds the gradients of all micro-batches; returns this rank's part of each named loss."""
-    run = trainer.run
-    trainer.optimizer.zero_grad(set_to_none=True)
+def _ready(loaded: LoadedStep, totals: Sequence[float]) -> ReadyStep:
+    """A loaded step with the counts of all ranks; a loss without any item is divided by 1."""
+    return ReadyStep(loaded, {name: total or 1.0 for name, total in zip(loaded.counts, totals, strict=False)})
+
+
+def _backward(trainer: Trainer, step: ReadyStep) -> dict[str, Tensor]:
+    """Adds the gradients of all micro-batches of all ranks; returns this rank's part of each named loss."""
+    run, model, planned = trainer.run, trainer.model, step.loaded.planned
+    task_run, micro_batches = run.tasks[planned.task_index], step.loaded.micro_batches
+    model.clear()
+    trainer.copies.wait(micro_batches)
     parts: dict[str, Tensor] = {}
     for number, batch in zip(task_run.plan.own_passes, micro_batches, strict=True):
         # dropout is addressed too: a resumed run draws what the unbroken one would have drawn
-        torch.manual_seed(derive_seed(run.experiment.seed, "step", step.position, number))
-        on_device = batch.to(run.device)
-        with run.autocast():
-            outputs = run.model(task_run.name, on_device.encoding)
-        sums = task_run.task.loss(in_full_precision(outputs), on_device.targets)
-        losses = {name: value * (task_run.config.loss_weight / counts[name]) for name, value in sums.items()}
-        trainer.scaler.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
+        torch.manual_seed(derive_seed(run.experiment.seed, "step", planned.position, number))
+        with model.accumulating(more=batch is not micro_batches[-1]):
+            with run.autocast():
+                outputs = model(task_run.name, batch.encoding)
+            sums = task_run.task.loss(in_full_precision(outputs), batch.targets)
+            losses = {name: value * (task_run.config.loss_weight / step.counts[name]) for name, value in sums.items()}
+            model.backward(trainer.scaler.scale(torch.stack(list(losses.values())).sum()))
         for name, value in losses.items():
             parts[name] = parts[name] + value.detach() if name in parts else value.detach()
     return parts
 
 
 def _update(trainer: Trainer) -> Tensor:
-    """Sums gradients over ranks, clips them, and steps; returns the norm before clipping."""
-    parameters = list(trainer.run.model.parameters())
-    trainer.run.ranks.sum_gradients(parameters)
+    """Clips the gradients and steps; returns their norm before clipping."""
     trainer.scaler.unscale_(trainer.optimizer)
-    norm = clip_gradients(parameters, trainer.run.experiment.train.max_grad_norm)
+    norm = clip_gradients(trainer.run.model.parameters(), trainer.run.experiment.train.max_grad_norm)
     trainer.scaler.step(trainer.optimizer)
     trainer.scaler.update()
     return norm

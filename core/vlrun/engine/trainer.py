@@ -8,7 +8,9 @@ import torch
 from torch.optim import Optimizer
 
 from vlrun.engine.checkpoints import Checkpoints, EvaluationHistory
+from vlrun.engine.device_copies import DeviceCopies
 from vlrun.engine.evaluation import TaskView
+from vlrun.engine.gradients import SharedModel
 from vlrun.engine.launch import StopRequest
 from vlrun.engine.mixing import TaskMix, build_mix, is_active
 from vlrun.engine.optimisation import Schedule, build_optimizer, build_schedule
@@ -21,11 +23,15 @@ class Trainer:
     """A run with all that training it needs.
 
     Attributes:
+        model: what is trained, the network of ``run`` on all ranks together.
         unchecked: the last step, until its losses have been checked.
         epochs_started: index of a task -> the last of its own epochs that this process has started.
+        most_losses: the number of named losses of the task with the most of them, known from its first batch.
     """
 
     run: Run
+    model: SharedModel
+    copies: DeviceCopies
     mix: TaskMix
     optimizer: Optimizer
     schedule: Schedule
@@ -36,6 +42,7 @@ class Trainer:
     stop: StopRequest
     unchecked: StepRecord | None = None
     epochs_started: dict[int, int] = field(default_factory=dict)
+    most_losses: int = 0
 
     @property
     def total_steps(self) -> int:
@@ -72,6 +79,8 @@ def build_trainer(run: Run, stop: StopRequest) -> Trainer:
     schedule = build_schedule(config.schedule, config.learning_rate, mix.steps_per_epoch, config.epochs)
     return Trainer(
         run=run,
+        model=SharedModel(run.model, run.ranks, config.gradient_compression),
+        copies=DeviceCopies(run.device),
         mix=mix,
         optimizer=build_optimizer(config.optimizer, run.model.named_parameters()),
         schedule=schedule,

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Protocol
 
 from vlrun.data.first_batch import batch_problems, shared_memory_problem
-from vlrun.data.loading import JointBatchMaker, batch_loader
 from vlrun.engine.checkpoints import Progress
 from vlrun.engine.evaluation import evaluate_split
 from vlrun.engine.mixing import PlannedStep
 from vlrun.engine.ranks import local_world_size
 from vlrun.engine.run import TaskRun
-from vlrun.engine.steps import check_finite, train_step
+from vlrun.engine.step_feed import loaded_steps
+from vlrun.engine.steps import check_finite, first_step, train_step
 from vlrun.engine.trainer import Trainer
 from vlrun.errors import ConfigError, DataError, StoppedOnRequest
-from vlrun.interfaces.tensors import Batch
 from vlrun.seeds import derive_seed
 
 
@@ -62,14 +60,17 @@ def train_epoch(trainer: Trainer, active: Sequence[Sequence[bool]], profiler: Pr
         with _checkpoint_if_stopped(trainer), trainer.window.paused():
             start_task_epochs(trainer, segment)  # retrieval may mine here, for hours
         run.model.train()
-        for step, micro_batches in batches_of(trainer, segment):
-            trainer.window.add(train_step(trainer, step, micro_batches))
-            run.step = step.position + 1
+        feed = loaded_steps(trainer, segment)
+        step = first_step(trainer, feed)
+        while step is not None:
+            done = train_step(trainer, step, feed)
+            trainer.window.add(done.record)
+            run.step, step = done.record.number, done.following
             if profiler is not None:
                 profiler.step()
             if run.step % config.log_every == 0:
                 report_steps(trainer)
-            if run.ranks.any(bool(trainer.stop)):
+            if done.stop:
                 save_checkpoint(trainer)
                 raise StoppedOnRequest(f"stopped on request after step {run.step}; run again with --resume to continue")
             if config.checkpoint_every and run.step % config.checkpoint_every == 0 and run.step != end:
@@ -105,27 +106,6 @@ def _checkpoint_if_stopped(trainer: Trainer) -> Iterator[None]:
     except StoppedOnRequest:
         save_checkpoint(trainer)
         raise
-
-
-def batches_of(trainer: Trainer, segment: Sequence[PlannedStep]) -> Iterator[tuple[PlannedStep, list[Batch]]]:
-    """Each step of a segment with this rank's micro-batches, made by one loader."""
-    run = trainer.run
-    loader = batch_loader(
-        JointBatchMaker([task_run.training for task_run in run.tasks]),
-        (  # a generator: the addresses of a million examples would take hundreds of megabytes
-            [(step.task_index, address) for address in addresses]
-            for step in segment
-            for addresses in run.tasks[step.task_index].plan.batches(step.epoch, step.step)
-        ),
-        workers=run.workers,
-        pin_memory=run.device.type == "cuda",
-        timeout_seconds=run.experiment.train.distributed_timeout,
-    )
-    batches = iter(trainer.window.timed(loader))
-    for step in segment:
-        with run.ranks.together():  # data may be damaged, or a worker killed, for one rank only
-            micro_batches = list(islice(batches, len(run.tasks[step.task_index].plan.own_passes)))
-        yield step, micro_batches
 
 
 def evaluate_if_due(trainer: Trainer) -> None:
@@ -238,6 +218,7 @@ def check_first_batch(trainer: Trainer) -> None:
             pair_ids = [example.id for example, own_pairs in zip(examples, pairs, strict=True) for _ in own_pairs]
             texts = [pair.text for own_pairs in pairs for pair in own_pairs]
             problems += batch_problems(pair_ids, texts, regions, batch)
+            trainer.most_losses = max(trainer.most_losses, len(task_run.task.loss_counts(batch.targets)))
             shortages.append(shared_memory_problem(batch, run.workers, local_world_size()))
     if problems := run.ranks.gather(problems):
         raise DataError(["the first batch cannot be trained on:", *dict.fromkeys(problems)])

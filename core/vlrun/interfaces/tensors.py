@@ -25,6 +25,10 @@ class _Movable:
         pinned: _Record = _map_nested(self, lambda tensor: tensor.pin_memory())
         return pinned
 
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keeps the memory of every tensor until ``stream`` has done what it was given so far."""
+        _map_nested(self, lambda tensor: tensor.record_stream(stream))
+
 
 @dataclass(frozen=True)
 class Encoding(_Movable):

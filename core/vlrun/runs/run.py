@@ -18,7 +18,6 @@ from vlrun.engine.assembly import assemble, check_splits
 from vlrun.engine.claim import claimed
 from vlrun.engine.evaluation import evaluate_split
 from vlrun.engine.launch import StopRequest, stop_on_signals
-from vlrun.engine.model import weights_sum
 from vlrun.engine.ranks import Ranks, join_ranks, lost_ranks_explained
 from vlrun.engine.run import Run
 from vlrun.engine.run_folder import RunFolder, create_run_folder, latest_run_folder, now, write_records
@@ -112,7 +111,7 @@ def _train_and_evaluate(
     with run.ranks.together():
         trainer = build_trainer(run, stop) if run.experiment.train.epochs else None
     continued = trainer is not None and not is_new and resume(trainer)
-    run.ranks.check_agreement(weights_sum(run.model), "the weights before the first step")
+    run.ranks.share_weights(run.model)
     run.ranks.from_main(lambda: _start(run, trainer, plugins, is_new))
     if continued:
         run.reporters.note(f"continuing after step {run.step}")

@@ -229,7 +229,8 @@ def test_the_core_can_rely_on_the_task(make_task: Any, make_dataset: Any, backbo
     train = make_dataset("train")
     task.start_training(train, 0)
     regions = RegionFeatureStore(data / "features").read([f"train{index}" for index in range(4)])
-    batch = check_task(task, backbone, [train[index] for index in range(12)], regions)
+    # how many places are decoded depends on what was masked
+    batch = check_task(task, backbone, [train[index] for index in range(12)], regions, may_read_values=True)
     assert batch.targets["matched"].any()
 
 

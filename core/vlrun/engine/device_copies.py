@@ -1,0 +1,33 @@
+"""Copies of batches to the device while it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from vlrun.interfaces.tensors import Batch
+
+
+class DeviceCopies:
+    """Copies batches to the device on a stream of its own, so that the device computes meanwhile."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def start(self, batch: Batch) -> Batch:
+        """The batch on the device; it must not be used before ``wait``."""
+        if self._stream is None:
+            return batch.to(self._device)
+        with torch.cuda.stream(self._stream):
+            return batch.to(self._device)
+
+    def wait(self, batches: Sequence[Batch]) -> None:
+        """Makes the device wait for the copies that were started; this process goes on."""
+        if self._stream is None:
+            return
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_stream(self._stream)
+        for batch in batches:
+            batch.record_stream(computing)
