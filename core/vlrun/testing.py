@@ -270,7 +270,7 @@ def run_ranks(body: Callable[[Ranks], Any], folder: Path, world_size: int = 2) -
 
 def _rank(rank: int, world_size: int, store: Path, body: Callable[[Ranks], Any], results: Any) -> None:
     torch.set_num_threads(1)  # OpenMP threads do not survive a fork
-    meeting = dist.FileStore(str(store), world_size)
+    meeting = dist.FileStore(str(store), world_size)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=meeting, rank=rank, world_size=world_size)
     try:
         value = body(Ranks(rank, world_size, torch.device("cpu"), dist.new_group(backend="gloo"), meeting))

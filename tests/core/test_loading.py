@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,14 @@ import torch
 import toy_world as toy
 
 from vlrun import Batch, DatasetConfig, Encoding, Example, Pair
-from vlrun.data.loading import BatchMaker, EvaluationBatches, TrainingPlan, default_workers, epoch_order
+from vlrun.data.loading import (
+    BatchLoader,
+    BatchMaker,
+    EvaluationBatches,
+    TrainingPlan,
+    default_workers,
+    epoch_order,
+)
 from vlrun.features.store import RegionFeatureStore
 from vlrun.seeds import derive_seed, example_rng
 
@@ -192,3 +200,26 @@ def test_loader_workers_are_as_many_as_the_cpus_that_may_be_used_allow(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert default_workers(torch.device("cuda")) == workers
     assert default_workers(torch.device("cpu")) == 0
+
+
+class Workers:
+    """Makes batches that say which process made them, and what it knew."""
+
+    known = "at first"
+
+    def __getitems__(self, addresses: list[int]) -> Any:
+        return os.getpid(), self.known, addresses
+
+
+def test_workers_live_on_until_they_are_let_go() -> None:
+    maker = Workers()
+    loader = BatchLoader(maker, workers=1)  # type: ignore[arg-type]
+    runs: list[list[Any]] = [list(loader.batches(iter(batches))) for batches in ([[1], [2, 3]], [[4]], [])]
+    maker.known = "later"
+    assert [addresses for made in runs for _, _, addresses in made] == [[1], [2, 3], [4]]
+    (process,) = {process for made in runs for process, _, _ in made}
+    ((same, known, _),) = list(loader.batches([[5]]))
+    assert (same, known) == (process, "at first"), "they have a copy of the maker"
+    loader.restart()
+    ((other, known, _),) = list(loader.batches([[6]]))
+    assert (other != process, known) == (True, "later")

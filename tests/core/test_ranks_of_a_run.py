@@ -11,7 +11,7 @@ import pytest
 import torch
 from toy_runs import experiment, ranks_run
 
-from vlrun.data.loading import JointBatchMaker, batch_loader
+from vlrun.data.loading import BatchLoader, JointBatchMaker
 from vlrun.engine import evaluation, steps
 from vlrun.engine.checkpoints import Checkpoints, EvaluationHistory
 from vlrun.engine.ranks import Ranks
@@ -134,7 +134,7 @@ class Deadly:
 
 
 def test_a_killed_loader_worker_is_named_and_is_no_lost_rank() -> None:
-    made = batch_loader(Deadly(), [[0], [1]], workers=1)  # type: ignore[arg-type]
+    made = BatchLoader(Deadly(), workers=1).batches([[0], [1]])  # type: ignore[arg-type]
     with pytest.raises(DistributedError, match=r"^train\.workers: a loader worker was killed or hangs"):
         list(made)
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from vlrun.config.experiment import Experiment, load_experiment
+from vlrun.engine import training
 from vlrun.engine.launch import StopRequest
 from vlrun.engine.ranks import Ranks
-from vlrun.engine.step_window import StepRecord, StepWindow
+from vlrun.engine.steps import ReadyStep
 from vlrun.plugins.manager import Plugins
 from vlrun.runs import run as runs
 from vlrun.runs.run import RunResult, run_experiment
@@ -62,15 +63,15 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
 
 
 def stop_after_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """A signal comes right after this step; it is noticed before the next."""
-    request, add = StopRequest(), StepWindow.add
+    """A signal comes during this step, which is finished."""
+    request, train_step = StopRequest(), training.train_step
 
-    def add_and_stop(window: StepWindow, record: StepRecord) -> None:
-        add(window, record)
-        if record.number == step:
+    def stop_in_step(trainer: Any, ready: ReadyStep, feed: Any) -> Any:
+        if ready.loaded.planned.position + 1 == step:
             request.signal = signal.SIGTERM
+        return train_step(trainer, ready, feed)
 
-    monkeypatch.setattr(StepWindow, "add", add_and_stop)
+    monkeypatch.setattr(training, "train_step", stop_in_step)
     monkeypatch.setattr(runs, "stop_on_signals", lambda: nullcontext(request))
 
 

@@ -247,45 +247,72 @@ class JointBatchMaker:
         return self.makers[task].__getitems__([address for _, address in addresses])
 
 
-def batch_loader(
-    maker: BatchMaker | JointBatchMaker,
-    batches: Iterable[list[Any]],
-    *,
-    workers: int,
-    pin_memory: bool = False,
-    timeout_seconds: int = 0,
-) -> Iterator[Batch]:
-    """Batches in the order asked for, made by ``workers`` processes (0: by this one).
+class BatchLoader:
+    """Makes batches in processes that live on from one run of ``batches`` to the next."""
 
-    Raises:
-        DataError: the data are wrong.
-        DistributedError: a worker was killed or hangs.
-    """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of a worker
-    loader: DataLoader[Any] = DataLoader(
-        maker,  # type: ignore[arg-type]
-        batch_sampler=batches,
-        collate_fn=_as_is,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        timeout=timeout_seconds if workers else 0,  # without it the loader would wait for a frozen worker for ever
-    )
-    batches_made = iter(loader)
-    while True:
-        try:
-            made = next(batches_made)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if not workers or not str(error).startswith("DataLoader"):
-                raise
-            raise DistributedError(
-                f"train.workers: a loader worker was killed or hangs ({str(error).splitlines()[0]}). Did memory run "
-                "out? --resume continues from the last checkpoint; fewer workers need less"
-            ) from error
-        if isinstance(made, RunnerError):
-            raise made
-        yield made
+    def __init__(
+        self, maker: BatchMaker | JointBatchMaker, *, workers: int, pin_memory: bool = False, timeout_seconds: int = 0
+    ) -> None:
+        """Prepares a loader; processes start with the first batch.
+
+        Args:
+            workers: number of processes; with 0 this one makes the batches.
+            timeout_seconds: after which a worker that does not answer ends the run; 0 waits for ever.
+        """
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of a worker
+        self._maker, self._workers, self._pin_memory = maker, workers, pin_memory
+        self._timeout_seconds = timeout_seconds if workers else 0
+        self._feed = _Feed()
+        self._loader: DataLoader[Any] | None = None
+
+    def restart(self) -> None:
+        """Lets the workers go: those that come next know what the maker knows by then."""
+        self._loader = None
+
+    def batches(self, addresses: Iterable[list[Any]]) -> Iterator[Batch]:
+        """Batches in the order asked for; one run at a time.
+
+        Raises:
+            DataError: the data are wrong.
+            DistributedError: a worker was killed or hangs.
+        """
+        self._feed.batches = addresses
+        if self._loader is None:
+            self._loader = DataLoader(
+                self._maker,  # type: ignore[arg-type]
+                batch_sampler=self._feed,
+                collate_fn=_as_is,
+                num_workers=self._workers,
+                pin_memory=self._pin_memory,
+                timeout=self._timeout_seconds,
+                persistent_workers=self._workers > 0,
+            )
+        batches_made = iter(self._loader)
+        while True:
+            try:
+                made = next(batches_made)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if not self._workers or not str(error).startswith("DataLoader"):
+                    raise
+                raise DistributedError(
+                    f"train.workers: a loader worker was killed or hangs ({str(error).splitlines()[0]}). Did memory "
+                    "run out? --resume continues from the last checkpoint; fewer workers need less"
+                ) from error
+            if isinstance(made, RunnerError):
+                raise made
+            yield made
+
+
+class _Feed:
+    """The addresses of the batches that a loader is to make, exchanged for each run."""
+
+    def __init__(self) -> None:
+        self.batches: Iterable[list[Any]] = ()
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        return iter(self.batches)
 
 
 def default_workers(device: torch.device) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vlrun.data.loading import EvaluationBatches, batch_loader
+from vlrun.data.loading import BatchLoader, EvaluationBatches
 from vlrun.engine.launch import StopRequest, leave_if_asked
 from vlrun.engine.model import weights_fingerprint
 from vlrun.engine.ranks import Ranks
@@ -182,7 +182,13 @@ def predict_examples(run: Run, task_run: TaskRun, split: str, stop: StopRequest)
     maker = task_run.splits[split]
     batch_size = run.experiment.train.evaluate_batch_size
     mine = EvaluationBatches(len(maker), batch_size, run.ranks.rank, run.ranks.world_size)
-    loader = batch_loader(maker, mine, workers=run.workers, pin_memory=run.device.type == "cuda")
+    loader = BatchLoader(
+        maker,
+        workers=run.workers,
+        pin_memory=run.device.type == "cuda",
+        timeout_seconds=run.experiment.train.distributed_timeout,
+    )
+    batches = loader.batches(mine)
     was_training = run.model.training
     run.model.eval()
     predicted: list[tuple[int, Prediction]] = []
@@ -191,7 +197,7 @@ def predict_examples(run: Run, task_run: TaskRun, split: str, stop: StopRequest)
             leave_if_asked(run.ranks, stop)
             with run.ranks.together():
                 if number < len(mine):
-                    batch = next(loader)
+                    batch = next(batches)
                     positions = [position for _, position in mine[number]]
                     predicted += zip(positions, predict_batch(run, task_run, batch), strict=True)
             if run.ranks.is_main:

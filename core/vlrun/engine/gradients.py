@@ -41,7 +41,7 @@ class SharedModel:
             add = _COMPRESSIONS[compression]
             self._parallel.register_comm_hook(None, lambda _, bucket: add(bucket))
             for index, parameter in enumerate(self._parameters):
-                parameter.register_post_accumulate_grad_hook(self._noted(index))
+                parameter.register_post_accumulate_grad_hook(self._noted(index))  # type: ignore[no-untyped-call]
 
     def __call__(self, task: str, encoding: Encoding) -> Any:
         """The output of a task's head, as ``TaskModel.forward`` returns it."""
@@ -67,7 +67,7 @@ class SharedModel:
             LostRankError: another rank is gone.
         """
         if self._parallel is not None:
-            loss = _ReachAll.apply(loss, *self._parameters)
+            loss = _ReachAll.apply(loss, *self._parameters)  # type: ignore[no-untyped-call]
         with lost_rank_explained():
             loss.backward()  # type: ignore[no-untyped-call]
 
@@ -95,37 +95,41 @@ class _ReachAll(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+        """A scalar loss () and any number of parameters, each of its own shape (N, ...) -> the loss."""
         ctx.count = len(parameters)
         return loss.view_as(loss)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return (gradient, *[None] * ctx.count)
 
 
 def _data_parallel(model: nn.Module) -> DistributedDataParallel:
     """Gradients live in the buckets that are sent; weights are given to all ranks once, by ``Ranks.share_weights``."""
-    no_buffers = "forward_sync_buffers"
-    if no_buffers not in inspect.signature(DistributedDataParallel).parameters:
-        no_buffers = "broadcast_buffers"  # its name before torch 2.13
-    return DistributedDataParallel(model, init_sync=False, gradient_as_bucket_view=True, **{no_buffers: False})
+    known = inspect.signature(DistributedDataParallel).parameters
+    sends_buffers = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)  # by version
+    build: Any = DistributedDataParallel
+    parallel: DistributedDataParallel = build(
+        model, init_sync=False, gradient_as_bucket_view=True, **{sends_buffers: False}
+    )
+    return parallel
 
 
-def _summed(bucket: dist.GradBucket) -> Future[Tensor]:
-    """Sums a bucket over all ranks."""
+def _summed(bucket: Any) -> Future[Tensor]:
+    """Sums a bucket (``torch.distributed.GradBucket``) over all ranks."""
     future: Future[Any] = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
     return future.then(lambda done: done.value()[0])
 
 
-def _summed_in_bf16(bucket: dist.GradBucket) -> Future[Tensor]:
+def _summed_in_bf16(bucket: Any) -> Future[Tensor]:
     """Sums a bucket that travels as bfloat16: half the bytes, and gradients of 8 bits."""
     buffer = bucket.buffer()
     future: Future[Any] = dist.all_reduce(buffer.bfloat16(), async_op=True).get_future()
     return future.then(lambda done: buffer.copy_(done.value()[0]))
 
 
-_COMPRESSIONS: dict[str, Callable[[dist.GradBucket], Future[Tensor]]] = {
+_COMPRESSIONS: dict[str, Callable[[Any], Future[Tensor]]] = {
     "none": _summed,
     "bf16": _summed_in_bf16,
 }

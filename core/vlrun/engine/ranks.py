@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from vlrun.cpus import usable_cpus
 from vlrun.errors import DistributedError, FailedElsewhereError, LostRankError, RunnerError
@@ -44,7 +45,7 @@ class Ranks:
     world_size: int
     device: torch.device
     control: Any = None
-    store: dist.Store | None = None
+    store: Any = None
     beat_seconds: float = _BEAT_SECONDS
 
     @property
@@ -292,7 +293,7 @@ def join_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ran
         torch.set_num_threads(max(1, usable_cpus() // processes_here))
     _leave_with_parent()
     with lost_rank_explained():
-        store, rank, _ = next(iter(dist.rendezvous("env://", timeout=timeout)))
+        store, rank, _ = next(iter(rendezvous("env://", timeout=timeout)))
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
         control = dist.new_group(backend="gloo", timeout=timeout)

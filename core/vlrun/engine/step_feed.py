@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from vlrun.data.loading import JointBatchMaker, batch_loader
 from vlrun.engine.mixing import PlannedStep
 from vlrun.engine.trainer import Trainer
 from vlrun.interfaces.tensors import Batch
@@ -36,18 +35,12 @@ def loaded_steps(trainer: Trainer, segment: Sequence[PlannedStep]) -> Iterator[L
         DistributedError: a loader worker was killed or hangs.
     """
     run = trainer.run
-    loader = batch_loader(
-        JointBatchMaker([task_run.training for task_run in run.tasks]),
-        (  # a generator: the addresses of a million examples would take hundreds of megabytes
-            [(step.task_index, address) for address in addresses]
-            for step in segment
-            for addresses in run.tasks[step.task_index].plan.batches(step.epoch, step.step)
-        ),
-        workers=run.workers,
-        pin_memory=run.device.type == "cuda",
-        timeout_seconds=run.experiment.train.distributed_timeout,
+    addresses = (  # a generator: the addresses of a million examples would take hundreds of megabytes
+        [(step.task_index, address) for address in addresses]
+        for step in segment
+        for addresses in run.tasks[step.task_index].plan.batches(step.epoch, step.step)
     )
-    batches = iter(trainer.window.timed(loader))
+    batches = iter(trainer.window.timed(trainer.loader.batches(addresses)))
     for step in segment:
         task_run = run.tasks[step.task_index]
         micro_batches = list(islice(batches, len(task_run.plan.own_passes)))

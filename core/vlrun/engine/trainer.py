@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass, field
 
 import torch
 from torch.optim import Optimizer
 
+from vlrun.data.loading import BatchLoader, JointBatchMaker
 from vlrun.engine.checkpoints import Checkpoints, EvaluationHistory
 from vlrun.engine.device_copies import DeviceCopies
 from vlrun.engine.evaluation import TaskView
@@ -14,8 +16,9 @@ from vlrun.engine.gradients import SharedModel
 from vlrun.engine.launch import StopRequest
 from vlrun.engine.mixing import TaskMix, build_mix, is_active
 from vlrun.engine.optimisation import Schedule, build_optimizer, build_schedule
-from vlrun.engine.run import Run
+from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.step_window import StepRecord, StepWindow
+from vlrun.interfaces.task import Task
 
 
 @dataclass
@@ -31,6 +34,7 @@ class Trainer:
 
     run: Run
     model: SharedModel
+    loader: BatchLoader
     copies: DeviceCopies
     mix: TaskMix
     optimizer: Optimizer
@@ -54,7 +58,15 @@ class Trainer:
         if self.epochs_started.get(task) != epoch:
             self.epochs_started[task] = epoch
             task_run = self.run.tasks[task]
+            before = self._known_to_workers(task_run)
             task_run.task.start_epoch(epoch, TaskView(self.run, task_run, self.stop))
+            if self._known_to_workers(task_run) != before:  # such as hard negatives that it has mined
+                self.loader.restart()
+
+    def _known_to_workers(self, task_run: TaskRun) -> bytes:
+        """All that a task holds; workers have a copy."""
+        changes = type(task_run.task).start_epoch is not Task.start_epoch
+        return pickle.dumps(task_run.task) if changes and self.run.workers else b""
 
     def active(self, epoch: int) -> list[list[bool]]:
         """For each joint epoch up to ``epoch``, which tasks it trains: a pure function of past evaluations."""
@@ -80,6 +92,12 @@ def build_trainer(run: Run, stop: StopRequest) -> Trainer:
     return Trainer(
         run=run,
         model=SharedModel(run.model, run.ranks, config.gradient_compression),
+        loader=BatchLoader(
+            JointBatchMaker([task_run.training for task_run in run.tasks]),
+            workers=run.workers,
+            pin_memory=run.device.type == "cuda",
+            timeout_seconds=config.distributed_timeout,
+        ),
         copies=DeviceCopies(run.device),
         mix=mix,
         optimizer=build_optimizer(config.optimizer, run.model.named_parameters()),

@@ -27,7 +27,12 @@ class _Movable:
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keeps the memory of every tensor until ``stream`` has done what it was given so far."""
-        _map_nested(self, lambda tensor: tensor.record_stream(stream))
+
+        def record(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        _map_nested(self, record)
 
 
 @dataclass(frozen=True)
