@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from vlrun.blocks.answering import AnsweringTask, pretraining_spelling
 from vlrun.blocks.answers import AnswerVocabulary, frequent_answers, read_answers, soft_score, write_answers
 from vlrun.blocks.heads import PooledClassifier
 
-NO_RUN: Any = None  # this task needs nothing of it
+NO_RUN: Any = SimpleNamespace(name="vqa", note=lambda message: None)  # this task needs little of it
 WORDS = ["yes", "no", "2", "red"]
 
 
@@ -96,7 +97,7 @@ def test_targets_come_from_answers_or_from_scores(make: Any) -> None:
         targets_of(make(loss="kl"), scored)
 
 
-def test_the_loss_switches_at_its_epoch_and_again_after_a_resume(make: Any) -> None:
+def test_the_loss_switches_at_its_epoch_says_so_and_is_right_after_a_resume(make: Any) -> None:
     task = make(loss="kl-then-bce", switch_epoch=2)
     targets = targets_of(task, Answers(("yes",)))
     logits = torch.tensor([[1.0, 0.0, -1.0, 2.0]])
@@ -105,6 +106,12 @@ def test_the_loss_switches_at_its_epoch_and_again_after_a_resume(make: Any) -> N
         task.start_epoch(epoch, NO_RUN)
         values[epoch] = task.loss(logits, targets)["answer"].item()
     assert values[0] == values[1] != values[2] == values[3]
+    notes: list[str] = []
+    told: Any = SimpleNamespace(name="vqa", note=notes.append)
+    for epoch in (0, 1, 2, 3):
+        task.start_epoch(epoch, told)
+    (note,) = notes
+    assert note.startswith("epoch 3: vqa trains with binary cross entropy from here on, after KL divergence")
     fresh = pickle.loads(pickle.dumps(make(loss="kl-then-bce", switch_epoch=2)))
     fresh.start_epoch(3, NO_RUN)
     assert fresh.loss(logits, targets)["answer"].item() == values[3]

@@ -62,6 +62,12 @@ class AnsweringTask(Task[Answers]):
     def start_epoch(self, epoch: int, run: RunView) -> None:
         """Sets the loss of this epoch: ROSITA trains first with KL divergence, later with binary cross entropy."""
         self.loss_now = _loss_in_epoch(self.config, epoch)
+        before = _loss_in_epoch(self.config, max(0, epoch - 1))
+        if self.loss_now != before:
+            run.note(
+                f"epoch {epoch + 1}: {run.name} trains with {_LOSSES[self.loss_now]} from here on, after "
+                f"{_LOSSES[before]}; the two have different scales, so the loss jumps"
+            )
 
     def collate(
         self, examples: Sequence[Example[Answers]], regions: RegionBatch, encoding: Encoding
@@ -220,6 +226,9 @@ def pretraining_spelling(answer: str) -> str:
         if answer.startswith(article):
             answer = answer[len(article) :].strip()
     return _SPELLINGS.get(answer, answer)
+
+
+_LOSSES = {"kl": "KL divergence", "bce": "binary cross entropy", "cross-entropy": "cross entropy"}
 
 
 def _loss_in_epoch(config: AnsweringConfig, epoch: int) -> str:

@@ -116,7 +116,8 @@ class Task(ABC, Generic[Target]):
     def start_epoch(self, epoch: int, run: RunView) -> None:
         """Called on every rank before the batches of this task's ``epoch`` (from 0) are made, and after a resume.
 
-        ``run`` has the model as it is now, for tasks that choose their training pairs with it.
+        ``run`` has the model as it is now, for tasks that choose their training pairs with it. What changes from this
+        epoch on, such as the loss, is announced with ``run.note``.
 
         Raises:
             StoppedOnRequest: a signal came; a checkpoint is written, and a resume calls this again.
