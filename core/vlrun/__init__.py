@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from vlrun.interfaces.run_view import RanksView, RunView
     from vlrun.interfaces.task import Task
     from vlrun.interfaces.tensors import BackboneOutput, Batch, Encoding, full_precision
+    from vlrun.interfaces.uncertainty import error_by_resampling, error_of_mean
     from vlrun.runs.ask import LoadedRun, load_run
     from vlrun.runs.run import run_experiment
 
@@ -121,6 +122,8 @@ _HOMES = {
     "TransformerConfig": "blocks.transformer_config",
     "Vocabulary": "interfaces.backbone",
     "canonical_image_id": "interfaces.examples",
+    "error_by_resampling": "interfaces.uncertainty",
+    "error_of_mean": "interfaces.uncertainty",
     "full_precision": "interfaces.tensors",
     "image_key": "data.identities",
     "load_experiment": "config.experiment",
@@ -210,6 +213,8 @@ __all__ = [
     "Vocabulary",
     "WeightFormat",
     "canonical_image_id",
+    "error_by_resampling",
+    "error_of_mean",
     "first_few",
     "full_precision",
     "hookimpl",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from vlrun.interfaces.uncertainty import error_of_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,6 +118,8 @@ class Score:
         value: in ``unit``.
         unit: ``%`` or empty.
         count: number of examples behind it.
+        standard_error: in ``unit``, of the score as an estimate from these examples; None where it is not known.
+            ``Score.mean`` computes it; ``error_of_mean`` and ``error_by_resampling`` are for other scores.
         protocol: split file, candidate pool, IoU rule and whatever else changes the number.
         primary: whether the best checkpoint is chosen by it; one score of a metric at most.
         detail: the score of one group among many; reports show it, tables on the console leave it out.
@@ -127,6 +133,30 @@ class Score:
     primary: bool = False
     higher_is_better: bool = True
     detail: bool = False
+    standard_error: float | None = None
+
+    @classmethod
+    def mean(
+        cls,
+        name: str,
+        values: Sequence[float] | NDArray[Any],
+        protocol: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        unit: str = "%",
+        **fields: Any,
+    ) -> Score:
+        """The mean of one value for each example, with its standard error.
+
+        Args:
+            values: one at least; in [0, 1] if the unit is ``%``.
+            fields: further fields of the score.
+        """
+        scale = 100 if unit == "%" else 1
+        floats = [float(value) for value in values]
+        value = scale * math.fsum(floats) / len(floats)
+        error = error_of_mean(floats)
+        error = None if error is None else scale * error
+        return cls(name, value, unit, len(floats), protocol, standard_error=error, **fields)
 
 
 @dataclass(frozen=True)

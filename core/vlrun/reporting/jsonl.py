@@ -95,6 +95,7 @@ def result_line(report: EvaluationReport, score: Score) -> dict[str, Any]:
         "final": report.final,
         "primary": score.primary,
         **({"detail": True} if score.detail else {}),
+        **({} if score.standard_error is None else {"standard_error": score.standard_error}),
         "protocol": dict(score.protocol),
     }
 

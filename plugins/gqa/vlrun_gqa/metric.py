@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from vlrun import Answers, DataError, Dataset, Metric, Prediction, Score
+import numpy as np
+from numpy.typing import NDArray
+
+from vlrun import Answers, DataError, Dataset, Metric, Prediction, Score, error_by_resampling
 from vlrun.blocks.answers import AnswerVocabulary
 from vlrun.blocks.predictions import listed, mismatches
 from vlrun_gqa.config import GqaAccuracyConfig
@@ -58,9 +61,8 @@ class GqaAccuracy(Metric):
 
     def __call__(self, predictions: Sequence[Prediction], dataset: Dataset[Answers]) -> list[Score]:
         questions, rightness, counted = _joined(predictions, dataset)
-        score = partial(
-            Score, protocol={**dataset.protocol, "split": dataset.split, "questions": counted, "match": "exact text"}
-        )
+        protocol = {**dataset.protocol, "split": dataset.split, "questions": counted, "match": "exact text"}
+        mean = partial(Score.mean, protocol=protocol)
         shares: dict[str, Sequence[float] | None] = {
             **_by_openness(questions),
             "consistency": _consistency(questions, rightness),
@@ -68,18 +70,15 @@ class GqaAccuracy(Metric):
             "plausibility": _hits(questions, lambda target: target.plausible),
         }
         right = [question.is_right for question in questions]
-        scores = [score("accuracy", _percent(right), count=len(right), primary=True)]
-        scores += [score(name, _percent(values), count=len(values)) for name, values in shares.items() if values]
+        scores = [mean("accuracy", right, primary=True)]
+        scores += [mean(name, values) for name, values in shares.items() if values]
         if grouped := [question for question in questions if question.target.group is not None]:
-            scores.append(
-                score("distribution", _distribution(grouped), unit="", count=len(grouped), higher_is_better=False)
-            )
+            scores.append(_distribution(grouped, protocol))
         if self.vocabulary is not None:
             scores.append(_upper_bound(scores[0], questions, self.vocabulary))
         for kind, key_of in _KINDS.items():
             scores += [
-                score(f"accuracy-{kind}-{key}", _percent(rights), count=len(rights), detail=True)
-                for key, rights in _by_key(questions, key_of)
+                mean(f"accuracy-{kind}-{key}", rights, detail=True) for key, rights in _by_key(questions, key_of)
             ]
         return scores
 
@@ -168,28 +167,44 @@ def _hits(questions: Sequence[_Question], choices_of: Callable[[GqaAnswer], Sequ
     return hits
 
 
-def _distribution(questions: Sequence[_Question]) -> float:
+def _distribution(questions: Sequence[_Question], protocol: Mapping[str, Any]) -> Score:
     """Chi-squared of predicted against true answers per group, weighted by the group's questions, divided by 100.
 
     Predicted answers that are never true in a group are left out, as in the official evaluator.
     """
-    truths: dict[str, Counter[str]] = defaultdict(Counter)
-    guesses: dict[str, Counter[str]] = defaultdict(Counter)
-    for question in questions:
-        group = str(question.target.group)
-        truths[group][question.target.answer] += 1
-        guesses[group][question.predicted] += 1
-    weighted = 0.0
-    for group, expected in truths.items():
-        chi_squared = sum((guesses[group][answer] - count) ** 2 / count for answer, count in expected.items())
-        weighted += chi_squared * expected.total()
-    return weighted / len(questions) / 100
+    keys = [str(question.target.group) for question in questions]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    groups = np.array([numbers[key] for key in keys])
+    pairs: dict[tuple[str, str], int] = {}  # of a group and one of its true answers
+    truths = np.array(
+        [pairs.setdefault((key, item.target.answer), len(pairs)) for key, item in zip(keys, questions, strict=True)]
+    )
+    guesses = np.array([pairs.get((key, item.predicted), -1) for key, item in zip(keys, questions, strict=True)])
+    group_of_pair = np.array([numbers[key] for key, _ in pairs])
+
+    def of(rows: NDArray[np.int64]) -> float:
+        expected = np.bincount(truths[rows], minlength=len(pairs))
+        guessed = np.bincount(guesses[rows] + 1, minlength=len(pairs) + 1)[1:]
+        sizes = np.bincount(groups[rows], minlength=len(numbers))[group_of_pair]
+        is_true = expected > 0
+        chi_squared = (guessed - expected)[is_true] ** 2 / expected[is_true]
+        return float((chi_squared * sizes[is_true]).sum() / len(rows) / 100)
+
+    return Score(
+        "distribution",
+        of(np.arange(len(questions))),
+        unit="",
+        count=len(questions),
+        protocol=protocol,
+        higher_is_better=False,
+        standard_error=error_by_resampling(len(questions), of, str(protocol["split"]), "distribution"),
+    )
 
 
 def _upper_bound(accuracy: Score, questions: Sequence[_Question], vocabulary: AnswerVocabulary) -> Score:
     reachable = [question.target.answer in vocabulary for question in questions]
     protocol = {**accuracy.protocol, "vocabulary": f"{len(vocabulary):,} answers ({vocabulary.hash})"}
-    return Score("upper-bound", _percent(reachable), count=len(reachable), protocol=protocol)
+    return Score.mean("upper-bound", reachable, protocol=protocol)
 
 
 def _by_key(questions: Sequence[_Question], key_of: Callable[[_Question], Any]) -> list[tuple[Any, list[bool]]]:
@@ -198,7 +213,3 @@ def _by_key(questions: Sequence[_Question], key_of: Callable[[_Question], Any]) 
     for question in questions:
         groups[key_of(question)].append(question.is_right)
     return [] if None in groups else sorted(groups.items())
-
-
-def _percent(values: Sequence[float]) -> float:
-    return 100 * sum(values) / len(values)

@@ -45,17 +45,15 @@ def _scores(judged: Judged, protocol: dict[str, Any], prefix: str = "", *, prima
         groups[target.group] = groups.get(target.group, True) and right
     consistent = list(groups.values())
     return [
-        Score(
+        Score.mean(
             f"{prefix}accuracy",
-            _percent([right for _, right in judged]),
-            count=len(judged),
+            [right for _, right in judged],
             protocol={**protocol, "unit": "statements"},
             primary=primary,
         ),
-        Score(
+        Score.mean(
             f"{prefix}consistency",
-            _percent(consistent),
-            count=len(consistent),
+            consistent,
             protocol={**protocol, "unit": "groups of one sentence and image set"},
         ),
     ]
@@ -76,10 +74,9 @@ def _phenomenon_scores(judged: Judged, protocol: dict[str, Any]) -> list[Score]:
     for name in names:
         rights = [right for target, right in judged if name in (target.categories or ())]
         scores.append(
-            Score(
+            Score.mean(
                 f"accuracy-{name.replace(' ', '-')}",
-                _percent(rights),
-                count=len(rights),
+                rights,
                 protocol={**protocol, "unit": "statements", "phenomenon": name},
                 detail=True,
             )
@@ -112,7 +109,3 @@ def _judged(predictions: Sequence[Prediction], dataset: Dataset[Statement]) -> J
     if problems:
         raise DataError(problems)
     return [(target, labels[example.id] == target.label) for example in examples if (target := example.target)]
-
-
-def _percent(values: Sequence[bool]) -> float:
-    return 100 * sum(values) / len(values)

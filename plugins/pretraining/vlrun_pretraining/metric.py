@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlrun import DataError, Dataset, Metric, Prediction, Score
+from vlrun import DataError, Dataset, Metric, Prediction, Score, error_of_mean
 from vlrun.blocks.predictions import mismatches
 from vlrun_pretraining.config import PretrainConfig
 
@@ -27,18 +27,19 @@ class PretrainingAccuracy(Metric):
             raise DataError(problems)
         rows = [_checked(prediction) for prediction in predictions]
         hits = [(row["match"] > 0.5) == row["matched"] for row in rows]
-        words, right = (sum(row[name] for row in rows) for name in ("masked_words", "right_words"))
+        masked, found = ([row[name] for row in rows] for name in ("masked_words", "right_words"))
+        words, right = sum(masked), sum(found)
+        error = error_of_mean(found, masked)  # the words of a caption are masked and guessed together
         protocol = {**dataset.protocol, "split": dataset.split, "pairs": self._pairs()}
         asked = "all pairs" if self.config.learn_from_mismatched else "pairs that match"
         return [
-            Score(
-                "matching-accuracy", _percent(sum(hits), len(hits)), count=len(hits), protocol=protocol, primary=True
-            ),
+            Score.mean("matching-accuracy", hits, protocol=protocol, primary=True),
             Score(
                 "masked-word-accuracy",
-                _percent(right, words),
+                100 * right / words if words else 0.0,
                 count=words,
                 protocol={**protocol, "masked": f"{self.config.mask_words:.0%} of the word pieces of {asked}"},
+                standard_error=None if error is None else 100 * error,
             ),
         ]
 
@@ -57,7 +58,3 @@ def _checked(prediction: Prediction) -> Mapping[str, Any]:
             f"right_words (whole numbers), found {dict(fields)}"
         )
     return fields
-
-
-def _percent(part: int, whole: int) -> float:
-    return 100 * part / whole if whole else 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,25 +40,18 @@ class GroundingAccuracy(Metric):
         boxes = np.array([_box(example.id, fields[example.id]) for example in examples])
         hits = self._is_hit(iou(boxes, xywh_to_xyxy([target.box for target in targets]), self.config.iou_rule))
 
-        accuracy = Score("accuracy", _percent(hits), count=len(hits), protocol=self._protocol(dataset), primary=True)
+        accuracy = Score.mean("accuracy", hits, protocol=self._protocol(dataset), primary=True)
         scores = [accuracy]
         if all(target.ref_id is not None for target in targets):
             by_referent = _means_by_group(hits, [target.ref_id for target in targets])
             scores.append(
-                replace(
-                    accuracy,
-                    name="accuracy-by-referent",
-                    value=_percent(by_referent),
-                    count=len(by_referent),
-                    protocol={**accuracy.protocol, "unit": "referents"},
-                    primary=False,
-                )
+                Score.mean("accuracy-by-referent", by_referent, protocol={**accuracy.protocol, "unit": "referents"})
             )
         overlaps = [self._best_region_iou(fields[example.id]) for example in examples]
         if all(overlap is not None for overlap in overlaps):
             reachable = self._is_hit(np.array(overlaps, dtype=np.float64))
             protocol = {**accuracy.protocol, "box": "best candidate, as detected"}
-            scores.append(replace(accuracy, name="oracle", value=_percent(reachable), protocol=protocol, primary=False))
+            scores.append(Score.mean("oracle", reachable, protocol=protocol))
         return scores
 
     def _is_hit(self, overlap: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -100,7 +92,3 @@ def _box(name: str, fields: Mapping[str, Any]) -> list[float]:
 def _means_by_group(values: NDArray[np.bool_], groups: Sequence[Any]) -> NDArray[np.float64]:
     _, index = np.unique(groups, return_inverse=True)
     return np.bincount(index, weights=values) / np.bincount(index)
-
-
-def _percent(values: NDArray[Any]) -> float:
-    return float(values.mean() * 100)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlrun import DataError, Dataset, Metric, Prediction, Score
+from vlrun import DataError, Dataset, Metric, Prediction, Score, error_by_resampling, error_of_mean
 from vlrun.blocks.predictions import mismatches
 from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.ranking import (
@@ -157,7 +159,8 @@ class RetrievalMetric(Metric):
             means = mean_over_pools(ranks, pools, protocol, self.ties)
             facts = {**dataset.protocol, **self.facts, **_facts(means)}
             suffix = "" if protocol is protocols[0] else f" [{protocol.name}]"
-            scores += _scores(means, suffix, facts, primary=not suffix)
+            errors = _Errors(pool, pools, ranks, self.ties, (dataset.split, protocol.name))
+            scores += _scores(means, errors, suffix, facts, primary=not suffix)
         return scores
 
 
@@ -196,29 +199,98 @@ def _facts(means: RetrievalScores) -> dict[str, str]:
     }
 
 
-def _scores(means: RetrievalScores, suffix: str, facts: Mapping[str, str], primary: bool) -> list[Score]:
+@dataclass(frozen=True)
+class _Errors:
+    """Standard errors of scores that are means over ``pools``, with ``ranks`` of each; queries count as independent.
+
+    Attributes:
+        address: what the scores are of, for the draws of a bootstrap.
+    """
+
+    candidates: CandidatePool
+    pools: Sequence[Pool]
+    ranks: Sequence[PoolRanks]
+    ties: TiePolicy
+    address: tuple[str, ...]
+
+    def of(self, field: str, direction: str) -> float | None:
+        """Of one score of one direction, ``IR`` or ``TR``."""
+        queries = [each.image_retrieval if direction == "IR" else each.text_retrieval for each in self.ranks]
+        if field == "tied_queries":
+            return _over_pools([error_of_mean(100.0 * (each.tied > 0)) for each in queries])
+        ranks = [each.ranks(self.ties) for each in queries]
+        if field == "median_rank":
+            address = (*self.address, direction, field)
+            return _over_pools(
+                [
+                    error_by_resampling(len(own), lambda rows, own=own: float(np.floor(np.median(own[rows]))), *address)
+                    for own in ranks
+                ]
+            )
+        if field == "mean_rank":
+            return _over_pools([error_of_mean(own) for own in ranks])
+        limit = int(field.removeprefix("r"))
+        return _over_pools([error_of_mean(100.0 * (own < limit)) for own in ranks])
+
+    def of_sum(self) -> float | None:
+        """Of the sum of all six recalls; an image with its captions is one unit, as all six see the same queries.
+
+        To first order the sum varies as the mean over images of the image's own recalls, plus what its captions add.
+        """
+        errors = []
+        for pool, each in zip(self.pools, self.ranks, strict=True):
+            images, texts = (
+                sum(100.0 * (queries.ranks(self.ties) < limit) for limit in (1, 5, 10))
+                for queries in (each.text_retrieval, each.image_retrieval)
+            )
+            owner = self.candidates.owner[pool.captions] - pool.images.start
+            of_texts = np.bincount(owner, weights=texts - texts.mean(), minlength=len(images)) / len(texts)
+            errors.append(error_of_mean(len(images) * of_texts + images))
+        return _over_pools(errors)
+
+
+def _over_pools(errors: Sequence[float | None]) -> float | None:
+    """The error of the mean of independent scores with these errors."""
+    known = [error for error in errors if error is not None]
+    return None if len(known) < len(errors) or not known else math.hypot(*known) / len(known)
+
+
+def _scores(
+    means: RetrievalScores, errors: _Errors, suffix: str, facts: Mapping[str, str], primary: bool
+) -> list[Score]:
     directions = (("IR", means.image_retrieval), ("TR", means.text_retrieval))
     queries = sum(direction.queries for _, direction in directions)
 
-    def score(name: str, value: float, direction: DirectionScores | None = None, **options: Any) -> Score:
-        count = direction.queries if direction is not None else queries
-        return Score(name + suffix, value, count=count, protocol=facts, **options)
+    def score(direction: str, shown: str, field: str, scores: DirectionScores, **options: Any) -> Score:
+        return Score(
+            f"{direction} {shown}{suffix}",
+            getattr(scores, field),
+            count=scores.queries,
+            protocol=facts,
+            standard_error=errors.of(field, direction),
+            **options,
+        )
 
+    error = errors.of_sum()
     return [
-        *(
-            score(f"{name} {shown}", getattr(scores, field), scores)
-            for name, scores in directions
-            for shown, field in _RECALLS
+        *(score(name, shown, field, scores) for name, scores in directions for shown, field in _RECALLS),
+        Score(f"rsum{suffix}", means.rsum, "", queries, facts, standard_error=error),
+        Score(
+            f"mean recall{suffix}",
+            means.rsum / 6,
+            "%",
+            queries,
+            facts,
+            primary,
+            standard_error=None if error is None else error / 6,
         ),
-        score("rsum", means.rsum, unit=""),
-        score("mean recall", means.rsum / 6, primary=primary),
         *(
-            score(f"{name} {shown}", getattr(scores, field), scores, unit="", higher_is_better=False, detail=True)
+            score(name, shown, field, scores, unit="", higher_is_better=False, detail=True)
             for name, scores in directions
             for shown, field in _RANKS
         ),
         *(
-            score(f"{name} tied queries", scores.tied_queries, scores, higher_is_better=False, detail=True)
+            score(name, "tied queries", "tied_queries", scores, higher_is_better=False, detail=True)
             for name, scores in directions
         ),
     ]

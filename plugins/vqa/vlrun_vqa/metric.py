@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import fsum
 
 from vlrun import Answers, DataError, Dataset, Metric, Prediction, Score
 from vlrun.blocks.answers import AnswerVocabulary
@@ -76,7 +75,7 @@ class VqaAccuracy(Metric):
             raise DataError(f"split '{dataset.split}': the answers to all questions are hidden, so none can be scored")
         protocol = {**dataset.protocol, "split": dataset.split, **self._protocol(judged, len(ids))}
         return [
-            _mean("accuracy", [item.accuracy for item in judged], protocol, primary=True),
+            Score.mean("accuracy", [item.accuracy for item in judged], protocol, primary=True),
             *_by_answer_type(judged, protocol),
             *self._bounds(judged, protocol),
             *_by_question_type(judged, protocol),
@@ -114,7 +113,7 @@ class VqaAccuracy(Metric):
         protocol = {**protocol, "vocabulary": f"{len(self.vocabulary):,} answers, {self.vocabulary.hash}"}
         unanswerable = sum(item.bound is None for item in judged)
         return [
-            _mean("upper-bound", [item.bound or 0.0 for item in judged], protocol),
+            Score.mean("upper-bound", [item.bound or 0.0 for item in judged], protocol),
             Score("unanswerable", unanswerable, "", len(judged), protocol, higher_is_better=False),
         ]
 
@@ -148,7 +147,7 @@ def _by_answer_type(judged: Iterable[_Judged], protocol: Mapping[str, str]) -> l
             groups.setdefault(item.answer_type, []).append(item.accuracy)
     usual = ["yes/no", "number", "other"]  # the order of the papers' tables
     names = [name for name in usual if name in groups] + sorted(groups.keys() - set(usual))
-    return [_mean(f"accuracy-{name}", groups[name], protocol) for name in names]
+    return [Score.mean(f"accuracy-{name}", groups[name], protocol) for name in names]
 
 
 def _by_question_type(judged: Iterable[_Judged], protocol: Mapping[str, str]) -> list[Score]:
@@ -157,13 +156,6 @@ def _by_question_type(judged: Iterable[_Judged], protocol: Mapping[str, str]) ->
         if item.question_type is not None:
             groups.setdefault(item.question_type, []).append(item.accuracy)
     return [
-        _mean(f"accuracy-question-{name.replace(' ', '-')}", groups[name], protocol, detail=True)
+        Score.mean(f"accuracy-question-{name.replace(' ', '-')}", groups[name], protocol, detail=True)
         for name in sorted(groups)
     ]
-
-
-def _mean(
-    name: str, shares: Sequence[float], protocol: Mapping[str, str], *, primary: bool = False, detail: bool = False
-) -> Score:
-    value = 100 * fsum(shares) / len(shares)
-    return Score(name, value, count=len(shares), protocol=protocol, primary=primary, detail=detail)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from vlrun import DataError, Prediction, Score
+from vlrun import DataError, Prediction, Score, error_by_resampling
 from vlrun.blocks.answers import AnswerVocabulary
 from vlrun_gqa.build import build_lxmert, build_official
 from vlrun_gqa.config import GqaDatasetConfig
@@ -181,6 +183,26 @@ def test_distribution_compares_answers_within_groups_and_has_no_percent(make_dat
     assert scores["distribution"].value == pytest.approx(chi_squared * 4 / 5 / 100)
     assert (scores["distribution"].unit, scores["distribution"].higher_is_better) == ("", False)
     assert scores["distribution"].count == 5
+
+
+def test_the_error_of_the_distribution_is_that_of_questions_drawn_anew(make_dataset: Any) -> None:
+    rng = np.random.default_rng(0)
+    answers, guesses = rng.choice(["red", "blue", "green"], (2, 120))
+    groups = rng.choice(["color", "shade"], 120)
+    questions = [{"group": str(group), "answer": str(answer)} for group, answer in zip(groups, answers, strict=True)]
+    score = by_name(GqaAccuracy()(answered(*map(str, guesses)), make_dataset(*questions)))["distribution"]
+
+    def chi_squared(rows: Any) -> float:
+        total = 0.0
+        for group in ("color", "shade"):
+            own = [row for row in rows if groups[row] == group]
+            truths, said = Counter(answers[row] for row in own), Counter(guesses[row] for row in own)
+            total += len(own) * sum((said[answer] - count) ** 2 / count for answer, count in truths.items())
+        return total / len(rows) / 100
+
+    assert score.value == pytest.approx(chi_squared(range(120)), rel=1e-12)
+    drawn = error_by_resampling(120, chi_squared, make_dataset(*questions).split, "distribution")
+    assert score.standard_error == pytest.approx(drawn, rel=1e-9)
 
 
 def test_without_groups_there_is_no_distribution(make_dataset: Any) -> None:

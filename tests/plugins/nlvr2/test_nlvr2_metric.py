@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,9 @@ def test_a_group_is_consistent_if_all_of_it_is_right(make_dataset: Any) -> None:
     assert scores["accuracy"].value == 75
     assert scores["consistency"].value == pytest.approx(200 / 3)
     assert (scores["accuracy"].count, scores["consistency"].count) == (4, 3)
+    of_statements, of_groups = 100 * math.sqrt(3 / 4 * 1 / 4 / 3), 100 * math.sqrt(2 / 3 * 1 / 3 / 2)
+    assert scores["accuracy"].standard_error == pytest.approx(of_statements)
+    assert scores["consistency"].standard_error == pytest.approx(of_groups)
 
 
 def test_consistency_on_a_subset_ignores_the_rest_of_a_group(make_dataset: Any) -> None:

@@ -320,6 +320,7 @@ def test_scores_are_shares_with_their_protocol(make_task: Any, make_dataset: Any
         12,
     )
     assert (words.name, words.value, words.count) == ("masked-word-accuracy", 25.0, 24)
+    assert words.standard_error == pytest.approx(100 * np.std([0, 0.5] * 6, ddof=1) / np.sqrt(12)), "12 captions"
     assert matching.protocol["pairs"].startswith("50% with a random other image of the split")
     assert words.protocol["masked"] == "15% of the word pieces of pairs that match"
 

@@ -114,6 +114,8 @@ def test_a_referent_with_many_sentences_weighs_as_one_with_a_single_one(make_dat
     scores = by_name(metric()(predictions([hit, hit, miss, miss]), dataset))
     assert scores["accuracy"].value == pytest.approx(50)
     assert scores["accuracy-by-referent"].value == pytest.approx(100 * (2 / 3 + 0) / 2)
+    assert scores["accuracy"].standard_error == pytest.approx(100 * (1 / 3) ** 0.5 / 2)
+    assert scores["accuracy-by-referent"].standard_error == pytest.approx(100 * (2 / 3) / 2)
 
 
 def test_without_referents_there_is_no_score_by_referent(make_dataset: Any) -> None:
