@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from vlrun.interfaces.examples import Score
 from vlrun.interfaces.reporter import EvaluationReport, Outcome, ResultRow, RunInfo, StepReport
 from vlrun.reporting.console import ConsoleReporter, is_live_terminal
 from vlrun.reporting.log import LogReporter
-from vlrun.reporting.wording import duration_text, rate_text
+from vlrun.reporting.published import DEMO_REASON
+from vlrun.reporting.wording import duration_text, evaluation_line, rate_text
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
@@ -93,7 +95,7 @@ def words(stream: io.StringIO) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
 
 
-def whole_run(reporter: ConsoleReporter, run: RunInfo) -> None:
+def whole_run(reporter: ConsoleReporter, run: RunInfo, **ending: Any) -> None:
     reporter.start(run)
     reporter.note("a note with [brackets] and \x1b[31mcolour\x07")
     for step in range(1, 101):
@@ -101,7 +103,7 @@ def whole_run(reporter: ConsoleReporter, run: RunInfo) -> None:
         reporter.flush()
     reporter.progress("evaluating testA", 1, 2)
     reporter.evaluation(evaluation())
-    reporter.finish(outcome())
+    reporter.finish(outcome(**ending))
 
 
 def test_without_a_terminal_there_are_no_control_characters_and_only_ascii() -> None:
@@ -194,13 +196,22 @@ def test_a_long_evaluation_says_how_far_it_is_and_a_short_one_does_not() -> None
     ]
 
 
-def test_a_demo_run_is_announced_in_plain_words_and_shows_no_published_number() -> None:
+def test_a_demo_run_is_announced_in_plain_words_and_compared_with_no_published_number() -> None:
     reporter, stream, _ = plain_reporter()
-    whole_run(reporter, run_info(is_demo=True))
+    row = ResultRow("rec", "testA", Score("accuracy", 81.8), 82.01, "Cui et al. 2021", [DEMO_REASON])
+    whole_run(reporter, run_info(is_demo=True), rows=[row])
     assert lines_of(stream)[1].startswith("DEMO RUN: generated data")
     assert stream.getvalue().count("not comparable with published ones") == 2  # at the start and below the table
-    assert "82.01 %\n" not in stream.getvalue()
-    assert "published  difference" not in stream.getvalue()
+    assert "82.01 %  not comparable\n" in stream.getvalue()
+    assert f"Not comparable with the published numbers: {DEMO_REASON}\n" in stream.getvalue()
+
+
+def test_a_final_evaluation_names_the_checkpoint_that_it_is_of() -> None:
+    scores = [Score("accuracy", 81.8, standard_error=0.5)]
+    report = EvaluationReport("rec", "testA", 1352, 3, scores, 1.0, 5726, True, "best on val (step 1014)")
+    work = "5,726 examples in 1.0 s, checkpoint best on val (step 1014)"
+    assert evaluation_line(report) == f"final rec testA  accuracy 81.80 ± 0.50 %  ({work})"
+    assert "after step 1,352)" in evaluation_line(replace(report, checkpoint=""))
 
 
 def test_the_end_shows_results_beside_published_numbers_and_where_things_lie() -> None:

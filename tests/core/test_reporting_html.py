@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -168,8 +170,18 @@ def test_only_primary_scores_are_drawn_and_their_numbers_are_in_a_table(tmp_path
 def test_a_demo_page_has_a_banner_and_marks_published_numbers(tmp_path: Path) -> None:
     text = make_page(tmp_path, is_demo=True)
     assert 'class="banner" role="note">DEMO RUN' in text
-    assert "82.01 % (real data)" in text
-    assert "difference" not in text
+
+
+def test_what_is_not_comparable_says_so_beside_the_published_number_and_why_below(tmp_path: Path) -> None:
+    score = Score("accuracy", 81.8, count=5726, primary=True, standard_error=0.51)
+    rows = [ResultRow("rec", "testA", score, 82.01, "Cui", [f"tiny {NASTY}"]), ResultRow("rec", "val", score, 82.01)]
+    text = render_report(tmp_path, Outcome("done", "", rows), run_info(tmp_path))
+    assert "<script>alert" not in text
+    page = Page(text).text
+    assert "81.80 ± 0.51 %" in page
+    assert re.search(r"82\.01 %\s*not comparable\s", page)
+    assert re.search(r"82\.01 %\s*-0\.21", page)
+    assert f"Not comparable with the published numbers: tiny {NASTY[:-5]}" in page
 
 
 @pytest.mark.parametrize(
@@ -273,3 +285,27 @@ def test_every_task_has_its_own_loss_and_details_lie_folded_up(tmp_path: Path) -
     assert "Training loss of vqa" in page
     assert "Training loss of nlvr2" in page
     assert "<summary>More scores (1)</summary>" in page
+
+
+def test_a_browser_shows_what_was_given_and_runs_none_of_it(tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium")
+    hostile = "<img src=x onerror=alert(1)><script>document.title = 'taken'</script>"
+    score = Score(hostile, 81.8, count=5726, primary=True, standard_error=0.51)
+    row = ResultRow(hostile, hostile, score, 82.01, hostile, [hostile])
+    run = run_info(tmp_path, experiment=hostile, facts=[(hostile, hostile)])
+    page = write_report(tmp_path, Outcome("failed", hostile, [row], [(hostile, hostile)]), run)
+    with playwright.sync_playwright() as driver:
+        options = ["--no-sandbox"] if os.getuid() == 0 else []  # Chromium's sandbox refuses the root of a container
+        tab = driver.chromium.launch(executable_path=chromium, args=options).new_page()
+        happened: list[str] = []
+        tab.on("dialog", lambda dialog: happened.append(dialog.message))
+        tab.on("request", lambda request: happened.append(request.url) if request.url != page.as_uri() else None)
+        tab.goto(page.as_uri())
+        shown = tab.locator("body").inner_text()
+        assert (tab.title(), happened, tab.locator("img, script").count()) == (f"{hostile}: {tmp_path.name}", [], 0)
+    assert shown.count(hostile) >= 8
+    assert "81.80 ± 0.51 %" in shown
+    assert "not comparable" in shown

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import pytest
-
-from vlrun.cli import main
 from vlrun.interfaces.examples import Score
-from vlrun.interfaces.reporter import EvaluationReport, Outcome, ResultRow, RunInfo
-from vlrun.reporting.jsonl import JsonLinesReporter
+from vlrun.interfaces.reporter import ResultRow
 from vlrun.reporting.results import compare_protocols, result_table, value_text
 
 SHA = "0123456789abcdef" * 4
@@ -25,10 +19,14 @@ def row(
     published: float | None = None,
     task: str = "rec",
     unit: str = "%",
+    reasons: Sequence[str] = (),
+    error: float | None = None,
     **protocol: Any,
 ) -> ResultRow:
-    score = Score(name, value, unit, protocol={"split": split, **protocol}, primary=name == "accuracy")
-    return ResultRow(task, split, score, published, "Cui et al. 2021" if published else "")
+    score = Score(
+        name, value, unit, protocol={"split": split, **protocol}, primary=name == "accuracy", standard_error=error
+    )
+    return ResultRow(task, split, score, published, "Cui et al. 2021" if published else "", reasons)
 
 
 def test_a_protocol_that_all_rows_share_is_said_once() -> None:
@@ -94,131 +92,38 @@ def test_scores_without_unit_keep_four_digits() -> None:
     assert result_table([row(value=0.123456, unit="")], is_demo=False).rows == [["val", "accuracy", "0.1235"]]
 
 
-def test_beside_a_demo_run_published_numbers_say_that_they_are_of_real_data() -> None:
-    table = result_table([row(published=76.06)], is_demo=True)
-    assert table.headers == ["split", "score", "result", "published"]
-    assert table.rows[0][-1] == "76.06 % (real data)"
-    assert "not comparable with published ones" in table.footnotes[-1]
+def test_a_score_has_its_standard_error_beside_it() -> None:
+    rows = [row(value=87.5, error=0.6), row(name="rsum", value=512.3, unit="", error=1.84), row("testB")]
+    texts = [cells[2] for cells in result_table(rows, is_demo=False).rows]
+    assert texts == ["87.50 ± 0.60 %", "512.3 ± 1.8", "76.50 %"]
+
+
+def test_what_is_not_comparable_has_no_difference_and_each_reason_is_said_once() -> None:
+    rows = [
+        row(published=76.06, reasons=["tiny", "one epoch"]),
+        row("testA", published=82.01, reasons=["tiny", "30 examples", "one epoch"]),
+        row("testB", published=67.40, reasons=["30 examples", "other boxes", "tiny", "one epoch"]),
+        row("train"),
+    ]
+    table = result_table(rows, is_demo=False)
+    assert [cells[-1] for cells in table.rows] == ["not comparable", "not comparable [a]", "not comparable [a,b]", "-"]
+    assert [cells[-2] for cells in table.rows] == ["76.06 %", "82.01 %", "67.40 %", "-"]
+    start = "Not comparable with the published numbers:"
+    assert table.footnotes[-3:] == [f"{start} tiny; one epoch", f"[a] {start} 30 examples", f"[b] {start} other boxes"]
+
+
+def test_a_row_that_is_comparable_keeps_its_difference_beside_one_that_is_not() -> None:
+    rows = [row(value=76.31, published=76.06), row("testA", published=82.01, reasons=["30 examples"])]
+    assert [cells[-1] for cells in result_table(rows, is_demo=False).rows] == ["+0.25", "not comparable"]
+
+
+def test_notes_have_letters_however_many_there_are() -> None:
+    rows = [row(f"split{number}", published=1.0, reasons=[f"reason {number}"]) for number in range(28)]
+    texts = [cells[-1] for cells in result_table(rows, is_demo=False).rows]
+    wanted = {0: "a", 25: "z", 26: "aa", 27: "ab"}
+    assert {place: texts[place] for place in wanted} == {at: f"not comparable [{name}]" for at, name in wanted.items()}
 
 
 def test_hashes_are_cut_where_space_is_short_and_whole_elsewhere() -> None:
     assert value_text(f"val.jsonl {SHA}", shorten=True) == "val.jsonl 0123456789ab"
     assert value_text(f"val.jsonl {SHA}") == f"val.jsonl {SHA}"
-
-
-def make_run(
-    folder: Path, accuracy: float = 81.8, final: bool = True, demo: bool = False, status: str = "done", **protocol: Any
-) -> Path:
-    """A run folder as a training leaves it."""
-    reporter = JsonLinesReporter()
-    reporter.start(RunInfo("toy", folder, [], 10, 5, 2))
-    score = Score("accuracy", accuracy, count=7, protocol={"split": "testA", **protocol}, primary=True)
-    reporter.evaluation(EvaluationReport("rec", "testA", 5, 1, [score], 1.0, 7))
-    if final:
-        reporter.evaluation(EvaluationReport("rec", "testA", 10, 2, [score], 1.0, 7, final=True))
-    reporter.finish(Outcome("done", ""))
-    reporter.close()
-    (folder / "config.yaml").write_text(
-        "name: toy\npublished:\n  source: 'Cui et al. 2021'\n"
-        "  results:\n  - {task: rec, split: testA, name: accuracy, value: 82.01}\n"
-    )
-    content = {"status": status, "message": "", "experiment": "toy", "demo": demo, "step": 10, "total_steps": 10}
-    (folder / "status.json").write_text(json.dumps(content))
-    return folder
-
-
-def test_report_prints_one_table_of_all_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_run(tmp_path / "toy" / "20260101-a", iou="plus_one")
-    make_run(tmp_path / "toy" / "20260102-b", accuracy=82.5, iou="plus_one")
-    (tmp_path / "toy" / "latest").symlink_to("20260102-b")
-    assert main(["report", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "run         experiment  task  split  score      result  published  difference",
-        "----------  ----------  ----  -----  --------  -------  ---------  ----------",
-        "20260101-a  toy         rec   testA  accuracy  81.80 %    82.01 %       -0.21",
-        "20260102-b  toy         rec   testA  accuracy  82.50 %    82.01 %       +0.49",
-        "Protocol of all results: iou plus_one",
-        "Published numbers: Cui et al. 2021",
-    ]
-
-
-def test_report_marks_runs_whose_protocols_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_run(tmp_path / "a", iou="plus_one")
-    make_run(tmp_path / "b", iou="official")
-    assert main(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
-    printed = capsys.readouterr().out
-    assert printed.count("81.80 % [1]") == printed.count("81.80 % [2]") == 1
-    assert "[1] iou plus_one\n[2] iou official\n" in printed
-
-
-def test_report_marks_demo_runs_and_compares_them_with_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_run(tmp_path / "a", demo=True)
-    assert main(["report", str(tmp_path)]) == 0
-    printed = capsys.readouterr().out
-    assert "a (demo)" in printed
-    assert "82.01 % (real data)           -" in printed
-    assert "not comparable with published ones" in printed
-
-
-def test_report_says_how_far_an_unfinished_run_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_run(tmp_path / "a", final=False, status="stopped")
-    assert main(["report", str(tmp_path)]) == 0
-    assert "stopped at step 10 of 10" in capsys.readouterr().out
-
-
-def test_report_reads_damaged_folders_as_far_as_possible(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = make_run(tmp_path / "toy" / "a")
-    (folder / "status.json").write_text('{"status": "do')
-    (folder / "config.yaml").write_text("name: [unclosed")
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"kind": "res')
-    assert main(["report", str(tmp_path)]) == 0
-    printed = capsys.readouterr().out
-    assert "81.80 %" in printed
-    assert "a: unknown" in printed
-
-
-def test_report_json_has_whole_protocols_and_nothing_else_on_standard_output(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = make_run(tmp_path / "a", annotations_sha256=SHA)
-    assert main(["report", str(tmp_path), "--json"]) == 0
-    (run,) = json.loads(capsys.readouterr().out)["runs"]
-    assert (run["run"], run["experiment"], run["status"], run["demo"]) == (str(folder), "toy", "done", False)
-    (result,) = run["results"]
-    assert result["protocol"]["annotations_sha256"] == SHA
-    assert (result["value"], result["published"], result["published_source"]) == (81.8, 82.01, "Cui et al. 2021")
-    assert result["difference"] == pytest.approx(-0.21)
-
-
-def test_report_html_writes_the_page_of_each_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = make_run(tmp_path / "a")
-    assert main(["report", str(tmp_path), "--html"]) == 0
-    assert f"wrote {folder / 'report.html'}" in capsys.readouterr().out
-    page = (folder / "report.html").read_text()
-    assert "82.01 %" in page
-    assert "Training" not in page  # no steps, no empty chart
-
-
-def test_report_without_folders_looks_where_runs_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_run(tmp_path / "toy" / "a")
-    monkeypatch.setenv("VLRUN_RUNS", str(tmp_path))
-    assert main(["report"]) == 0
-    assert "81.80 %" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("exists", "status", "word"), [(False, 2, "there is no folder"), (True, 5, "holds no run")])
-def test_report_says_which_folder_holds_no_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], exists: bool, status: int, word: str
-) -> None:
-    folder = tmp_path / "nowhere"
-    if exists:
-        folder.mkdir()
-    assert main(["report", os.fspath(folder)]) == status
-    captured = capsys.readouterr()
-    assert f"{folder}" in captured.err
-    assert word in captured.err

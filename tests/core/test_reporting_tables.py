@@ -48,6 +48,17 @@ def test_on_a_terminal_cells_are_folded_to_its_width_and_numbers_are_not(monkeyp
     assert any(line.rstrip().endswith("81.80 %") for line in lines)
 
 
+def test_a_stream_that_knows_only_ascii_gets_ascii() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    print_table(TextTable(["a"], [["81.80 ± 0.39 % é"]]), stream)
+    stream.seek(0)
+    assert stream.read().splitlines()[-1] == "81.80 +- 0.39 % ?"
+
+
+def test_characters_that_turn_the_text_after_them_are_left_out() -> None:
+    assert TextTable(["a"], [["ab\u202ecd\u2066"]]).as_lines()[-1] == "ab cd"
+
+
 def test_facts_have_no_header_and_may_have_several_lines() -> None:
     facts = TextTable((), [("backbone", "toy"), ("images", "split  found\nval    3")])
     assert facts.as_lines(indent=2) == ["  backbone  toy", "  images    split  found", "            val    3"]

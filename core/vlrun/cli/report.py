@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from vlrun.errors import DataError, UsageError
 from vlrun.files import folder_from
+from vlrun.interfaces.reporter import ResultRow
+from vlrun.reporting.comparison import backbone_of, tables_of, task_of, tasks_of
 from vlrun.reporting.jsonl import finite
-from vlrun.reporting.results import (
-    NUMERIC,
-    compare_protocols,
-    protocol_footnotes,
-    published_footnotes,
-    result_cells,
-)
+from vlrun.reporting.options import flat_options, is_recipe, shown
+from vlrun.reporting.results import difference_to_published
 from vlrun.reporting.run_record import RunRecord, is_run_folder, read_run
-from vlrun.reporting.tables import TextTable, print_table
+from vlrun.reporting.tables import encodable, plain, print_table
 from vlrun.reporting.wording import DEMO_NOTICE
+
+_KEYS = ("run", "experiment", "status", "backbone", "task", "dataset", "split", "score")
+"""What ``--where`` knows besides options."""
 
 _MAX_DEPTH = 3  # runs/<experiment>/<run>, and a folder of such runs folders
 
@@ -34,22 +38,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN_OR_RUNS_FOLDER",
         help="run folders, or folders that hold runs (default: $VLRUN_RUNS, else runs)",
     )
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=PATTERN",
+        help="only what matches, as in 'experiment=rosita_*' (repeatable; all must match): "
+        f"{', '.join(_KEYS)}, or an option such as backbone.size",
+    )
     parser.add_argument("--json", action="store_true", help="machine-readable output, with the whole protocols")
     parser.add_argument("--html", action="store_true", help="also rewrite the report.html of each run")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints one table, or JSON, of the results of all runs in the folders."""
+    """Prints tables, or JSON, of the results of all runs in the folders."""
     folders = arguments.folders or [folder_from("VLRUN_RUNS", "runs")]
-    runs = [read_run(folder) for folder in find_runs(folders)]
+    runs = matching([read_run(folder) for folder in find_runs(folders)], arguments.where)
     pages = {record.folder: _write_page(record) for record in runs} if arguments.html else {}
     if arguments.json:
         content = {"runs": [_as_json(record, pages.get(record.folder)) for record in runs]}
         print(json.dumps(finite(content), indent=2, ensure_ascii=False, default=str))
         return 0
-    print_table(comparison(runs))
+    for place, (title, tables) in enumerate(tables_of(runs)):
+        print(("\n" if place else "") + encodable(f"{title}:", sys.stdout))
+        for table in tables:
+            print()
+            print_table(table)
+    if any(record.is_demo for record in runs):
+        print(f"\n{DEMO_NOTICE}")
     for page in pages.values():
-        print(f"wrote {page}")
+        print(encodable(plain(f"wrote {page}"), sys.stdout))
     return 0
 
 
@@ -80,35 +98,63 @@ def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
                 yield from _runs_below(child, depth - 1)
 
 
-def comparison(runs: Sequence[RunRecord]) -> TextTable:
-    """All results of all runs; a mark shows that a number has another protocol than its neighbours."""
-    headers = ["run", "experiment", "task", "split", "score", "result", "published", "difference"]
-    main_rows = {record.folder: [row for row in record.rows if not row.score.detail] for record in runs}
-    rows = [row for record in runs for row in main_rows[record.folder]]
-    protocols = compare_protocols(rows)
-    marks = iter(protocols.marks)
-    cells = []
+def matching(runs: Sequence[RunRecord], conditions: Sequence[str]) -> list[RunRecord]:
+    """The runs, with those of their results, that meet all conditions.
+
+    Raises:
+        UsageError: a condition is not ``KEY=PATTERN``, or no run has such a key.
+        DataError: nothing matches.
+    """
+    options = {record.folder: flat_options(record.config) for record in runs}
+    known = list(dict.fromkeys([*_KEYS, *(key for own in options.values() for key in own)]))
+    wanted = [_condition(condition, known) for condition in conditions]
+    kept = []
     for record in runs:
-        start = {"run": record.folder.name + (" (demo)" if record.is_demo else ""), "experiment": record.experiment}
-        for row in main_rows[record.folder]:
-            cells.append({**start, **result_cells(row, next(marks), record.is_demo)})
-        if not record.rows:
-            nothing = dict.fromkeys(headers[2:], "-")
-            cells.append({**start, **nothing, "result": _progress(record)})
-    footnotes = [*protocol_footnotes(protocols), *published_footnotes(rows)]
-    footnotes += [
-        f"{record.folder.name}: {_progress(record)}; results may be missing"
-        for record in runs
-        if record.rows and record.status != "done"
-    ]
-    if any(record.is_demo for record in runs):
-        footnotes.append(f"(demo) {DEMO_NOTICE}")
-    return TextTable(headers, [[row[header] for header in headers] for row in cells], NUMERIC, footnotes)
+        own = {key: shown(value) for key, value in options[record.folder].items()}
+        own |= {"run": record.folder.name, "experiment": record.experiment, "status": record.status}
+        own["backbone"] = backbone_of(record)
+        rows = [row for row in record.rows if _matches({**own, **_facts(record, row)}, wanted)]
+        of_run = [(key, pattern) for key, pattern in wanted if key != "score"]  # none says which score it lacks
+        if rows or (not record.rows and any(_matches({**own, **facts}, of_run) for facts in _intended(record))):
+            kept.append(replace(record, rows=rows))
+    if runs and not kept:
+        raise DataError(f"none of {len(runs)} runs matches {' and '.join(map(repr, conditions))}")
+    return kept
 
 
-def _progress(record: RunRecord) -> str:
-    steps = f" at step {record.step:,} of {record.total_steps:,}" if record.total_steps else ""
-    return f"{record.status}{steps}"
+def _condition(text: str, known: Sequence[str]) -> tuple[str, str]:
+    key, equals, pattern = text.partition("=")
+    if not (key and equals):
+        raise UsageError(f"--where {text}: write KEY=PATTERN, such as 'experiment=rosita_*'")
+    if key not in known:
+        near = get_close_matches(key, known, n=1)
+        hint = f". Did you mean '{near[0]}'?" if near else f" (there is: {', '.join(_KEYS)}, and options)"
+        raise UsageError(f"--where {text}: no run has '{key}'{hint}")
+    return key, pattern
+
+
+def _matches(facts: Mapping[str, str], wanted: Sequence[tuple[str, str]]) -> bool:
+    return all(fnmatchcase(facts.get(key, ""), pattern) for key, pattern in wanted)
+
+
+def _facts(record: RunRecord, row: ResultRow) -> dict[str, str]:
+    return {
+        "task": row.task,
+        "dataset": task_of(record, row.task)[2],
+        "split": row.split,
+        "score": row.score.name,
+    }
+
+
+def _intended(record: RunRecord) -> Iterator[dict[str, str]]:
+    """What a run without results was to score."""
+    options, tasks = flat_options(record.config), list(tasks_of(record))
+    for position, (label, _, dataset) in enumerate(tasks):
+        splits = options.get(f"tasks.{position}.dataset.evaluate")
+        for split in splits if isinstance(splits, list) else [""]:
+            yield {"task": label, "dataset": dataset, "split": str(split)}
+    if not tasks:
+        yield {}
 
 
 def _as_json(record: RunRecord, page: Path | None) -> dict[str, Any]:
@@ -122,6 +168,8 @@ def _as_json(record: RunRecord, page: Path | None) -> dict[str, Any]:
         "total_steps": record.total_steps,
         "started": record.started,
         "finished": record.finished,
+        "backbone": backbone_of(record),
+        "options": {key: value for key, value in flat_options(record.config).items() if is_recipe(key)},
         **({"report": str(page)} if page else {}),
         "results": [
             {
@@ -131,10 +179,12 @@ def _as_json(record: RunRecord, page: Path | None) -> dict[str, Any]:
                 "value": row.score.value,
                 "unit": row.score.unit,
                 "count": row.score.count,
+                "standard_error": row.score.standard_error,
                 "primary": row.score.primary,
                 "published": row.published,
                 "published_source": row.published_source,
-                "difference": None if record.is_demo or row.published is None else row.score.value - row.published,
+                "difference": difference_to_published(row),
+                "not_comparable": list(row.not_comparable),
                 "protocol": dict(row.score.protocol),
             }
             for row in record.rows

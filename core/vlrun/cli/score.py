@@ -23,11 +23,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the scores of the predictions."""
     from vlrun.cli.arguments import experiment_path
     from vlrun.config.experiment import load_experiment
-    from vlrun.interfaces.reporter import ResultRow
+    from vlrun.reporting.published import result_row
     from vlrun.reporting.results import result_table
     from vlrun.reporting.tables import print_table
     from vlrun.runs.again import score_file
-    from vlrun.runs.run import published
 
     plugins = create_plugins()
     path, _ = experiment_path(arguments.experiment)
@@ -36,9 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([asdict(score) for score in scores], indent=2))
         return 0
-    rows = [
-        ResultRow(task, arguments.split, score, *published(experiment, task, arguments.split, score.name))
-        for score in scores
-    ]
+    config = experiment.model_dump(mode="json")
+    unknown = ["a file of predictions, which does not say what made it"]
+    rows = [result_row(config, None, task, arguments.split, score, unknown) for score in scores]
     print_table(result_table(rows, experiment.demo))
     return 0

@@ -216,7 +216,13 @@ class MetricConfig(Config):
 
 
 class TaskConfig(Config):
-    """Options that every task has."""
+    """Options that every task has.
+
+    Attributes:
+        speed_options: names of those that change memory and speed alone, or check something, and change no number.
+    """
+
+    speed_options: ClassVar[tuple[str, ...]] = ()
 
     name: str
     label: FileName | None = Field(

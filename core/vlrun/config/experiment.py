@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,11 @@ from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, ValidationEr
 from vlrun.config.base import BackboneConfig, Config, DataPath, DatasetConfig, FileName, ReporterConfig, TaskConfig
 from vlrun.config.components import config_model
 from vlrun.config.problems import KeyPath, Problem, Sources, dotted, validation_problems
+from vlrun.config.published import Published
 from vlrun.config.train import TrainConfig
 from vlrun.config.yaml import annotate, dump_yaml, parse_value, parse_yaml
 from vlrun.errors import ConfigError, PluginError, RequiredFile, UsageError
+from vlrun.reporting.options import portable_options
 
 if TYPE_CHECKING:
     from vlrun.plugins.manager import Plugins
@@ -31,22 +34,6 @@ RESERVED_LABELS = {"weights", "image_identities"}
 """What stands in ``data.json`` of a run beside its tasks."""
 IDENTITIES_FILE = "image_identities.jsonl"
 """Name of the table of image identities that runs use if it is under the data root."""
-
-
-class PublishedResult(Config):
-    """One published number, to be shown beside ours."""
-
-    task: str
-    split: str
-    name: str = Field(description="name of the score, as our metric calls it")
-    value: float
-
-
-class Published(Config):
-    """Published results of this experiment, and where they are from."""
-
-    source: str
-    results: list[PublishedResult]
 
 
 class Experiment(Config):
@@ -158,6 +145,7 @@ def load_experiment(
         raise ConfigError([f"{path}:{line}: {message}" for line, message in located.problems])
 
     problems: list[Problem] = []
+    as_written = deepcopy(raw)
     for layer in (_environment(raw), *layers, parse_overrides(overrides)):
         problems += _lay_over(raw, layer, sources)
     raw.setdefault("name", path.stem)
@@ -175,6 +163,13 @@ def load_experiment(
         error.missing = _missing(check.parts)
         raise error
     assert experiment is not None
+    if experiment.published is not None and experiment.published.recipe and sources.layers and not experiment.demo:
+        own = _Check({"name": path.stem, **as_written}, check.plugins).run()
+        if own is not None:  # else the file is complete only together with the changes
+            before, now = (portable_options(one.model_dump(mode="json")) for one in (own, experiment))
+            speed = {f"tasks.{at}.{name}" for at, task in enumerate(experiment.tasks) for name in task.speed_options}
+            published = experiment.published.held_against(before, now, speed)
+            experiment = experiment.model_copy(update={"published": published})
     experiment._sources = sources
     return experiment
 

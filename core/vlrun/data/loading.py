@@ -51,6 +51,11 @@ class Regions(RegionReader, Protocol):
         """Hash of the content."""
         ...
 
+    @property
+    def extractor(self) -> str:
+        """Name of what made them; empty where it is unknown."""
+        ...
+
 
 @lru_cache(maxsize=8)
 def epoch_order(size: int, seed: int, epoch: int, order_seed: int | None = None) -> NDArray[np.int64]:

@@ -149,7 +149,9 @@ def evaluate_split(
     elif run.ranks.is_main:
         seconds = time.monotonic() - started
         run.reporters.evaluation(
-            EvaluationReport(task_run.name, split, run.step, epoch, scores, seconds, len(predictions), final)
+            EvaluationReport(
+                task_run.name, split, run.step, epoch, scores, seconds, len(predictions), final, checkpoint
+            )
         )
     return scores
 

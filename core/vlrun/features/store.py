@@ -13,6 +13,7 @@ import numpy as np
 from vlrun.errors import DataError, first_few
 from vlrun.features.handles import Handle, find_store_file, shared_handle
 from vlrun.features.layout import Header, Manifest, boxes_view, decode, features_as_bytes, read_header
+from vlrun.features.origin import FeatureOrigin
 from vlrun.interfaces.examples import RegionBatch, RegionFeatures, canonical_image_id
 
 _SHORTEST_COCO_NUMBER = 6  # digits; the number at the end of NLVR2's dev-850-0-img0 is no image number
@@ -51,6 +52,11 @@ class RegionFeatureStore:
     def fingerprint(self) -> str:
         """Hash of the content: equal for equal ids and records, however the store was built."""
         return self.manifest.fingerprint
+
+    @property
+    def extractor(self) -> str:
+        """Name of what made the features; empty where it is unknown."""
+        return FeatureOrigin(self.manifest.extractor).name
 
     def __len__(self) -> int:
         return self.manifest.count

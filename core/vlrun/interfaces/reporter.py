@@ -66,7 +66,12 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """The scores of one split at one step."""
+    """The scores of one split.
+
+    Attributes:
+        step, epoch: how far the training is.
+        checkpoint: the weights that were scored, where they are not those of that step.
+    """
 
     task: str
     split: str
@@ -76,17 +81,24 @@ class EvaluationReport:
     seconds: float
     num_examples: int
     final: bool = False
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True)
 class ResultRow:
-    """A line of the final table: our score beside the published one, where there is one with the same name."""
+    """A line of the final table: our score beside the published one, where there is one with the same name.
+
+    Attributes:
+        not_comparable: in what the run differs from what the published number holds for, in words; a difference of the
+            two numbers means something only if this is empty.
+    """
 
     task: str
     split: str
     score: Score
     published: float | None = None
     published_source: str = ""
+    not_comparable: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,12 @@ from vlrun.reporting.charts import Chart, Line, Point, smooth, thin
 from vlrun.reporting.jsonl import FILE_NAME as METRICS_NAME
 from vlrun.reporting.jsonl import read_metrics
 from vlrun.reporting.results import (
+    NUMERIC,
     Protocols,
+    Reasons,
     compare_protocols,
     label_of,
+    reasons_against,
     result_cells,
     value_text,
     with_published_columns,
@@ -85,6 +88,7 @@ def render_report(run_folder: Path, outcome: Outcome, info: RunInfo) -> str:
     main = [row for row in outcome.rows if not row.score.detail]
     details = [row for row in outcome.rows if row.score.detail]
     protocols = compare_protocols(main)
+    against, against_details = reasons_against(main), reasons_against(details)
     caption = "Final results" + (" on demo data" if info.is_demo else "")
     return page_template(FILE_NAME).render(
         run=info,
@@ -94,8 +98,10 @@ def render_report(run_folder: Path, outcome: Outcome, info: RunInfo) -> str:
         status_text=_STATUS_TEXTS.get(outcome.status, outcome.status),
         demo_notice=DEMO_NOTICE,
         version=version("vlrun"),
-        results=_result_table(caption, main, protocols.marks, info.is_demo),
-        details=_result_table("More scores", details, [None] * len(details), info.is_demo),
+        results=_result_table(caption, main, protocols.marks, against),
+        reasons=against.footnotes,
+        details=_result_table("More scores", details, [None] * len(details), against_details),
+        detail_reasons=against_details.footnotes,
         sources=list(
             dict.fromkeys(
                 row.published_source for row in outcome.rows if row.published is not None and row.published_source
@@ -138,21 +144,19 @@ class _Table:
     numeric: Collection[str]
 
 
-def _result_table(caption: str, rows: Sequence[ResultRow], marks: Sequence[int | None], is_demo: bool) -> _Table:
+def _result_table(caption: str, rows: Sequence[ResultRow], marks: Sequence[int | None], against: Reasons) -> _Table:
     columns = ["task", "split", "score", "result", "examples", "published", "difference"]
     if len({row.task for row in rows}) == 1:
         columns.remove("task")
     cells = [
         {
-            **result_cells(row, None, is_demo),
-            "examples": f"{row.score.count:,}" if row.score.count else "-",
+            **result_cells(row, None, letters),
             "mark": mark,
             "is_primary": row.score.primary,
         }
-        for row, mark in zip(rows, marks, strict=True)
+        for row, mark, letters in zip(rows, marks, against.letters, strict=True)
     ]
-    columns = with_published_columns(columns, rows, is_demo)
-    return _Table(caption, columns, cells, "split", ("result", "examples", "published", "difference"))
+    return _Table(caption, with_published_columns(columns, rows), cells, "split", NUMERIC)
 
 
 def _protocol_lines(protocols: Protocols) -> list[tuple[str, int | None, list[tuple[str, str]]]]:
@@ -233,7 +237,7 @@ def _score_table(scores: Mapping[ScoreKey, Sequence[Metrics]]) -> _Table:
             row = rows.setdefault(
                 (epoch, step), {"epoch": str(epoch), "step": f"{step:,}", **dict.fromkeys(names, "-")}
             )
-            row[name] = score_text(score.value, score.unit)
+            row[name] = score_text(score.value, score.unit, score.standard_error)
     columns = ["epoch", "step", *names]
     return _Table("Scores during training", columns, [rows[when] for when in sorted(rows)], "epoch", columns)
 

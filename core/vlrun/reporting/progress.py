@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlrun.interfaces.reporter import Reporter, Reporters
-from vlrun.reporting.tables import plain, plain_text
+from vlrun.reporting.tables import encodable, plain, plain_text
 from vlrun.reporting.wording import duration_text, rate_text
 
 Clock = Callable[[], float]
@@ -103,8 +103,7 @@ class PlainLines:
 
     def say(self, line: str) -> None:
         """Writes a line, with ``?`` for characters that the stream cannot encode."""
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        self._stream.write(plain(line).encode(encoding, "replace").decode(encoding) + "\n")
+        self._stream.write(encodable(plain(line), self._stream) + "\n")
         self._stream.flush()
 
     def progress(self, work: Work | None) -> None:

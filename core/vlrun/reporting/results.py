@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from string import ascii_lowercase
 from typing import Any
 
 from vlrun.interfaces.reporter import ResultRow
@@ -35,7 +36,7 @@ class Protocols:
     notes: Sequence[Mapping[str, Any]]
 
 
-NUMERIC = ("result", "published", "difference")
+NUMERIC = ("result", "examples", "published", "difference")
 
 
 def compare_protocols(rows: Sequence[ResultRow]) -> Protocols:
@@ -87,16 +88,20 @@ def protocol_of(row: ResultRow) -> dict[str, Any]:
 
 
 def result_table(rows: Sequence[ResultRow], is_demo: bool) -> TextTable:
-    """The final table of one run, without details; in a demo, published numbers are marked as those of real data."""
+    """The final table of one run, without details."""
     details = sum(row.score.detail for row in rows)
     rows = [row for row in rows if not row.score.detail]
     protocols = compare_protocols(rows)
     columns = ["task", "split", "score", "result", "published", "difference"]
     if len({row.task for row in rows}) < 2:
         columns.remove("task")
-    columns = with_published_columns(columns, rows, is_demo)
-    cells = [result_cells(row, mark, is_demo) for row, mark in zip(rows, protocols.marks, strict=True)]
-    footnotes = [*protocol_footnotes(protocols), *published_footnotes(rows)]
+    columns = with_published_columns(columns, rows)
+    reasons = reasons_against(rows)
+    cells = [
+        result_cells(row, mark, letters)
+        for row, mark, letters in zip(rows, protocols.marks, reasons.letters, strict=True)
+    ]
+    footnotes = [*protocol_footnotes(protocols), *published_footnotes(rows), *reasons.footnotes]
     if details:
         footnotes.append(f"{details} more scores are in the report and in metrics.jsonl")
     if is_demo:
@@ -104,25 +109,79 @@ def result_table(rows: Sequence[ResultRow], is_demo: bool) -> TextTable:
     return TextTable(columns, [[row[column] for column in columns] for row in cells], NUMERIC, footnotes)
 
 
-def result_cells(row: ResultRow, mark: int | None, is_demo: bool) -> dict[str, str]:
-    """The texts of a row, by column."""
-    unit = row.score.unit
-    published = "-" if row.published is None else score_text(row.published, unit)
-    is_comparable = row.published is not None and not is_demo
+def result_cells(row: ResultRow, mark: int | None, letters: str) -> dict[str, str]:
+    """The texts of a row, by column.
+
+    Args:
+        mark: number of the note on its protocol.
+        letters: those of the notes that say why it cannot be compared with the published number.
+    """
+    score, difference = row.score, difference_to_published(row)
+    without = "-" if row.published is None else "not comparable" + (f" [{letters}]" if letters else "")
     return {
         "task": row.task,
         "split": row.split,
-        "score": row.score.name,
-        "result": score_text(row.score.value, unit) + (f" [{mark}]" if mark else ""),
-        "published": f"{published} (real data)" if is_demo and row.published is not None else published,
-        "difference": difference_text(row.score.value - (row.published or 0.0), unit) if is_comparable else "-",
+        "score": score.name,
+        "result": score_text(score.value, score.unit, score.standard_error) + (f" [{mark}]" if mark else ""),
+        "examples": f"{score.count:,}" if score.count else "-",
+        "published": "-" if row.published is None else score_text(row.published, score.unit),
+        "difference": without if difference is None else difference_text(difference, score.unit),
     }
 
 
-def with_published_columns(columns: Sequence[str], rows: Sequence[ResultRow], is_demo: bool) -> list[str]:
-    """Leaves out the columns on published numbers if there are none, and differences if this is a demo."""
+def difference_to_published(row: ResultRow) -> float | None:
+    """Our score less the published one; None where there is none, or where the two are not comparable."""
+    return None if row.published is None or row.not_comparable else row.score.value - row.published
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """Why rows cannot be compared with published numbers, each reason said once.
+
+    Attributes:
+        letters: for each row those of its notes, such as ``a,c``; empty for what holds for all that have reasons.
+        notes: (letter, text).
+    """
+
+    letters: Sequence[str]
+    notes: Sequence[tuple[str, str]]
+
+    @property
+    def footnotes(self) -> list[str]:
+        """The notes as lines."""
+        return [f"{f'[{letter}] ' if letter else ''}{text}" for letter, text in self.notes]
+
+
+def reasons_against(rows: Sequence[ResultRow]) -> Reasons:
+    """Joins the reasons that hold for the same rows in one note."""
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        for reason in row.not_comparable:
+            places.setdefault(reason, []).append(place)
+    joined: dict[tuple[int, ...], list[str]] = {}
+    for reason, at in places.items():
+        joined.setdefault(tuple(at), []).append(reason)
+    everywhere = tuple(place for place, row in enumerate(rows) if row.not_comparable)
+    letters: list[list[str]] = [[] for _ in rows]
+    notes: list[tuple[str, str]] = []
+    for rows_of_note in sorted(joined, key=lambda note: note != everywhere):
+        letter = "" if rows_of_note == everywhere else _letter(sum(bool(before) for before, _ in notes))
+        notes.append((letter, f"Not comparable with the published numbers: {'; '.join(joined[rows_of_note])}"))
+        for place in rows_of_note:
+            letters[place] += [letter] if letter else []
+    return Reasons([",".join(own) for own in letters], notes)
+
+
+def _letter(number: int) -> str:
+    """a, b, ... z, aa, ab, ..."""
+    before, last = divmod(number, 26)
+    return (_letter(before - 1) if before else "") + ascii_lowercase[last]
+
+
+def with_published_columns(columns: Sequence[str], rows: Sequence[ResultRow]) -> list[str]:
+    """Leaves out the columns on published numbers if there are none."""
     omitted = {"published", "difference"} if all(row.published is None for row in rows) else set()
-    return [column for column in columns if column not in omitted | ({"difference"} if is_demo else set())]
+    return [column for column in columns if column not in omitted]
 
 
 def protocol_footnotes(protocols: Protocols) -> list[str]:

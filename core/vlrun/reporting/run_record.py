@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from vlrun.files import write_json
 from vlrun.interfaces.examples import Score
 from vlrun.interfaces.reporter import ResultRow
 from vlrun.reporting.jsonl import FILE_NAME, read_metrics
+from vlrun.reporting.published import result_row
 
 HEADER_NAME = "header.json"
 
@@ -24,6 +25,7 @@ class RunRecord:
     Attributes:
         status: running, done, stopped or failed; ``unknown`` without a readable status.json.
         rows: the final results, each once, with the published numbers of the experiment.
+        config: the resolved options; empty if they cannot be read.
         started, finished: times as text, empty where unknown.
     """
 
@@ -37,6 +39,7 @@ class RunRecord:
     started: str
     finished: str
     rows: Sequence[ResultRow]
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -48,17 +51,19 @@ def read_run(folder: Path) -> RunRecord:
     """Reads a run folder; that of a killed run may lack files or hold damaged ones, which are taken as empty."""
     status = _read_json(folder / "status.json")
     config = _read_config(folder)
+    is_demo = bool(status.get("demo") or config.get("demo"))
     return RunRecord(
         folder=folder,
         experiment=str(status.get("experiment") or config.get("name") or folder.parent.name),
         status=str(status.get("status") or "unknown"),
         message=str(status.get("message") or ""),
-        is_demo=bool(status.get("demo") or config.get("demo")),
+        is_demo=is_demo,
         step=_whole(status.get("step")),
         total_steps=_whole(status.get("total_steps")),
         started=str(status.get("started") or ""),
         finished=str(status.get("finished") or ""),
-        rows=_final_rows(folder, config),
+        rows=_final_rows(folder, {**config, "demo": is_demo}),
+        config=config,
     )
 
 
@@ -92,29 +97,18 @@ def score_of(line: Mapping[str, Any]) -> Score:
         protocol=line.get("protocol") or {},
         primary=bool(line.get("primary")),
         detail=bool(line.get("detail")),
+        standard_error=None if line.get("standard_error") is None else float(line["standard_error"]),
     )
 
 
 def _final_rows(folder: Path, config: Mapping[str, Any]) -> list[ResultRow]:
-    published = _published(config)
+    data = _read_json(folder / "data.json")
     rows: dict[tuple[str, str, str], ResultRow] = {}
     for line in read_metrics(folder / FILE_NAME):
         if line["kind"] == "result" and line.get("final"):
             key = (str(line.get("task", "")), str(line.get("split", "")), str(line.get("name", "")))
-            number, source = published.get(key, (None, ""))
-            rows[key] = ResultRow(key[0], key[1], score_of(line), number, source)  # the last evaluation counts
+            rows[key] = result_row(config, data, key[0], key[1], score_of(line))  # the last evaluation counts
     return list(rows.values())
-
-
-def _published(config: Mapping[str, Any]) -> dict[tuple[str, str, str], tuple[float, str]]:
-    published = config.get("published")
-    if not isinstance(published, Mapping):
-        return {}
-    numbers = {}
-    for item in published.get("results") or []:
-        key = (str(item["task"]), str(item["split"]), str(item["name"]))
-        numbers[key] = (float(item["value"]), str(published.get("source", "")))
-    return numbers
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

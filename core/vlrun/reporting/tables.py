@@ -15,6 +15,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+_DIRECTIONS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _ANY_WIDTH = 100_000  # columns; more than any row has
 
 
@@ -70,12 +71,27 @@ def print_table(table: TextTable, stream: TextIO | None = None) -> None:
         console.print(table.as_rich(), *map(plain_text, table.footnotes), sep="\n")
         return
     for line in table.as_lines():
-        stream.write(f"{line}\n")
+        stream.write(f"{encodable(line, stream)}\n")
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """``text`` with ``?`` for characters that the stream cannot encode."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.replace("±", "+-").encode(encoding, "replace").decode(encoding)
+    return text
 
 
 def plain(text: str) -> str:
-    """``text`` on one line without control characters, which could move the cursor or hide what follows."""
-    return "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
+    """``text`` on one line without control characters, which could move the cursor, or hide or turn what follows."""
+    return "".join(" " if _controls(character) else character for character in text)
+
+
+def _controls(character: str) -> bool:
+    """Whether it ends a line, or controls the terminal or the direction of the text after it."""
+    return unicodedata.category(character) in ("Cc", "Zl", "Zp") or character in _DIRECTIONS
 
 
 def plain_text(text: str, style: str = "") -> Text:

@@ -63,14 +63,15 @@ def step_line(report: StepReport, run: RunInfo, smoothed_loss: float | None = No
 def evaluation_line(report: EvaluationReport) -> str:
     """One line on the scores of a split, without details."""
     scores = ", ".join(
-        f"{score.name} {score_text(score.value, score.unit)}"
+        f"{score.name} {score_text(score.value, score.unit, score.standard_error)}"
         + (f" of {score.count:,}" if score.count not in (0, report.num_examples) else "")
         for score in report.scores
         if not score.detail
     )
     final = "final " if report.final else ""
     work = f"{report.num_examples:,} examples in {duration_text(report.seconds)}"
-    return plain(f"{final}{report.task} {report.split}  {scores}  ({work}, after step {report.step:,})")
+    weights = f"checkpoint {report.checkpoint}" if report.checkpoint else f"after step {report.step:,}"
+    return plain(f"{final}{report.task} {report.split}  {scores}  ({work}, {weights})")
 
 
 def ending_line(outcome: Outcome, seconds: float) -> str:
@@ -79,11 +80,13 @@ def ending_line(outcome: Outcome, seconds: float) -> str:
     return f"{outcome.status} after {duration_text(seconds)}{message}"
 
 
-def score_text(value: float, unit: str) -> str:
-    """A score with its unit: two decimals of a percentage, four digits of anything else."""
+def score_text(value: float, unit: str, standard_error: float | None = None) -> str:
+    """A score with its standard error and unit: two decimals of a percentage, four digits of anything else."""
     if not math.isfinite(value):
         return str(value)
-    return f"{value:.2f} %" if unit == "%" else f"{value:.4g} {unit}".rstrip()
+    is_percentage = unit == "%"
+    error = "" if standard_error is None else f" ± {standard_error:{'.2f' if is_percentage else '.2g'}}"
+    return f"{value:.2f}{error} %" if is_percentage else f"{value:.4g}{error} {unit}".rstrip()
 
 
 def difference_text(difference: float, unit: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlrun.config.experiment import Experiment
+from vlrun.config.yaml import parse_yaml
 from vlrun.data.splits import describe_features
 from vlrun.engine.assembly import assemble, build_metrics, check_splits
 from vlrun.engine.checkpoints import Checkpoints
@@ -28,8 +29,8 @@ from vlrun.interfaces.run_view import RunView
 from vlrun.interfaces.task import Task
 from vlrun.plugins.manager import Plugins
 from vlrun.reporting.progress import progress_on_stderr
+from vlrun.reporting.published import result_row
 from vlrun.runs.outputs import outputs_of
-from vlrun.runs.run import published
 
 
 def evaluate_run(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> list[ResultRow]:
@@ -54,17 +55,18 @@ def evaluate_into(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> tupl
     run = assembled(opened, ranks, reporters)
     with ranks.together():
         check_splits(run.tasks)
+    config = parse_yaml(opened.folder.config.read_text(encoding="utf-8")).data
     rows: list[ResultRow] = []
     folders: list[Path] = []
     for task_run in chosen_tasks(run, opened.labels):
         with ranks.together():
             name, checkpoint = _load(run, opened.checkpoint, task_run)
-        run.outputs = ranks.from_main(partial(outputs_of, opened, run, task_run, checkpoint))
+        run.outputs, differences = ranks.from_main(partial(outputs_of, opened, run, task_run, checkpoint))
         folders.append(run.outputs.path)
         for split in task_run.splits:
             scores = evaluate_split(run, task_run, split, epoch=0, stop=StopRequest(), final=True, checkpoint=name)
             rows += [
-                ResultRow(task_run.name, split, score, *published(opened.experiment, task_run.name, split, score.name))
+                result_row(config, opened.folder.read_data(), task_run.name, split, score, differences)
                 for score in scores
             ]
     return rows, list(dict.fromkeys(folders))
@@ -83,7 +85,7 @@ def predict_run(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> list[P
     for task_run in chosen_tasks(run, opened.labels):
         with ranks.together():
             _, checkpoint = _load(run, opened.checkpoint, task_run)
-        outputs = ranks.from_main(partial(outputs_of, opened, run, task_run, checkpoint))
+        outputs, _ = ranks.from_main(partial(outputs_of, opened, run, task_run, checkpoint))
         for split in task_run.splits:
             predictions = task_run.task.evaluate(TaskView(run, task_run, StopRequest()), split, final=True)
             written += ranks.from_main(partial(_write, outputs, task_run, split, predictions))

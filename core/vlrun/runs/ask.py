@@ -286,6 +286,7 @@ class _NoStore:
 
     path: Path
     fingerprint: str = ""
+    extractor: str = ""
 
     def read(self, image_ids: Sequence[str]) -> RegionBatch:
         raise DataError(f"the regions of {', '.join(image_ids)} do not belong to a question")

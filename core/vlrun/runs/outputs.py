@@ -18,8 +18,10 @@ FOLDER, RECORD = "evaluations", "evaluation.json"
 _HASH_LENGTH = 8
 
 
-def outputs_of(opened: OpenedRun, run: Run, task_run: TaskRun, checkpoint: Path | None) -> RunFolder:
+def outputs_of(opened: OpenedRun, run: Run, task_run: TaskRun, checkpoint: Path | None) -> tuple[RunFolder, list[str]]:
     """The folder for predictions and submission files of a task, made by a later evaluation of the run.
+
+    Also returns in what the evaluation differs from that of the run itself.
 
     A run's own files stay as they are unless the same would be made again. What differs from the run is said in
     ``evaluation.json``, and its hash names the folder, so that the same evaluation finds its folder again.
@@ -33,7 +35,7 @@ def outputs_of(opened: OpenedRun, run: Run, task_run: TaskRun, checkpoint: Path 
         *_other_data(opened.folder.read_data(), run, task_run),
     ]
     if not differences:
-        return opened.folder
+        return opened.folder, []
     facts = {
         "differs from the run": differences,
         "checkpoint": None if checkpoint is None else str(checkpoint),
@@ -43,7 +45,7 @@ def outputs_of(opened: OpenedRun, run: Run, task_run: TaskRun, checkpoint: Path 
     folder = RunFolder(opened.folder.path / FOLDER / name)
     write_json(folder.path / RECORD, {**facts, "options": opened.experiment.model_dump(mode="json")})
     run.reporters.note(f"not as the run was ({'; '.join(differences)}), so predictions go into {folder.path}")
-    return folder
+    return folder, differences
 
 
 def _other_checkpoint(opened: OpenedRun, task_run: TaskRun, checkpoint: Path | None) -> Iterator[str]:

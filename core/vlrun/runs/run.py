@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ from vlrun.errors import ConfigError, RunnerError, StoppedOnRequest
 from vlrun.files import write_text
 from vlrun.interfaces.reporter import Outcome, Reporters, ResultRow, RunInfo
 from vlrun.plugins.manager import Plugins, create_plugins
+from vlrun.reporting.options import flat_options
+from vlrun.reporting.published import result_row
 from vlrun.runs.header import header_facts
 
 _MAY_CHANGE_ON_RESUME = {
@@ -136,7 +138,11 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
         task_run.name: {
             "splits": {name: split_records(maker.dataset)[0] for name, maker in task_run.splits.items()},
             "train": split_records(task_run.train.dataset) if task_run.train else None,
-            "features": {"path": str(task_run.store.path), "fingerprint": task_run.store.fingerprint},
+            "features": {
+                "path": str(task_run.store.path),
+                "fingerprint": task_run.store.fingerprint,
+                "extractor": task_run.store.extractor,
+            },
             "images": task_run.coverage.table(),
             "marks": {split: dict(mark) for split, mark in task_run.marks.items()},
         }
@@ -148,6 +154,7 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
         data["weights"] = {
             "path": str(run.experiment.backbone.weights),
             "source_sha256": run.weights.metadata.get("source_sha256"),
+            "format": run.weights.metadata.get("format"),
             "report": run.weights.lines(),
         }
     if is_new:
@@ -170,7 +177,7 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
 
 def _final_results(run: Run, trainer: Trainer | None, stop: StopRequest) -> list[ResultRow]:
     """Scores every split of every task with the weights chosen for the task."""
-    rows = []
+    rows, data, options = [], run.folder.read_data(), run.experiment.model_dump(mode="json")
     checkpoint = "as built" if run.weights is None else "imported weights"
     for task_run in run.tasks:
         if trainer is not None:
@@ -178,20 +185,8 @@ def _final_results(run: Run, trainer: Trainer | None, stop: StopRequest) -> list
         for split in task_run.splits:
             epochs = run.experiment.train.epochs
             scores = evaluate_split(run, task_run, split, epoch=epochs, stop=stop, final=True, checkpoint=checkpoint)
-            rows += [
-                ResultRow(task_run.name, split, score, *published(run.experiment, task_run.name, split, score.name))
-                for score in scores
-            ]
+            rows += [result_row(options, data, task_run.name, split, score) for score in scores]
     return rows
-
-
-def published(experiment: Experiment, task: str, split: str, name: str) -> tuple[float | None, str]:
-    """The published value of a score and its source, where the experiment file gives one."""
-    if experiment.published is not None:
-        for result in experiment.published.results:
-            if (result.task, result.split, result.name) == (task, split, name):
-                return result.value, experiment.published.source
-    return None, ""
 
 
 @contextmanager
@@ -262,7 +257,7 @@ def _choose_folder(
 
 def changed_options(before: str, after: str) -> list[str]:
     """The options that differ between two resolved configurations (YAML) and can change a result."""
-    old, new = _flat(parse_yaml(before).data), _flat(parse_yaml(after).data)
+    old, new = flat_options(parse_yaml(before).data), flat_options(parse_yaml(after).data)
     return [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted({*old, *new})
@@ -272,17 +267,6 @@ def changed_options(before: str, after: str) -> list[str]:
 
 def _may_change(key: str) -> bool:
     return any(key == allowed or key.startswith(f"{allowed}.") for allowed in _MAY_CHANGE_ON_RESUME)
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping with dotted keys."""
-    items: Any = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in items:
-        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def _profiled(run: Run, wanted: bool, total_steps: int) -> Any:

@@ -25,6 +25,8 @@ class RerankConfig(Config):
 class MatchingConfig(TaskConfig):
     """Options of tasks that rank images and texts by how well they match."""
 
+    speed_options: ClassVar[tuple[str, ...]] = ("pairs_per_batch",)
+
     protocols: list[Literal["all", "first-five", "5-fold-1k", "first-caption"]] = Field(
         ["all"],
         min_length=1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
@@ -11,6 +11,8 @@ from vlrun_retrieval.config import MatchingConfig
 
 class ZeroShotConfig(MatchingConfig):
     """Image-text retrieval with the matching head of pre-training."""
+
+    speed_options: ClassVar[tuple[str, ...]] = (*MatchingConfig.speed_options, "check_pairs")
 
     check_pairs: PositiveInt = Field(
         64,
