@@ -16,6 +16,7 @@ from vlrun import errors
 from vlrun.cli.parser import sentence
 from vlrun.config.components import config_model
 from vlrun.config.experiment import Experiment
+from vlrun.config.published import Published, PublishedResult
 from vlrun.config.train import OptimizerConfig, SamplingConfig, ScheduleConfig, StopAndGoConfig, TrainConfig
 from vlrun.plugins import hookspecs
 from vlrun.plugins.manager import HOOKS, create_plugins
@@ -68,6 +69,8 @@ def experiment() -> Iterator[str]:
     yield "Relative paths lie under `data_root`. `VLRUN_DATA` and `VLRUN_RUNS` set the roots from outside."
     for title, model in (
         ("top level", Experiment),
+        ("published", Published),
+        ("published.results", PublishedResult),
         ("train", TrainConfig),
         ("train.optimizer", OptimizerConfig),
         ("train.schedule", ScheduleConfig),
