@@ -24,6 +24,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from vlrun.blocks.attention import record_attention
 from vlrun.config.components import check_references
 from vlrun.engine.model import TaskModel
 from vlrun.engine.ranks import Ranks
@@ -38,6 +39,7 @@ PUBLIC = (
     "vlrun",
     "vlrun.blocks.answering",
     "vlrun.blocks.answers",
+    "vlrun.blocks.attention",
     "vlrun.blocks.boxes",
     "vlrun.blocks.heads",
     "vlrun.blocks.pair_encoding",
@@ -149,8 +151,9 @@ def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, 
     """Asserts what the core relies on in a backbone.
 
     The pair encoder is picklable and not random; shapes and masks are as stated; padding does not change the pooled
-    output; ``text_part``, ``region_part`` and ``pooled_output`` give the same pooled output as ``forward``; weights
-    survive saving and loading; the matching head has two classes and is part of the network from the start.
+    output; ``text_part``, ``region_part`` and ``pooled_output`` give the same pooled output as ``forward``; attention
+    that is shown is that of tokens to regions; weights survive saving and loading; the matching head has two classes
+    and is part of the network from the start.
     """
     pairs = [Pair(text, f"image_{index}") for index, text in enumerate(texts)]
     regions = make_regions([pair.image_id for pair in pairs], feature_size)
@@ -167,7 +170,7 @@ def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, 
     head = backbone.matching_head()
     assert all(id(parameter) in parts for parameter in head.parameters()), "build the matching head with the network"
     assert head is backbone.matching_head(), "the matching head must be the same at each call"
-    with torch.inference_mode():
+    with torch.inference_mode(), record_attention(encoding) as record:
         output = backbone(encoding)
         logits = head(output.pooled)
     num_pairs, length = encoding.token_ids.shape
@@ -176,6 +179,9 @@ def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, 
     assert output.regions.shape == (num_pairs, encoding.region_mask.shape[1], width), "regions must be (P, R, H)"
     assert output.pooled.shape == (num_pairs, width), "pooled must be (P, H)"
     assert logits.shape == (num_pairs, 2), "the matching head must give (P, 2) logits"
+    assert (shares := record.shares()) is None or shares.shape == (num_pairs, length, encoding.region_mask.shape[1]), (
+        "queries that show regions begin with the tokens, and keys end with the regions"
+    )
     _check_padding(backbone, encode, pairs, regions, output.pooled)
     _check_parts(backbone, encode, pairs, regions, encoding)
     _check_weights_round_trip(backbone)

@@ -59,6 +59,15 @@ def test_sentences_fall_into_the_pieces_of_the_original(
     assert [wordpiece.tokens(item[text]) for item in sentences] == [item[tokens] for item in sentences]
 
 
+def test_pieces_of_a_row_are_put_together_to_words(wordpiece: WordPiece) -> None:
+    ids, _ = wordpiece.encode_batch(["running dogs, xyz", "a"], 20)
+    words = wordpiece.words(ids[0].tolist())
+    assert words == [("running", [1, 2]), ("dogs", [3, 4]), (",", [5]), ("[UNK]", [6])]
+    assert wordpiece.words(ids[1].tolist()) == [("a", [1])]
+    cut, _ = wordpiece.encode_batch(["running dogs"], 4)
+    assert wordpiece.words(cut[0].tolist()) == [("running", [1, 2])]
+
+
 def lengths(sentences: list[dict[str, Any]]) -> list[int]:
     """The lengths to which the original padded and cut."""
     found = [int(name.removeprefix("ids_")) for name in sentences[0] if name.startswith("ids_")]

@@ -59,6 +59,19 @@ class WordPiece:
         pieces: list[str] = self._tokenizer.encode(text, add_special_tokens=False).tokens
         return pieces
 
+    def words(self, token_ids: Sequence[int]) -> list[tuple[str, list[int]]]:
+        """The words of a row of ``encode_batch``, each with the numbers of its tokens; special tokens are no words."""
+        words: list[tuple[str, list[int]]] = []
+        for number, token_id in enumerate(token_ids):
+            token: str = self._tokenizer.id_to_token(token_id) or ""
+            if token_id in (self.pad_id, self.cls_id, self.sep_id):
+                continue
+            if token.startswith("##") and words:
+                words[-1] = (words[-1][0] + token.removeprefix("##"), [*words[-1][1], number])
+            else:
+                words.append((token, [number]))
+        return words
+
     def encode_batch(
         self, texts: Sequence[str], max_tokens: int, *, round_to: int = 1
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlrun.blocks.attention import attend
+
 LAYER_NORM_EPS = 1e-12
 BOX_SIZE = 4
 NUM_TOKEN_TYPES = 2  # only row 0 is used; the table is BERT's
@@ -68,7 +70,9 @@ class Attention(nn.Module):
         self.key = nn.Linear(hidden_size, hidden_size)
         self.value = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden: Tensor, context: Tensor, key_mask: Tensor | None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, context: Tensor, key_mask: Tensor | None, *, shows_regions: bool = False
+    ) -> Tensor:
         """Lets hidden states (P, S, H) look at a context (P, K, H): (P, S, H)."""
         query, key, value = (
             dense(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (P, A, S or K, D)
@@ -77,7 +81,7 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         # The original adds -10000 to the scores of padding, which the softmax makes exactly 0 in every float type, as
         # with a boolean mask: something is always seen, since every text has [CLS] and every image a region.
-        merged = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, dropout_p=dropout)
+        merged = attend(query, key, value, key_mask, dropout=dropout, shows_regions=shows_regions)
         return merged.transpose(1, 2).flatten(-2)  # (P, S, H)
 
 
@@ -121,9 +125,11 @@ class CrossAttention(nn.Module):
         self.att = Attention(hidden_size, num_heads, dropout)
         self.output = ResidualOutput(hidden_size, hidden_size, dropout)
 
-    def forward(self, hidden: Tensor, context: Tensor, key_mask: Tensor | None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, context: Tensor, key_mask: Tensor | None, *, shows_regions: bool = False
+    ) -> Tensor:
         """Lets states (P, S, H) look at the other stream's (P, K, H): (P, S, H)."""
-        return self.output(self.att(hidden, context, key_mask), hidden)
+        return self.output(self.att(hidden, context, key_mask, shows_regions=shows_regions), hidden)
 
 
 class Intermediate(nn.Module):
@@ -171,7 +177,7 @@ class CrossLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Runs the layer on text (P, T, H) and regions (P, R, H), which keep their shapes."""
         text, regions = (
-            self.visual_attention(text, regions, region_mask),
+            self.visual_attention(text, regions, region_mask, shows_regions=True),
             self.visual_attention(regions, text, text_mask),
         )
         text = self.lang_self_att(text, text_mask)
@@ -185,7 +191,9 @@ class CrossLayer(nn.Module):
 
         All tokens look at the regions, for the first one looks at all tokens after that.
         """
-        text = self.lang_self_att.first(self.visual_attention(text, regions, region_mask), text_mask)
+        text = self.lang_self_att.first(
+            self.visual_attention(text, regions, region_mask, shows_regions=True), text_mask
+        )
         return self.lang_output(self.lang_inter(text), text)
 
     def first_of_regions(

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlrun import Backbone, BackboneOutput, Encoding, PairEncoder
+from vlrun.blocks.attention import attend
 from vlrun.blocks.heads import init_layers
 from vlrun.blocks.pair_encoding import check_text_length
 from vlrun.blocks.wordpiece import WordPiece
@@ -86,7 +87,7 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         # The original adds -10000 to the scores of padding. [CLS] is never padding, so in every float type the softmax
         # of such a score is exactly 0, as with a boolean mask.
-        merged = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, dropout_p=dropout)
+        merged = attend(query, key, value, key_mask, dropout=dropout, shows_regions=True)
         return self.dense_merge(merged.transpose(1, 2).flatten(-2))  # (P, Q, H)
 
 
