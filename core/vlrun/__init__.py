@@ -65,7 +65,7 @@ if TYPE_CHECKING:
         canonical_image_id,
     )
     from vlrun.interfaces.metric import Metric
-    from vlrun.interfaces.question import Answer, Choice, Question
+    from vlrun.interfaces.question import Answer, Choice, Question, RegionAttention
     from vlrun.interfaces.reporter import EvaluationReport, Outcome, Reporter, ResultRow, RunInfo, StepReport
     from vlrun.interfaces.run_view import RanksView, RunView
     from vlrun.interfaces.task import Task
@@ -106,6 +106,7 @@ _HOMES = {
     "Prediction": "interfaces.examples",
     "Referent": "interfaces.examples",
     "Question": "interfaces.question",
+    "RegionAttention": "interfaces.question",
     "RegionBatch": "interfaces.examples",
     "RegionFeatureStore": "features.store",
     "RegionFeatures": "interfaces.examples",
@@ -191,6 +192,7 @@ __all__ = [
     "Question",
     "RanksView",
     "Referent",
+    "RegionAttention",
     "RegionBatch",
     "RegionFeatureStore",
     "RegionFeatures",

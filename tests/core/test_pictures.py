@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -51,6 +52,38 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(refused.value)
     with pytest.raises(DataError, match="60 x 40 pixels are more than the 2,000 that are read"):
         open_picture(tmp_path / "whole.png", "whole.png", max_pixels=2000)
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    stream = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(stream, "JPEG", progressive=True)
+    whole = stream.getvalue()
+    last = whole.rindex(b"\xff\xda")
+    open_picture(io.BytesIO(whole), "it")
+    bomb = whole[:-2] + 300 * whole[last:-2] + whole[-2:]
+    with pytest.raises(DataError, match="it: a JPEG of more than 200 scans"):
+        open_picture(io.BytesIO(bomb), "it")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of the same
+def test_damaged_notes_of_a_camera_are_one_line() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x8769] = 6, "a text", {0x9003: "2020:01:01"}
+    stream = io.BytesIO()
+    Image.new("RGB", (6, 4)).save(stream, "JPEG", exif=exif)
+    whole = stream.getvalue()
+    start, read, refused = whole.index(b"Exif"), 0, []
+    for place in range(start, start + 90):
+        for value in range(0, 256, 17):
+            damaged = bytearray(whole)
+            damaged[place] = value
+            try:
+                open_picture(io.BytesIO(damaged), "it")
+                read += 1
+            except DataError as error:
+                refused.append(str(error))
+    assert read > 0
+    assert all("\n" not in line for line in refused)
 
 
 def test_without_pillow_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

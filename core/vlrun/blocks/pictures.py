@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from vlrun.errors import DataError, UsageError
-from vlrun.interfaces.question import Answer, Box
+from vlrun.interfaces.question import Answer, Box, RegionAttention
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
 MAX_PIXELS = 50_000_000
 """More than any camera of the common kind takes; decoded, 150 MB."""
 
+MAX_SCANS = 200
+"""Of a progressive JPEG; cameras and editors make about ten. Each costs time, and a small file can hold millions."""
+
+_SCAN = b"\xff\xda"  # the marker that begins one
 _FORMATS = ("JPEG", "PNG")
+_SHADE, _MOST_COVER = "#ffe119", 160  # of the region that gets the most attention, of 255
+_EVEN = 1e-6  # no share is above an even one by more: rounding
 _COLOURS = ("#e6194b", "#4363d8", "#3cb44b")  # the best choice, the runner-up, the others
 
 
@@ -35,40 +42,51 @@ def open_picture(file: Path | IO[bytes], name: str, max_pixels: int = MAX_PIXELS
     except ImportError as error:
         raise UsageError("pictures need Pillow: pip install 'vlrun[images]'") from error
     try:
-        with Image.open(file, formats=_FORMATS) as picture:
+        content = file.read_bytes() if isinstance(file, Path) else file.read()
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
             width, height = picture.size
             if width * height > max_pixels:
                 raise DataError(f"{name}: {width:,} x {height:,} pixels are more than the {max_pixels:,} that are read")
+            if picture.format == "JPEG" and content.count(_SCAN) > MAX_SCANS:
+                raise DataError(f"{name}: a JPEG of more than {MAX_SCANS} scans, which would take minutes to read")
             upright = ImageOps.exif_transpose(picture)
             if upright.mode.startswith("I"):  # 16 bits, of which convert would cut what exceeds 255
                 upright = upright.convert("I").point(lambda value: value / 256).convert("L")
             return upright.convert("RGB")
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{name}: there is no such file") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: it has more than the {max_pixels:,} pixels that are read") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: neither a JPEG nor a PNG") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for damaged files
+    except Exception as error:  # a damaged file makes Pillow raise anything, struct.error and TypeError among it
         raise DataError(f"{name}: a damaged JPEG or PNG ({error})") from error
 
 
 def draw_answer(answer: Answer, picture: Path, out: Path, top: int = 2) -> None:
-    """Draws the boxes of the best choices on the picture of a question, and writes it to ``out``.
+    """Draws the boxes of the best choices and the attention to regions on a picture, and writes it to ``out``.
+
+    The picture is that of the first attention of the answer, or without one of the first image of its question.
 
     Raises:
         DataError: the picture cannot be read, or is not as large as the one that the boxes are in.
-        UsageError: the choices are no places in an image, or ``out`` cannot be written.
+        UsageError: the choices are no places in an image and no attention is known, or ``out`` cannot be written.
     """
     boxes = [choice for choice in answer.choices if choice.box is not None][:top]
-    if not boxes:
+    attention = next(iter(answer.attention), None)
+    if not boxes and attention is None:
         raise UsageError(f"there is no box to draw: the answer is '{answer.best.text}', not a place in the image")
     image = open_picture(picture, str(picture))
-    if image.size != answer.image_sizes[0]:
+    size = answer.image_sizes[answer.question.image_ids.index(attention.image_id) if attention else 0]
+    if image.size != size:
         raise DataError(
             f"{picture}: it is {image.width} x {image.height} pixels, the region features are of a picture of "
-            f"{answer.image_sizes[0][0]} x {answer.image_sizes[0][1]}; is it another picture, or scaled?"
+            f"{size[0]} x {size[1]}; is it another picture, or scaled?"
         )
+    if attention is not None:
+        image = _shaded(image, attention)
     for rank, choice in reversed(list(enumerate(boxes))):  # the best one on top
         label = choice.text if choice.probability is None else f"{choice.text}  {choice.probability:.0%}"
         _draw_box(image, choice.box or (0, 0, 0, 0), label, _COLOURS[min(rank, len(_COLOURS) - 1)])
@@ -76,6 +94,20 @@ def draw_answer(answer: Answer, picture: Path, out: Path, top: int = 2) -> None:
         image.save(out)
     except (OSError, ValueError) as error:
         raise UsageError(f"{out}: cannot write the picture: {error}") from error
+
+
+def _shaded(image: Image, attention: RegionAttention) -> Image:
+    """The picture with its regions in yellow, by how much their share of the attention is above an even one."""
+    import numpy as np
+    from PIL import Image as Images
+
+    above = np.maximum(np.array(attention.shares) - 1 / len(attention.shares), 0)
+    cover = np.zeros((image.height, image.width))  # where regions overlap, the largest counts
+    for (left, top, right, bottom), share in zip(attention.boxes, above / max(above.max(), _EVEN), strict=True):
+        place = cover[max(0, int(top)) : max(0, int(bottom) + 1), max(0, int(left)) : max(0, int(right) + 1)]
+        np.maximum(place, share, out=place)
+    mask = Images.fromarray((_MOST_COVER * cover).astype(np.uint8))
+    return Images.composite(Images.new("RGB", image.size, _SHADE), image, mask)
 
 
 def _draw_box(image: Image, box: Box, label: str, colour: str) -> None:

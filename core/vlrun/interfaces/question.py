@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vlrun.interfaces.examples import Example
+
 Box = tuple[float, float, float, float]
 
 
@@ -20,6 +22,10 @@ class Question:
 
     texts: tuple[str, ...]
     image_ids: tuple[str, ...]
+
+    def as_example(self) -> Example[Any]:
+        """An example of a task that answers them one by one: the text, or the first one, with the images."""
+        return Example("question", self.texts[0], self.image_ids)
 
 
 @dataclass(frozen=True)
@@ -43,17 +49,52 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class RegionAttention:
+    """How the attention that a text pays to an image is shared among the image's regions.
+
+    Attributes:
+        text, image_id: of the question.
+        boxes: of the regions that the model sees, x1, y1, x2, y2 in pixels.
+        shares: of the text as a whole, one for each region; they sum to 1.
+        words: the words of the text as the model reads them; none where the backbone has no vocabulary of its own.
+        word_shares: the shares of each word, which sum to 1.
+    """
+
+    text: str
+    image_id: str
+    boxes: tuple[Box, ...]
+    shares: tuple[float, ...]
+    words: tuple[str, ...] = ()
+    word_shares: tuple[tuple[float, ...], ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields."""
+        return {
+            "text": self.text,
+            "image": self.image_id,
+            "boxes": [[*box] for box in self.boxes],
+            "shares": [*self.shares],
+            "words": [
+                {"word": word, "shares": [*shares]} for word, shares in zip(self.words, self.word_shares, strict=True)
+            ],
+        }
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a model says to a question.
 
     Attributes:
         choices: best first; one at least.
         image_sizes: (width, height) of each image of the question, in pixels.
+        attention: for each image, or where images or texts compete for the best of them; none unless it was asked for
+            and the backbone shows it.
     """
 
     question: Question
     choices: tuple[Choice, ...]
     image_sizes: tuple[tuple[int, int], ...] = ()
+    attention: tuple[RegionAttention, ...] = ()
 
     @property
     def best(self) -> Choice:
@@ -76,4 +117,5 @@ class Answer:
             "images": images,
             "answer": self.best.text,
             "choices": [choice.as_json() for choice in self.choices],
+            **({"attention": [each.as_json() for each in self.attention]} if self.attention else {}),
         }
