@@ -92,3 +92,10 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         return [Pair(example.text, image) for image in (example.image_ids[0], example.image_ids[-1])]
 
     monkeypatch.setattr(ToyTask, "pairs", pairs)
+
+
+@pytest.fixture
+def installed(trained: Path, install: Callable[..., None]) -> Path:
+    """The trained run, with the toys as an installed plugin, as verbs need it."""
+    install("vlrun-toys", "from toy_world import vlrun_backbones, vlrun_datasets, vlrun_tasks\n")
+    return trained

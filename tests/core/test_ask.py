@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,6 +122,8 @@ def test_photographs_go_through_the_detector(trained: Path, plugins: Plugins, al
         ("text 1", [], UsageError, "it takes 1 image, and got no images"),
         (["text 1", "text 2"], "img1", UsageError, "it takes 1 text, and got 2 texts"),
         (" ", "img1", UsageError, "the text is empty"),
+        ("text 1 \ud800", "img1", UsageError, "half a character"),
+        ("text 1", "x" * 5000, DataError, r"image 'x{60}\.\.\.' has no region features"),
         ("text 1 a b c d e f g h i j k l m n o p q r s t", "img1", UsageError, "more than the 20 tokens"),
         (
             "text 1",
@@ -131,7 +133,17 @@ def test_photographs_go_through_the_detector(trained: Path, plugins: Plugins, al
         ),
         ("text 1", "nowhere", DataError, "there is, for instance, 'img0'"),
     ],
-    ids=["two images", "no image", "two texts", "empty", "too long", "near spelling", "unknown"],
+    ids=[
+        "two images",
+        "no image",
+        "two texts",
+        "empty",
+        "surrogate",
+        "long id",
+        "too long",
+        "near spelling",
+        "unknown",
+    ],
 )
 def test_a_wrong_question_is_refused_in_one_line(
     text: str,
@@ -185,12 +197,6 @@ def test_no_weights_are_drawn_where_a_checkpoint_fills_them() -> None:
     assert not torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.fixture
-def installed(trained: Path, install: Callable[..., None]) -> Path:
-    install("vlrun-toys", "from toy_world import vlrun_backbones, vlrun_datasets, vlrun_tasks\n")
-    return trained
-
-
 def ask(folder: Path, *arguments: str | Path) -> int:
     return main(["ask", str(folder), *map(str, arguments)])
 
@@ -223,40 +229,6 @@ def test_the_box_and_the_runner_up_are_drawn(installed: Path, tmp_path: Path, pl
         assert drawn.getpixel((99, 5)) == (255, 255, 255)
 
 
-def test_many_questions_come_from_a_file(
-    installed: Path, tmp_path: Path, alone: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = [{"id": "q", "text": "text 1", "image_id": "img1"}, {"texts": ["text 2"], "image_ids": ["img2.jpg"]}]
-    (tmp_path / "many.jsonl").write_text("\n\n".join(map(json.dumps, rows)) + "\n")
-    assert ask(installed, "--file", tmp_path / "many.jsonl", "--json") == 0
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(answer["id"], answer["images"][0]["id"]) for answer in answers] == [("q", "img1"), (3, "img2")]
-    assert ask(installed, "--file", tmp_path / "many.jsonl") == 0
-    assert capsys.readouterr().out.splitlines()[0] == "q: text 1"
-
-
-def test_every_wrong_question_of_a_file_is_named_before_one_is_answered(
-    installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "many.jsonl"
-    good = {"text": "text 1", "image_id": "img1"}
-    file.write_text("\n".join(map(json.dumps, [good, {**good, "text": ""}, {**good, "image_id": "img99"}])))
-    assert ask(installed, "--file", file) == DataError.exit_status
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert [line.partition(": ")[2].partition(":")[0] for line in captured.err.splitlines()] == [
-        "question 2",
-        "question 3",
-    ]
-    file.write_text(
-        '{"text": "a"}\n[1]\n{"text": 1, "image_id": "a"}\nnonsense\n{"text": "a", "texts": [], "image_id": "b"}'
-    )
-    assert ask(installed, "--file", file) == DataError.exit_status
-    assert [line.partition(": ")[0] for line in capsys.readouterr().err.splitlines()] == [
-        f"{file}:{number}" for number in range(1, 6)
-    ]
-
-
 WRONG = {
     "no question": ([], 2, "ask with --text and --image-id"),
     "no image": (["--text", "text 1"], 2, "ask with --text and --image-id"),
@@ -266,6 +238,7 @@ WRONG = {
     ),
     "unknown detector": (["--text", "a", "--image", "p.jpg", "--detector", "eyes"], 4, "detector 'eyes'"),
     "both": (["--file", "x", "--text", "a"], 2, "leave out --text"),
+    "attention to many": (["--file", "x", "--attention"], 2, "leave out --text.* --attention"),
     "no file": (["--file", "nowhere.jsonl"], 5, "nowhere.jsonl: cannot be read: No such file"),
     "no answers": (["--text", "a", "--image-id", "b", "--top", "0"], 2, "at least one answer"),
     "no picture": (["--text", "a", "--image-id", "b", "--draw", "o.png"], 2, "--draw needs the picture itself"),

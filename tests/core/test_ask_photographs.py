@@ -78,6 +78,20 @@ def test_a_photograph_is_asked_about(
     ]
 
 
+def test_a_folder_of_photographs_competes(
+    seeing: Path, alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ToyTask, "asked_images", None)
+    (tmp_path / "here" / "another.PNG").write_bytes(b"photo")
+    (tmp_path / "here" / "notes.txt").write_text("no picture")
+    eyes = ["--detector", "eyes", "--detector-weights", "w.safetensors", "--json"]
+    assert ask(seeing, "--text", "text 1", "--image", tmp_path / "here", *eyes) == 0
+    assert [image["id"] for image in json.loads(capsys.readouterr().out)["images"]] == ["another", "photo"]
+    (tmp_path / "none").mkdir()
+    assert ask(seeing, "--text", "text 1", "--image", tmp_path / "none", *eyes) == 5
+    assert "there is no JPEG or PNG in this folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

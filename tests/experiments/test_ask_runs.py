@@ -125,6 +125,49 @@ def test_images_of_a_text_and_texts_of_an_image(runs: Any) -> None:
         run.ask(texts, images[:2])
 
 
+KINDS = {"lxmert_vqa": 1, "rosita_gqa": 1, "lxmert_nlvr2": 2, "rosita_refcoco+": 1, "rosita_itr_flickr": 3}
+"""How many images a question of each has here."""
+
+TEXTS = ("the red ball", "a dog", "two blue boxes", "a", "green")
+
+
+@pytest.mark.parametrize("experiment", KINDS)
+def test_many_questions_at_once_have_the_answers_of_each_alone(experiment: str, runs: Any) -> None:
+    run, count = load_run(runs(experiment)), KINDS[experiment]
+    images = run.image_ids()
+    questions = [(TEXTS[number % 5], images[number : number + count]) for number in range(7)]
+    for question, many in zip(questions, run.ask_many(questions, batch_size=4), strict=True):
+        alone = run.ask(*question)
+        assert isinstance(many, Answer)
+        assert (many.question, many.image_sizes) == (alone.question, alone.image_sizes)
+        for one, other in zip(many.choices, alone.choices, strict=True):
+            assert one.probability == pytest.approx(other.probability, abs=1e-5)
+            assert one.box == (other.box and pytest.approx(other.box, abs=0.01))
+
+
+@pytest.mark.parametrize("experiment", KINDS)
+def test_the_page_shows_what_a_run_answers_and_attends_to(experiment: str, runs: Any) -> None:
+    test = pytest.importorskip("werkzeug.test")
+    from vlrun_serve.app import AskPage
+
+    run = load_run(runs(experiment))
+    images = run.image_ids()[: KINDS[experiment]]
+    form = {"text": TEXTS[0], **{f"image{number}": name for number, name in enumerate(images)}}
+    response = test.Client(AskPage(run)).post("/ask", data=form, content_type="multipart/form-data")
+    told = json.loads(response.text)
+    answer = run.ask(TEXTS[0], images, attention=True)
+    assert told == json.loads(json.dumps(answer.as_json()))
+    assert answer.choices == run.ask(TEXTS[0], images).choices
+    shown = [answer.best.text] if run.asked_images is None else images
+    assert [attention.image_id for attention in answer.attention] == shown
+    for attention in answer.attention:
+        assert attention.words == ("the", "red", "ball")
+        assert len(attention.boxes) == len(run.features(attention.image_id).boxes)
+        for shares in (attention.shares, *attention.word_shares):
+            assert len(shares) == len(attention.boxes)
+            assert sum(shares) == pytest.approx(1, abs=1e-5)
+
+
 def test_the_example_of_the_page_runs(
     runs: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,5 +175,5 @@ def test_the_example_of_the_page_runs(
     monkeypatch.chdir(runs("lxmert_vqa").parents[1])
     exec(compile(code, "docs/ask.md", "exec"), {})
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 4
+    assert len(printed) == 7
     assert printed[0].split()[0] == printed[1].split()[1]

@@ -6,17 +6,34 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlrun.cli.detectors import PhotographReader, add_detector_arguments, how_to_name_one, photograph_reader
-from vlrun.errors import DataError, RunnerError, UsageError, first_few
+from vlrun.cli.detectors import add_detector_arguments, how_to_name_one, photograph_reader
+from vlrun.errors import DataError, RunnerError, UsageError
+from vlrun.reporting.tables import TextTable, plain
 
 if TYPE_CHECKING:
     from vlrun.interfaces.question import Answer
     from vlrun.runs.ask import Image, LoadedRun
 
-    Asked = tuple[Any, list[str], list[Image]]  # id, texts, images
+    Asked = tuple[list[str], list[Image]]  # texts, images
+
+
+@dataclass(frozen=True)
+class FileLine:
+    """A line of ``--file``.
+
+    Attributes:
+        number: of the line in the file, from 1.
+        name: the question's id, or the number.
+        asked: texts and images, or what is wrong with the line.
+    """
+
+    number: int
+    name: Any
+    asked: Asked | str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="many: a file with an id on each line, or a folder of pictures that are named by their ids",
     )
     parser.add_argument(
-        "--image", action="append", default=[], type=Path, metavar="FILE", help="a photograph; needs --detector"
+        "--image",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="a photograph, or a folder of them; needs --detector",
     )
     add_detector_arguments(parser)
     parser.add_argument(
@@ -50,6 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", help="the task of a joint run, by its label")
     parser.add_argument("--checkpoint", default="best", help="best, last, or a checkpoint folder (default: best)")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="how many answers are shown (default: 5)")
+    parser.add_argument(
+        "--attention",
+        action="store_true",
+        help="say how much the text attends to each region, where the backbone shows it; --draw draws it too",
+    )
     parser.add_argument("--draw", type=Path, metavar="OUT", help="write the picture with the box and the runner-up")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="the picture of --image-id, for --draw")
     parser.add_argument("--json", action="store_true", help="machine-readable output; of a file, a line per question")
@@ -58,32 +85,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prints the answer, or those to all questions of the file."""
     _check(arguments)
-    asked = list(_questions(arguments))
+    asked = list(_questions_in(arguments.file)) if arguments.file is not None else []
+    images = [*arguments.image_id, *_ids_in(arguments.image_ids), *_photographs(arguments.image)]
     from vlrun.runs.ask import load_run
 
     reader = photograph_reader(arguments)
     loaded = load_run(
         arguments.run_folder, arguments.checkpoint, task=arguments.task, overrides=arguments.overrides, detector=reader
     )
-    if reader is not None:
-        _note_other_features(loaded, reader)
+    if reader is not None and (note := loaded.note_on_photographs(reader.detector.describe())):
+        print(f"note: {note}", file=sys.stderr)
     if arguments.file is not None:
-        _refuse_wrong_questions(loaded, asked, arguments.file)
-    for name, texts, images in asked:
-        answer = loaded.ask(texts, images, top=max(arguments.top, 2 if arguments.draw else 1))
-        if arguments.draw:
-            from vlrun.blocks.pictures import draw_answer
+        return _answer_file(loaded, asked, arguments)
 
-            draw_answer(answer, arguments.picture or arguments.image[0], arguments.draw)
-        _print(answer.cut(arguments.top), name, arguments)
+    top = max(arguments.top, 2 if arguments.draw else 1)
+    answer = loaded.ask(arguments.text, images, top=top, attention=arguments.attention)
+    if arguments.attention and not answer.attention:
+        backbone = loaded.run.experiment.backbone.name
+        print(f"note: backbone '{backbone}' does not show what it attends to", file=sys.stderr)
+    if arguments.draw:
+        from vlrun.blocks.pictures import draw_answer
+
+        draw_answer(answer, _picture(answer, images, arguments), arguments.draw)
+    _print(answer.cut(arguments.top), None, arguments)
     return 0
+
+
+def _answer_file(loaded: LoadedRun, asked: Sequence[FileLine], arguments: argparse.Namespace) -> int:
+    """Answers what can be answered of a file, in order; every other line is named with what is wrong with it."""
+    answers = loaded.ask_many([line.asked for line in asked if not isinstance(line.asked, str)], top=arguments.top)
+    wrong = 0
+    for line in asked:
+        answer = DataError(line.asked) if isinstance(line.asked, str) else next(answers)
+        if isinstance(answer, RunnerError):
+            wrong += 1
+            for problem in str(answer).splitlines():
+                print(f"{arguments.file}:{line.number}: {plain(problem)}", file=sys.stderr, flush=True)
+        else:
+            _print(answer, line.name, arguments)
+    if wrong:
+        print(f"{arguments.file}: {wrong:,} of {len(asked):,} questions have no answer", file=sys.stderr)
+    return DataError.exit_status if wrong else 0
+
+
+def _picture(answer: Answer, images: Sequence[Image], arguments: argparse.Namespace) -> Path:
+    """The picture that is drawn on: that of the image whose attention is known, else of the first one."""
+    number = answer.question.image_ids.index(answer.attention[0].image_id) if answer.attention else 0
+    given = arguments.picture or images[number]
+    if not isinstance(given, Path):
+        raise UsageError(f"--draw needs the picture of image '{given}': --picture FILE")
+    return given
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuses what makes no sense before anything is loaded."""
     given = [arguments.image_id, arguments.image_ids, arguments.image]
-    if arguments.file is not None and (arguments.text or arguments.draw or any(given)):
-        raise UsageError("--file has the texts and images, and nothing is drawn: leave out --text, --image-id, --draw")
+    if arguments.file is not None and (arguments.text or arguments.draw or arguments.attention or any(given)):
+        raise UsageError(
+            "--file has the texts and images, and nothing but answers is told: leave out --text, --image-id, --draw, "
+            "--attention"
+        )
     if arguments.file is None and not (arguments.text and any(given)):
         raise UsageError("ask with --text and --image-id (or --image-ids, --image), or with --file")
     if arguments.top < 1:
@@ -99,26 +160,20 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
-def _questions(arguments: argparse.Namespace) -> Iterator[Asked]:
-    if arguments.file is None:
-        yield None, arguments.text, [*arguments.image_id, *_ids_in(arguments.image_ids), *arguments.image]
-        return
-    problems = []
-    for number, line in enumerate(_lines(arguments.file), 1):
+def _questions_in(file: Path) -> Iterator[FileLine]:
+    """The questions of a file, in order; of a line that is none, what is wrong with it."""
+    for number, line in enumerate(_lines(file), 1):
         if not line.strip():
             continue
         try:
             fields = json.loads(line)
             texts, images = _several(fields, "text"), _several(fields, "image_id")
-        except (ValueError, TypeError) as error:
-            problems.append(
-                f"{arguments.file}:{number}: expected a JSON object with text (or texts) and image_id (or image_ids): "
-                f"{error}"
-            )
-            continue
-        yield fields.get("id", number), texts, [*images]
-    if problems:
-        raise DataError(first_few(problems))
+            json.dumps(fields, ensure_ascii=False).encode()  # \ud800 is in no text that can be printed
+        except (ValueError, TypeError, RecursionError) as error:
+            expected = "expected a JSON object with text (or texts) and image_id (or image_ids)"
+            yield FileLine(number, number, f"{expected}: {error}")
+        else:
+            yield FileLine(number, fields.get("id", number), (texts, [*images]))
 
 
 def _several(fields: Any, name: str) -> list[str]:
@@ -156,40 +211,20 @@ def _ids_in(path: Path | None) -> Sequence[str]:
     return ids
 
 
-def _refuse_wrong_questions(loaded: LoadedRun, asked: Sequence[Asked], file: Path) -> None:
-    """Looks at all questions before the first is answered.
+def _photographs(paths: Sequence[Path]) -> list[Path]:
+    """The photographs that --image names, with those of its folders."""
+    from vlrun.blocks.pictures import pictures_in
 
-    Raises:
-        DataError: every question that cannot be asked.
-    """
-    problems = []
-    for name, texts, images in asked:
-        try:
-            loaded.question(texts, images)
-        except RunnerError as error:
-            problems += [f"{file}: question {name}: {line}" for line in str(error).splitlines()]
-    if problems:
-        raise DataError(first_few(problems))
-
-
-def _note_other_features(loaded: LoadedRun, reader: PhotographReader) -> None:
-    """Says that a photograph has other features than the model was trained on, unless both are known to be alike."""
-    from vlrun.data.feature_check import stated_origin
-    from vlrun.features.origin import FeatureOrigin, differ
-
-    if loaded.store is None:
-        return
-    trained, manifest, now = stated_origin(loaded.store), loaded.store.manifest, reader.detector.describe()
-    boxes = (manifest.min_regions, manifest.max_regions)
-    if trained.extractor and differ(FeatureOrigin(now), boxes, trained) is not False:
-        print(
-            f"note: the run's features are of {trained.extractor}; those of photographs are of {now}", file=sys.stderr
-        )
+    found: list[Path] = []
+    for path in paths:
+        photographs = pictures_in(path) if path.is_dir() else [path]
+        if not photographs:
+            raise DataError(f"--image {path}: there is no JPEG or PNG in this folder")
+        found += photographs
+    return found
 
 
 def _print(answer: Answer, name: Any, arguments: argparse.Namespace) -> None:
-    from vlrun.reporting.tables import TextTable, plain
-
     if arguments.json:
         fields = answer.as_json() if name is None else {"id": name, **answer.as_json()}
         print(json.dumps(fields, indent=2 if name is None else None, ensure_ascii=False), flush=True)
@@ -208,3 +243,7 @@ def _print(answer: Answer, name: Any, arguments: argparse.Namespace) -> None:
     used = [number for number in range(3) if any(row[number] for row in rows)]
     table = TextTable((), [tuple(row[number] for number in used) for row in rows])
     print("\n".join(table.as_lines(indent=0 if name is None else 2)), flush=True)
+    for attention in answer.attention:
+        best = sorted(range(len(attention.shares)), key=lambda number: -attention.shares[number])[: arguments.top]
+        shares = ", ".join(f"region {number} {attention.shares[number]:.3f}" for number in best)
+        print(plain(f"attention to {attention.image_id}: {shares}"), flush=True)

@@ -166,8 +166,7 @@ class Task(ABC, Generic[Target]):
 
     def ask(self, question: Question, run: RunView) -> Answer:
         """What the model says to a question that is in no split; by default it is made an example of the task."""
-        example: Example[Target] = Example("question", question.texts[0], question.image_ids)
-        return Answer(question, tuple(self.choices(*run.outputs(example))))
+        return Answer(question, tuple(self.choices(*run.outputs(question.as_example()))))
 
     def choices(self, outputs: Any, batch: Batch) -> list[Choice]:
         """What could be answered to the one example of ``batch``, best first; by default all that ``predict`` says.

@@ -17,12 +17,12 @@ class _Movable:
 
     def to(self: _Record, device: torch.device | str) -> _Record:
         """The same record with its tensors on ``device``; Apple's GPUs, which lack float64, get float32."""
-        moved: _Record = _map_nested(self, lambda tensor: _moved(tensor, torch.device(device)))
+        moved: _Record = map_nested(self, lambda tensor: _moved(tensor, torch.device(device)))
         return moved
 
     def pin_memory(self: _Record) -> _Record:
         """The same record in pinned memory, from which an accelerator copies while it computes."""
-        pinned: _Record = _map_nested(self, lambda tensor: tensor.pin_memory())
+        pinned: _Record = map_nested(self, lambda tensor: tensor.pin_memory())
         return pinned
 
     def record_stream(self, stream: torch.Stream) -> None:
@@ -32,7 +32,7 @@ class _Movable:
             tensor.record_stream(stream)
             return tensor
 
-        _map_nested(self, record)
+        map_nested(self, record)
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ class Batch(_Movable):
 
 def on_cpu(outputs: Any) -> Any:
     """Head outputs (tensor, tuple, mapping, dataclass) with every tensor in float32 or wider, on the CPU."""
-    return _map_nested(outputs, lambda tensor: full_precision(tensor).detach().cpu())
+    return map_nested(outputs, lambda tensor: full_precision(tensor).detach().cpu())
 
 
 def in_full_precision(outputs: Any) -> Any:
     """The same outputs with half-precision tensors cast to float32, in which losses are computed."""
-    return _map_nested(outputs, full_precision)
+    return map_nested(outputs, full_precision)
 
 
 def full_precision(tensor: Tensor) -> Tensor:
@@ -112,18 +112,17 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type != "cpu" and tensor.is_pinned())
 
 
-def _map_nested(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def map_nested(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Outputs of a head (tensor, tuple, list, mapping, dataclass) with every tensor changed."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: _map_nested(item, change) for key, item in value.items()}
+        return {key: map_nested(item, change) for key, item in value.items()}
     if isinstance(value, tuple):
-        items = [_map_nested(item, change) for item in value]
+        items = [map_nested(item, change) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if isinstance(value, list):
-        return [_map_nested(item, change) for item in value]
+        return [map_nested(item, change) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(
-            value, **{field.name: _map_nested(getattr(value, field.name), change) for field in fields(value)}
-        )
+        return replace(value, **{field.name: map_nested(getattr(value, field.name), change) for field in fields(value)})
     return value

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from vlrun.config.experiment import Experiment, Layer, load_experiment
 from vlrun.data.coverage import Coverage
-from vlrun.data.loading import shown_regions
+from vlrun.data.feature_check import stated_origin
 from vlrun.engine.assembly import build_network
-from vlrun.engine.evaluation import TaskView
 from vlrun.engine.launch import StopRequest
 from vlrun.engine.model import TaskModel, WithoutRandomNumbers, check_precision
 from vlrun.engine.ranks import Ranks, choose_device
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import RunFolder, open_run_folder
-from vlrun.errors import CheckpointError, ConfigError, DataError, UsageError, first_few
+from vlrun.errors import CheckpointError, ConfigError, DataError, RunnerError, UsageError, first_few
+from vlrun.features.origin import FeatureOrigin, differ
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import PairEncoder
 from vlrun.interfaces.examples import Pair, RegionBatch, RegionFeatures, canonical_image_id
-from vlrun.interfaces.question import Answer, Question
+from vlrun.interfaces.question import Answer, Choice, Question
 from vlrun.interfaces.reporter import Reporters
+from vlrun.interfaces.task import Task
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.runs.again import chosen_tasks, load_checkpoint
+from vlrun.runs.attention import region_attention
+from vlrun.runs.questions import AskedRegions, QuestionView
 
 Image = str | Path | RegionFeatures
 """The id of an image with stored features, a photograph for the detector, or the features of one."""
@@ -39,6 +43,7 @@ PhotographReader = Callable[[Path], RegionFeatures]
 
 TOP = 5
 _SHOWN_TEXT, _SHOWN_IDS = 60, 5
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 def load_run(
@@ -96,7 +101,9 @@ class LoadedRun:
     checkpoint: str
     detector: PhotographReader | None = None
 
-    def ask(self, text: str | Sequence[str], image: Image | Sequence[Image], *, top: int = TOP) -> Answer:
+    def ask(
+        self, text: str | Sequence[str], image: Image | Sequence[Image], *, top: int = TOP, attention: bool = False
+    ) -> Answer:
         """What the model says about an image, or about several.
 
         Args:
@@ -104,15 +111,78 @@ class LoadedRun:
             image: the id of an image with stored features, a ``Path`` of a photograph, or ``RegionFeatures``; several
                 where the task takes them.
             top: how many choices are wanted, best first.
+            attention: whether the answer says which regions the text attends to, where the backbone shows it; it takes
+                another forward pass.
 
         Raises:
             UsageError: the task takes another number of images or texts, or a text is empty or too long for it.
             DataError: an image has no features, or a photograph cannot be read.
         """
         question, regions = self.question(text, image)
-        sizes = tuple((int(width), int(height)) for height, width in regions.read(question.image_ids).sizes)
-        answer = self.task_run.task.ask(question, QuestionView(self.run, self.task_run, StopRequest(), regions))
-        return Answer(question, answer.choices[:top], sizes)
+        view = QuestionView(self.run, self.task_run, StopRequest(), regions)
+        choices = self.task_run.task.ask(question, view).choices
+        shown = region_attention(view, self._shown_pairs(question, choices[0])) if attention else ()
+        return Answer(question, choices[:top], regions.image_sizes(question.image_ids), shown)
+
+    def ask_many(
+        self,
+        questions: Iterable[tuple[str | Sequence[str], Image | Sequence[Image]]],
+        *,
+        top: int = TOP,
+        batch_size: int | None = None,
+    ) -> Iterator[Answer | RunnerError]:
+        """What ``ask`` says to each question, a text and an image as it takes them, in order and several at a time.
+
+        A question that cannot be asked has its error in place of an answer. Questions are answered one by one where
+        the task ranks images or texts, or where they bring features along.
+
+        Args:
+            batch_size: questions in a forward pass; None: as many as the run evaluates at a time.
+        """
+        remaining = iter(questions)
+        size = batch_size or self.run.experiment.train.evaluate_batch_size
+        while asked := [self._checked(*question) for question in islice(remaining, size)]:
+            yield from self._answers(asked, top)
+
+    def _checked(
+        self, text: str | Sequence[str], image: Image | Sequence[Image]
+    ) -> tuple[Question, AskedRegions] | RunnerError:
+        try:
+            return self.question(text, image)
+        except RunnerError as error:
+            return error
+
+    def _answers(
+        self, asked: Sequence[tuple[Question, AskedRegions] | RunnerError], top: int
+    ) -> Iterator[Answer | RunnerError]:
+        task = self.task_run.task
+        together = [each[0] for each in asked if not isinstance(each, RunnerError) and not each[1].given]
+        choices: dict[Question, Sequence[Choice]] = {}
+        if type(task).ask is Task.ask and len(together) > 1:
+            view = QuestionView(self.run, self.task_run, StopRequest(), AskedRegions(self.store, {}))
+            # what cannot be answered together is told apart one by one
+            with suppress(RunnerError, ValueError):
+                outputs = view.outputs_of_many([question.as_example() for question in together])
+                choices = dict(zip(together, (task.choices(*each) for each in outputs), strict=True))
+        for each in asked:
+            if isinstance(each, RunnerError):
+                yield each
+                continue
+            question, regions = each
+            try:
+                if question not in choices or regions.given:
+                    view = QuestionView(self.run, self.task_run, StopRequest(), regions)
+                    choices[question] = task.ask(question, view).choices
+                yield Answer(question, tuple(choices[question][:top]), regions.image_sizes(question.image_ids))
+            except RunnerError as error:
+                yield error
+
+    def _shown_pairs(self, question: Question, best: Choice) -> list[Pair]:
+        """The pairs whose attention is shown: all, or where images or texts compete those of the best one."""
+        pairs = [Pair(text, image_id) for text in question.texts for image_id in question.image_ids]
+        if self.asked_images is not None and self.asked_texts is not None:
+            return pairs
+        return [pair for pair in pairs if best.text in (pair.text, pair.image_id)][:1] or pairs[:1]
 
     def question(self, text: str | Sequence[str], image: Image | Sequence[Image]) -> tuple[Question, AskedRegions]:
         """The question as the task gets it, and where its regions are; raises what ``ask`` raises."""
@@ -157,6 +227,19 @@ class LoadedRun:
             raise DataError(self._unknown(image_id))
         return self.store[image_id]
 
+    def note_on_photographs(self, extractor: str) -> str | None:
+        """What to say where photographs have other features than the run was trained on, by ``extractor``.
+
+        None where both are known to be alike, or the store does not say what its features are of.
+        """
+        if self.store is None:
+            return None
+        trained, manifest = stated_origin(self.store), self.store.manifest
+        boxes = (manifest.min_regions, manifest.max_regions)
+        if not trained.extractor or differ(FeatureOrigin(extractor), boxes, trained) is False:
+            return None
+        return f"the run's features are of {trained.extractor}; those of photographs are of {extractor}"
+
     @property
     def asked_images(self) -> int | None:
         """How many images a question has; None: one or more."""
@@ -186,6 +269,8 @@ class LoadedRun:
     def _problems_of_texts(self, question: Question, regions: AskedRegions) -> list[str]:
         if not all(text.strip() for text in question.texts):
             return ["the text is empty"]
+        if any(_HALF_CHARACTER.search(text) for text in question.texts):
+            return ["the text has half a character (a lone surrogate), which no Unicode text has"]
         if self._longer is None:
             return []
         image_id, most = question.image_ids[0], self.task_run.config.max_text_tokens
@@ -207,51 +292,11 @@ class LoadedRun:
     def _unknown(self, image_id: str) -> str:
         if self.store is None:
             path = self.task_run.config.dataset.features
-            return f"image '{image_id}': the run's region features, {path}, are not there"
+            return f"image '{_short(image_id)}': the run's region features, {path}, are not there"
         known = self.store.image_ids()
         near = self.store.find_same_image(image_id) or next(iter(difflib.get_close_matches(image_id, known, 1)), None)
         hint = f"; did you mean '{near}'?" if near else f"; there is, for instance, '{known[0]}'" if known else ""
-        return f"image '{image_id}' has no region features in {self.store.path} ({len(known):,} images){hint}"
-
-
-@dataclass(frozen=True)
-class AskedRegions:
-    """The regions of a question: those that came with it, and for other images those of a store."""
-
-    store: RegionFeatureStore | None
-    given: Mapping[str, RegionFeatures]
-
-    def __contains__(self, image_id: str) -> bool:
-        return image_id in self.given or (self.store is not None and image_id in self.store)
-
-    def read(self, image_ids: Sequence[str]) -> RegionBatch:
-        """The regions of P images, padded to the largest number of them."""
-        if not self.given and self.store is not None:
-            return self.store.read(image_ids)
-        images = [self[image_id] for image_id in image_ids]
-        shape = (len(images), max(len(image.boxes) for image in images))
-        features = np.zeros((*shape, images[0].features.shape[1]), np.result_type(*(each.features for each in images)))
-        boxes, mask = np.zeros((*shape, 4), np.float32), np.zeros(shape, bool)
-        for row, image in enumerate(images):
-            count = len(image.boxes)
-            features[row, :count], boxes[row, :count], mask[row, :count] = image.features, image.boxes, True
-        sizes = np.array([(image.height, image.width) for image in images], np.float32)
-        return RegionBatch(tuple(image_ids), features, boxes, mask, sizes)
-
-    def __getitem__(self, image_id: str) -> RegionFeatures:
-        if image_id in self.given or self.store is None:
-            return self.given[image_id]
-        return self.store[image_id]
-
-
-@dataclass(frozen=True)
-class QuestionView(TaskView):
-    """A run as a task sees it that is asked a question."""
-
-    regions: AskedRegions
-
-    def read_regions(self, image_ids: Sequence[str]) -> RegionBatch:
-        return shown_regions(self.regions.read(image_ids), self.task.config.dataset.hide_images)
+        return f"image '{_short(image_id)}' has no region features in {self.store.path} ({len(known):,} images){hint}"
 
 
 def _assembled(experiment: Experiment, folder: RunFolder, plugins: Plugins) -> Run:

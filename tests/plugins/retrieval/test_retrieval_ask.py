@@ -22,7 +22,8 @@ def run(caption_world: Path, caption_plugins: object, request: pytest.FixtureReq
 
 def scores(run: LoadedRun, texts: list[str], images: list[str]) -> np.ndarray:
     """(images, texts), as the evaluation scores them."""
-    from vlrun.runs.ask import AskedRegions, QuestionView, StopRequest
+    from vlrun.engine.launch import StopRequest
+    from vlrun.runs.questions import AskedRegions, QuestionView
 
     view = QuestionView(run.run, run.task_run, StopRequest(), AskedRegions(run.store, {}))
     scorer = PairScorer.of_run(view, run.task_run.task.pair_scores)
@@ -49,6 +50,14 @@ def test_texts_are_ranked_for_an_image(run: LoadedRun) -> None:
     expected = scores(run, texts, ["img2"])[0]
     choices = run.ask(texts, "img2").choices
     assert [choice.text for choice in choices] == [texts[row] for row in np.argsort(-expected, kind="stable")]
+
+
+def test_many_questions_are_ranked_one_by_one(run: LoadedRun) -> None:
+    questions = [("text 1", ["img1", "img2", "img3"]), ("text 2", ["img9"]), (["text 1", "text 2"], "img1")]
+    ranked, unknown, texts = run.ask_many(questions)
+    assert ranked == run.ask(*questions[0])
+    assert "'img9' has no region features" in str(unknown)
+    assert texts == run.ask(*questions[2])
 
 
 def test_one_pair_has_one_choice_and_several_of_both_are_refused(run: LoadedRun) -> None:
