@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -16,13 +18,19 @@ from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
 from vlrun import DataError, RegionFeatures, RunnerError, UsageError, canonical_image_id
-from vlrun.blocks.pictures import open_picture, pictures_in
+from vlrun.blocks.pictures import MAX_PIXELS, open_picture, pictures_in
 
 if TYPE_CHECKING:
     from vlrun import LoadedRun
 
 MAX_UPLOAD_BYTES = 20 * 2**20
 """Of a whole request, with all its pictures."""
+
+MAX_POOL = 1000
+"""Pictures of the folder that may compete for one text; a base-size model takes tens of milliseconds for each."""
+
+MAX_QUESTION_PIXELS = 4 * MAX_PIXELS
+"""Of all pictures that are sent with one question, decoded."""
 
 _MAX_TEXT_BYTES = 2**16
 _MAX_PARTS = 256
@@ -32,6 +40,8 @@ _HEADERS = {
     "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 _TYPES = {"page.html": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
@@ -53,7 +63,12 @@ class AskPage:
     """
 
     def __init__(
-        self, run: LoadedRun, pictures: Path | None = None, *, trusted_hosts: Sequence[str] | None = None
+        self,
+        run: LoadedRun,
+        pictures: Path | None = None,
+        *,
+        trusted_hosts: Sequence[str] | None = None,
+        note: str | None = None,
     ) -> None:
         """Puts the page of a run together.
 
@@ -61,12 +76,16 @@ class AskPage:
             pictures: folder with pictures that are named by their image ids, to be shown.
             trusted_hosts: names under which the page may be asked for, so that no other site reaches it through a name
                 that leads here; None: any.
+            note: a remark to be shown.
         """
         self.run = run
         self.pictures = {canonical_image_id(path.name): path for path in pictures_in(pictures)} if pictures else {}
         self.ids = list(run.image_ids())
         self.trusted_hosts = list(trusted_hosts) if trusted_hosts is not None else None
-        self._lock = Lock()
+        self.note = note
+        stored = set(self.ids)
+        self.pool = [name for name in self.pictures if name in stored] if run.asked_images is None else []
+        self._asking, self._decoding = Lock(), Lock()  # one picture at a time is decoded, which bounds the memory
         rules = [Rule(f"/{name.replace('page.html', '')}", endpoint="file", defaults={"name": name}) for name in _TYPES]
         self._map = Map(
             [
@@ -89,6 +108,9 @@ class AskPage:
             response = _json({"error": error.description or error.name}, error.code or 500)
         except RunnerError as error:
             response = _json({"error": str(error)}, 400)
+        except Exception:  # a question must not end the server, whatever it does to it
+            environ["wsgi.errors"].write(traceback.format_exc())
+            response = _json({"error": "this question hit a fault of the program; the terminal shows it"}, 500)
         response.headers.extend(_HEADERS)
         return response(environ, start_response)
 
@@ -104,7 +126,9 @@ class AskPage:
                 "images": self.run.asked_images,
                 "texts": self.run.asked_texts,
                 "stored": len(self.ids),
+                "pool": len(self.pool) if 1 < len(self.pool) <= MAX_POOL else 0,
                 "detector": self.run.detector is not None,
+                "note": self.note,
                 "max_upload_bytes": MAX_UPLOAD_BYTES,
             }
         )
@@ -117,46 +141,64 @@ class AskPage:
 
     def _picture(self, request: Request) -> Response:
         """The picture of an image id, encoded anew, so that nothing else in the file reaches the browser."""
-        import io
-
         path = self.pictures.get(canonical_image_id(request.args.get("id", "")))
         if path is None:
             raise NotFound("there is no picture of this image; --pictures FOLDER names where they are")
         stream = io.BytesIO()
-        open_picture(path, path.name).save(stream, "JPEG", quality=90)
+        with self._decoding:
+            open_picture(path, path.name).save(stream, "JPEG", quality=90)
         return Response(stream.getvalue(), content_type="image/jpeg")
 
     def _ask(self, request: Request) -> Response:
-        """Answers; the form has ``text`` fields, and ``image0``, ``image1``, ...: ids or files."""
-        origin = request.headers.get("Origin")
-        if origin is not None and origin.partition("://")[2] != request.host:
-            raise Forbidden("questions are taken from this page alone")
+        """Answers; the form has ``text`` fields, and ``image0``, ``image1``, ...: ids or files, or ``pool``."""
+        _refuse_other_pages(request)
         if request.mimetype != "multipart/form-data":  # in other forms werkzeug does not bound the texts
             raise UnsupportedMediaType("send the question as multipart/form-data")
         texts = [text.strip() for text in request.form.getlist("text") if text.strip()]
         fields = [request.form.get(key) or request.files.get(key) for key in map("image{}".format, range(_MAX_PARTS))]
         given = [field for field in fields if (field.strip() if isinstance(field, str) else field)]
+        if "pool" in request.form:
+            if not 1 < len(self.pool) <= MAX_POOL:
+                raise BadRequest(f"there is no folder of 2 to {MAX_POOL:,} stored pictures to choose from")
+            given += self.pool
         if not texts or not given:
             raise BadRequest("choose a picture and type a text")
-        with self._lock, tempfile.TemporaryDirectory(prefix="vlrun-serve-") as folder:
-            images: list[str | RegionFeatures] = []
+        with tempfile.TemporaryDirectory(prefix="vlrun-serve-") as folder:
+            images: list[str | RegionFeatures | Path] = []
+            names: dict[Path, str] = {}
+            pixels = MAX_QUESTION_PIXELS
             for number, field in enumerate(given):
                 if isinstance(field, str):
                     images.append(field.strip())
-                else:
-                    images.append(self._sent(field.stream, field.filename or "picture", Path(folder, f"{number}.png")))
-            return _json(self.run.ask(texts, images).as_json())
+                    continue
+                place, name = Path(folder, f"{number}.png"), field.filename or "picture"
+                image, used = self._sent(field.stream, name, place, pixels)
+                pixels -= used
+                images.append(image)
+                names[place] = name
+            with self._asking:
+                regions = [self._detected(each, names[each]) if isinstance(each, Path) else each for each in images]
+                return _json(self.run.ask(texts, regions, attention=True).as_json())
 
-    def _sent(self, stream: Any, name: str, place: Path) -> RegionFeatures:
-        """The regions of a picture that was sent: detected, or those of a stored image of this name and size.
+    def _detected(self, place: Path, name: str) -> RegionFeatures:
+        assert self.run.detector is not None, "pictures are written for a detector alone"
+        return replace(self.run.detector(place), image_id=f"{name} ({place.stem})")
+
+    def _sent(self, stream: Any, name: str, place: Path, pixels: int) -> tuple[RegionFeatures | Path, int]:
+        """A picture that was sent, written anew for the detector, or without one the stored image of its name and size.
+
+        Returns:
+            It, and how many pixels it has, of which ``pixels`` are allowed.
 
         Raises:
             DataError: it is no picture, or without a detector nothing is known of it.
         """
-        picture = open_picture(stream, name)
-        if self.run.detector is not None:
-            picture.save(place)
-            return replace(self.run.detector(place), image_id=f"{name} ({place.stem})")
+        with self._decoding:
+            picture = open_picture(stream, name, min(MAX_PIXELS, pixels))
+            size = picture.size
+            if self.run.detector is not None:
+                picture.save(place, compress_level=1)
+                return place, size[0] * size[1]
         image_id = canonical_image_id(name)
         known = self.run.features(image_id) if image_id in self.ids else None
         if known is None:
@@ -164,13 +206,24 @@ class AskPage:
                 f"{name}: no stored image has this name, and to find the regions of a photograph the page takes a "
                 "detector (runner serve --detector NAME, of the plugin 'detector'); choose an image by its id"
             )
-        if (known.width, known.height) != picture.size:
+        if (known.width, known.height) != size:
             raise DataError(
-                f"{name}: it is {picture.width} x {picture.height} pixels, the stored image of this name is "
+                f"{name}: it is {size[0]} x {size[1]} pixels, the stored image of this name is "
                 f"{known.width} x {known.height}; it must be another picture, or scaled"
             )
-        return known
+        return known, size[0] * size[1]
+
+
+def _refuse_other_pages(request: Request) -> None:
+    """Refuses what a page of another site makes a browser send; browsers say so, and other programs say nothing.
+
+    Raises:
+        Forbidden: it comes from elsewhere.
+    """
+    origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site", "same-origin")
+    if (origin is not None and origin.partition("://")[2] != request.host) or site not in ("same-origin", "none"):
+        raise Forbidden("questions are taken from this page alone")
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    return Response(json.dumps(content, ensure_ascii=False), status=status, content_type="application/json")
+    return Response(json.dumps(content), status=status, content_type="application/json")

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlrun import UsageError
 from vlrun.cli.detectors import add_detector_arguments, photograph_reader
+
+if TYPE_CHECKING:
+    from werkzeug.serving import WSGIRequestHandler
+
+IDLE_SECONDS = 60
+"""A connection that sends nothing for so long is closed."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -43,17 +50,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.pictures is not None and not arguments.pictures.is_dir():
         raise UsageError(f"--pictures {arguments.pictures}: there is no such folder")
+    reader = photograph_reader(arguments)
     loaded = load_run(
-        arguments.run_folder,
-        arguments.checkpoint,
-        task=arguments.task,
-        overrides=arguments.overrides,
-        detector=photograph_reader(arguments),
+        arguments.run_folder, arguments.checkpoint, task=arguments.task, overrides=arguments.overrides, detector=reader
     )
+    note = loaded.note_on_photographs(reader.detector.describe()) if reader is not None else None
     hosts = [*LOOPBACK, f"[{LOOPBACK[2]}]"] if arguments.host in LOOPBACK else None
-    page = AskPage(loaded, arguments.pictures, trusted_hosts=hosts)
+    page = AskPage(loaded, arguments.pictures, trusted_hosts=hosts, note=note)
+    handler = request_handler(IDLE_SECONDS)
     try:
-        server = make_server(arguments.host, arguments.port, page, threaded=True)
+        server = make_server(arguments.host, arguments.port, page, threaded=True, request_handler=handler)
     except (OSError, OverflowError, SystemExit) as error:  # werkzeug leaves where the port is taken
         raise UsageError(
             f"--host {arguments.host} --port {arguments.port}: cannot listen there; is it taken?"
@@ -67,3 +73,13 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         server.server_close()
     return 0
+
+
+def request_handler(idle_seconds: float) -> type[WSGIRequestHandler]:
+    """Werkzeug's handler of connections, which closes those that send nothing for ``idle_seconds``."""
+    from werkzeug.serving import WSGIRequestHandler
+
+    class RequestHandler(WSGIRequestHandler):
+        timeout = idle_seconds
+
+    return RequestHandler

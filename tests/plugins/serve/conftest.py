@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from werkzeug.serving import make_server
 
-from vlrun import Answer, Choice, DataError, Question, RegionFeatures
+from vlrun import Answer, Choice, DataError, Question, RegionAttention, RegionFeatures
 from vlrun_serve.app import AskPage
 
 WIDTH, HEIGHT = 200, 100
@@ -33,22 +33,40 @@ class FakeRun:
     name: str = "rec"
     asked_images: int | None = 1
     asked_texts: int | None = 1
+    looks: bool = True
     asked: list[tuple[Any, Any]] = field(default_factory=list)
 
     def image_ids(self) -> list[str]:
         return ["img1", "img2", *(f"other{number}" for number in range(50))]
 
+    def note_on_photographs(self, extractor: str) -> str:
+        return f"photographs have features of {extractor}"
+
     def features(self, image_id: str) -> RegionFeatures:
         return features(image_id)
 
-    def ask(self, text: Sequence[str], image: Sequence[Any], *, top: int = 5) -> Answer:
+    def ask(self, text: Sequence[str], image: Sequence[Any], *, top: int = 5, attention: bool = False) -> Answer:
         self.asked.append((text, image))
         ids = tuple(each if isinstance(each, str) else each.image_id for each in image)
         if "nowhere" in ids:
             raise DataError("image 'nowhere' has no region features")
+        if "fault" in ids:
+            raise RuntimeError("a fault")
         best, second = (20.0, 10.0, 120.0, 60.0), (50.0, 30.0, 90.0, 95.0)
         choices = (Choice("region 3", 0.75, best), Choice("<b>2</b>", 0.25, second))
-        return Answer(Question(tuple(text), ids), choices, ((WIDTH, HEIGHT),) * len(ids))
+        if self.asked_images is None:
+            choices = tuple(Choice(name, 1 / number) for number, name in enumerate(sorted(ids)[:top], 1))
+        sizes = ((WIDTH, HEIGHT),) * len(ids)
+        return Answer(Question(tuple(text), ids), choices, sizes, self.attention(text, ids) if attention else ())
+
+    def attention(self, text: Sequence[str], ids: Sequence[str]) -> tuple[RegionAttention, ...]:
+        """Two regions, of which the text as a whole prefers the first, and its word <i> the second."""
+        boxes = ((0.0, 0.0, 100.0, 50.0), (100.0, 50.0, 200.0, 100.0))
+        shown = ids if self.asked_images is not None else sorted(ids)[:1]
+        return tuple(
+            RegionAttention(text[0], name, boxes, (0.75, 0.25), ("the", "<i>"), ((0.5, 0.5), (0.2, 0.8)))
+            for name in (shown if self.looks else ())
+        )
 
 
 @pytest.fixture
@@ -73,8 +91,9 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def address(run: FakeRun, pictures: Path) -> Iterator[str]:
     """Where the page is served, by a real server."""
-    server = make_server("127.0.0.1", 0, AskPage(run, pictures), threaded=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    page = AskPage(run, pictures, trusted_hosts=["127.0.0.1"], note="other <b>features</b>")
+    server = make_server("127.0.0.1", 0, page, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.port}"
     server.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 from werkzeug.test import Client, TestResponse
 
-from vlrun import RegionFeatures
+from vlrun import RegionFeatures, UsageError
 from vlrun_serve import app, serve_command
 from vlrun_serve.app import AskPage
 
@@ -62,7 +63,9 @@ def test_it_says_what_can_be_asked(client: Client) -> None:
         "images": 1,
         "texts": 1,
         "stored": 52,
+        "pool": 0,
         "detector": False,
+        "note": None,
         "max_upload_bytes": app.MAX_UPLOAD_BYTES,
     }
     assert json.loads(client.get("/images?like=IMG").text) == ["img1", "img2"]
@@ -76,6 +79,40 @@ def test_a_stored_image_is_asked_about_by_its_id(client: Client, run: Any) -> No
     assert (answer["answer"], answer["choices"][0]["box"]) == ("region 3", [20, 10, 120, 60])
     assert answer["images"] == [{"id": "img2", "width": WIDTH, "height": HEIGHT}]
     assert run.asked == [(["the red ball"], ["img2"])]
+
+
+def test_the_answer_says_what_the_text_attends_to(client: Client, run: Any) -> None:
+    (attention,) = json.loads(post(client, text="a", image0="img2").text)["attention"]
+    assert attention == {
+        "text": "a",
+        "image": "img2",
+        "boxes": [[0, 0, 100, 50], [100, 50, 200, 100]],
+        "shares": [0.75, 0.25],
+        "words": [{"word": "the", "shares": [0.5, 0.5]}, {"word": "<i>", "shares": [0.2, 0.8]}],
+    }
+    run.looks = False
+    assert "attention" not in json.loads(post(client, text="a", image0="img2").text)
+
+
+def test_the_pictures_of_the_folder_compete_where_the_task_ranks(run: Any, pictures: Path) -> None:
+    for name in ("img2.png", "not stored.jpg"):
+        (pictures / name).write_bytes(picture())
+    alone = Client(AskPage(run, pictures))
+    assert json.loads(alone.get("/about").text)["pool"] == 0, "the task takes one image"
+    assert error(post(alone, text="a", pool="pictures"))[0] == 400
+    run.asked_images = None
+    ranking = Client(AskPage(run, pictures))
+    assert json.loads(ranking.get("/about").text)["pool"] == 2
+    assert post(ranking, text="a", pool="pictures").status_code == 200
+    assert run.asked == [(["a"], ["img1", "img2"])]
+
+
+def test_photographs_compete_through_the_detector(client: Client, run: Any, make_features: Any) -> None:
+    run.asked_images, run.detector = None, lambda path: make_features(path.stem)
+    sent = {f"image{number}": (picture(), f"photo{number}.png") for number in range(3)}
+    answer = json.loads(post(client, text="a", **sent).text)
+    assert [image["id"] for image in answer["images"]] == ["photo0.png (0)", "photo1.png (1)", "photo2.png (2)"]
+    assert answer["attention"][0]["image"] == answer["answer"] == "photo0.png (0)"
 
 
 def test_two_images_keep_their_order(client: Client, run: Any) -> None:
@@ -201,10 +238,6 @@ def test_pictures_of_the_folder_are_shown_and_no_others(client: Client, pictures
 def test_a_port_that_is_taken_and_a_folder_that_is_missing_are_usage_errors(
     run: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import argparse
-
-    from vlrun import UsageError
-
     monkeypatch.setattr("vlrun.runs.ask.load_run", lambda *args, **options: run)
     parser = argparse.ArgumentParser()
     serve_command.add_arguments(parser)
@@ -216,3 +249,42 @@ def test_a_port_that_is_taken_and_a_folder_that_is_missing_are_usage_errors(
     with pytest.raises(UsageError, match="there is no such folder"):
         serve_command.run(parser.parse_args(["run", "--pictures", os.devnull]))
     assert parser.parse_args(["run"]).host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_page_is_served_with_what_the_verb_was_told(
+    host: str, run: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Eyes:
+        def describe(self) -> str:
+            return "other eyes"
+
+    class Reader:
+        detector = Eyes()
+
+    class Server:
+        port = 7
+
+        def serve_forever(self) -> None:
+            raise KeyboardInterrupt
+
+        def server_close(self) -> None:
+            served.append("closed")
+
+    def make_server(*given: Any, **options: Any) -> Server:
+        served.extend([*given, options])
+        return Server()
+
+    served: list[Any] = []
+    monkeypatch.setattr("vlrun.runs.ask.load_run", lambda *args, **options: run)
+    monkeypatch.setattr("werkzeug.serving.make_server", make_server)
+    monkeypatch.setattr(serve_command, "photograph_reader", lambda arguments: Reader())
+    parser = argparse.ArgumentParser()
+    serve_command.add_arguments(parser)
+    assert serve_command.run(parser.parse_args(["run", "--host", host])) == 0
+    at, port, page, options, closed = served
+    assert (at, port, options["threaded"], closed) == (host, 8000, True, "closed")
+    assert options["request_handler"].timeout == serve_command.IDLE_SECONDS
+    assert page.note == "photographs have features of other eyes"
+    assert (page.trusted_hosts is None) == (host == "0.0.0.0")
+    assert capsys.readouterr().out.startswith(f"http://{host}:7")
