@@ -28,11 +28,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from vlrun.blocks.proposals import clip, decode, overlaps
 from vlrun_detector.anchors import caffe_anchors, grid
 from vlrun_detector.caffe import CaffeProfile
 from vlrun_detector.detector import BottomUp
 from vlrun_detector.network import BINS, FULL, STRIDE, Network, expected_shapes
-from vlrun_detector.operators import clip, decode, overlaps
 from vlrun_detector.weights import ANCHORS, HEAD
 
 OURS, HALF, PLAIN = "ours", "ours, bfloat16", "plain translation"

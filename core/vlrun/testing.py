@@ -45,6 +45,7 @@ PUBLIC = (
     "vlrun.blocks.pair_encoding",
     "vlrun.blocks.pictures",
     "vlrun.blocks.predictions",
+    "vlrun.blocks.proposals",
     "vlrun.blocks.sign_test",
     "vlrun.blocks.wordpiece",
     "vlrun.cli.arguments",

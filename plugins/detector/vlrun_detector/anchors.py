@@ -38,13 +38,6 @@ def hf_anchors(sizes: Sequence[int] = HF_SIZES) -> Tensor:
     return torch.tensor(boxes)
 
 
-def grid(anchors: Tensor, height: int, width: int, stride: int) -> Tensor:
-    """``anchors`` at each place of a map: (height * width * A, 4), by row, column, anchor."""
-    y, x = (torch.arange(size, device=anchors.device, dtype=anchors.dtype) * stride for size in (height, width))
-    shifts = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1).repeat(1, 1, 2)
-    return (shifts[:, :, None] + anchors).reshape(-1, 4)
-
-
 def to_inclusive(boxes: Tensor) -> Tensor:
     """Boxes that ended behind their last pixel, ending on it."""
     return boxes - boxes.new_tensor(_PIXEL)

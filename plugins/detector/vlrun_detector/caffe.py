@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from vlrun import DataError
-from vlrun_detector import anchors as anchor_boxes
+from vlrun.blocks.proposals import clip, decode, grid, nms, too_close
 from vlrun_detector.network import STRIDE, Network
-from vlrun_detector.operators import best_surviving, clip, decode, nms, too_close
+from vlrun_detector.operators import best_surviving
 from vlrun_detector.profile import MEAN_BGR, Found, Prepared, Profile, as_rows, split_objectness
 
 SMALLEST = 16
@@ -55,7 +55,7 @@ class CaffeProfile(Profile):
         return Prepared(resized, scale, scale)
 
     def propose(self, logits: Tensor, deltas: Tensor, anchors: Tensor, picture: Prepared) -> tuple[Tensor, Tensor]:
-        start = anchor_boxes.grid(anchors, *logits.shape[2:], STRIDE)
+        start = grid(anchors, *logits.shape[2:], STRIDE)
         scores = torch.stack(split_objectness(logits)).softmax(dim=0)[1]
         boxes = decode(start, as_rows(deltas, 4), inclusive=True)
         boxes = clip(boxes, picture.height, picture.width, inclusive=True)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlrun import DataError
+from vlrun.blocks.proposals import clip, decode, grid, nms
 from vlrun_detector import anchors as anchor_boxes
 from vlrun_detector.network import STRIDE, Network
-from vlrun_detector.operators import clip, decode, nms
 from vlrun_detector.profile import MEAN_BGR, Found, Prepared, Profile, as_rows, split_objectness
 
 _SHORTEST = 16  # pixels of the input, one place of the map
@@ -54,7 +54,7 @@ class HfProfile(Profile):
         return Prepared(resized, size[0] / height, size[1] / width)
 
     def propose(self, logits: Tensor, deltas: Tensor, anchors: Tensor, picture: Prepared) -> tuple[Tensor, Tensor]:
-        start = anchor_boxes.grid(anchor_boxes.from_inclusive(anchors), *logits.shape[2:], STRIDE)
+        start = grid(anchor_boxes.from_inclusive(anchors), *logits.shape[2:], STRIDE)
         background, foreground = split_objectness(logits)
         ranked, first = (foreground - background).sort(descending=True, stable=True)
         ranked, first = ranked[: self.candidates], first[: self.candidates]

@@ -6,20 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from vlrun.blocks.proposals import clip, decode, grid, nms, overlaps, too_close, torchvision_operators
 from vlrun_detector import anchors
 from vlrun_detector.caffe import CaffeProfile
 from vlrun_detector.hf import HfProfile
 from vlrun_detector.network import BINS, STRIDE, Network, Sizes, Stage
-from vlrun_detector.operators import (
-    RegionPooling,
-    best_surviving,
-    clip,
-    decode,
-    nms,
-    overlaps,
-    too_close,
-    torchvision_operators,
-)
+from vlrun_detector.operators import RegionPooling, best_surviving
 from vlrun_detector.profile import Prepared
 
 pytestmark = pytest.mark.golden
@@ -41,7 +33,7 @@ def test_anchors_are_those_of_the_originals(given) -> None:
     assert torch.equal(anchors.caffe_anchors((8, 16, 32)), given["anchors/caffe_cell_scales_8_16_32"])
     torch.testing.assert_close(anchors.hf_anchors(), given["anchors/hf_cell"], rtol=1e-6, atol=0)
     for kind, cell in (("caffe", anchors.caffe_anchors()), ("hf", given["anchors/hf_cell"])):
-        assert torch.equal(anchors.grid(cell, 3, 5, STRIDE), given[f"anchors/{kind}_grid_3x5"])
+        assert torch.equal(grid(cell, 3, 5, STRIDE), given[f"anchors/{kind}_grid_3x5"])
 
 
 @pytest.mark.parametrize(("name", "inclusive"), [("hf", False), ("caffe_mode", True)])
