@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -19,50 +19,81 @@ MAX_PIXELS = 50_000_000
 MAX_SCANS = 200
 """Of a progressive JPEG; cameras and editors make about ten. Each costs time, and a small file can hold millions."""
 
+SENT_FORMATS = ("JPEG", "PNG")
+"""What a picture that somebody sends may be, whatever its name says."""
+
+OWN_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+"""What a file of one's own may be, whatever its name says; NLVR2 calls all of its pictures .png."""
+
 _SCAN = b"\xff\xda"  # the marker that begins one
-_FORMATS = ("JPEG", "PNG")
 _SHADE, _MOST_COVER = "#ffe119", 160  # of the region that gets the most attention, of 255
 _EVEN = 1e-6  # no share is above an even one by more: rounding
 _COLOURS = ("#e6194b", "#4363d8", "#3cb44b")  # the best choice, the runner-up, the others
 
 
-def open_picture(file: Path | IO[bytes], name: str, max_pixels: int = MAX_PIXELS) -> Image:
-    """Decodes a JPEG or PNG, upright and in RGB.
+def open_picture(
+    file: Path | IO[bytes], name: str = "", max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = SENT_FORMATS
+) -> Image:
+    """Decodes a picture, upright as EXIF says and in RGB; grey becomes colour, and transparency is ignored.
 
     Args:
-        name: what messages call it.
+        name: what messages call it; without it they are about "it".
+        max_pixels: of more, which is seen before it is decoded, it is refused.
+        formats: what the content may be, by Pillow's names; of several frames the first is taken.
 
     Raises:
         UsageError: Pillow is not installed.
-        DataError: it is no such picture, damaged, cut off, or has more than ``max_pixels``, which is seen before it is
-            decoded.
+        DataError: it is no such picture, damaged, cut off, or too large; one line.
     """
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise UsageError("pictures need Pillow: pip install 'vlrun[images]'") from error
+    before = f"{name}: " if name else ""
     try:
-        content = file.read_bytes() if isinstance(file, Path) else file.read()
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-            width, height = picture.size
-            if width * height > max_pixels:
-                raise DataError(f"{name}: {width:,} x {height:,} pixels are more than the {max_pixels:,} that are read")
-            if picture.format == "JPEG" and content.count(_SCAN) > MAX_SCANS:
-                raise DataError(f"{name}: a JPEG of more than {MAX_SCANS} scans, which would take minutes to read")
-            upright = ImageOps.exif_transpose(picture)
-            if upright.mode.startswith("I"):  # 16 bits, of which convert would cut what exceeds 255
-                upright = upright.convert("I").point(lambda value: value / 256).convert("L")
-            return upright.convert("RGB")
+        with warnings.catch_warnings():
+            # what Pillow warns of is either refused here, below, or does not change the pixels
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=formats) as picture:
+                width, height = picture.size
+                if width * height > max_pixels:
+                    raise DataError(f"{before}{width} x {height} pixels are more than the {max_pixels:,} that are read")
+                if picture.format == "JPEG" and _content(file).count(_SCAN) > MAX_SCANS:
+                    raise DataError(f"{before}a JPEG of more than {MAX_SCANS} scans, which would take minutes to read")
+                return _in_colour(ImageOps.exif_transpose(picture))
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"{name}: there is no such file") from error
+        raise DataError(f"{before}there is no such file") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: it has more than the {max_pixels:,} pixels that are read") from error
+        raise DataError(f"{before}far too many pixels: at most {max_pixels:,} are read") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{name}: neither a JPEG nor a PNG") from error
+        reason = "empty file" if not _content(file) else f"no picture that can be read ({', '.join(formats)})"
+        raise DataError(f"{before}{reason}") from error
     except Exception as error:  # a damaged file makes Pillow raise anything, struct.error and TypeError among it
-        raise DataError(f"{name}: a damaged JPEG or PNG ({error})") from error
+        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        raise DataError(f"{before}damaged: {reason}") from error
+
+
+def _in_colour(picture: Image) -> Image:
+    """In RGB; of 16 bits the upper byte, as OpenCV keeps it, where Pillow would cut what exceeds 255."""
+    if not picture.mode.startswith("I"):
+        return picture.convert("RGB")
+    import numpy as np
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _content(file: Path | IO[bytes]) -> bytes:
+    """All bytes; a stream stays where it is."""
+    if isinstance(file, Path):
+        return file.read_bytes()
+    place = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(place)
+    return content
 
 
 def draw_answer(answer: Answer, picture: Path, out: Path, top: int = 2) -> None:

@@ -173,10 +173,10 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "neither a JPEG nor a PNG"),
-        (b"#!/bin/sh\nrm -rf /", "neither a JPEG nor a PNG"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "neither a JPEG nor a PNG"),
-        (b"GIF89a", "neither a JPEG nor a PNG"),
+        (b"", "empty file"),
+        (b"#!/bin/sh\nrm -rf /", "no picture that can be read (JPEG, PNG)"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no picture that can be read (JPEG, PNG)"),
+        (b"GIF89a", "no picture that can be read (JPEG, PNG)"),
         (picture("PNG")[:60], "damaged"),
         (picture("JPEG")[:200], "damaged"),
         (bomb(), "pixels"),
