@@ -51,6 +51,13 @@ def header(run: Any) -> list[str]:
         (FeatureOrigin("a"), (36, 36), FeatureOrigin("b"), True),
         (FeatureOrigin("a"), (36, 36), FeatureOrigin("a", boxes="36"), False),
         (FeatureOrigin("a"), (12, 90), FeatureOrigin("a", boxes="36"), True),
+        (FeatureOrigin("a"), (12, 36), FeatureOrigin("a", boxes="36"), False),  # tiny pictures have few regions
+        (FeatureOrigin("a", boxes="36"), (12, 20), FeatureOrigin("a", boxes="36"), False),
+        (FeatureOrigin("a"), (12, 20), FeatureOrigin("a", boxes="36"), True),
+        (FeatureOrigin("a", boxes="10-100"), (36, 36), FeatureOrigin("a", boxes="36"), True),
+        (FeatureOrigin("a"), (4, 90), FeatureOrigin("a", boxes="10-100"), False),
+        (FeatureOrigin("a", boxes="36"), (36, 36), FeatureOrigin("a", boxes="10-100"), False),
+        (FeatureOrigin("a"), (4, 8), FeatureOrigin("a", boxes="10-100"), True),
         (FeatureOrigin("a"), (12, 90), FeatureOrigin("a", boxes="10-100"), False),
         (FeatureOrigin("a", "1"), (36, 36), FeatureOrigin("a", "2"), True),
         (FeatureOrigin("a", "1"), (36, 36), FeatureOrigin("a"), False),

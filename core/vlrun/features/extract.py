@@ -108,7 +108,7 @@ def extract_store(
         DataError: no picture gave features, ``out`` holds something else, or a process died.
     """
     detector = make_detector()
-    described = detector.describe()
+    described, boxes = detector.describe(), detector.boxes
     signature = hashlib.blake2b(f"{described}\x1f{dtype}".encode(), digest_size=16).hexdigest()
     wanted, failed = _by_id(pictures, say)
     before = None if overwrite else _same_store(out, signature)
@@ -140,7 +140,11 @@ def extract_store(
             if image_id not in writer:
                 writer.add(known[image_id], ())
         manifest = writer.finish(
-            source_format="pictures", source=source, extractor=described, overwrite=overwrite or before is not None
+            source_format="pictures",
+            source=source,
+            extractor=described,
+            boxes=boxes,
+            overwrite=overwrite or before is not None,
         )
     return Extracted(out, manifest, tuple(failed), is_new=True)
 

@@ -78,9 +78,14 @@ def differ(made: FeatureOrigin, regions: tuple[int, int], wanted: FeatureOrigin)
         return None
     if made.weights and wanted.weights and made.weights != wanted.weights:
         return True
-    return bool(wanted.boxes) and not _hold(wanted.boxes, regions)
+    if not wanted.boxes or made.boxes == wanted.boxes:
+        return False
+    fewest, most = limits(wanted.boxes)
+    # not the fewest of an image: a tiny picture has few regions, whatever a detector was asked for
+    return not fewest <= (limits(made.boxes) if made.boxes else regions)[1] <= most
 
 
-def _hold(boxes: str, regions: tuple[int, int]) -> bool:
+def limits(boxes: str) -> tuple[int, int]:
+    """The fewest and the most of ``36`` or ``10-100`` boxes."""
     fewest, _, most = boxes.partition("-")
-    return int(fewest) <= regions[0] and regions[1] <= int(most or fewest)
+    return int(fewest), int(most or fewest)

@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 
 class Detector(ABC):
-    """Finds the regions of pictures, one at a time. Every process that computes makes its own."""
+    """Finds the regions of pictures, one at a time. Every process that computes makes its own.
+
+    Attributes:
+        boxes: how many regions it is asked for, ``36`` or ``10-100``; tiny pictures may have fewer. Empty: not stated.
+    """
+
+    boxes: str = ""
 
     @abstractmethod
     def describe(self) -> str:

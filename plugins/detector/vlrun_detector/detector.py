@@ -24,12 +24,20 @@ class BottomUp(Detector):
     """Faster R-CNN with ResNet-101 C4, as one of the two pipelines uses it."""
 
     def __init__(
-        self, network: Network, profile: Profile, *, made_of: str = "", device: str = "cpu", regions_at_once: int = 16
+        self,
+        network: Network,
+        profile: Profile,
+        *,
+        made_of: str = "",
+        boxes: str = "",
+        device: str = "cpu",
+        regions_at_once: int = 16,
     ) -> None:
         """``made_of`` says which weights these are, for the store."""
         self.network = network.to(device)
         self.profile = profile
         self._made_of, self._device, self._regions_at_once = made_of, device, regions_at_once
+        self.boxes = boxes
 
     @classmethod
     def caffe(cls, config: BottomUpConfig) -> BottomUp:
@@ -59,6 +67,7 @@ class BottomUp(Detector):
             network.in_half() if config.precision == "bfloat16" else network,
             replace(profile, least=config.fewest_boxes, most=config.most_boxes),
             made_of=made_of,
+            boxes=config.boxes,
             device=_device(config.device),
             regions_at_once=config.regions_at_once,
         )

@@ -11,6 +11,8 @@ from PIL import Image
 
 from vlrun import FeatureOrigin, RegionFeatureStore
 from vlrun.cli import main
+from vlrun.features.origin import differ
+from vlrun.plugins.manager import create_plugins
 from vlrun_detector.config import BottomUpConfig
 from vlrun_detector.detector import BottomUp
 
@@ -47,6 +49,18 @@ def test_a_folder_becomes_a_store(folder: Path, weights, tmp_path: Path, capsys)
     assert main(["features", "verify", str(tmp_path / "store")]) == 0
     for text in ("caffe profile", "36-36 boxes", "caffe_model.pth sha256", "anchors caffe", "float32"):
         assert text in store.manifest.extractor
+
+
+def test_a_tiny_picture_has_fewer_regions_in_a_store_of_36(folder: Path, weights, tmp_path: Path) -> None:
+    Image.new("RGB", (17, 17), "red").save(folder / "tiny.png")
+    assert extract(folder, tmp_path / "store", weights("caffe_model")) == 0
+    store = RegionFeatureStore(tmp_path / "store")
+    assert 0 < store.manifest.min_regions < 36
+    assert (store.manifest.max_regions, store.manifest.boxes) == (36, "36")
+    papers = create_plugins().weight_formats()["rosita"].features
+    manifest = store.manifest
+    for made in (FeatureOrigin(manifest.extractor, boxes=manifest.boxes), FeatureOrigin(manifest.extractor)):
+        assert differ(made, (manifest.min_regions, manifest.max_regions), papers) is False
 
 
 def test_bad_files_are_named_and_the_rest_goes_on(folder: Path, weights, tmp_path: Path, capsys) -> None:
