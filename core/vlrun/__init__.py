@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from vlrun.config.experiment import Experiment, load_experiment
     from vlrun.data.identities import image_key
     from vlrun.engine.weight_files import read_imported as read_weights
+    from vlrun.features.formats.pickles import read_pickle as read_pickled_arrays
     from vlrun.features.store import RegionFeatureStore
     from vlrun.interfaces.backbone import Backbone, PairEncoder, Vocabulary
     from vlrun.interfaces.dataset import Dataset
@@ -129,6 +130,7 @@ _HOMES = {
     "image_key": "data.identities",
     "load_experiment": "config.experiment",
     "load_run": "runs.ask",
+    "read_pickled_arrays": "features.formats.pickles:read_pickle",
     "read_weights": "engine.weight_files:read_imported",
     "run_experiment": "runs.run",
 }
@@ -223,6 +225,7 @@ __all__ = [
     "image_key",
     "load_experiment",
     "load_run",
+    "read_pickled_arrays",
     "read_weights",
     "run_experiment",
 ]

@@ -45,6 +45,14 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             complete=True,
         ),
         WeightFormat(
+            name="bottom-up-pkl",
+            backbone=_OWNER,
+            summary="a .pkl of airsplay's py-bottom-up-attention (faster_rcnn_from_caffe_attr.pkl)",
+            translator="vlrun_detector.weights:translate_hf",
+            reader="vlrun_detector.weights:read_pickled",
+            complete=True,
+        ),
+        WeightFormat(
             name="bottom-up-caffemodel",
             backbone=_OWNER,
             summary="the original resnet101_faster_rcnn_final*.caffemodel",

@@ -8,12 +8,14 @@ last pixel of an anchor. Either way in serves both profiles.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vlrun import CheckpointError
+from vlrun import CheckpointError, DataError, read_pickled_arrays
 from vlrun_detector.anchors import to_inclusive
 from vlrun_detector.network import check_state
 
@@ -55,6 +57,24 @@ def translate_hf(content: Mapping[str, Any]) -> dict[str, Tensor]:
         translated[ANCHORS] = to_inclusive(translated[ANCHORS])
     check_state(translated)
     return translated
+
+
+def read_pickled(path: Path) -> dict[str, Any]:
+    """Content of a .pkl of airsplay's py-bottom-up-attention, arrays as tensors; nothing in it is run.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or holds more than arrays and plain values.
+    """
+    try:
+        content = read_pickled_arrays(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    except DataError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    arrays = content.get("model") if isinstance(content, Mapping) else None
+    if not isinstance(arrays, Mapping):
+        raise CheckpointError(f"{path}: it has no 'model', which holds the arrays in such files")
+    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items() if isinstance(array, np.ndarray)}
 
 
 def _tensors_in(content: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from vlrun_detector.caffemodel import _net_parameter, read_caffemodel, translate
 from vlrun_detector.config import BottomUpConfig
 from vlrun_detector.detector import BottomUp
 from vlrun_detector.network import FULL, Network, Sizes, expected_shapes
-from vlrun_detector.weights import ANCHORS, OWNER, translate_caffe, translate_hf
+from vlrun_detector.weights import ANCHORS, OWNER, read_pickled, translate_caffe, translate_hf
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,33 @@ def test_a_pickle_that_would_run_code_is_not_read(tmp_path: Path, capsys) -> Non
     assert "refused" in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()
     assert not out.exists()
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pickle_of_arrays_gives_the_network_of_hugging_faces_file(state, protocol: int, tmp_path: Path) -> None:
+    given = {name: tensor.numpy() for name, tensor in state("hf_model").items()}
+    content = {"model": given, "__author__": "Caffe", "matching_heuristics": True}
+    (tmp_path / "attr.pkl").write_bytes(pickle.dumps(content, protocol))
+    out = tmp_path / "out.safetensors"
+    assert main(["weights", "import", "--from", "bottom-up-pkl", str(tmp_path / "attr.pkl"), str(out)]) == 0
+    found, metadata = read_weights(out)
+    assert metadata["backbone"] == OWNER
+    for name, tensor in translate_hf(state("hf_model")).items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_a_pickle_of_anything_else_is_refused(tmp_path: Path) -> None:
+    for content, message in (
+        (pickle.dumps({"model": {"a": os.system}}), r"refused: loading it would use posix\.system"),
+        (pickle.dumps([1, 2]), "it has no 'model'"),
+        (b"\x80\x04nothing", "damaged pickle"),
+    ):
+        (tmp_path / "file.pkl").write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"file.pkl: {message}"):
+            read_pickled(tmp_path / "file.pkl")
+    with pytest.raises(CheckpointError, match="No such file"):
+        read_pickled(tmp_path / "absent.pkl")
 
 
 @pytest.mark.golden

@@ -49,7 +49,7 @@ class _ArrayUnpickler(pickle.Unpickler):
             return _to_bytes
         if module in _MODULES and name in _NAMES:
             return super().find_class(module, name)
-        raise DataError(f"refused: loading it would use {module}.{name}; a file of region features holds arrays alone")
+        raise DataError(f"refused: loading it would use {module}.{name}; such a file holds arrays alone")
 
 
 def _to_bytes(text: str, encoding: str = "latin1") -> bytes:
