@@ -20,11 +20,13 @@ NLVR2 = "nlvr2"
 RETRIEVAL = "retrieval"
 FLICKR = "flickr"
 PRETRAINING = "pretraining"
-IMAGE_SETS = (COCO, VQA, GQA, NLVR2, RETRIEVAL, FLICKR, PRETRAINING)
+DETECTOR = "detector"
+IMAGE_SETS = (COCO, VQA, GQA, NLVR2, RETRIEVAL, FLICKR, PRETRAINING, DETECTOR)
 
 CAST = {"testA": "figures", "testB": "shapes"}  # as RefCOCO's: testA shows people, testB everything else
 SPLIT_SIZES = {"train": 900, "val": 60, "testA": 80, "testB": 80}
 _FIRST_ID, _ID_STEP = 1009, 37
+_DETECTOR_SIZES = {"train": (800, 2_000_000_011), "val": (80, 2_100_000_011)}  # split -> images, first id
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ def images(image_set: str = COCO) -> list[Image]:
         return _crowded_images()
     if image_set == NLVR2:
         return pair_images()
+    if image_set == DETECTOR:
+        return _detector_images()
     return [image for run in _RUNS[image_set] for image in run.images()]
 
 
@@ -102,3 +106,13 @@ def _crowded_images() -> list[Image]:
             stem = f"COCO_train2014_{number:012d}"
             crowded.append(Image(number, split, stem, "train2014", partial(make_scene, cast=cast)))
     return crowded
+
+
+def _detector_images() -> list[Image]:
+    """What the detector learns from and is tried on: by turns crowded and sparse, and of no dataset."""
+    paints = (partial(make_scene, cast="figures"), make_sparse_scene, partial(make_scene, cast="shapes"))
+    return [
+        Image(first_id + _ID_STEP * position, split, f"detector_{split}_{position}", split, paints[position % 3])
+        for split, (size, first_id) in _DETECTOR_SIZES.items()
+        for position in range(size)
+    ]
