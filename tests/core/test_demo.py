@@ -13,8 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy_detector import ToyDetector
 
-from vlrun import Builder, BuildReport, DataError, DemoProvider, Entry, FeatureFormat, PluginError, RegionFeatureStore
+from vlrun import (
+    Builder,
+    BuildReport,
+    DataError,
+    DemoProvider,
+    DetectorConfig,
+    Entry,
+    FeatureFormat,
+    PluginError,
+    RegionFeatureStore,
+)
 from vlrun.demo.data import cache_folder, prepare_demo
 from vlrun.interfaces.demo_provider import DemoSource
 from vlrun.plugins.builtin import vlrun_feature_formats
@@ -71,6 +82,8 @@ class ToyPlugins:
         self.builders = (builder_of("build"),) if builders is None else builders
 
     def find(self, kind: str, name: str) -> Entry:
+        if kind == "detector":
+            return Entry(name=name, summary="", config=f"{__name__}:Eyes", factory=f"{__name__}:look")
         assert kind == "dataset"
         return Entry(
             name=name, summary="", config="vlrun:DatasetConfig", factory="builtins:print", builders=self.builders
@@ -81,6 +94,25 @@ class ToyPlugins:
 
     def feature_formats(self) -> dict[str, FeatureFormat]:
         return {found.name: found for found in vlrun_feature_formats()}
+
+
+class Seen(ToyProvider):
+    """It has a detector, and draws what that one reads: a number."""
+
+    detector = "eyes"
+
+    def write_all_pictures(self, image_set: str, folder: Path) -> None:
+        self.note(f"all-pictures:{image_set}")
+        for index in range(NUM_IMAGES):
+            (folder / f"img{index}.png").write_text(str(index))
+
+
+class Eyes(DetectorConfig):
+    weights: Path = Path("none")
+
+
+def look(config: Eyes) -> ToyDetector:
+    return ToyDetector(config.name)
 
 
 def build(source: Path, output: Path) -> BuildReport:
@@ -196,6 +228,37 @@ def test_a_dataset_without_demo_data_is_named_with_what_there_is(provider: ToyPr
         "there is no demo data for dataset 'stones'\ndemo data that is installed:\n    'toys' has animals, plants"
     )
     assert not (tmp_path / "vlrun").exists()
+
+
+def test_regions_are_detected_in_pictures_where_that_is_wanted(tmp_path: Path) -> None:
+    provider = Seen(tmp_path / "calls")
+    computed = prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path)
+    data = prepare_demo(ToyPlugins(provider), ["animals", "plants"], cache=tmp_path, from_pictures=True)
+
+    store = RegionFeatureStore(data.datasets["animals"].features)
+    assert store.manifest.extractor == "toy eyes"
+    assert [store[f"img{index}"].features[0, 0] for index in range(NUM_IMAGES)] == list(range(NUM_IMAGES))
+    assert data.datasets["plants"].features == store.path
+    assert RegionFeatureStore(computed.datasets["animals"].features).manifest.extractor == "demo data 'toys'"
+    assert data.datasets["animals"].annotations == computed.datasets["animals"].annotations
+    assert provider.calls().count("all-pictures:zoo") == 1
+
+
+def test_a_picture_that_the_detector_cannot_use_ends_the_preparation(tmp_path: Path) -> None:
+    class Blurred(Seen):
+        def write_all_pictures(self, image_set: str, folder: Path) -> None:
+            (folder / "a.png").write_text("1")
+            (folder / "b.png").write_text("damaged")
+
+    with pytest.raises(DataError, match=r"b\.png: damaged"):
+        prepare_demo(ToyPlugins(Blurred(tmp_path / "calls")), ["animals"], cache=tmp_path, from_pictures=True)
+    (root,) = (tmp_path / "vlrun").iterdir()
+    assert list((root / "detected").iterdir()) == []
+
+
+def test_demo_data_without_a_detector_cannot_start_from_pictures(provider: ToyProvider, tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match="'toys' has no detector that could start from its pictures; use --demo"):
+        prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path, from_pictures=True)
 
 
 def test_datasets_of_two_providers_do_not_go_together(tmp_path: Path) -> None:

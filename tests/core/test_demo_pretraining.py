@@ -39,7 +39,7 @@ def demo(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = world / "data"
     files = DemoDataset(root, root / "toys.lmdb")
     data = DemoData(Provider(), root, DemoFiles(root / "v", 6, 3), {"toys": files}, root)  # type: ignore[arg-type]
-    monkeypatch.setattr(demo_run, "prepare_demo", lambda plugins, datasets, say: data)
+    monkeypatch.setattr(demo_run, "prepare_demo", lambda plugins, datasets, say, from_pictures: data)
     monkeypatch.setenv("VLRUN_RUNS", str(world / "runs"))
     (world / "pretrain.yaml").write_text(toy.EXPERIMENT)
     (world / "tuned.yaml").write_text("demo_pretraining: pretrain.yaml\n" + toy.EXPERIMENT)
@@ -51,7 +51,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, plugins: Plugins) -> list[Path]:
     """Pre-trainings that were run, here in this process."""
     done: list[Path] = []
 
-    def run(file: Path, runs_root: Path) -> None:
+    def run(file: Path, runs_root: Path, option: str) -> None:
         loaded = load_demo_experiment(file, [f"runs_root={runs_root}"], plugins, lambda message: None)
         run_experiment(loaded, plugins=plugins, continues=True)
         done.append(file)
@@ -116,6 +116,28 @@ def test_the_name_changes_with_the_code(demo: Path, plugins: Plugins, monkeypatc
     assert tuned(demo, plugins).backbone.weights != before
 
 
+def test_a_demo_from_pictures_starts_from_a_pretraining_on_pictures(
+    demo: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def from_pictures(file: Path) -> Experiment:
+        return load_demo_experiment(file, [], plugins, lambda message: None, from_pictures=True)
+
+    made: list[str] = []
+    monkeypatch.setattr(demo_run, "_run_demo", lambda file, runs_root, option: made.append(option))
+    experiment = from_pictures(demo / "tuned.yaml")
+    assert experiment.demo == "pictures"
+    assert experiment.backbone.weights != tuned(demo, plugins).backbone.weights
+    with pytest.raises(DataError, match="has left no run"):
+        prepare(experiment, plugins)
+    assert made == ["--demo-pictures"]
+
+    (demo / "again.yaml").write_text(experiment.as_yaml())
+    assert tuned(demo, plugins, file="again.yaml").as_yaml() == experiment.as_yaml()
+    (demo / "other.yaml").write_text(tuned(demo, plugins).as_yaml())
+    with pytest.raises(ConfigError, match=r"other\.yaml: this demo does not start from pictures"):
+        from_pictures(demo / "other.yaml")
+
+
 # --- when they are made ---
 
 
@@ -173,7 +195,7 @@ def test_weights_of_another_version_are_not_replaced_by_others(demo: Path, plugi
 
 
 def _prepare_slowly(experiment: Experiment, plugins: Plugins, log: Path) -> None:
-    def make(file: Path, weights: Path, plugins: Plugins) -> None:
+    def make(file: Path, weights: Path, plugins: Plugins, option: str) -> None:
         with log.open("a") as notes:
             notes.write("made\n")
         time.sleep(0.2)
@@ -235,7 +257,7 @@ def test_the_pretraining_is_a_command_of_its_own_outside_of_any_launcher(
     for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("VLRUN_CACHE", "/somewhere")
-    demo_run._run_demo(Path("/x/pretrain.yaml"), tmp_path)
+    demo_run._run_demo(Path("/x/pretrain.yaml"), tmp_path, "--demo")
     assert child.seen["command"][1:] == [
         *("-m", "vlrun", "run", "/x/pretrain.yaml", "--demo", "--resume", "--output", str(tmp_path))
     ]
@@ -250,7 +272,7 @@ def test_a_failed_pretraining_ends_the_run_with_its_status(
 ) -> None:
     child.status = status
     with pytest.raises(RunnerError, match=r"has failed, see above: runner run /x/pretrain\.yaml --demo") as caught:
-        demo_run._run_demo(Path("/x/pretrain.yaml"), tmp_path)
+        demo_run._run_demo(Path("/x/pretrain.yaml"), tmp_path, "--demo")
     assert caught.value.exit_status == expected
 
 
@@ -258,7 +280,7 @@ def test_a_stop_is_passed_on_and_stops_the_run(child: Any, tmp_path: Path) -> No
     child.status = StoppedOnRequest.exit_status
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(StoppedOnRequest, match="the same command continues it"):
-        demo_run._run_demo(Path("/x/pretrain.yaml"), tmp_path)
+        demo_run._run_demo(Path("/x/pretrain.yaml"), tmp_path, "--demo")
     assert child.seen["signals"] == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) is before
 

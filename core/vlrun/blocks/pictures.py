@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +69,7 @@ def open_picture(
     except Image.DecompressionBombError as error:
         raise DataError(f"{before}far too many pixels: at most {max_pixels:,} are read") from error
     except UnidentifiedImageError as error:
-        reason = "empty file" if not _content(file) else f"no picture that can be read ({', '.join(formats)})"
+        reason = "empty file" if _is_empty(file) else f"no picture that can be read ({', '.join(formats)})"
         raise DataError(f"{before}{reason}") from error
     except Exception as error:  # a damaged file makes Pillow raise anything, struct.error and TypeError among it
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
@@ -83,6 +84,10 @@ def _in_colour(picture: Image) -> Image:
     from PIL import Image
 
     return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _is_empty(file: Path | IO[bytes]) -> bool:
+    return file.stat().st_size == 0 if isinstance(file, Path) else file.seek(0, os.SEEK_END) == 0
 
 
 def _content(file: Path | IO[bytes]) -> bytes:

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlrun.cli.detectors import add_detector_arguments, how_to_name_one, photograph_reader
+from vlrun.cli.detectors import (
+    add_detector_arguments,
+    detector_of_run,
+    how_to_name_one,
+    photograph_reader,
+)
 from vlrun.errors import DataError, RunnerError, UsageError
 from vlrun.reporting.tables import TextTable, plain
 
@@ -153,7 +158,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--draw needs the picture itself: --picture FILE")
     if arguments.draw and arguments.draw.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UsageError(f"--draw {arguments.draw}: name it .png or .jpg")
-    if arguments.image and arguments.detector is None:
+    if arguments.image and arguments.detector is None and detector_of_run(arguments.run_folder) is None:
         raise UsageError(
             f"--image {arguments.image[0]}: to find the regions of a photograph it takes {how_to_name_one()}; images "
             "with stored features need none: --image-id ID"

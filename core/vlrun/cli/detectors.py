@@ -99,15 +99,33 @@ class PhotographReader:
 
 
 def photograph_reader(arguments: argparse.Namespace) -> PhotographReader | None:
-    """The detector that the arguments of ``add_detector_arguments`` name; None if they name none."""
+    """The detector that the arguments of ``add_detector_arguments`` name.
+
+    Where they name none, it is that of the demo for a demo run that started from pictures; else None.
+    """
     if arguments.detector is None:
         if arguments.detector_weights or arguments.detector_option:
             raise UsageError(f"--detector-weights and --detector-option need {how_to_name_one()}")
-        return None
+        name = detector_of_run(arguments.run_folder)
+        return None if name is None else PhotographReader(detector_maker(name, {}))
     given = options_given(arguments.detector_option)
     if arguments.detector_weights is not None:
         given["weights"] = arguments.detector_weights
     return PhotographReader(detector_maker(arguments.detector, given))
+
+
+def detector_of_run(run_folder: str | Path) -> str | None:
+    """Name of the detector that the regions of a run are from, where the run itself knows it, as demos do."""
+    from vlrun.config.experiment import load_experiment
+    from vlrun.demo.run import demo_detector
+    from vlrun.engine.run_folder import open_run_folder
+
+    plugins = create_plugins()
+    try:
+        experiment = load_experiment(open_run_folder(Path(run_folder)).config, plugins=plugins)
+    except ConfigError:  # opening the run says so
+        return None
+    return demo_detector(experiment, plugins)
 
 
 def how_to_name_one() -> str:

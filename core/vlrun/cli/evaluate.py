@@ -36,6 +36,6 @@ def run(arguments: argparse.Namespace) -> int:
                 print(json.dumps([asdict(row) for row in rows], indent=2))
             else:
                 if rows:  # none where all splits are hidden
-                    print_table(result_table(rows, experiment.demo))
+                    print_table(result_table(rows, bool(experiment.demo)))
                 print(*(f"\npredictions: {folder / 'predictions'}" for folder in folders), sep="")
     return 0

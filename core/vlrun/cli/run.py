@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_experiment_arguments(parser)
     demo = "run on embedded data, with a tiny model and a short recipe; needs no files"
     parser.add_argument("--demo", action="store_true", help=demo)
+    pictures = "the same from the pictures of that data, with the regions that a small detector finds in them"
+    parser.add_argument("--demo-pictures", action="store_true", help=pictures)
     parser.add_argument("--nproc", type=int, default=None, metavar="N", help="processes on this machine (default: 1)")
     parser.add_argument("--output", metavar="DIR", help="where run folders go: DIR/<experiment>/<timestamp>-<id>/")
     parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run, if there is one")
@@ -37,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output:
         overrides.append(f"runs_root={Path(arguments.output).expanduser().absolute()}")
     plugins = create_plugins()
-    experiment = _load(path, overrides, plugins, arguments.demo)
+    experiment = _load(path, overrides, plugins, arguments)
     if arguments.print_config:
         print(experiment.as_yaml_with_origins(), end="")
         return 0
@@ -50,16 +52,16 @@ def run(arguments: argparse.Namespace) -> int:
     return _start(arguments, experiment, plugins, folder)
 
 
-def _load(path: Path, overrides: list[str], plugins: Plugins, demo: bool) -> Experiment:
+def _load(path: Path, overrides: list[str], plugins: Plugins, arguments: argparse.Namespace) -> Experiment:
     from vlrun.config.experiment import load_experiment
 
-    if not demo:
+    if not (arguments.demo or arguments.demo_pictures):
         experiment = load_experiment(path, overrides, plugins=plugins)
         if not experiment.demo:
             return experiment
     from vlrun.demo.run import load_demo_experiment
 
-    return load_demo_experiment(path, overrides, plugins, _progress)
+    return load_demo_experiment(path, overrides, plugins, _progress, from_pictures=arguments.demo_pictures)
 
 
 def _prepare_demo_weights(arguments: argparse.Namespace, experiment: Experiment, plugins: Plugins) -> None:

@@ -38,5 +38,5 @@ def run(arguments: argparse.Namespace) -> int:
     config = experiment.model_dump(mode="json")
     unknown = ["a file of predictions, which does not say what made it"]
     rows = [result_row(config, None, task, arguments.split, score, unknown) for score in scores]
-    print_table(result_table(rows, experiment.demo))
+    print_table(result_table(rows, bool(experiment.demo)))
     return 0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, ValidationError
 
@@ -43,7 +43,10 @@ class Experiment(Config):
     data_root: Path
     runs_root: Path
     seed: int = 0
-    demo: bool = Field(False, description="whether this is a run on embedded demo data")
+    demo: bool | Literal["pictures"] = Field(
+        False,
+        description="whether this is a run on embedded demo data; pictures: on what a detector finds in its pictures",
+    )
     demo_pretraining: Path | None = Field(
         None,
         description="experiment (a path relative to this file) whose demo makes the weights that this demo starts from",

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlrun.errors import DataError, PluginError
+from vlrun.errors import DataError, PluginError, first_few
 from vlrun.files import made_whole
 from vlrun.interfaces.demo_provider import DemoFiles, DemoProvider
 from vlrun.plugins.manager import CORE, GROUP
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from vlrun.plugins.manager import Plugins
 
 CACHE_VARIABLE = "VLRUN_CACHE"
+
+_PICTURES_A_LINE = 500
 
 Say = Callable[[str], None]
 
@@ -56,7 +58,12 @@ class DemoData:
 
 
 def prepare_demo(
-    plugins: Plugins, datasets: Sequence[str], say: Say = lambda message: None, *, cache: Path | None = None
+    plugins: Plugins,
+    datasets: Sequence[str],
+    say: Say = lambda message: None,
+    *,
+    cache: Path | None = None,
+    from_pictures: bool = False,
 ) -> DemoData:
     """Generates demo data for ``datasets`` and turns it into annotations and features as if it were downloaded.
 
@@ -67,12 +74,16 @@ def prepare_demo(
     Args:
         say: is told what is being done; not called if nothing has to be done.
         cache: the cache folder; by default ``VLRUN_CACHE``, ``XDG_CACHE_HOME`` or ``~/.cache``.
+        from_pictures: whether regions are detected in the pictures; otherwise the provider has them.
 
     Raises:
-        PluginError: no plugin has demo data for a dataset, or its reader is not installed.
+        PluginError: no plugin has demo data for a dataset, or its reader is not installed; or there is no detector.
         DataError: the cache cannot be written.
     """
-    preparation = _Preparation(plugins, _provider_of(plugins, datasets), cache or cache_folder(), say)
+    provider = provider_of(plugins, datasets)
+    if from_pictures and provider.detector is None:
+        raise PluginError(f"demo data '{provider.name}' has no detector that could start from its pictures; use --demo")
+    preparation = _Preparation(plugins, provider, cache or cache_folder(), say, from_pictures)
     return preparation.run(list(dict.fromkeys(datasets)))
 
 
@@ -82,7 +93,7 @@ def cache_folder() -> Path:
     return Path(named).expanduser().absolute()
 
 
-def _provider_of(plugins: Plugins, datasets: Sequence[str]) -> DemoProvider:
+def provider_of(plugins: Plugins, datasets: Sequence[str]) -> DemoProvider:
     """The provider that has all of ``datasets``: one vocabulary and one kind of regions have to fit them all."""
     providers = plugins.demo_providers()
     if not providers:
@@ -104,10 +115,11 @@ def _provider_of(plugins: Plugins, datasets: Sequence[str]) -> DemoProvider:
 class _Preparation:
     """Makes the missing parts of one provider's data."""
 
-    def __init__(self, plugins: Plugins, provider: DemoProvider, cache: Path, say: Say) -> None:
+    def __init__(self, plugins: Plugins, provider: DemoProvider, cache: Path, say: Say, from_pictures: bool) -> None:
         self.plugins = plugins
         self.provider = provider
         self.say = say
+        self.from_pictures = from_pictures
         self.root = cache / "vlrun" / f"demo-{provider.name}-{provider.version}-{code_fingerprint()}"
 
     def run(self, datasets: Sequence[str]) -> DemoData:
@@ -134,7 +146,7 @@ class _Preparation:
         return self.root / "annotations" / dataset
 
     def features(self, image_set: str) -> Path:
-        return self.root / "features" / image_set
+        return self.root / ("detected" if self.from_pictures else "features") / image_set
 
     def parts(self, datasets: Sequence[str]) -> Iterator[tuple[Path, Callable[[Path], object]]]:
         """The path of each part, and what makes it at a given path; later parts read earlier ones."""
@@ -144,9 +156,14 @@ class _Preparation:
             yield sources / name, _in_folder(partial(provider.write_annotations, name))
             yield self.annotations(name), _in_folder(partial(self.builder(name).build, sources / name))
         for image_set in dict.fromkeys(provider.datasets[name].image_set for name in datasets):
-            files = sources / f"{image_set}-features"
-            yield files, _in_folder(partial(provider.write_features, image_set))
-            yield self.features(image_set), partial(self.build_store, files)
+            if self.from_pictures:
+                pictures = sources / f"{image_set}-pictures"
+                yield pictures, _in_folder(partial(provider.write_all_pictures, image_set))
+                yield self.features(image_set), partial(self.detect, pictures)
+            else:
+                files = sources / f"{image_set}-features"
+                yield files, _in_folder(partial(provider.write_features, image_set))
+                yield self.features(image_set), partial(self.build_store, files)
             yield self.root / "pictures" / image_set, _in_folder(partial(provider.write_pictures, image_set))
 
     def make(self, parts: Sequence[tuple[Path, Callable[[Path], object]]]) -> None:
@@ -186,6 +203,24 @@ class _Preparation:
             )
         origin = FeatureOrigin(f"demo data '{self.provider.name}'")
         build_store([files], store, formats[wanted], origin=origin)
+
+    def detect(self, pictures: Path, store: Path) -> None:
+        """As ``runner features extract`` does it."""
+        from vlrun.config.components import config_model
+        from vlrun.features.extract import extract_store, find_pictures
+
+        entry = self.plugins.find("detector", str(self.provider.detector))
+        options = config_model("detector", entry).model_validate({"name": entry.name})
+
+        def progress(what: str, done: int, total: int | None) -> None:
+            if done and done % _PICTURES_A_LINE == 0:
+                self.say(f"demo data: {what}: {done:,} of {total:,} pictures")
+
+        extracted = extract_store(
+            find_pictures(pictures), store, partial(entry.build, options), source=pictures.name, progress=progress
+        )
+        if extracted.failed:
+            raise DataError(first_few(extracted.failed))
 
 
 def code_fingerprint() -> str:

@@ -12,15 +12,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import DEMO_WEIGHTS_FOLDER, Experiment, Layer, load_experiment, parse_overrides
 from vlrun.config.yaml import dump_yaml
-from vlrun.demo.data import DemoData, code_fingerprint, only_one, prepare_demo
+from vlrun.demo.data import DemoData, code_fingerprint, only_one, prepare_demo, provider_of
 from vlrun.engine.launch import stop_signals_passed_to
 from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
 from vlrun.plugins.manager import Plugins
+
+FROM_PICTURES: Literal["pictures"] = "pictures"
+"""What ``demo`` of such an experiment is."""
 
 _ORIGIN = "demo"
 
@@ -32,23 +35,33 @@ _LAUNCHER_VARIABLES = (
 Say = Callable[[str], None]
 
 
-def load_demo_experiment(path: Path, overrides: Sequence[str], plugins: Plugins, progress: Say) -> Experiment:
+def load_demo_experiment(
+    path: Path, overrides: Sequence[str], plugins: Plugins, progress: Say, *, from_pictures: bool = False
+) -> Experiment:
     """The experiment at ``path`` with the demo data in place of its own; generates what is missing.
 
-    Overrides on the command line still count. A file with ``demo: true`` is the resolved configuration of a demo run
+    Overrides on the command line still count. A file that says ``demo`` is the resolved configuration of a demo run
     and is taken as it is.
 
+    Args:
+        from_pictures: whether its regions are those that a detector finds in the pictures.
+
     Raises:
-        ConfigError: the experiment itself is wrong; raised before anything is generated.
+        ConfigError: the experiment itself is wrong, or a demo of the other kind; raised before anything is generated.
         PluginError: no plugin has demo data for one of the datasets.
     """
     experiment = load_experiment(path, overrides, plugins=plugins)
-    data = prepare_demo(plugins, [_demo_dataset(task) for task in experiment.tasks], progress)
+    if experiment.demo is True and from_pictures:
+        raise ConfigError(f"{path}: this demo does not start from pictures; name the experiment that it is made of")
+    from_pictures = from_pictures or experiment.demo == FROM_PICTURES
+    datasets = [_demo_dataset(task) for task in experiment.tasks]
+    data = prepare_demo(plugins, datasets, progress, from_pictures=from_pictures)
     if experiment.demo:
         return experiment
-    values = _values(experiment, data)
+    values = _values(experiment, data, FROM_PICTURES if from_pictures else True)
     if experiment.demo_pretraining is not None and "backbone.weights" not in parse_overrides(overrides).values:
-        values["backbone.weights"] = str(_weights_path(experiment, data.root, plugins, progress))
+        weights = _weights_path(experiment, data.root, plugins, progress, from_pictures)
+        values["backbone.weights"] = str(weights)
     return load_experiment(path, overrides, plugins=plugins, layers=[Layer(_ORIGIN, values)])
 
 
@@ -69,26 +82,28 @@ def prepare_demo_weights(experiment: Experiment, plugins: Plugins, progress: Say
     weights, file = experiment.demo_weights, experiment.demo_pretraining
     if weights is None or file is None:
         return
+    from_pictures = experiment.demo == FROM_PICTURES
+    option = _option(from_pictures)
     if not weights.is_file():
-        if weights != _weights_path(experiment, experiment.data_root, plugins, progress):
+        if weights != _weights_path(experiment, experiment.data_root, plugins, progress, from_pictures):
             raise DataError(
                 f"{weights} is gone and cannot be made again, because the code or {file} has changed since. "
-                "Start anew with: runner run EXPERIMENT --demo"
+                f"Start anew with: runner run EXPERIMENT {option}"
             )
         weights.parent.mkdir(parents=True, exist_ok=True)
         with only_one(weights.with_suffix(".lock"), progress):
             if not weights.is_file():
                 announce(
-                    f"no pre-trained demo weights yet: running {_shown(file)} --demo first (some minutes, once); they "
-                    f"are kept in {weights.parent}"
+                    f"no pre-trained demo weights yet: running {_shown(file)} {option} first (some minutes, once); "
+                    f"they are kept in {weights.parent}"
                 )
-                _make_weights(file, weights, plugins)
+                _make_weights(file, weights, plugins, option)
                 return
-    progress(f"demo weights: {weights} (made by {_shown(file)} --demo, reused)")
+    progress(f"demo weights: {weights} (made by {_shown(file)} {option}, reused)")
 
 
-def _values(experiment: Experiment, data: DemoData) -> dict[str, Any]:
-    values: dict[str, Any] = {"demo": True, "data_root": str(data.root), "image_identities": None}
+def _values(experiment: Experiment, data: DemoData, kind: bool | str) -> dict[str, Any]:
+    values: dict[str, Any] = {"demo": kind, "data_root": str(data.root), "image_identities": None}
     for option, value in type(experiment.backbone).demo_overrides(data.files).items():
         values[f"backbone.{option}"] = _plain(value)
     for index, task in enumerate(experiment.tasks):
@@ -103,7 +118,7 @@ def _values(experiment: Experiment, data: DemoData) -> dict[str, Any]:
     return values
 
 
-def _weights_path(experiment: Experiment, root: Path, plugins: Plugins, progress: Say) -> Path:
+def _weights_path(experiment: Experiment, root: Path, plugins: Plugins, progress: Say, from_pictures: bool) -> Path:
     """The path of the weights from ``experiment.demo_pretraining``; it changes with everything they depend on.
 
     Raises:
@@ -119,20 +134,20 @@ def _weights_path(experiment: Experiment, root: Path, plugins: Plugins, progress
             f"demo_pretraining: {file} makes weights of backbone '{plain.backbone.name}', "
             f"this experiment has '{experiment.backbone.name}'"
         )
-    pretraining = load_demo_experiment(file, [], plugins, progress)
+    pretraining = load_demo_experiment(file, [], plugins, progress, from_pictures=from_pictures)
     settings = pretraining.model_dump(mode="json", exclude={"runs_root"})
     facts = f"{dump_yaml(settings).replace(str(root), '')}\x1f{code_fingerprint()}"
     digest = hashlib.blake2b(facts.encode(), digest_size=5).hexdigest()
     return root / DEMO_WEIGHTS_FOLDER / f"{file.stem}-{digest}.safetensors"
 
 
-def _make_weights(file: Path, weights: Path, plugins: Plugins) -> None:
+def _make_weights(file: Path, weights: Path, plugins: Plugins, option: str) -> None:
     """Runs the pre-training ``file`` and exports its best weights; its run folder stays, under their name."""
     from vlrun.engine.run_folder import latest_run_folder
     from vlrun.runs.export import export_weights
 
     runs_root = weights.parent / "runs" / weights.stem
-    _run_demo(file, runs_root)
+    _run_demo(file, runs_root, option)
     name = load_experiment(file, plugins=plugins).name
     folder = latest_run_folder(runs_root, name)
     if folder is None:
@@ -140,9 +155,9 @@ def _make_weights(file: Path, weights: Path, plugins: Plugins) -> None:
     export_weights(folder, load_experiment(folder.config, plugins=plugins), weights, plugins)
 
 
-def _run_demo(file: Path, runs_root: Path) -> None:
-    """Runs ``runner run FILE --demo`` as a single process, even if this one is a rank of a launched job."""
-    command = [sys.executable, "-m", "vlrun", "run", str(file), "--demo", "--resume", "--output", str(runs_root)]
+def _run_demo(file: Path, runs_root: Path, option: str) -> None:
+    """Runs ``runner run FILE --demo``, or another option, as a single process, even in a rank of a launched job."""
+    command = [sys.executable, "-m", "vlrun", "run", str(file), option, "--resume", "--output", str(runs_root)]
     with (
         subprocess.Popen(command, env=_without_launcher(os.environ)) as process,
         stop_signals_passed_to(process.send_signal),
@@ -152,7 +167,7 @@ def _run_demo(file: Path, runs_root: Path) -> None:
         raise StoppedOnRequest("stopped during the pre-training of the demo; the same command continues it")
     if status:
         error = RunnerError(
-            f"the pre-training that this demo starts from has failed, see above: runner run {_shown(file)} --demo"
+            f"the pre-training that this demo starts from has failed, see above: runner run {_shown(file)} {option}"
         )
         error.exit_status = status if status > 0 else RunnerError.exit_status
         raise error
@@ -169,6 +184,17 @@ def _without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
 def _shown(file: Path) -> str:
     """The path as a user would type it here."""
     return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
+
+
+def demo_detector(experiment: Experiment, plugins: Plugins) -> str | None:
+    """Name of the detector that the regions of a demo run are from; None if they are not from pictures."""
+    if experiment.demo != FROM_PICTURES:
+        return None
+    return provider_of(plugins, [_demo_dataset(task) for task in experiment.tasks]).detector
+
+
+def _option(from_pictures: bool) -> str:
+    return "--demo-pictures" if from_pictures else "--demo"
 
 
 def _demo_dataset(task: TaskConfig) -> str:

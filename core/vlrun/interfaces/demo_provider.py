@@ -40,6 +40,8 @@ class DemoProvider(ABC):
         datasets: the datasets whose official files it can write.
         feature_format: name of the feature format of its region features.
         region_feature_size, num_regions: what the regions look like.
+        detector: name of a detector that finds regions of this kind in the pictures, with its options as they are; None
+            if there is none.
     """
 
     name: str
@@ -48,6 +50,7 @@ class DemoProvider(ABC):
     feature_format: str
     region_feature_size: int
     num_regions: int
+    detector: str | None = None
 
     @abstractmethod
     def write_vocabulary(self, path: Path) -> None:
@@ -63,6 +66,10 @@ class DemoProvider(ABC):
 
     def write_pictures(self, image_set: str, folder: Path) -> None:  # noqa: B027  # a provider may have none
         """Writes some of the pictures into ``folder``, which exists and is empty: for people to look at, never read."""
+
+    def write_all_pictures(self, image_set: str, folder: Path) -> None:
+        """Writes the pictures of all images into ``folder``, named by their ids; needed where there is a detector."""
+        raise NotImplementedError(f"demo data '{self.name}' has a detector and draws no pictures for it")
 
     @abstractmethod
     def overrides(self, datasets: Sequence[str]) -> Mapping[str, Any]:

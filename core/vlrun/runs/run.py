@@ -169,7 +169,7 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
             per_epoch,
             run.experiment.train.epochs,
             run.step,
-            run.experiment.demo,
+            bool(run.experiment.demo),
             len(run.tasks),
         )
     )
@@ -198,7 +198,7 @@ def _recorded(
 
     def start() -> None:
         started = folder.read_status().get("started") or now()
-        record = {"experiment": experiment.name, "demo": experiment.demo, "processes": ranks.world_size}
+        record = {"experiment": experiment.name, "demo": bool(experiment.demo), "processes": ranks.world_size}
         folder.write_status(status="running", message="", started=started, finished=None, **record)
 
     def end(status: str, message: str) -> None:

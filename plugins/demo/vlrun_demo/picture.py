@@ -1,4 +1,4 @@
-"""Pictures of scenes, drawn with Pillow. Nothing reads them: region features come from the scenes themselves."""
+"""Pictures of scenes, drawn with Pillow: for people, and for the detector."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _SMOOTH = 2  # drawn this many times larger, then reduced
 _PATTERN_STEPS = 6  # stripes, dots or checks along a side
 
 
-def write_pictures(image_set: str, folder: Path, per_split: int = PICTURES_PER_SPLIT) -> None:
-    """Writes the pictures of the first images of each split, as PNG files."""
+def write_pictures(image_set: str, folder: Path, per_split: int | None = PICTURES_PER_SPLIT) -> None:
+    """Writes the pictures of the first images of each split, or of all, as PNG files."""
     written: dict[str, int] = {}
     for image in images(image_set):
-        if written.setdefault(image.split, 0) < per_split:
-            written[image.split] += 1
-            draw(image.scene()).save(folder / image.name)
+        if per_split is None or written.setdefault(image.split, 0) < per_split:
+            written[image.split] = written.get(image.split, 0) + 1
+            draw(image.scene()).save(folder / image.name, compress_level=1)
 
 
 def draw(scene: Scene, boxes: Sequence[Box] = ()) -> Image.Image:

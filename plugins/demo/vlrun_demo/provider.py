@@ -49,6 +49,7 @@ class DemoWorld(DemoProvider):
     feature_format = "lxmert-tsv"
     region_feature_size = 128
     num_regions = 12
+    detector = "demo-world"
 
     def write_vocabulary(self, path: Path) -> None:
         write_vocabulary(path)
@@ -61,6 +62,9 @@ class DemoWorld(DemoProvider):
 
     def write_pictures(self, image_set: str, folder: Path) -> None:
         write_pictures(image_set, folder)
+
+    def write_all_pictures(self, image_set: str, folder: Path) -> None:
+        write_pictures(image_set, folder, per_split=None)
 
     def overrides(self, datasets: Sequence[str]) -> Mapping[str, Any]:
         """A schedule under which tiny backbones learn this world in about a minute on two cores."""
