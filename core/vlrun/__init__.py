@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from vlrun.features.formats.pickles import read_pickle as read_pickled_arrays
     from vlrun.features.store import RegionFeatureStore
     from vlrun.interfaces.backbone import Backbone, PairEncoder, Vocabulary
+    from vlrun.interfaces.cases import Case, View
     from vlrun.interfaces.dataset import Dataset
     from vlrun.interfaces.demo_provider import DemoFiles, DemoProvider, DemoSource
     from vlrun.interfaces.detector import Detector
@@ -83,6 +84,7 @@ _HOMES = {
     "BackboneConfig": "config.base",
     "BackboneOutput": "interfaces.tensors",
     "Batch": "interfaces.tensors",
+    "Case": "interfaces.cases",
     "Choice": "interfaces.question",
     "Config": "config.base",
     "DataPath": "config.base",
@@ -122,6 +124,7 @@ _HOMES = {
     "Task": "interfaces.task",
     "TaskConfig": "config.base",
     "TransformerConfig": "blocks.transformer_config",
+    "View": "interfaces.cases",
     "Vocabulary": "interfaces.backbone",
     "canonical_image_id": "interfaces.examples",
     "error_by_resampling": "interfaces.uncertainty",
@@ -159,6 +162,7 @@ __all__ = [
     "Batch",
     "BuildReport",
     "Builder",
+    "Case",
     "CheckpointError",
     "Choice",
     "Command",
@@ -214,6 +218,7 @@ __all__ = [
     "TaskConfig",
     "TransformerConfig",
     "UsageError",
+    "View",
     "Vocabulary",
     "WeightFormat",
     "canonical_image_id",

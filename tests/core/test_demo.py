@@ -142,7 +142,7 @@ def test_annotations_and_features_come_out_of_the_builders_of_real_data(provider
     assert len(store) == NUM_IMAGES
     assert (data.files.region_feature_size, data.files.num_regions) == (3, 2)
     assert data.files.vocabulary.read_text() == "[PAD]\n"
-    assert data.pictures.is_dir()
+    assert data.datasets["animals"].pictures.is_dir()
 
 
 def test_everything_lies_in_one_folder_named_after_provider_and_version(provider: ToyProvider, tmp_path: Path) -> None:

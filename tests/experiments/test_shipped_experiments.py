@@ -100,7 +100,10 @@ def test_an_experiment_runs_on_the_demo_data(file: Path, demo_run: Callable[...,
     for task in tasks:
         for split in task["dataset"]["evaluate"]:
             check_split(folder, rows_of(folder, "result"), task["name"], split)
-    assert "DEMO RUN" in (folder / "report.html").read_text()
+    report = (folder / "report.html").read_text()
+    assert "DEMO RUN" in report
+    assert all(f": {task['name']} {split}" in report for task in tasks for split in task["dataset"]["evaluate"])
+    assert '<img src="data:image/jpeg;base64,' in report
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: path.stem)
@@ -166,6 +169,9 @@ def check_split(folder: Path, rows: list[dict[str, Any]], task: str, split: str)
     predictions = (folder / "predictions" / f"{task}_{split}.jsonl").read_text().splitlines()
     assert predictions
     assert len(predictions) <= LIMIT or task in RANKING  # which have one for each image, too
+    for prediction in map(json.loads, predictions):
+        assert prediction.get("texts") or prediction.get("images")
+        assert ("truth" in prediction) == ((task, split) not in HIDDEN)
     scores = [row for row in rows if row["kind"] == "result" and (row["task"], row["split"]) == (task, split)]
     if (task, split) in HIDDEN:
         assert not scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from vlrun.blocks.answers import AnswerVocabulary, read_answers, soft_score
 from vlrun.blocks.heads import PooledClassifier, num_classes
 from vlrun.errors import CheckpointError, DataError, first_few
 from vlrun.interfaces.backbone import Backbone
+from vlrun.interfaces.cases import Case
 from vlrun.interfaces.examples import Answers, Example, Prediction, RegionBatch
 from vlrun.interfaces.metric import Metric
 from vlrun.interfaces.question import Choice
@@ -125,6 +127,27 @@ class AnsweringTask(Task[Answers]):
             Prediction(name, {"answer": self.vocabulary.answers[index], "score": float(row[index])})
             for name, index, row in zip(batch.ids, best, probabilities, strict=True)
         ]
+
+    def case(self, prediction: Prediction, example: Example[Answers]) -> Case:
+        """A question with the answers that people gave, or their scores, the most frequent first."""
+        case, target = super().case(prediction, example), example.target
+        answer = str(prediction.fields.get("answer", ""))
+        if target is None:
+            return replace(case, predicted=answer)
+        given: Mapping[str, float] = Counter(target.answers) if target.answers else target.scores or {}
+        ordered = dict(sorted(given.items(), key=lambda item: -item[1]))
+        if len(target.answers) == 1:
+            truth, right = {"answer": target.answers[0]}, target.answers[0]
+        else:
+            truth = {"answers" if target.answers else "scores": ordered}
+            right = ", ".join(f"{name} ({value:g})" for name, value in ordered.items())
+        return replace(case, truth=truth, predicted=answer, right=right, credit=self.credit(answer, target))
+
+    def credit(self, answer: str, target: Answers) -> float:
+        """How right an answer is, in [0, 1]; by default its soft score."""
+        if not target.answers:
+            return float((target.scores or {}).get(answer, 0.0))
+        return soft_score([*map(self.normalised, target.answers)].count(answer), len(target.answers))
 
     def choices(self, outputs: Tensor, batch: Batch) -> list[Choice]:
         """All answers of the vocabulary by their probability; equally probable ones in the vocabulary's order."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -25,6 +27,12 @@ SENT_FORMATS = ("JPEG", "PNG")
 
 OWN_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 """What a file of one's own may be, whatever its name says; NLVR2 calls all of its pictures .png."""
+
+THUMBNAIL_SIDE = 240
+"""Longest side of a thumbnail in pixels; as a JPEG, 10 KB."""
+
+MARKS = {"right": "#0072b2", "predicted": "#d55e00"}
+"""What is written on a box of a thumbnail, and its colour."""
 
 _SCAN = b"\xff\xda"  # the marker that begins one
 _SHADE, _MOST_COVER = "#ffe119", 160  # of the region that gets the most attention, of 255
@@ -144,6 +152,37 @@ def _shaded(image: Image, attention: RegionAttention) -> Image:
         np.maximum(place, share, out=place)
     mask = Images.fromarray((_MOST_COVER * cover).astype(np.uint8))
     return Images.composite(Images.new("RGB", image.size, _SHADE), image, mask)
+
+
+@dataclass(frozen=True)
+class MarkedBox:
+    """A box to draw on a thumbnail; ``mark`` is one of ``MARKS``."""
+
+    box: Box
+    mark: str
+
+
+def thumbnail(picture: Path, boxes: Sequence[MarkedBox] = (), size: tuple[int, int] | None = None) -> bytes:
+    """A small JPEG of a picture, with boxes drawn on it.
+
+    Args:
+        size: (width, height) of the image that the boxes are in; None: that of the picture.
+
+    Raises:
+        UsageError, DataError: as ``open_picture``.
+    """
+    image = open_picture(picture, str(picture))
+    width, height = size or image.size
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    across, down = image.width / width, image.height / height
+    for each in boxes:
+        x1, y1, x2, y2 = each.box
+        left, right = sorted((x1 * across, x2 * across))
+        top, bottom = sorted((y1 * down, y2 * down))
+        _draw_box(image, (left, top, right, bottom), each.mark, MARKS[each.mark])
+    content = BytesIO()
+    image.save(content, "JPEG", quality=80)
+    return content.getvalue()
 
 
 def _draw_box(image: Image, box: Box, label: str, colour: str) -> None:

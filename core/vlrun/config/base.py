@@ -144,6 +144,11 @@ class DatasetConfig(Config):
     name: str
     annotations: DataPath = Field(description="folder with one JSON-lines file per split, from `runner data build`")
     features: DataPath = Field(description="region-feature store, from `runner features build`")
+    pictures: DataPath | None = Field(
+        None,
+        description="folder with the pictures, named by their image ids, also in folders below it; looked at for the "
+        "examples of the report alone",
+    )
     train: list[FileName] = Field(["train"], description="splits to train on, concatenated in this order")
     evaluate: list[FileName] = Field(
         min_length=1,

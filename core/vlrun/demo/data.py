@@ -32,10 +32,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class DemoDataset:
-    """The paths for a dataset's options ``annotations`` and ``features``."""
+    """The paths for a dataset's options of these names."""
 
     annotations: Path
     features: Path
+    pictures: Path
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,12 @@ class DemoData:
         root: the folder that holds everything; it serves as the data root.
         files: what a backbone needs to know, for ``BackboneConfig.demo_overrides``.
         datasets: the requested datasets, by name.
-        pictures: folder with some of the images.
     """
 
     provider: DemoProvider
     root: Path
     files: DemoFiles
     datasets: Mapping[str, DemoDataset]
-    pictures: Path
 
 
 def prepare_demo(
@@ -136,10 +135,10 @@ class _Preparation:
             self.root,
             DemoFiles(self.root / "vocabulary.txt", provider.region_feature_size, provider.num_regions),
             {
-                name: DemoDataset(self.annotations(name), self.features(provider.datasets[name].image_set))
+                name: DemoDataset(self.annotations(name), self.features(images), self.pictures(images))
                 for name in datasets
+                for images in (provider.datasets[name].image_set,)
             },
-            self.root / "pictures",
         )
 
     def annotations(self, dataset: str) -> Path:
@@ -147,6 +146,9 @@ class _Preparation:
 
     def features(self, image_set: str) -> Path:
         return self.root / ("detected" if self.from_pictures else "features") / image_set
+
+    def pictures(self, image_set: str) -> Path:
+        return self.root / "pictures" / image_set
 
     def parts(self, datasets: Sequence[str]) -> Iterator[tuple[Path, Callable[[Path], object]]]:
         """The path of each part, and what makes it at a given path; later parts read earlier ones."""
@@ -164,7 +166,7 @@ class _Preparation:
                 files = sources / f"{image_set}-features"
                 yield files, _in_folder(partial(provider.write_features, image_set))
                 yield self.features(image_set), partial(self.build_store, files)
-            yield self.root / "pictures" / image_set, _in_folder(partial(provider.write_pictures, image_set))
+            yield self.pictures(image_set), _in_folder(partial(provider.write_pictures, image_set))
 
     def make(self, parts: Sequence[tuple[Path, Callable[[Path], object]]]) -> None:
         if not parts:

@@ -110,6 +110,7 @@ def _values(experiment: Experiment, data: DemoData, kind: bool | str) -> dict[st
         files = data.datasets[_demo_dataset(task)]
         values[f"tasks.{index}.dataset.annotations"] = str(files.annotations)
         values[f"tasks.{index}.dataset.features"] = str(files.features)
+        values[f"tasks.{index}.dataset.pictures"] = str(files.pictures)
         for option, value in task.demo_overrides().items():
             values[f"tasks.{index}.{option}"] = _plain(value)
     values.update(data.provider.overrides(tuple(data.datasets)))

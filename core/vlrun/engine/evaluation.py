@@ -15,10 +15,12 @@ import torch
 from torch import nn
 
 from vlrun.data.loading import BatchLoader, EvaluationBatches
+from vlrun.engine.examples import Chooser, Note, Pictures, example_record
 from vlrun.engine.launch import StopRequest, leave_if_asked
 from vlrun.engine.model import weights_fingerprint
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run import Run, TaskRun
+from vlrun.engine.run_folder import RunFolder
 from vlrun.errors import DataError
 from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.dataset import Dataset
@@ -136,9 +138,7 @@ def evaluate_split(
 
     def write_and_score() -> list[Score]:
         if final:  # before the metrics, which may refuse them
-            outputs = run.outputs or run.folder
-            outputs.write_predictions(task_run.name, split, predictions)
-            outputs.write_submission(task_run.name, split, task_run.task, predictions)
+            write_outputs(run.outputs or run.folder, task_run, split, predictions, run.reporters.note)
         return (
             [] if split in task_run.hidden else score_predictions(task_run, split, predictions, checkpoint, final=final)
         )
@@ -154,6 +154,25 @@ def evaluate_split(
             )
         )
     return scores
+
+
+def write_outputs(
+    folder: RunFolder, task_run: TaskRun, split: str, predictions: Sequence[Prediction], note: Note
+) -> list[Path]:
+    """Writes predictions, a few examples of them, and the file for the server if there is one; not the examples' path.
+
+    On the main process, of a final evaluation.
+    """
+    task = task_run.task
+    dataset = task.evaluated_part(task_run.splits[split].dataset, final=True)
+    pictures = Pictures(task_run.config.dataset.pictures)
+    chooser = Chooser(pictures)
+    cases = chooser.passing(task.cases(predictions, dataset))
+    written = [folder.write_predictions(task_run.name, split, predictions, cases)]
+    examples = [example_record(kind, case, pictures, note) for kind, case in chooser.chosen()]
+    folder.write_examples(task_run.name, split, examples)
+    submission = folder.write_submission(task_run.name, split, task, predictions)
+    return written if submission is None else [*written, submission]
 
 
 def score_predictions(

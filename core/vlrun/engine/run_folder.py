@@ -9,7 +9,7 @@ import secrets
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import ConfigError
 from vlrun.files import atomic_write, point_symlink, read_object_or_empty, write_json, write_text
+from vlrun.interfaces.cases import Case
 from vlrun.interfaces.examples import Prediction
+from vlrun.reporting.examples import FOLDER as EXAMPLES
 
 if TYPE_CHECKING:
     from vlrun.config.base import TaskConfig
@@ -62,12 +64,25 @@ class RunFolder:
         """Updates ``status.json``: status (running, done, stopped, failed), message, step, total_steps, times."""
         write_json(self.path / "status.json", {**self.read_status(), **changes})
 
-    def write_predictions(self, task: str, split: str, predictions: Sequence[Prediction]) -> Path:
-        """``predictions/<task>_<split>.jsonl``: everything the task says about each example."""
+    def write_predictions(
+        self, task: str, split: str, predictions: Sequence[Prediction], cases: Iterable[Case]
+    ) -> Path:
+        """``predictions/<task>_<split>.jsonl``: what the task says about each example, what that is, and what is right.
+
+        Args:
+            cases: of each prediction; where both have a field of the same name, that of the prediction counts.
+        """
         path = self.path / "predictions" / f"{task}_{split}.jsonl"
         with atomic_write(path) as file:
-            for prediction in predictions:
-                file.write(json.dumps(prediction.as_json(), ensure_ascii=False) + "\n")
+            for prediction, case in zip(predictions, cases, strict=True):
+                line = {"id": prediction.id, **case.context(), **prediction.as_json()}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        return path
+
+    def write_examples(self, task: str, split: str, examples: Sequence[Mapping[str, Any]]) -> Path:
+        """``examples/<task>_<split>.json``: a few of the predictions, for the report."""
+        path = self.path / EXAMPLES / f"{task}_{split}.json"
+        write_json(path, {"task": task, "split": split, "examples": list(examples)})
         return path
 
     def write_submission(

@@ -65,7 +65,7 @@ class DemoProvider(ABC):
         """Writes files of region features into ``folder``, which exists and is empty."""
 
     def write_pictures(self, image_set: str, folder: Path) -> None:  # noqa: B027  # a provider may have none
-        """Writes some of the pictures into ``folder``, which exists and is empty: for people to look at, never read."""
+        """Writes some of the pictures into ``folder``, which exists and is empty: for reports, never to learn from."""
 
     def write_all_pictures(self, image_set: str, folder: Path) -> None:
         """Writes the pictures of all images into ``folder``, named by their ids; needed where there is a detector."""

@@ -105,7 +105,7 @@ class Prediction:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """The prediction as a line of a predictions file: its fields beside its id."""
+        """The prediction as JSON: its fields beside its id."""
         return {"id": self.id, **self.fields}
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic
 
+from vlrun.interfaces.cases import Case, View, in_words, target_fields
 from vlrun.interfaces.examples import Example, Pair, Prediction, RegionBatch, Target
 from vlrun.interfaces.metric import Metric
 from vlrun.interfaces.question import Answer, Choice, Question
@@ -150,6 +151,37 @@ class Task(ABC, Generic[Target]):
     def evaluated_part(self, dataset: Dataset[Target], *, final: bool) -> Dataset[Target]:
         """The examples of a split that ``evaluate`` predicts and metrics see; by default all."""
         return dataset
+
+    def cases(self, predictions: Sequence[Prediction], dataset: Dataset[Target]) -> Iterator[Case]:
+        """Each prediction with what it is about, in order; by default with the example that has its id.
+
+        Args:
+            dataset: what ``evaluated_part`` returned for the split.
+        """
+        examples = iter(dataset)
+        positions: dict[str, int] | None = None
+        for prediction in predictions:
+            example = next(examples, None)
+            if example is None or example.id != prediction.id:  # not one for each example, in order
+                positions = positions or {each.id: position for position, each in enumerate(dataset)}
+                example = dataset[positions[prediction.id]] if prediction.id in positions else None
+            yield Case(prediction.id) if example is None else self.case(prediction, example)
+
+    def case(self, prediction: Prediction, example: Example[Target]) -> Case:
+        """A prediction with its example; by default it is not judged, and all fields of both are shown.
+
+        Override it to say what is right in the words of the task, and whether the prediction is.
+        """
+        truth = target_fields(example)
+        return Case(
+            prediction.id,
+            (example.text,) if example.text else (),
+            example.image_ids,
+            truth,
+            predicted=in_words(prediction.fields),
+            right=in_words(truth),
+            views=tuple(map(View, example.image_ids)),
+        )
 
     def evaluation_protocol(self, *, final: bool) -> Mapping[str, str]:
         """What every score says about how ``evaluate`` works, besides what the metrics say."""

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from vlrun.files import write_text
 from vlrun.interfaces.reporter import Outcome, Reporter, ResultRow, RunInfo
 from vlrun.reporting.charts import Chart, Line, Point, smooth, thin
+from vlrun.reporting.examples import read_examples
 from vlrun.reporting.jsonl import FILE_NAME as METRICS_NAME
 from vlrun.reporting.jsonl import read_metrics
 from vlrun.reporting.results import (
@@ -110,6 +111,7 @@ def render_report(run_folder: Path, outcome: Outcome, info: RunInfo) -> str:
         protocols=_protocol_lines(protocols),
         charts=[*_loss_charts(steps), _score_chart(scores), _rate_chart(steps)],
         scores=_score_table(scores),
+        examples=read_examples(run_folder),
         facts=[*grouped_facts(info.facts), *_speed(steps)],
         locations=[(label, place, _link(Path(place), run_folder)) for label, place in outcome.locations],
         config=config_text(run_folder),

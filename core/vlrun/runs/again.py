@@ -16,11 +16,11 @@ from vlrun.data.splits import describe_features
 from vlrun.engine.assembly import assemble, build_metrics, check_splits
 from vlrun.engine.checkpoints import Checkpoints
 from vlrun.engine.claim import refuse_if_claimed
-from vlrun.engine.evaluation import TaskView, evaluate_split
+from vlrun.engine.evaluation import TaskView, evaluate_split, write_outputs
 from vlrun.engine.launch import StopRequest
 from vlrun.engine.ranks import Ranks, join_ranks
 from vlrun.engine.run import Run, TaskRun
-from vlrun.engine.run_folder import OpenedRun, RunFolder
+from vlrun.engine.run_folder import OpenedRun
 from vlrun.errors import DataError, UsageError, first_few
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.examples import Prediction, Score
@@ -88,14 +88,10 @@ def predict_run(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> list[P
         outputs, _ = ranks.from_main(partial(outputs_of, opened, run, task_run, checkpoint))
         for split in task_run.splits:
             predictions = task_run.task.evaluate(TaskView(run, task_run, StopRequest()), split, final=True)
-            written += ranks.from_main(partial(_write, outputs, task_run, split, predictions))
+            written += ranks.from_main(
+                partial(write_outputs, outputs, task_run, split, predictions, run.reporters.note)
+            )
     return written
-
-
-def _write(folder: RunFolder, task_run: TaskRun, split: str, predictions: Sequence[Prediction]) -> list[Path]:
-    written = folder.write_predictions(task_run.name, split, predictions)
-    submission = folder.write_submission(task_run.name, split, task_run.task, predictions)
-    return [written] if submission is None else [written, submission]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlrun import Backbone, Batch, Choice, DataError, Encoding, Example, Metric, Pair, Prediction, RegionBatch, Task
+from vlrun import (
+    Backbone,
+    Batch,
+    Case,
+    Choice,
+    DataError,
+    Encoding,
+    Example,
+    Metric,
+    Pair,
+    Prediction,
+    RegionBatch,
+    Task,
+)
 from vlrun.blocks.heads import PooledClassifier
 from vlrun_nlvr2.config import Nlvr2AccuracyConfig, Nlvr2TaskConfig
 from vlrun_nlvr2.dataset import Statement
@@ -75,6 +89,15 @@ class Nlvr2Task(Task[Statement]):
             Prediction(name, {"label": bool(label), "score": probability})
             for name, label, probability in zip(batch.ids, labels, probabilities, strict=True)
         ]
+
+    def case(self, prediction: Prediction, example: Example[Statement]) -> Case:
+        """A statement with its label."""
+        case, label = super().case(prediction, example), prediction.fields.get("label")
+        case = replace(case, predicted=str(label).lower())
+        if example.target is None:
+            return case
+        truth = example.target.label
+        return replace(case, truth={"label": truth}, right=str(truth).lower(), credit=float(label == truth))
 
     def choices(self, outputs: Tensor, batch: Batch) -> list[Choice]:
         """``true`` and ``false``, the more probable one first; ``false`` where they are equal."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vlrun import (
     Backbone,
     Batch,
+    Case,
     ConfigError,
     DataError,
     Dataset,
@@ -26,6 +27,7 @@ from vlrun import (
     RegionBatch,
     RegionFeatureStore,
     Task,
+    View,
     Vocabulary,
 )
 from vlrun_pretraining.config import PretrainConfig
@@ -156,6 +158,23 @@ class PretrainTask(Task[Any]):
             )
             for row, name in enumerate(batch.ids)
         ]
+
+    def case(self, prediction: Prediction, example: Example[Any]) -> Case:
+        """A caption with its own image; the model may have seen another one, which a prediction does not name."""
+        fields = prediction.fields
+        matched = bool(fields["matched"])
+        views = (View(example.image_ids[0], "" if matched else "the caption's own image; the model saw another"),)
+        return Case(
+            prediction.id,
+            (example.text,),
+            example.image_ids if matched else (),
+            {"matched": matched, "image": example.image_ids[0]},
+            predicted=f"they match with {fields['match']:.0%}; {fields['right_words']} of {fields['masked_words']} "
+            "masked word pieces right",
+            right="they match" if matched else "they do not match",
+            credit=float((fields["match"] > 0.5) == matched),
+            views=views,
+        )
 
     def check_question(self, question: Question) -> list[str]:
         """Refuses every question: what is learned here is a start for other tasks."""

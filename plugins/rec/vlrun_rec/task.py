@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,30 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vlrun import Backbone, Batch, Choice, DataError, Encoding, Example, Metric, Prediction, Referent, RegionBatch, Task
+from vlrun import (
+    Backbone,
+    Batch,
+    Case,
+    Choice,
+    DataError,
+    Encoding,
+    Example,
+    Metric,
+    Prediction,
+    Referent,
+    RegionBatch,
+    Task,
+    View,
+)
 from vlrun.blocks.boxes import clip_to_image, decode_deltas, encode_deltas, iou, xywh_to_xyxy
 from vlrun_rec.config import GroundingAccuracyConfig, RecConfig
 from vlrun_rec.head import GroundingLogits, RegionGroundingHead
 from vlrun_rec.metric import GroundingAccuracy
 
 EPSILON = 1e-8  # keeps the division of rank targets by their sum finite; ROSITA, section 7
+
+
+Corners = tuple[float, float, float, float]
 
 
 class RecTask(Task[Referent]):
@@ -131,6 +149,25 @@ class RecTask(Task[Referent]):
             for row in rows
         ]
 
+    def case(self, prediction: Prediction, example: Example[Referent]) -> Case:
+        """An expression with the box that it means, and both boxes to look at."""
+        case, box = super().case(prediction, example), _box_of(prediction)
+        words, target = _box_in_words(box), example.target
+        if target is None:
+            return replace(case, predicted=words, views=(View(example.image_ids[0], predicted=box),))
+        x, y, width, height = target.box
+        wanted = (x, y, x + width, y + height)
+        size = (target.image_width, target.image_height)
+        overlap = 0.0 if box is None else float(iou(np.array(box), np.array(wanted), self.config.iou_rule))
+        return replace(
+            case,
+            truth={"box": [*wanted]},
+            predicted=f"{words}, IoU {overlap:.2f}",
+            right=_box_in_words(wanted),
+            credit=float(overlap >= self.config.iou_threshold),
+            views=(View(example.image_ids[0], predicted=box, right=wanted, size=size),),
+        )
+
     def choices(self, outputs: GroundingLogits, batch: Batch) -> list[Choice]:
         """The regions by their probability, each with its box, refined and clipped to the image."""
         real = np.flatnonzero(batch.encoding.region_mask[0].numpy())
@@ -175,6 +212,15 @@ def _refined_boxes(
         return boxes
     heights, widths = batch.targets["image_sizes"].double().numpy()[rows].T
     return clip_to_image(decode_deltas(boxes, outputs.deltas.double().numpy()[rows, regions]), heights, widths)
+
+
+def _box_of(prediction: Prediction) -> Corners | None:
+    box = prediction.fields.get("box")
+    return (box[0], box[1], box[2], box[3]) if isinstance(box, list) and len(box) == len("xyxy") else None
+
+
+def _box_in_words(box: Corners | None) -> str:
+    return "no box" if box is None else f"box {', '.join(f'{value:.0f}' for value in box)}"
 
 
 def _corners(example: Example[Referent]) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import tanh
 from typing import Any
 
@@ -10,8 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlrun import Answer, Backbone, Batch, Choice, DataError, Dataset, Metric, Prediction, Question, RunView, Task
+from vlrun import (
+    Answer,
+    Backbone,
+    Batch,
+    Case,
+    Choice,
+    DataError,
+    Dataset,
+    Metric,
+    Prediction,
+    Question,
+    RunView,
+    Task,
+)
 from vlrun_retrieval.candidates import SplitPools
+from vlrun_retrieval.cases import query_cases
 from vlrun_retrieval.config import MatchingConfig, RerankConfig
 from vlrun_retrieval.head import PairMatcher
 from vlrun_retrieval.matrix import read_first_stage
@@ -149,6 +163,10 @@ class MatchingTask(Task[Any]):
         """The score of each pair of the batch, for those who want them one by one; pools do not come here."""
         scores: Sequence[float] = self.pair_scores(outputs).tolist()
         return [Prediction(name, {"score": score}) for name, score in zip(batch.ids, scores, strict=True)]
+
+    def cases(self, predictions: Sequence[Prediction], dataset: Dataset[Any]) -> Iterator[Case]:
+        """Each query with its right candidates and their rank."""
+        return query_cases(predictions, self.pools.pool(dataset), self.config.ties)
 
     def check_question(self, question: Question) -> list[str]:
         """Images compete for one text, or texts for one image."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlrun import Metric, Prediction
+from vlrun import Answers, Metric, Prediction
 from vlrun.blocks.answering import AnsweringTask
+from vlrun_vqa.accuracy import ground_truth
 from vlrun_vqa.config import VqaAccuracyConfig, VqaConfig
 from vlrun_vqa.metric import VqaAccuracy
 from vlrun_vqa.normalisation import vocabulary_spelling
@@ -27,6 +28,13 @@ class VqaTask(AnsweringTask):
 
     def metrics(self) -> list[Metric]:
         return [VqaAccuracy(VqaAccuracyConfig(name="vqa-accuracy"), self.vocabulary)]
+
+    def credit(self, answer: str, target: Answers) -> float:
+        """The accuracy of the official evaluator for this question."""
+        if not target.answers:
+            return super().credit(answer, target)
+        truth = ground_truth(target.answers, getattr(target, "annotators", ()), "current")
+        return truth.score(truth.spelled(answer))
 
     def write_submission(self, predictions: Sequence[Prediction], path: Path) -> None:
         write_results(predictions, path)

@@ -20,6 +20,7 @@ from vlrun import (
     Example,
     Pair,
     PairEncoder,
+    Prediction,
     RegionBatch,
 )
 from vlrun.testing import check_task, make_regions
@@ -121,3 +122,9 @@ def test_task_and_dataset_fit_together() -> None:
     (task,), (dataset,), (metric,) = vlrun_tasks(), vlrun_datasets(), vlrun_metrics()
     assert task.target == dataset.target == "gqa-answer"
     assert metric.build(metric.load_config()(name="gqa-accuracy")).vocabulary is None
+
+
+@pytest.mark.parametrize(("answer", "credit"), [("red", 1.0), ("Red", 0.0)])
+def test_a_prediction_is_shown_with_the_one_right_answer(answer: str, credit: float, make_task: Any) -> None:
+    case = make_task(["red"]).case(Prediction("0", {"answer": answer}), examples_of(["red"])[0])
+    assert (case.truth, case.right, case.credit) == ({"answer": "red"}, "red", credit)

@@ -203,3 +203,13 @@ def test_choices_are_true_and_false_and_equal_logits_mean_false(task: Any) -> No
 def test_a_question_has_two_images(task: Any) -> None:
     assert task.check_question(Question(("Two owls.",), ("a", "b"))) == []
     assert task.check_question(Question(("Two owls.",), ("a",))) == ["it takes 2 images, and got 1 image"]
+
+
+@pytest.mark.parametrize(("label", "credit"), [(True, 1.0), (False, 0.0), (None, None)])
+def test_a_prediction_is_shown_with_both_images_and_the_label(
+    task: Any, label: bool | None, credit: float | None
+) -> None:
+    case = task.case(Prediction("dev-0-0-0", {"label": True, "score": 0.9}), examples([label])[0])
+    assert (case.texts, case.image_ids) == (("Two owls.",), (IMAGES[0], IMAGES[1]))
+    assert (case.truth, case.credit) == ({} if label is None else {"label": label}, credit)
+    assert [view.image_id for view in case.views] == IMAGES[:2]

@@ -341,3 +341,18 @@ def test_the_demo_masks_more_words(make_task: Any) -> None:
 def test_it_answers_no_questions(make_task: Any) -> None:
     (problem,) = make_task().check_question(Question(("a dog",), ("image",)))
     assert "pre-training answers no questions" in problem
+
+
+@pytest.mark.parametrize(("match", "matched", "credit"), [(0.9, True, 1), (0.9, False, 0), (0.1, False, 1)])
+def test_a_prediction_is_shown_with_the_caption_and_its_own_image(
+    match: float, matched: bool, credit: int, make_task: Any, make_dataset: Any
+) -> None:
+    from vlrun import Prediction
+
+    example = make_dataset("val")[0]
+    fields = {"match": match, "matched": matched, "masked_words": 3, "right_words": 2}
+    case = make_task().case(Prediction(example.id, fields), example)
+    assert case.truth == {"matched": matched, "image": example.image_ids[0]}
+    assert (case.texts, case.image_ids) == ((example.text,), example.image_ids if matched else ())
+    assert case.credit == credit
+    assert "2 of 3 masked word pieces right" in case.predicted

@@ -18,6 +18,7 @@ from vlrun import (
     Example,
     Pair,
     PairEncoder,
+    Prediction,
     Referent,
     RegionBatch,
 )
@@ -298,3 +299,18 @@ def test_choices_are_the_real_regions_best_first_each_with_its_refined_box(
     assert choices[1].box == pytest.approx([0, 0, 100, 70])
     total = sum(np.exp(score) for score in (0.0, 5.0, 6.0, 9.0))
     assert choices[1].probability == pytest.approx(np.exp(5.0) / total)
+
+
+@pytest.mark.parametrize(("box", "credit"), [([0, 0, 99, 80], 1.0), ([300, 300, 400, 400], 0.0), (None, 0.0)])
+def test_a_prediction_is_shown_with_both_boxes(box: list[float] | None, credit: float, make_task: Any) -> None:
+    example = Example("1", "the dog", ("image",), Referent((0, 0, 99, 99), 480, 640))
+    case = make_task().case(Prediction("1", {"box": box}), example)
+    assert (case.texts, case.truth, case.credit) == (("the dog",), {"box": [0, 0, 99, 99]}, credit)
+    (view,) = case.views
+    assert (view.predicted, view.right, view.size) == (box and tuple(box), (0, 0, 99, 99), (640, 480))
+
+
+def test_a_prediction_without_a_truth_shows_its_box(make_task: Any) -> None:
+    case = make_task().case(Prediction("1", {"box": [1, 2, 3, 4]}), Example("1", "the dog", ("image",)))
+    assert (case.truth, case.right, case.credit) == ({}, "", None)
+    assert (case.predicted, case.views[0].predicted) == ("box 1, 2, 3, 4", (1, 2, 3, 4))

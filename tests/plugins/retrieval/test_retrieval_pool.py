@@ -207,6 +207,13 @@ def test_predictions_can_be_scored_again_without_the_matrix(caption_world: Path,
     full = matrix(result)
     best = lines[0]
     assert best["best"][0] == f"img{2 + int(full[:, 0].argmax())}"
+    column = full[:, 0]
+    assert (best["texts"], best["truth"]["image"]) == (["4 5 6"], "img2")
+    assert best["truth"]["rank"]["all"] == 1 + int((column > column[0]).sum())
+    image = lines[10]
+    assert (image["id"], image["images"]) == ("image:img2", ["img2"])
+    assert image["truth"]["texts"] == ["test-2-0", "test-2-1", "test-2-2"]
+    assert list(image["items"]) == image["best"]
     assert best["scores"][0] == pytest.approx(float(full[:, 0].max()))
     with pytest.raises(DataError, match="no ranks under protocol 'first-five'"):
         score_file(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from vlrun import Backbone, BackboneOutput, Encoding, Example, Pair, PairEncoder, RegionBatch
+from vlrun import Backbone, BackboneOutput, Encoding, Example, Pair, PairEncoder, Prediction, RegionBatch
 from vlrun.blocks.answers import read_answers, write_answers
 from vlrun.testing import check_task, make_regions
 from vlrun_vqa.build_published import build_rosita
@@ -219,3 +219,17 @@ def test_published_vocabularies_hold_the_same_answers_in_other_orders(samples: P
     assert set(lxmert) == set(rosita)
     assert lxmert.hash != rosita.hash
     assert lxmert.index_of("") == rosita.index_of("") == 0
+
+
+def test_a_prediction_is_shown_with_what_people_said(make_task: MakeTask) -> None:
+    task, people = make_task(), of_answers(["no"] + ["2"] * 2 + ["yes"] * 7)
+    case = task.case(Prediction("7", {"answer": "2", "score": 0.5}), people)
+    assert (case.texts, case.image_ids) == (("What?",), ("image",))
+    assert case.truth == {"answers": {"yes": 7, "2": 2, "no": 1}}
+    assert (case.predicted, case.right, case.credit) == ("2", "yes (7), 2 (2), no (1)", pytest.approx(0.6))
+    assert task.case(Prediction("7", {"answer": "Yes."}), people).credit == 1  # as the evaluator spells it
+    scores = Example("7", "What?", ("image",), VqaAnswers(scores={"yes": 0.3, "no": 1}))
+    case = task.case(Prediction("7", {"answer": "yes"}), scores)
+    assert (case.truth, case.credit) == ({"scores": {"no": 1, "yes": 0.3}}, 0.3)
+    hidden = task.case(Prediction("7", {"answer": "yes"}), Example("7", "What?", ("image",)))
+    assert (hidden.truth, hidden.right, hidden.credit) == ({}, "", None)
