@@ -190,3 +190,11 @@ def test_sources_in_json_hold_nothing_else(capsys: pytest.CaptureFixture[str]) -
     assert main(["data", "sources", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {"dataset": "toy", "source": "lines", "summary": "text file with one caption a line"} in rows
+
+
+def test_a_build_shows_its_progress(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlrun.reporting.progress._PLAIN_SECONDS", 0.0)
+    assert main(["data", "build", "toy", "--from", "lines", str(source), str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().err == "writing train.jsonl: 0 of 2\n"

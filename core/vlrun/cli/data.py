@@ -74,14 +74,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    from vlrun.data.build_progress import progress_told_to
     from vlrun.data.building import build_annotations
+    from vlrun.reporting.progress import progress_on_stderr
 
     if arguments.dataset == IDENTITIES:
         return _build_identities(arguments)
     builder = _builder(_dataset(arguments.dataset), arguments.source)
     if not arguments.path.exists():
         raise DataError(f"{arguments.path} does not exist; '{builder.source}' reads {builder.summary}")
-    report = build_annotations(builder, arguments.path, arguments.output, replace=arguments.replace)
+    with progress_on_stderr() as reporters, progress_told_to(reporters.progress):
+        report = build_annotations(builder, arguments.path, arguments.output, replace=arguments.replace)
     for split, count in report.counts.items():
         print(f"{arguments.output / split}.jsonl  {count:,} examples")
     for remark in report.remarks:

@@ -12,13 +12,14 @@ import os
 import pickle
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from vlrun.config.base import DatasetConfig
+from vlrun.data.build_progress import counted
 from vlrun.errors import DataError, first_few
 from vlrun.files import atomic_write
 from vlrun.interfaces.dataset import Dataset
@@ -174,10 +175,15 @@ class AnnotatedDataset(Dataset[Target], Generic[Target, Record]):
         return self.file.image_ids()
 
 
-def write_annotations(path: Path, records: Iterable[BaseModel | Mapping[str, Any]], model: type[BaseModel]) -> int:
+def write_annotations(
+    path: Path, records: Iterable[BaseModel | Mapping[str, Any]], model: type[BaseModel], total: int | None = None
+) -> int:
     """Writes one line per record, each checked with ``model``; returns how many.
 
     The file appears only when it is complete; fields that are None are left out.
+
+    Args:
+        total: how many records there will be, for the progress, where ``records`` has no length.
 
     Raises:
         DataError: records do not fit ``model``, or ids repeat; then no file is written.
@@ -186,7 +192,8 @@ def write_annotations(path: Path, records: Iterable[BaseModel | Mapping[str, Any
     seen: dict[Any, int] = {}
     count = 0
     with atomic_write(path) as file:
-        for count, record in enumerate(records, start=1):
+        total = len(records) if total is None and isinstance(records, Sized) else total
+        for count, record in enumerate(counted(records, path, total), start=1):
             try:
                 checked = model.model_validate(record)
             except ValidationError as error:

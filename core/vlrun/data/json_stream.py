@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
+from vlrun.data.build_progress import ReadingTold
 from vlrun.errors import DataError
+
+_IN_A_LIST = 2  # the depth at which items of the lists of an object begin
 
 
 def object_items(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
@@ -39,6 +45,55 @@ def items_under(path: Path, key: str, expected: str) -> Iterator[Any]:
     return _read(path, expected, b"{", lambda file: _items_of_list(path, key, file))
 
 
+def items_of(path: Path, key: str, expected: str) -> Iterator[Any]:
+    """Like ``items_under``, but reads the whole file: in a third of the time, if little follows the list."""
+    import ijson
+
+    found = 0
+    for found, item in enumerate(  # noqa: B007 - counts
+        _read(path, expected, b"{", lambda file: ijson.items(file, f"{key}.item", use_float=True)), 1
+    ):
+        yield item
+    if not found:
+        yield from items_under(path, key, expected)  # raises unless the list is there, and empty
+
+
+def value_under(path: Path, key: str, expected: str) -> Any:
+    """What the object in ``path`` has under ``key``; None if there is nothing. Errors as of ``object_items``."""
+    import ijson
+
+    return next(_read(path, expected, b"{", lambda file: ijson.items(file, key, use_float=True)), None)
+
+
+def items_by_key(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
+    """(key, item) for all items of the lists that the object in ``path`` has; keys of empty lists do not occur.
+
+    Raises:
+        DataError: as ``object_items``; or something in the object is no list.
+    """
+    return _read(path, expected, b"{", lambda file: _items_of_lists(path, expected, file))
+
+
+def _items_of_lists(path: Path, expected: str, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
+    import ijson
+
+    key, depth = "", 0
+    builder = ijson.ObjectBuilder()
+    for event, value in ijson.basic_parse(file, use_float=True):
+        starts, ends = event in ("start_map", "start_array"), event in ("end_map", "end_array")
+        if depth == 1 and event == "map_key":
+            key = value
+        elif depth == 1 and event != "start_array" and not ends:
+            raise DataError(f"{path}: expected {expected}; '{key}' is no list")
+        depth -= ends
+        if depth >= _IN_A_LIST:
+            builder.event(event, value)
+            if depth == _IN_A_LIST and not starts:
+                yield key, builder.value
+                builder = ijson.ObjectBuilder()
+        depth += starts
+
+
 def _items_of_list(path: Path, key: str, file: IO[bytes]) -> Iterator[Any]:
     import ijson
 
@@ -56,15 +111,19 @@ def _items_of_list(path: Path, key: str, file: IO[bytes]) -> Iterator[Any]:
         raise DataError(f"{path}: there is no list '{key}' in it")
 
 
-def _read(path: Path, expected: str, bracket: bytes, items_of: Callable[[IO[bytes]], Iterator[Any]]) -> Iterator[Any]:
+def _read(path: Path, expected: str, bracket: bytes, items_of: Callable[[Any], Iterator[Any]]) -> Iterator[Any]:
     import ijson
 
     try:
-        with path.open("rb") as file:
+        with ExitStack() as opened:
+            inner = opened.enter_context(path.open("rb"))
+            file: Any = opened.enter_context(gzip.open(inner)) if path.suffix == ".gz" else inner
             start = _start(file)
             if not start.startswith(bracket):
                 raise DataError(f"{path}: expected {expected}; the file starts with {start.decode(errors='replace')!r}")
-            yield from items_of(file)
+            yield from items_of(ReadingTold(file, path, inner))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: not readable gzip ({error}); get the file again") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except ijson.IncompleteJSONError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,12 @@ from pydantic import ValidationError
 from vlrun import BuildReport, DataError, first_few
 from vlrun.blocks.answers import ANSWERS_FILE, frequent_answers, read_answers, write_answers
 from vlrun.data.annotations import field_problems, size_remarks, write_annotations
+from vlrun_vqa.questions import Questions
 from vlrun_vqa.records import VqaQuestion
 from vlrun_vqa.sources import HIDDEN_SPLITS, SPLIT_SIZES
 
 MIN_QUESTIONS = 9  # an answer of the vocabulary is the most common one of at least so many questions
 _COMPLETE = 0.9  # a split with this share of its published questions is probably meant to be the whole one
-
-Questions = dict[str, VqaQuestion]
-"""The records of a split by id, in order."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +42,22 @@ def write_questions(
     splits = {split: questions for split, questions in splits.items() if questions}
     if not splits:
         raise DataError("the source holds no questions")
-    counts = {
-        split: write_annotations(output / f"{split}.jsonl", questions.values(), VqaQuestion)
-        for split, questions in splits.items()
-    }
+    counts: dict[str, int] = {}
+    hidden: Counter[str] = Counter()
+    for split, questions in splits.items():
+        questions.rest()
+        records = _counting_hidden(questions.values(), split, hidden)
+        counts[split] = write_annotations(output / f"{split}.jsonl", records, VqaQuestion, len(questions))
     if vocabulary.answers:
         write_answers(output / ANSWERS_FILE, vocabulary.answers)
-    report += [vocabulary.remark, *_hidden_remarks(splits), *_size_remarks(counts)]
+    report += [vocabulary.remark, *_hidden_remarks(hidden), *_size_remarks(counts)]
     return BuildReport(counts, tuple(report))
 
 
 def add_question(
     questions: Questions, content: Mapping[str, Any], place: str, problems: list[str], names: Mapping[str, str]
-) -> None:
-    """Checks a record and adds it, or notes what is wrong.
+) -> VqaQuestion | None:
+    """Checks a record and adds it, or notes what is wrong and returns None.
 
     Args:
         names: our field -> what the source calls it, for the messages.
@@ -68,10 +68,11 @@ def add_question(
         for problem in field_problems(error):
             field = re.match(r"\w*", problem)[0]  # type: ignore[index]
             problems.append(f"{place}: {names.get(field, field)}{problem[len(field) :]}")
-        return
+        return None
     if record.id in questions:
         problems.append(f"{place}: question {record.id} occurs twice")
-    questions[record.id] = record
+    questions.add(record)
+    return record
 
 
 def published_vocabulary(folders: Iterable[Path], names: Sequence[str]) -> Vocabulary | None:
@@ -119,29 +120,31 @@ def _with_nominival(splits: dict[str, Questions]) -> list[str]:
     """Adds ``nominival``, if it can be made, and says what val and minival have in common."""
     if "val" not in splits or "minival" not in splits:
         return []
-    shared = splits["val"].keys() & splits["minival"].keys()
+    val, minival = splits["val"], splits["minival"]
+    shared = sum(name in minival for name in val)
     if not shared:
         return []
     remark = (
-        f"split 'val' holds {len(shared):,} of the {len(splits['minival']):,} questions of 'minival': a score on "
+        f"split 'val' holds {shared:,} of the {len(minival):,} questions of 'minival': a score on "
         "minival is not held out where val was trained on"
     )
     if "nominival" in splits:
         return [remark]
-    splits["nominival"] = {name: record for name, record in splits["val"].items() if name not in shared}
+    splits["nominival"] = val.only(name for name in val if name not in minival)
     return [f"{remark}; 'nominival' is val without them"]
 
 
-def _hidden_remarks(splits: Mapping[str, Questions]) -> list[str]:
-    hidden = {
-        split: sum(record.answers is None and record.scores is None for record in questions.values())
-        for split, questions in splits.items()
-        if split not in HIDDEN_SPLITS
-    }
+def _counting_hidden(records: Iterable[VqaQuestion], split: str, hidden: Counter[str]) -> Iterator[VqaQuestion]:
+    for record in records:
+        hidden[split] += record.answers is None and record.scores is None
+        yield record
+
+
+def _hidden_remarks(hidden: Mapping[str, int]) -> list[str]:
     return [
         f"split '{split}': {count:,} questions have no answer: they are neither learned from nor scored"
         for split, count in hidden.items()
-        if count
+        if count and split not in HIDDEN_SPLITS
     ]
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vlrun import BuildReport, DataError, first_few
 from vlrun.data.annotations import field_problems
+from vlrun.data.json_stream import items_of, value_under
 from vlrun.files import read_json
 from vlrun_vqa.build import (
-    Questions,
     add_question,
     counted_vocabulary,
     published_vocabulary,
@@ -23,6 +22,7 @@ from vlrun_vqa.build import (
     write_questions,
 )
 from vlrun_vqa.normalisation import vocabulary_spelling
+from vlrun_vqa.questions import Questions
 from vlrun_vqa.sources import (
     LXMERT_ANSWERS,
     OBTAIN,
@@ -36,6 +36,7 @@ from vlrun_vqa.sources import (
 Row = TypeVar("Row", bound=BaseModel)
 
 _NAMES = {"id": "question_id", "text": "question", "image": "image_id"}
+_EXPECTED = "an object with a list of {}, as in the official files"
 _LXMERT_MINIVAL = "minival.json"
 
 
@@ -90,9 +91,11 @@ def build_official(source: Path, output: Path) -> BuildReport:
     splits: dict[str, Questions] = {}
     counts: dict[str, Counter[str]] = {}
     for part in parts:
-        splits[part.split] = _read_questions(part, problems)
+        questions = _read_questions(part, output, problems)
         if part.annotations is not None:
-            counts[part.split] = _add_answers(splits[part.split], part, problems)
+            questions, counts[part.split] = _with_answers(questions, part, output, problems)
+        questions.rest()
+        splits[part.split] = questions
     folder = source if source.is_dir() else source.parent
     if "val" in splits:
         _take_minival_from_val(splits, folder, answered="minival" in counts, problems=problems)
@@ -149,28 +152,36 @@ def _files(folder: Path, kind: str, subset: str) -> dict[str | None, Path]:
     return files
 
 
-def _read_questions(part: _Part, problems: list[str]) -> Questions:
+def _read_questions(part: _Part, output: Path, problems: list[str]) -> Questions:
     """The questions of a part, without answers."""
-    header, rows = _rows(part.questions, "questions")
-    subset = header.get("data_subtype", part.subset)
-    if not isinstance(subset, str) or image_set(subset) != image_set(part.subset):
+    expected = _EXPECTED.format("questions")
+    subset = value_under(part.questions, "data_subtype", expected)
+    if subset is not None and (not isinstance(subset, str) or image_set(subset) != image_set(part.subset)):
         raise DataError(f"{part.questions}: is named as {part.subset}, but its data_subtype is {subset!r}")
-    questions: Questions = {}
-    for place, row in _checked(_Question, rows, part.questions, problems):
-        content = {"id": str(row.question_id), "text": row.question, "image": image_id(subset, row.image_id)}
-        add_question(questions, content, place, problems, _NAMES)
+    questions = Questions(output)
+    rows = items_of(part.questions, "questions", expected)
+    for place, _, row in _checked(_Question, rows, part.questions, problems):
+        if row is not None:
+            content = {"id": str(row.question_id), "text": row.question, "image": image_id(part.subset, row.image_id)}
+            add_question(questions, content, place, problems, _NAMES)
     return questions
 
 
-def _add_answers(questions: Questions, part: _Part, problems: list[str]) -> Counter[str]:
-    """Adds the answers to their questions; returns for how many questions an answer is the most common one."""
+def _with_answers(
+    questions: Questions, part: _Part, output: Path, problems: list[str]
+) -> tuple[Questions, Counter[str]]:
+    """The questions with their answers, and for how many questions an answer is the most common one."""
     path = part.annotations
     assert path is not None
-    _, rows = _rows(path, "annotations")
     counts: Counter[str] = Counter()
-    answered: set[str] = set()
-    for place, row in _checked(_Annotation, rows, path, problems):
-        name = str(row.question_id)
+    answered = Questions(output)
+    damaged: set[str] = set()
+    for place, name, row in _checked(
+        _Annotation, items_of(path, "annotations", _EXPECTED.format("annotations")), path, problems
+    ):
+        if row is None:
+            damaged.add(name)
+            continue
         question = questions.get(name)
         if question is None:
             problems.append(f"{place}: no such question in {part.questions.name}")
@@ -179,22 +190,25 @@ def _add_answers(questions: Questions, part: _Part, problems: list[str]) -> Coun
             problems.append(f"{place}: occurs twice")
         if not question.image.endswith(f"_{row.image_id:012d}"):
             problems.append(f"{place}: image_id is {row.image_id}, but the question is about {question.image}")
-        answered.add(name)
-        answers = tuple(sys.intern(answer.answer) for answer in row.answers)  # most occur thousands of times
-        questions[name] = question.model_copy(
-            update={
-                "answers": answers,
-                "annotators": _annotators(row.answers),
-                "answer_type": row.answer_type and sys.intern(row.answer_type),
-                "question_type": row.question_type and sys.intern(row.question_type),
-            }
+        answers = tuple(answer.answer for answer in row.answers)
+        answered.add(
+            question.model_copy(
+                update={
+                    "answers": answers,
+                    "annotators": _annotators(row.answers),
+                    "answer_type": row.answer_type,
+                    "question_type": row.question_type,
+                }
+            )
         )
         main = row.multiple_choice_answer
         counts[vocabulary_spelling(Counter(answers).most_common(1)[0][0] if main is None else main)] += 1
     problems += [
-        f"{part.questions}: question {name}: is not in {path.name}" for name in questions if name not in answered
+        f"{part.questions}: question {name}: is not in {path.name}"
+        for name in questions
+        if name not in answered and name not in damaged
     ]
-    return counts
+    return answered.only(questions), counts
 
 
 def _annotators(answers: Sequence[_Answer]) -> tuple[int, ...] | None:
@@ -221,22 +235,18 @@ def _take_minival_from_val(splits: dict[str, Questions], folder: Path, *, answer
     val = splits["val"]
     problems += [f"{folder}: question {name} of minival is not one of val" for name in chosen if name not in val]
     if chosen:
-        splits["minival"] = {name: val[name] for name in chosen if name in val}
+        splits["minival"] = val.only(chosen)
 
 
-def _rows(path: Path, key: str) -> tuple[Mapping[str, Any], list[Any]]:
-    content = read_json(path)
-    if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
-        raise DataError(f"{path}: expected an object with a list of {key}, as in the official files")
-    return content, content[key]
-
-
-def _checked(model: type[Row], rows: Sequence[Any], path: Path, problems: list[str]) -> Iterator[tuple[str, Row]]:
-    """The rows that are valid, each with its place."""
+def _checked(
+    model: type[Row], rows: Iterable[Any], path: Path, problems: list[str]
+) -> Iterator[tuple[str, str, Row | None]]:
+    """(place, id, row) of all rows; None for one that is not valid."""
     for index, row in enumerate(rows):
-        name = f"question {row['question_id']}" if isinstance(row, Mapping) and "question_id" in row else f"row {index}"
-        place = f"{path}: {name}"
+        name = str(row["question_id"]) if isinstance(row, Mapping) and "question_id" in row else ""
+        place = f"{path}: question {name}" if name else f"{path}: row {index}"
         try:
-            yield place, model.model_validate(row)
+            yield place, name, model.model_validate(row)
         except ValidationError as error:
             problems += [f"{place}: {problem}" for problem in field_problems(error)]
+            yield place, name, None

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlrun import BuildReport, DataError, canonical_image_id
 from vlrun.blocks.answers import ANSWERS_FILE, frequent_answers
-from vlrun.files import read_json
+from vlrun.data.json_stream import items_by_key, items_of, list_items
 from vlrun_vqa.build import (
-    Questions,
     Vocabulary,
     add_question,
     counted_vocabulary,
@@ -20,7 +21,8 @@ from vlrun_vqa.build import (
     write_questions,
 )
 from vlrun_vqa.normalisation import vocabulary_spelling
-from vlrun_vqa.sources import LXMERT_ANSWERS, LXMERT_SPLITS, ROSITA_ANSWERS, ROSITA_FILE
+from vlrun_vqa.questions import Questions
+from vlrun_vqa.sources import LXMERT_ANSWERS, LXMERT_SPLITS, OFFICIAL_NAME, ROSITA_ANSWERS, ROSITA_FILE
 
 _LXMERT_NAMES = {
     "id": "question_id",
@@ -48,17 +50,28 @@ def build_lxmert(folder: Path, output: Path) -> BuildReport:
         raise DataError(f"{folder}: expected a folder with LXMERT's {', '.join(f'{s}.json' for s in LXMERT_SPLITS)}")
     problems: list[str] = []
     splits: dict[str, Questions] = {}
+    scored: Counter[str] = Counter()
+    unanswerable: Counter[str] = Counter()
     for split, path in paths.items():
-        questions = splits.setdefault(split, {})
-        for place, row in _rows(read_json(path), str(path), "row", problems):
-            add_question(questions, _translated(row, _LXMERT_NAMES), place, problems, _LXMERT_NAMES)
+        questions = splits[split] = Questions(output)
+        for index, row in enumerate(list_items(path, "a list of questions")):
+            place = f"{path}, row {index}"
+            if not _is_object(row, place, problems):
+                continue
+            record = add_question(questions, _translated(row, _LXMERT_NAMES), place, problems, _LXMERT_NAMES)
+            if record is not None:
+                scored.update(record.scores or ())
+                unanswerable[split] += record.scores == {}
+        questions.rest()
     raise_any(problems)
-    vocabulary = published_vocabulary([folder], LXMERT_ANSWERS) or _scored_vocabulary(splits)
-    return write_questions(splits, vocabulary, output, _lxmert_remarks(splits))
+    vocabulary = published_vocabulary([folder], LXMERT_ANSWERS) or _scored_vocabulary(scored)
+    return write_questions(splits, vocabulary, output, _lxmert_remarks(unanswerable))
 
 
 def build_rosita(source: Path, output: Path) -> BuildReport:
     """Translates the annotations that ROSITA publishes: ``source`` is their JSON file, or a folder that holds it.
+
+    They have no types of answers and questions; those are of the official annotations that lie beside the file.
 
     A question without ``label`` has no loss in ROSITA, so its answer counts as hidden here.
 
@@ -66,43 +79,98 @@ def build_rosita(source: Path, output: Path) -> BuildReport:
         DataError: the file is missing or damaged, or records of it do not fit.
     """
     path = _rosita_path(source)
-    content = read_json(path)
-    if not (isinstance(content, Mapping) and all(isinstance(rows, list) for rows in content.values())):
-        raise DataError(f"{path}: expected an object of lists, one list of questions per split")
+    folders = [path.parent, *list(path.parent.parents)[:2]]  # where the release keeps its vocabulary is not known
+    types = _official_types(path.parent)
     problems: list[str] = []
     splits: dict[str, Questions] = {}
-    counts: dict[str, Counter[str]] = {}
-    for split, rows in content.items():
-        questions = splits.setdefault(split, {})
-        labels: list[str] = []
-        for place, row in _rows(rows, f"{path}: split '{split}'", "record", problems):
-            if row.get("text_set", _ROSITA_TEXT_SET) != _ROSITA_TEXT_SET:
-                problems.append(f"{place}: text_set: expected '{_ROSITA_TEXT_SET}', it is {row['text_set']!r}")
-            label = row.get("label")
-            names = _ROSITA_NAMES if label else {ours: _ROSITA_NAMES[ours] for ours in ("id", "text", "image")}
-            if label and "multi_label" not in row:
-                problems.append(f"{place}: multi_label: field required")
-            add_question(questions, _translated(row, names), place, problems, _ROSITA_NAMES)
-            labels += [str(label)] if label else []
-        if labels:
-            counts[split] = Counter(map(vocabulary_spelling, labels))
+    labels: dict[str, Counter[str]] = {}
+    numbers: Counter[str] = Counter()
+    for split, row in items_by_key(path, "an object of lists, one list of questions per split"):
+        place = f"{path}: split '{split}', record {numbers[split]}"
+        numbers[split] += 1
+        if split not in splits:
+            for earlier in splits.values():
+                earlier.rest()
+            splits[split] = Questions(output)
+        if not _is_object(row, place, problems):
+            continue
+        if row.get("text_set", _ROSITA_TEXT_SET) != _ROSITA_TEXT_SET:
+            problems.append(f"{place}: text_set: expected '{_ROSITA_TEXT_SET}', it is {row['text_set']!r}")
+        label = row.get("label")
+        names = _ROSITA_NAMES if label else {ours: _ROSITA_NAMES[ours] for ours in ("id", "text", "image")}
+        if label and "multi_label" not in row:
+            problems.append(f"{place}: multi_label: field required")
+        content = _translated(row, names)
+        add_question(splits[split], {**content, **types.of(content)}, place, problems, _ROSITA_NAMES)
+        if label:
+            labels.setdefault(split, Counter())[str(label)] += 1
     raise_any(problems)
-    folders = [path.parent, *list(path.parent.parents)[:2]]  # where the release keeps its vocabulary is not known
+    counts = {split: _spelled(found) for split, found in labels.items()}
     vocabulary = published_vocabulary(folders, ROSITA_ANSWERS) or counted_vocabulary(counts)
-    return write_questions(splits, vocabulary, output)
+    return write_questions(splits, vocabulary, output, types.remarks(path.parent))
 
 
-def _rows(rows: Any, place: str, what: str, problems: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The rows that are objects, each with its place."""
-    if not isinstance(rows, list):
-        raise DataError(f"{place}: expected a list of questions, found {type(rows).__name__}")
-    places = []
-    for index, row in enumerate(rows):
-        if isinstance(row, Mapping):
-            places.append((f"{place}, {what} {index}", row))
-        else:
-            problems.append(f"{place}, {what} {index}: expected an object, found {type(row).__name__}")
-    return places
+@dataclass
+class _OfficialTypes:
+    """Types of answers and questions by question id, and the files that they are of."""
+
+    files: list[Path]
+    known: dict[str, tuple[int, str | None, str | None]]
+    used: int = 0
+
+    def of(self, content: Mapping[str, Any]) -> dict[str, str | None]:
+        """The types of an answered question, if the official one of its id is about the same image."""
+        found = self.known.get(str(content.get("id"))) if "answers" in content else None
+        if found is None or not str(content.get("image")).endswith(f"_{found[0]:012d}"):
+            return {}
+        self.used += 1
+        return {"answer_type": found[1], "question_type": found[2]}
+
+    def remarks(self, folder: Path) -> list[str]:
+        """Where the types come from, or what would be there if there were any."""
+        if not self.files:
+            return [
+                f"no types of answers: ROSITA's file has none, and no v2_mscoco_*_annotations.json lies in {folder}; "
+                "accuracy is scored over all questions alone"
+            ]
+        names = ", ".join(file.name for file in self.files)
+        return [f"types of answers and questions: of {names}, for {self.used:,} questions"]
+
+
+def _official_types(folder: Path) -> _OfficialTypes:
+    """Reads the types from the official annotations in a folder.
+
+    Raises:
+        DataError: such a file is damaged.
+    """
+    matches = ((file, OFFICIAL_NAME.fullmatch(file.name)) for file in sorted(folder.iterdir()))
+    files = [file for file, match in matches if match is not None and match["answered"]]
+    known: dict[str, tuple[int, str | None, str | None]] = {}
+    for file in files:
+        for row in items_of(file, "annotations", "an object with a list of annotations, as in the official files"):
+            if isinstance(row, Mapping) and isinstance(row.get("image_id"), int):
+                answer, question = row.get("answer_type"), row.get("question_type")
+                known[str(row.get("question_id"))] = (
+                    row["image_id"],
+                    sys.intern(answer) if isinstance(answer, str) else None,
+                    sys.intern(question) if isinstance(question, str) else None,
+                )
+    return _OfficialTypes(files, known)
+
+
+def _is_object(row: Any, place: str, problems: list[str]) -> bool:
+    if not isinstance(row, Mapping):
+        problems.append(f"{place}: expected an object, found {type(row).__name__}")
+        return False
+    return True
+
+
+def _spelled(labels: Mapping[str, int]) -> Counter[str]:
+    """The same counts by the spelling of the vocabulary."""
+    counts: Counter[str] = Counter()
+    for label, count in labels.items():
+        counts[vocabulary_spelling(label)] += count
+    return counts
 
 
 def _translated(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -115,11 +183,8 @@ def _translated(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
     return content
 
 
-def _scored_vocabulary(splits: Mapping[str, Questions]) -> Vocabulary:
+def _scored_vocabulary(counts: Counter[str]) -> Vocabulary:
     """All answers that have a score, the most frequent first: the authors' vocabulary has no others."""
-    counts = Counter(
-        answer for questions in splits.values() for record in questions.values() for answer in record.scores or ()
-    )
     why = f"none of {', '.join(LXMERT_ANSWERS)} is there"
     if not counts:
         return Vocabulary((), f"no {ANSWERS_FILE} was written: {why}, and no answer has a score")
@@ -130,14 +195,13 @@ def _scored_vocabulary(splits: Mapping[str, Questions]) -> Vocabulary:
     return Vocabulary(frequent_answers(counts, 1), remark)
 
 
-def _lxmert_remarks(splits: Mapping[str, Questions]) -> list[str]:
-    counts = {split: sum(record.scores == {} for record in questions.values()) for split, questions in splits.items()}
+def _lxmert_remarks(unanswerable: Mapping[str, int]) -> list[str]:
     return [
         "these files hold soft scores and not the answers behind them: accuracy is looked up, as LXMERT reports it, "
         "and losses with KL divergence are impossible; `--from official` has the answers",
         *(
             f"split '{split}': {count:,} questions have no answer in the authors' vocabulary; every prediction scores 0"
-            for split, count in counts.items()
+            for split, count in unanswerable.items()
             if count
         ),
     ]

@@ -93,10 +93,10 @@ def test_problems_use_the_names_of_lxmerts_files(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         build_lxmert(tmp_path, tmp_path / "out")
     found = [problem.removeprefix(f"{tmp_path}/train.json, row ") for problem in caught.value.problems]
-    assert found[0] == "3: expected an object, found str"
-    assert found[1] == "0: label.dog: input should be less than or equal to 1 (got 1.5)"
-    assert found[2].startswith("1: sent: input should be a valid string")
-    assert found[3].startswith("2: img_id: string should have at least 1 character")
+    assert found[0] == "0: label.dog: input should be less than or equal to 1 (got 1.5)"
+    assert found[1].startswith("1: sent: input should be a valid string")
+    assert found[2].startswith("2: img_id: string should have at least 1 character")
+    assert found[3] == "3: expected an object, found str"
     assert found[4] == "5: question 5 occurs twice"
     assert found[5].startswith("6: question_id: string should match pattern")
 
@@ -108,7 +108,7 @@ def test_a_folder_without_lxmerts_files_names_them(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_list_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "train.json", {"questions": []})
-    with pytest.raises(DataError, match=r"train\.json: expected a list of questions, found dict"):
+    with pytest.raises(DataError, match=r"train\.json: expected a list of questions; the file starts with"):
         build_lxmert(tmp_path, tmp_path / "out")
 
 
@@ -124,11 +124,19 @@ def test_annotations_of_rosita_are_translated(inner: str, golden: Path, records:
     source = json.loads((mini / "annotations/vqa-vqav2/vqa_vqav2_annotations.json").read_text())
     report = build_rosita(mini / "annotations" / inner, tmp_path / "out")
     assert report.counts == {split: len(rows) for split, rows in source.items()}
+    official = json.loads((mini / "annotations/vqa-vqav2/v2_mscoco_minival2014_annotations.json").read_text())
+    types = {
+        str(row["question_id"]): {"answer_type": row["answer_type"], "question_type": row["question_type"]}
+        for row in official["annotations"]
+    }
+    assert f"types of answers and questions: of v2_mscoco_minival2014_annotations.json, for {len(types)} questions" in (
+        report.remarks
+    )
     for split, rows in source.items():
         for record, row in zip(records(tmp_path / f"out/{split}.jsonl"), rows, strict=True):
             plain = {"id": row["text_id"], "text": row["text"], "image": row["img_file"].removesuffix(".jpg")}
-            # without a label it has no loss
-            assert record == ({**plain, "answers": row["multi_label"]} if row.get("label") else plain)
+            answers = {"answers": row["multi_label"], **types.get(row["text_id"], {})}
+            assert record == {**plain, **(answers if row.get("label") else {})}  # without a label it has no loss
     index_of, _ = json.loads((mini / "answer_vocab.json").read_text())
     assert read_answers(tmp_path / "out/answers.json").answers == tuple(sorted(index_of, key=index_of.get))
     assert any(remark.endswith("answer_vocab.json, in their order") for remark in report.remarks)
@@ -144,8 +152,22 @@ def test_what_val_and_minival_share_is_said_and_nominival_is_made(records: Recor
     write(tmp_path / "vqa_vqav2_annotations.json", content)
     report = build_rosita(tmp_path, tmp_path / "out")
     assert report.counts == {"train": 1, "val": 2, "minival": 1, "nominival": 1}
-    assert "split 'val' holds 1 of the 1 questions of 'minival'" in report.remarks[0]
+    assert "split 'val' holds 1 of the 1 questions of 'minival'" in report.remarks[1]
     assert [record["id"] for record in records(tmp_path / "out/nominival.jsonl")] == ["2"]
+
+
+def test_types_are_of_the_official_question_about_the_same_image(records: Records, tmp_path: Path) -> None:
+    write(tmp_path / "vqa_vqav2_annotations.json", {"val": [rosita_row(1), rosita_row(2), rosita_row(3)]})
+    assert "no types of answers" in build_rosita(tmp_path, tmp_path / "without").remarks[0]
+    official = [
+        {"question_id": 1, "image_id": 42, "answer_type": "yes/no", "question_type": "is it"},
+        {"question_id": 2, "image_id": 43, "answer_type": "other"},
+        "row",
+    ]
+    write(tmp_path / "v2_mscoco_val2014_annotations.json", {"annotations": official})
+    report = build_rosita(tmp_path, tmp_path / "out")
+    assert [record.get("answer_type") for record in records(tmp_path / "out/val.jsonl")] == ["yes/no", None, None]
+    assert report.remarks[0].endswith("of v2_mscoco_val2014_annotations.json, for 1 questions")
 
 
 def test_a_record_without_label_is_hidden(records: Records, tmp_path: Path) -> None:
@@ -172,10 +194,10 @@ def test_problems_use_the_names_of_rositas_file(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         build_rosita(path, tmp_path / "out")
     found = [problem.removeprefix(f"{path}: split 'train', record ") for problem in caught.value.problems]
-    assert found[0] == "3: expected an object, found str"
-    assert found[1] == "0: img_file: field required"
-    assert found[2] == "1: text_set: expected 'vqa', it is 'vg'"
-    assert found[3].startswith("2: text_id: string should match pattern")
+    assert found[0] == "0: img_file: field required"
+    assert found[1] == "1: text_set: expected 'vqa', it is 'vg'"
+    assert found[2].startswith("2: text_id: string should match pattern")
+    assert found[3] == "3: expected an object, found str"
     assert found[4] == "4: multi_label: field required"
 
 
@@ -189,7 +211,8 @@ def test_a_folder_without_the_file_says_its_name(tmp_path: Path) -> None:
         build_rosita(tmp_path, tmp_path / "out")
 
 
-def test_a_file_that_is_no_object_of_lists_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "vqa_vqav2_annotations.json", [])
+@pytest.mark.parametrize("content", [[], {"train": 3}, {"val": [], "train": {}}, {"train": "text"}])
+def test_a_file_that_is_no_object_of_lists_is_refused(content: Any, tmp_path: Path) -> None:
+    write(tmp_path / "vqa_vqav2_annotations.json", content)
     with pytest.raises(DataError, match="one list of questions per split"):
         build_rosita(tmp_path, tmp_path / "out")
