@@ -131,14 +131,14 @@ def test_the_report_counts_by_module(save: Any) -> None:
 
     table = [line.split() for line in report.lines()]
     assert table == [
-        ["module", "matched", "missing", "unexpected", "other", "shape"],
-        ["--------", "-------", "-------", "----------", "-----------"],
-        ["layers", "199", "1", "0", "0"],
-        ["pooler", "1", "0", "0", "0"],
-        ["matching", "0", "2", "0", "0"],
-        ["boxes", "0", "2", "0", "0"],
-        ["answers", "0", "0", "1", "0"],
-        ["total", "200", "5", "1", "0"],
+        ["module", "matched", "missing", "unused"],
+        ["--------", "-------", "-------", "------"],
+        ["layers", "199", "1", "0"],
+        ["pooler", "1", "0", "0"],
+        ["matching", "0", "2", "0"],
+        ["boxes", "0", "2", "0"],
+        ["answers", "0", "0", "1"],
+        ["total", "200", "5", "1"],
         ["boxes:", "not", "in", "the", "file;", "it", "starts", "from", "random", "weights"],
     ]
 

@@ -41,7 +41,7 @@ def test_a_tensor_of_an_unknown_part_is_refused_and_named(save: Any) -> None:
 def test_parts_that_the_backbone_declares_unused_are_left_out(save: Any) -> None:
     report = load_weights(ToyBackbone(), save(toy_tensors(answers__bias=torch.ones(2))))
 
-    assert report.unexpected == ("answers.bias",)
+    assert (report.unused, report.unexpected) == (("answers.bias",), ())
 
 
 def test_a_part_is_declared_by_its_whole_name(save: Any) -> None:
@@ -82,3 +82,16 @@ def test_a_head_of_another_size_is_refused(save: Any, layer: nn.Module, message:
         load_weights(ToyBackbone(), save(toy_tensors(**held)), heads=[HeadSlot("answers", layer)])
 
     assert "the head 'answers' was trained with other options" in str(caught.value)
+
+
+def test_a_network_of_another_size_is_refused_in_a_few_lines(save: Any) -> None:
+    tensors = {name: torch.ones(5, 7) for name in toy_tensors()}
+
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(ToyBackbone(), save(tensors))
+
+    lines = str(caught.value).splitlines()
+    assert len(lines) <= 6
+    assert sum("the model needs" in line for line in lines) == 3
+    assert any("198 more" in line for line in lines)
+    assert "set the size options under `backbone` to those of the file" in lines[-1]

@@ -52,7 +52,9 @@ class LoadReport:
         path: the file.
         matched: loaded.
         missing: in the model but not in the file; these keep their initial values.
-        unexpected: in the file but not in the model, which declares that it has no use for them.
+        unused: in the file but not in the model, which declares that it has no use for them, such as heads of
+            pre-training.
+        unexpected: in the file but not in the model, which knows nothing of them; none if anything was loaded.
         mismatched: in both with different shapes: name -> (shape in the file, shape in the model).
         metadata: where the weights come from, as ``import_weights`` wrote it.
         remarks: how heads were made to fit.
@@ -61,19 +63,22 @@ class LoadReport:
     path: Path
     matched: tuple[str, ...]
     missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
+    unused: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
     mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """A table with one row per module and a total, for the console and the log."""
-        columns = {
+        counted = {
             "matched": Counter(map(module_of, self.matched)),
             "missing": Counter(map(module_of, self.missing)),
+            "unused": Counter(map(module_of, self.unused)),
             "unexpected": Counter(map(module_of, self.unexpected)),
             "other shape": Counter(map(module_of, self.mismatched)),
         }
+        columns = {name: column for name, column in counted.items() if column or name in ("matched", "missing")}
         modules = list(dict.fromkeys(module for column in columns.values() for module in column))
         rows = [[module, *(str(column[module]) for column in columns.values())] for module in modules]
         rows.append(["total", *(str(column.total()) for column in columns.values())])
@@ -102,7 +107,8 @@ def load_weights(backbone: Backbone, path: Path, *, heads: Sequence[HeadSlot] = 
         path,
         matched=_in_order(part.matched for part in [fit, *fits]),
         missing=_in_order(part.missing for part in [fit, *fits]),
-        unexpected=_in_order(part.unexpected for part in [fit, *fits]),
+        unused=tuple(name for name in fit.unexpected if is_in(name, backbone.unused_weights)),
+        unexpected=_in_order([_homeless(fit, backbone), *(part.unexpected for part in fits)]),
         mismatched={name: shapes for part in [fit, *fits] for name, shapes in part.mismatched.items()},
         metadata=metadata,
         remarks=tuple(remarks),
@@ -112,7 +118,8 @@ def load_weights(backbone: Backbone, path: Path, *, heads: Sequence[HeadSlot] = 
         line for (slot, content), part in zip(filled, fits, strict=True) if content for line in part.head_problems(slot)
     ]
     if problems:
-        raise CheckpointError([*(f"{path}: {problem}" for problem in problems), *report.lines()])
+        table = [] if report.mismatched else report.lines()  # sizes have been named, and no count says more of them
+        raise CheckpointError([*(f"{path}: {problem}" for problem in problems), *table])
 
     backbone.load_state_dict({name: trunk[name] for name in fit.matched}, strict=False)
     for slot, content in filled:
@@ -131,10 +138,11 @@ class _Fit:
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
     def shape_problems(self) -> list[str]:
-        """One line for each tensor of another shape."""
-        return [
+        """The tensors of other shapes: the first few, and how many more there are."""
+        lines = [
             f"'{name}' has shape {theirs}, the model needs {ours}" for name, (theirs, ours) in self.mismatched.items()
         ]
+        return first_few(lines, _SHOWN_NAMES)
 
     def head_problems(self, slot: HeadSlot) -> list[str]:
         """Why this head cannot be filled; a head is filled whole or not at all."""
@@ -195,7 +203,7 @@ def _backbone_problems(
     names = [*backbone.state_dict()]
     required = {name for name in names if not is_in(name, backbone.optional_weights)}
     present = required.intersection([*fit.matched, *fit.mismatched])
-    homeless = [name for name in fit.unexpected if not is_in(name, backbone.unused_weights)]
+    homeless = _homeless(fit, backbone)
     depths = _other_depths(imported, names, backbone.depth_options)
     if not metadata.get("partial") and len(present) < REQUIRED_SHARE * len(required):
         problems.append(
@@ -223,6 +231,11 @@ def _backbone_problems(
             "the same ids would mean other words"
         )
     return problems
+
+
+def _homeless(fit: _Fit, backbone: Backbone) -> list[str]:
+    """The tensors that have no place in the backbone, although it does not say that it has no use for them."""
+    return [name for name in fit.unexpected if not is_in(name, backbone.unused_weights)]
 
 
 def _other_depths(imported: Iterable[str], names: Iterable[str], options: Mapping[str, str]) -> list[str]:
