@@ -6,6 +6,7 @@ Public, for verbs of plugins.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +132,8 @@ def missing_message(experiment: Experiment, missing: Sequence[RequiredFile], nam
     Args:
         named: how the user called the experiment.
     """
+    from vlrun.data.going_on import overrides_for_what_is_there
+
     lines = [f"Experiment '{experiment.name}' is well-formed, but files that it needs are not there:"]
     remedies: dict[str, list[RequiredFile]] = {}
     for file in missing:
@@ -148,6 +151,10 @@ def missing_message(experiment: Experiment, missing: Sequence[RequiredFile], nam
         f"Where to get them, and what comes next: runner data status {named}",
         f"To make them of files that you have: runner data prepare {named} --from FOLDER",
     ]
+    if options := overrides_for_what_is_there(experiment):
+        is_last = "train.final_checkpoint=last" in options
+        remark = "  (no split chooses an epoch; scores say that it is the last)" if is_last else ""
+        lines += [f"To go on with the splits that are there: {shlex.join(options)}{remark}"]
     lines += ["To try the experiment without any of them: runner run EXPERIMENT --demo"]
     return lines
 

@@ -56,6 +56,7 @@ def _add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 
 def status(arguments: argparse.Namespace) -> int:
     """Shows what is there and what is missing; the exit status says whether all is there."""
+    from vlrun.data.going_on import overrides_for_what_is_there
     from vlrun.data.preparing import check_folders
 
     check_folders(arguments.folders)
@@ -73,6 +74,8 @@ def status(arguments: argparse.Namespace) -> int:
             lines += _lines(need, by_target.get(need.target), downloads, experiment.data_root, named)
         lines += [_disk_line(steps, downloads, experiment.data_root)] if steps else []
         lines += _next_lines(steps, named, arguments.folders)
+        if steps and (options := overrides_for_what_is_there(experiment)):
+            lines += [f"Or with the splits that are there: runner data status {named} {shlex.join(options)}"]
         print("\n".join(lines))
     return DataError.exit_status if steps else 0
 
