@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -354,3 +355,18 @@ def _wait_for(condition: Any, seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_demo_says_at_its_start_how_long_it_takes(
+    provider: ToyProvider, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlrun.cli import run
+
+    dataset = SimpleNamespace(demo_dataset=None, name="animals")
+    experiment: Any = SimpleNamespace(tasks=[SimpleNamespace(dataset=dataset)])
+    plugins: Any = ToyPlugins(provider)
+    run._say_duration(experiment, plugins)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(provider, "duration", "an hour", raising=False)
+    run._say_duration(experiment, plugins)
+    assert capsys.readouterr().err == "demo: an hour\n"

@@ -137,7 +137,8 @@ class AnsweringTask(Task[Answers]):
         given: Mapping[str, float] = Counter(target.answers) if target.answers else target.scores or {}
         ordered = dict(sorted(given.items(), key=lambda item: -item[1]))
         if len(target.answers) == 1:
-            truth, right = {"answer": target.answers[0]}, target.answers[0]
+            truth: dict[str, Any] = {"answer": target.answers[0]}
+            right = target.answers[0]
         else:
             truth = {"answers" if target.answers else "scores": ordered}
             right = ", ".join(f"{name} ({value:g})" for name, value in ordered.items())

@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(experiment.as_yaml_with_origins(), end="")
         return 0
     check_recipe(experiment)
+    if experiment.demo and folder is None:
+        _say_duration(experiment, plugins)
     if experiment.demo_weights is not None:
         _prepare_demo_weights(arguments, experiment, plugins)
     if missing := experiment.missing_files():
@@ -62,6 +64,13 @@ def _load(path: Path, overrides: list[str], plugins: Plugins, arguments: argpars
     from vlrun.demo.run import load_demo_experiment
 
     return load_demo_experiment(path, overrides, plugins, _progress, from_pictures=arguments.demo_pictures)
+
+
+def _say_duration(experiment: Experiment, plugins: Plugins) -> None:
+    from vlrun.demo.run import demo_duration
+
+    if duration := demo_duration(experiment, plugins):
+        _progress(f"demo: {duration}")
 
 
 def _prepare_demo_weights(arguments: argparse.Namespace, experiment: Experiment, plugins: Plugins) -> None:

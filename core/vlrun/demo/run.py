@@ -65,6 +65,11 @@ def load_demo_experiment(
     return load_experiment(path, overrides, plugins=plugins, layers=[Layer(_ORIGIN, values)])
 
 
+def demo_duration(experiment: Experiment, plugins: Plugins) -> str:
+    """How long the demo takes, in words, as its provider says; empty if it does not."""
+    return provider_of(plugins, [_demo_dataset(task) for task in experiment.tasks]).duration
+
+
 def prepare_demo_weights(experiment: Experiment, plugins: Plugins, progress: Say, announce: Say) -> None:
     """Makes the pre-trained weights that a demo run starts from, if it needs any and they do not exist yet.
 

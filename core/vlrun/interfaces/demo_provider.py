@@ -42,6 +42,7 @@ class DemoProvider(ABC):
         region_feature_size, num_regions: what the regions look like.
         detector: name of a detector that finds regions of this kind in the pictures, with its options as they are; None
             if there is none.
+        duration: how long a demo takes, in words; empty if that is not known.
     """
 
     name: str
@@ -51,6 +52,7 @@ class DemoProvider(ABC):
     region_feature_size: int
     num_regions: int
     detector: str | None = None
+    duration: str = ""
 
     @abstractmethod
     def write_vocabulary(self, path: Path) -> None:

@@ -50,6 +50,7 @@ class DemoWorld(DemoProvider):
     region_feature_size = 128
     num_regions = 12
     detector = "demo-world"
+    duration = "one to four minutes of a core, for most; retrieval needs pre-training first, four or five more, once"
 
     def write_vocabulary(self, path: Path) -> None:
         write_vocabulary(path)
@@ -67,7 +68,7 @@ class DemoWorld(DemoProvider):
         write_pictures(image_set, folder, per_split=None)
 
     def overrides(self, datasets: Sequence[str]) -> Mapping[str, Any]:
-        """A schedule under which tiny backbones learn this world in about a minute on two cores."""
+        """A schedule under which tiny backbones learn this world in some minutes of a core."""
         epochs = max(_EPOCHS.get(dataset, 8) for dataset in datasets)
         return {
             "train.epochs": epochs,
