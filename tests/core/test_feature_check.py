@@ -171,18 +171,22 @@ def test_the_authors_weights_are_known_to_be_made_for_36_boxes_of_bottom_up_atte
 
 
 @pytest.mark.parametrize(
-    ("num_regions", "marks"),
-    [(2, {"match": {"regions": "the first 2 of up to 3 of an image"}}), (3, {}), (36, {})],
+    ("num_regions", "regions"),
+    [
+        (2, "the first 2 of up to 3 of an image"),
+        (3, "all of an image, up to 3"),
+        (36, "all of an image, up to 3"),
+    ],
 )
 def test_regions_that_the_model_does_not_see_are_in_header_and_scores(
-    world: Path, plugins: Plugins, num_regions: int, marks: dict[str, Any]
+    world: Path, plugins: Plugins, num_regions: int, regions: str
 ) -> None:
     config = experiment(world, plugins).tasks[0]
     data = read_task_data(config, ["train"], RegionFeatureStore(config.dataset.features), plugins)
     found = check_cut_regions([data], num_regions)
-    assert found.marks == marks
+    assert found.marks == {"match": {"regions": regions}}
     said = ["regions cut: match: the model sees the first 2 of up to 3 of an image (backbone.num_regions)"]
-    assert found.notes == (said if marks else [])
+    assert found.notes == (said if num_regions == 2 else [])
 
 
 def test_findings_about_features_add_up() -> None:

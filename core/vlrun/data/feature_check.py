@@ -73,17 +73,19 @@ def check_features(data: Sequence[TaskData], weights: Path, metadata: Mapping[st
 
 
 def check_cut_regions(data: Sequence[TaskData], num_regions: int) -> FeatureCheck:
-    """Which tasks have images with more regions than the ``num_regions`` that the model sees.
+    """How many regions of an image the model sees, for every score; a note where these are not all.
 
     A region that is cut can be no answer, so the scores of such runs are not those of runs with all regions.
     """
+    most = {task.name: task.store.manifest.max_regions for task in data}
     cut = {
-        task.name: f"the first {num_regions} of up to {task.store.manifest.max_regions} of an image"
-        for task in data
-        if task.store.manifest.max_regions > num_regions
+        name: f"the first {num_regions} of up to {number} of an image"
+        for name, number in most.items()
+        if number > num_regions
     }
     notes = [f"regions cut: {task}: the model sees {text} (backbone.num_regions)" for task, text in cut.items()]
-    return FeatureCheck({task: {"regions": text} for task, text in cut.items()}, notes)
+    seen = {name: cut.get(name, f"all of an image, up to {number}") for name, number in most.items()}
+    return FeatureCheck({task: {"regions": text} for task, text in seen.items()}, notes)
 
 
 def stated_origin(store: RegionFeatureStore) -> FeatureOrigin:
