@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,26 @@ class RunnerError(Exception):
 
     exit_status = 1
     is_shown_elsewhere = False  # another rank prints the same error
+
+
+_REMEDIES = {
+    errno.EACCES: "ask for the permission, or name another place",
+    errno.EPERM: "ask for the permission, or name another place",
+    errno.EROFS: "name a place that can be written",
+    errno.ENOSPC: "the disk is full: free some space, or name a place on another disk",
+    errno.EDQUOT: "the quota is used up: free some space, or name a place on another disk",
+    errno.EMFILE: "raise the limit of open files: ulimit -n",
+    errno.ENFILE: "too many files are open on this machine",
+    errno.ENAMETOOLONG: "give it a shorter name",
+}
+
+
+def system_problem(error: OSError) -> str | None:
+    """What the system refuses and what to do, on one line; None for an error that nobody but us can have made."""
+    if error.errno not in _REMEDIES:
+        return None
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror}; {_REMEDIES[error.errno]}"
 
 
 class UsageError(RunnerError):

@@ -81,3 +81,26 @@ def test_broken_yaml_names_its_line() -> None:
 )
 def test_what_is_written_reads_back_the_same(data: dict[str, Any]) -> None:
     assert parse_yaml(dump_yaml(data)).data == data
+
+
+def test_merge_keys_bring_what_is_not_given() -> None:
+    text = "a: &a {x: 1, y: {z: 2}}\nb: &b {x: 3, w: 4}\none:\n  x: 5\n  <<: *a\nboth: {<<: [*a, *b], v: 6}\n"
+    located = parse_yaml(text)
+    assert located.problems == []
+    assert located.data["one"] == {"x": 5, "y": {"z": 2}}
+    assert located.data["both"] == {"x": 1, "y": {"z": 2}, "w": 4, "v": 6}
+    assert located.lines[("one", "x")] == 4
+    assert parse_yaml("a: {'<<': {x: 1}}").data == {"a": {"<<": {"x": 1}}}  # quoted, it is a word
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: {<<: 3}", (1, "the merge key '<<' takes a mapping, or a list of mappings")),
+        ("a:\n  <<: [{x: 1}, y]", (2, "the merge key '<<' takes a mapping, or a list of mappings")),
+        ("a: &a\n  <<: *a", (1, "an alias refers to itself")),
+        ("a: {<<: {x: 1}, x: 2, x: 3}", (1, "a.x: duplicate key, first given on line 1")),
+    ],
+)
+def test_wrong_merge_keys_are_problems(text: str, problem: tuple[int, str]) -> None:
+    assert parse_yaml(text).problems == [problem]

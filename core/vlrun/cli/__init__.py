@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from vlrun.cli.parser import make_parser
-from vlrun.errors import RunnerError, StoppedOnRequest, UsageError
+from vlrun.errors import DataError, RunnerError, StoppedOnRequest, UsageError, system_problem
 
 _NO_WINDOWS = "vlrun runs on Linux and macOS, not on Windows: use it in WSL 2 (it needs file locks, links and signals)"
 
@@ -40,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if (problem := system_problem(error)) is None:
+            raise
+        print(f"{DataError.__name__}: {problem}", file=sys.stderr)
+        return DataError.exit_status
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     if wanted is None:
         raise PluginError(plugins.why_missing("submission", arguments.phase))
 
-    from vlrun.config.experiment import DATA_ROOT_VARIABLE
+    from vlrun.config.roots import DATA_ROOT_VARIABLE
     from vlrun.data.submissions import check_submission
 
     annotations = arguments.annotations

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from vlrun.config.roots import moved
 from vlrun.errors import RequiredFile
 from vlrun.interfaces.demo_provider import DemoFiles
 
@@ -36,8 +37,7 @@ FileName = Annotated[str, AfterValidator(_check_file_name)]
 
 
 def _under_data_root(path: Path, info: ValidationInfo) -> Path:
-    root = (info.context or {}).get("data_root")
-    return path if root is None else Path(root) / path.expanduser()
+    return moved(path, info.context or {})
 
 
 DataPath = Annotated[Path, AfterValidator(_under_data_root)]

@@ -18,6 +18,7 @@ from vlrun.config.base import BackboneConfig, Config, DataPath, DatasetConfig, F
 from vlrun.config.components import config_model
 from vlrun.config.problems import KeyPath, Problem, Sources, dotted, validation_problems
 from vlrun.config.published import Published
+from vlrun.config.roots import environment_roots, recorded_root
 from vlrun.config.train import TrainConfig
 from vlrun.config.yaml import annotate, dump_yaml, parse_value, parse_yaml
 from vlrun.errors import ConfigError, PluginError, RequiredFile, UsageError
@@ -26,8 +27,6 @@ from vlrun.reporting.options import portable_options
 if TYPE_CHECKING:
     from vlrun.plugins.manager import Plugins
 
-DATA_ROOT_VARIABLE = "VLRUN_DATA"
-RUNS_ROOT_VARIABLE = "VLRUN_RUNS"
 DEMO_WEIGHTS_FOLDER = "pretrained"
 """Where the weights of demos lie under the root of the demo data."""
 RESERVED_LABELS = {"weights", "image_identities"}
@@ -149,11 +148,13 @@ def load_experiment(
 
     problems: list[Problem] = []
     as_written = deepcopy(raw)
-    for layer in (_environment(raw), *layers, parse_overrides(overrides)):
+    is_of_run = path.name == "config.yaml" and (path.parent / "status.json").is_file()
+    environment, recorded = environment_roots(raw, is_of_run=is_of_run), recorded_root(raw) if is_of_run else None
+    for layer in (Layer("environment", environment), *layers, parse_overrides(overrides)):
         problems += _lay_over(raw, layer, sources)
     raw.setdefault("name", path.stem)
     problems += _find_demo_pretraining(raw, path.parent)
-    check = _Check(raw, plugins or create_plugins())
+    check = _Check(raw, plugins or create_plugins(), recorded)
     experiment = check.run()
     problems += check.problems
     lines = [f"{path}:{line}: {message}" for line, message in located.problems]
@@ -194,15 +195,6 @@ def _read(path: Path) -> str:
         near = f" There is: {', '.join(others)}" if others else ""
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{path}: cannot read the experiment file: {reason}.{near}") from error
-
-
-def _environment(raw: Mapping[str, Any]) -> Layer:
-    values = {}
-    if (data_root := os.environ.get(DATA_ROOT_VARIABLE)) and not raw.get("demo"):
-        values["data_root"] = data_root
-    if runs_root := os.environ.get(RUNS_ROOT_VARIABLE):
-        values["runs_root"] = runs_root
-    return Layer("environment", values)
 
 
 def _lay_over(raw: dict[str, Any], layer: Layer, sources: Sources) -> list[Problem]:
@@ -257,12 +249,13 @@ class _Check:
         parts: the backbone and the datasets that are valid, even if other sections are not.
     """
 
-    def __init__(self, raw: dict[str, Any], plugins: Plugins) -> None:
+    def __init__(self, raw: dict[str, Any], plugins: Plugins, recorded: Path | None = None) -> None:
         self.raw = dict(raw)
         self.plugins = plugins
         self.problems: list[Problem] = []
         self.parts: list[BackboneConfig | DatasetConfig] = []
-        self.context = {"data_root": Path(str(raw.get("data_root", "data"))).expanduser().absolute()}
+        root = Path(str(raw.get("data_root", "data"))).expanduser().absolute()
+        self.context = {"data_root": root, "recorded_root": recorded}
 
     def run(self) -> Experiment | None:
         """Checks everything; the experiment, or None if there are problems."""

@@ -114,22 +114,44 @@ class _Walk:
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
+            if _is_merge(key_node):
+                result = {**self._merged(value_node, path), **result}
+        given: set[str] = set()
+        for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
+            if _is_merge(key_node):
+                continue
             if not isinstance(key_node, yaml.ScalarNode):
                 self._problem(line, "a key must be a plain word")
                 continue
             key = str(key_node.value)
             here = (*path, key)
-            if key in result:
+            if key in given:
                 first = self.located.lines[here]
                 self._problem(line, f"{dotted(here)}: duplicate key, first given on line {first}")
                 continue
+            given.add(key)
             self.located.lines[here] = line
             result[key] = self.value(value_node, here)
         return result
 
+    def _merged(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
+        """What a merge key brings: a mapping, or several of which an earlier one goes before a later one."""
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        result: dict[str, Any] = {}
+        for part in reversed(parts):
+            if not isinstance(part, yaml.MappingNode):
+                self._problem(part.start_mark.line + 1, "the merge key '<<' takes a mapping, or a list of mappings")
+                continue
+            result |= self.value(part, path) or {}
+        return result
+
     def _problem(self, line: int, message: str) -> None:
         self.located.problems.append((line, message))
+
+
+def _is_merge(key: yaml.Node) -> bool:
+    return isinstance(key, yaml.ScalarNode) and key.value == "<<" and key.style is None
 
 
 class _Dumper(yaml.SafeDumper):

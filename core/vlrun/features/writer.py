@@ -298,7 +298,9 @@ class StoreWriter:
                 if remove is not None:
                     transaction.delete(remove)
         except lmdb.Error as error:
-            raise DataError(f"{self._folder} cannot be written: {error}") from error
+            needed, free = sum(map(len, records.values())), shutil.disk_usage(self._folder).free
+            full = f"; the disk is full: {free / 1e6:,.1f} MB are free" if free < 2 * needed else ""
+            raise DataError(f"{self._folder} cannot be written: {error}{full}") from error
 
 
 def write_store(

@@ -166,14 +166,21 @@ def read_predictions(path: Path) -> list[Prediction]:
     """
     predictions, problems = [], []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: cannot read predictions: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}") from error
+    if text.lstrip("\ufeff \r\n\t").startswith("["):
+        raise DataError(
+            f"{path}: a JSON list, as an evaluation server takes its results. What is scored here are JSON lines, each "
+            "with an 'id', as in the predictions folder of a run; `runner submit-check` checks files for servers"
+        )
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
         try:
             fields: dict[str, Any] = json.loads(line)
             predictions.append(Prediction(str(fields.pop("id")), fields))
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError):
             problems.append(f"{path}:{number}: not a JSON object with an id")
     if problems:
         raise DataError(first_few(problems))

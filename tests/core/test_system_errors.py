@@ -1,0 +1,91 @@
+"""What the operating system refuses is one line with the place and what to do, whatever was going on."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vlrun.cli import main
+from vlrun.cli import report as report_verb
+from vlrun.errors import DataError, system_problem
+from vlrun.features import writer
+from vlrun.interfaces.examples import RegionFeatures
+from vlrun.runs.again import read_predictions
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EACCES, "ask for the permission"),
+        (errno.EROFS, "name a place that can be written"),
+        (errno.ENOSPC, "the disk is full: free some space"),
+        (errno.EDQUOT, "the quota is used up"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENAMETOOLONG, "give it a shorter name"),
+    ],
+)
+def test_every_verb_says_it_in_one_line(
+    number: int, remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*arguments: object) -> int:
+        raise OSError(number, os.strerror(number), "/some/place")
+
+    monkeypatch.setattr(report_verb, "run", refuse)
+    assert main(["report", "."]) == 5
+    said = capsys.readouterr().err
+    assert said.startswith(f"DataError: /some/place: {os.strerror(number)}; ")
+    assert remedy in said
+    assert said.count("\n") == 1
+
+
+def test_an_error_that_only_we_can_have_made_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> int:
+        raise FileNotFoundError(errno.ENOENT, "gone", "x")
+
+    monkeypatch.setattr(report_verb, "run", fail)
+    with pytest.raises(FileNotFoundError):
+        main(["report", "."])
+    assert system_problem(OSError("without a number")) is None
+
+
+def test_a_store_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def __init__(self, environment: Any) -> None:
+            self.environment = environment
+
+        def begin(self, *, write: bool = False) -> Any:
+            if write:
+                raise writer.lmdb.Error("mdb_txn_commit: Input/output error")
+            return self.environment.begin()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.environment, name)
+
+    image = RegionFeatures("a", np.ones((2, 3), np.float16), np.array([[0, 0, 5, 5]] * 2, np.float32), 9, 9)
+    opened = writer.lmdb.open
+    monkeypatch.setattr(writer.lmdb, "open", lambda *arguments, **options: Full(opened(*arguments, **options)))
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(DataError, match=r"mdb_txn_commit: Input/output error; the disk is full: 0\.0 MB are free"):
+        writer.write_store(tmp_path / "store", [image])
+
+
+@pytest.mark.parametrize("text", ['[{"question_id": 1, "answer": "x"}]', '\ufeff [\n{"a": 1}]'])
+def test_a_file_for_a_server_is_named_as_one(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"results\.json: a JSON list, as an evaluation server takes its results"):
+        read_predictions(path)
+
+
+def test_lines_that_are_no_predictions_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('\ufeff{"id": 1, "a": 2}\n3\n"x"\n{"a": 1}\n')
+    with pytest.raises(DataError) as caught:
+        read_predictions(path)
+    assert [problem.rpartition("p.jsonl:")[2][0] for problem in caught.value.problems] == ["2", "3", "4"]
