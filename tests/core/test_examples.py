@@ -24,6 +24,7 @@ from vlrun.interfaces.reporter import Outcome, RunInfo
 from vlrun.plugins.manager import Plugins
 from vlrun.reporting.examples import FOLDER, read_examples
 from vlrun.reporting.html import render_report
+from vlrun.reporting.options import is_recipe
 from vlrun.runs.again import read_predictions, score_file
 from vlrun.runs.run import changed_options, run_experiment
 
@@ -235,3 +236,4 @@ def test_pictures_can_be_added_to_a_finished_run(toys: Path) -> None:
     before, after = ("tasks:\n- dataset:\n    pictures: " + name for name in ("a", "b"))
     assert changed_options(before, after) == []
     assert changed_options(before, after.replace("pictures", "limit"))
+    assert not is_recipe("tasks.0.dataset.pictures")

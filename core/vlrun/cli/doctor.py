@@ -149,7 +149,7 @@ def _check_roots(machine: Machine) -> Iterator[Finding]:
     """Where experiments look for data and write runs unless they say otherwise."""
     from vlrun.cli.machine import space_of
     from vlrun.cli.machine_checks import check_space, check_store_place
-    from vlrun.config.experiment import DATA_ROOT_VARIABLE, RUNS_ROOT_VARIABLE
+    from vlrun.config.roots import DATA_ROOT_VARIABLE, RUNS_ROOT_VARIABLE
     from vlrun.features.handles import DATA_FILE
     from vlrun.files import folder_from
 
