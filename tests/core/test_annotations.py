@@ -267,3 +267,17 @@ def test_a_damaged_pickle_is_a_data_error(content: bytes, tmp_path: Path) -> Non
 def test_a_missing_pickle_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         load_plain_pickle(tmp_path / "refs.p")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    """Editors write one; the check of a file and a run read the same."""
+    path = tmp_path / "marked.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"id": "1"}\n{"id": "2"}\n')
+    file = AnnotationFile(path)
+    assert [file[index] for index in range(len(file))] == [{"id": "1"}, {"id": "2"}]
+    assert validate_annotations(path, Marked) == []
+    assert file.read(0, Marked).id == "1"
+
+
+class Marked(BaseModel):
+    id: str

@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 from abc import abstractmethod
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
@@ -295,12 +296,12 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _line_offsets(content: mmap.mmap) -> NDArray[np.int64]:
-    """Offsets of the line starts, and of the end of the last line."""
+    """Offsets of the line starts, after a byte order mark, and of the end of the last line."""
     import numpy as np
 
     block_size = 1 << 24  # bounds the memory of the scan
     size = len(content)
-    starts = [np.zeros(1, np.int64)]
+    starts = [np.array([len(BOM_UTF8) if content[: len(BOM_UTF8)] == BOM_UTF8 else 0], np.int64)]
     for position in range(0, size, block_size):
         block = np.frombuffer(content[position : position + block_size], np.uint8)
         starts.append(np.flatnonzero(block == ord("\n")) + position + 1)
