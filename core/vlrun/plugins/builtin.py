@@ -107,6 +107,12 @@ def vlrun_feature_formats() -> list[FeatureFormat]:
             recogniser="vlrun.features.formats.lmdb_files:is_mmf_lmdb",
         ),
         FeatureFormat(
+            name="volta-hdf5",
+            summary="HDF5 file of VOLTA, a group per image with features, boxes, obj_id, img_h, ...",
+            opener="vlrun.features.formats.volta_hdf5:VoltaHdf5",
+            recogniser="vlrun.features.formats.volta_hdf5:is_volta_hdf5",
+        ),
+        FeatureFormat(
             name="gqa-hdf5",
             summary="object features of GQA's authors, gqa_objects_*.h5 with gqa_objects_info.json",
             opener="vlrun.features.formats.gqa_hdf5:GqaObjects",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,12 @@ def make_regions() -> Callable[..., RegionFeatures]:
         return RegionFeatures(image_id, **{**values, **changes})
 
     return make
+
+
+@pytest.fixture
+def images(make_regions: Callable[..., RegionFeatures]) -> Sequence[RegionFeatures]:
+    """Five images of two to four regions."""
+    return [make_regions(f"COCO_val2014_{number:012d}", 2 + number % 3) for number in range(1, 6)]
 
 
 @pytest.fixture

@@ -63,8 +63,16 @@ def mmf(regions: RegionFeatures) -> dict[str, Any]:
         "objects": regions.class_ids.astype(np.int64),
         "image_height": regions.height,
         "image_width": regions.width,
-        "cls_prob": np.full((len(regions.features), 3), 0.3, np.float32),
+        "cls_prob": mmf_probabilities(regions),
     }
+
+
+def mmf_probabilities(regions: RegionFeatures, background: int = 0) -> np.ndarray:
+    """The scores at the classes; with ``background`` columns in front, where the background is the likeliest."""
+    table = np.zeros((len(regions.features), background + 1600), np.float32)
+    table[:, :background] = 1
+    table[np.arange(len(table)), background + regions.class_ids] = regions.class_scores
+    return table
 
 
 def pickled(
@@ -99,8 +107,16 @@ def uniter_values(regions: RegionFeatures) -> dict[str, Any]:
         "features": regions.features.astype(np.float16),
         "norm_bb": np.concatenate([corners, corners[:, 2:] - corners[:, :2]], 1).astype(np.float16),
         "conf": regions.class_scores.astype(np.float16),
-        "soft_labels": np.zeros((len(regions.features), 3), np.float16),
+        "soft_labels": _soft_labels(regions),
     }
+
+
+def _soft_labels(regions: RegionFeatures) -> np.ndarray:
+    """Of 1,600 classes behind the background, which is the likeliest of all."""
+    labels = np.full((len(regions.features), 1601), 0.01, np.float16)
+    labels[:, 0] = 0.9
+    labels[np.arange(len(labels)), regions.class_ids + 1] = 0.5
+    return labels
 
 
 def as_npz(values: Mapping[str, Any]) -> bytes:
@@ -169,8 +185,58 @@ def vinvl_predictions(regions: RegionFeatures) -> str:
     return f"{regions.image_id}\t{json.dumps(found)}\n"
 
 
+def vinvl_named(regions: RegionFeatures) -> str:
+    """As above, with the names of what was found: the class, and two attributes of which the second is the likelier."""
+    name, cell = vinvl_predictions(regions).rstrip().split("\t")
+    found = json.loads(cell)
+    for item, kind, attribute, score in zip(
+        found["objects"], regions.class_ids, regions.attribute_ids, regions.attribute_scores, strict=True
+    ):
+        item |= {"class": f"class {kind}", "attributes": ["other", f"attribute {attribute}"]}
+        item["attr_scores"] = [float(score) / 2, float(score)]
+    return f"{name}\t{json.dumps(found)}\n"
+
+
+def vinvl_numbers() -> dict[str, dict[str, int]]:
+    """Names and numbers as ``VG-SGG-dicts-vgoi6-clipped.json`` has them, from 1."""
+    return {
+        "label_to_idx": {f"class {number}": number + 1 for number in range(1600)},
+        "attribute_to_idx": {"other": 500, **{f"attribute {number}": number + 1 for number in range(400)}},
+    }
+
+
 def vinvl_sizes(regions: RegionFeatures) -> str:
     return f"{regions.image_id}\t{json.dumps([{'height': regions.height, 'width': regions.width}])}\n"
+
+
+def volta_hdf5(file: Path, images: Sequence[RegionFeatures], *, with_sizes: bool = True) -> Path:
+    """As VOLTA's ``large_tsv_to_h5.py`` writes it."""
+    import h5py
+
+    with h5py.File(file, "w") as opened:
+        for regions in images:
+            group = opened.create_group(regions.image_id)
+            group["features"], group["boxes"] = regions.features, regions.boxes
+            group["obj_id"], group["obj_conf"] = regions.class_ids.astype(np.int64), regions.class_scores
+            group["attr_id"], group["attr_conf"] = regions.attribute_ids.astype(np.int64), regions.attribute_scores
+            if with_sizes:
+                group["img_w"], group["img_h"] = regions.width, regions.height
+    return file
+
+
+def volta_from_hdf5(regions: RegionFeatures) -> dict[str, Any]:
+    """As VOLTA's ``h5_to_lmdb.py`` converts such a file."""
+    return {
+        "img_id": regions.image_id,
+        "features": regions.features,
+        "boxes": regions.boxes,
+        "obj_id": regions.class_ids.astype(np.int64),
+        "obj_conf": regions.class_scores,
+        "attr_id": regions.attribute_ids.astype(np.int64),
+        "attr_conf": regions.attribute_scores,
+        "img_w": np.int64(regions.width),
+        "img_h": np.int64(regions.height),
+    }
 
 
 def gqa(folder: Path, images: Sequence[RegionFeatures], padded: int = 9) -> Path:

@@ -6,52 +6,21 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import foreign
 import numpy as np
 import pytest
+from importing import FORMATS, Images, assert_detected, assert_equal, built, problems
 
 from vlrun import FeatureOrigin, RegionFeatures, RegionFeatureStore
 from vlrun.errors import DataError
 from vlrun.features.build import build_store, detect_format
+from vlrun.features.formats.fields import regions_from
 from vlrun.features.formats.pickles import read_object_array, read_pickle
 from vlrun.features.formats.uniter import uniter_image_id
-from vlrun.plugins.builtin import vlrun_feature_formats
-
-FORMATS = {found.name: found for found in vlrun_feature_formats()}
-Images = Sequence[RegionFeatures]
-
-
-@pytest.fixture
-def images(make_regions: Callable[..., RegionFeatures]) -> Images:
-    return [make_regions(f"COCO_val2014_{number:012d}", 2 + number % 3) for number in range(1, 6)]
-
-
-def built(source: Path, name: str) -> RegionFeatureStore:
-    """The store of a source, which must be recognised as ``name``."""
-    assert detect_format([source], FORMATS).name == name
-    out = source.parent / f"{source.name}.store"
-    return RegionFeatureStore(build_store([source], out, FORMATS[name], dtype="float32").path)
-
-
-def problems(source: Path, name: str) -> str:
-    out = source.parent / "refused.store"
-    with pytest.raises(DataError) as caught:
-        build_store([source], out, FORMATS[name])
-    assert not out.exists()
-    return "\n".join(caught.value.problems)
-
-
-def assert_equal(store: RegionFeatureStore, images: Images, tolerance: float = 0, boxes: float = 0) -> None:
-    assert store.image_ids() == sorted(regions.image_id for regions in images)
-    for regions in images:
-        found = store[regions.image_id]
-        np.testing.assert_allclose(found.features, regions.features, atol=tolerance)
-        np.testing.assert_allclose(found.boxes, regions.boxes, atol=boxes)
-        assert (found.height, found.width) == (regions.height, regions.width)
 
 
 class TestPickledLmdb:
@@ -64,10 +33,15 @@ class TestPickledLmdb:
     def test_is_read(self, images: Images, tmp_path: Path, layout: Any, name: str, protocol: int) -> None:
         assert_equal(built(foreign.pickled(tmp_path / "source", images, layout, protocol=protocol), name), images)
 
-    def test_volta_keeps_classes_and_scores(self, images: Images, tmp_path: Path) -> None:
-        found = built(foreign.pickled(tmp_path / "source", images, foreign.volta), "vilbert-lmdb")[images[0].image_id]
-        for name in ("class_ids", "attribute_ids", "class_scores", "attribute_scores"):
-            np.testing.assert_array_equal(getattr(found, name), getattr(images[0], name))
+    @pytest.mark.parametrize("layout", [foreign.volta, foreign.volta_from_hdf5], ids=["from-tsv", "from-hdf5"])
+    def test_volta_keeps_classes_and_scores(self, images: Images, tmp_path: Path, layout: Any) -> None:
+        store = built(foreign.pickled(tmp_path / "source", images, layout), "vilbert-lmdb")
+        assert_equal(store, images)
+        assert_detected(store, images)
+
+    def test_mmf_keeps_classes_and_their_probabilities(self, images: Images, tmp_path: Path) -> None:
+        store = built(foreign.pickled(tmp_path / "source", images, foreign.mmf_lmdb), "mmf-lmdb")
+        assert_detected(store, images, "class_ids", "class_scores")
 
     def test_a_number_as_key_is_the_image_that_the_value_names(self, images: Images, tmp_path: Path) -> None:
         keys = [str(number) for number in range(1, 6)]
@@ -153,6 +127,7 @@ class TestUniter:
         source = foreign.uniter(tmp_path / "feat_th0.2_max100_min10", named, pack, sizes)
         store = built(source, "uniter-lmdb")
         assert_equal(store, images, tolerance=2e-3, boxes=0.5)  # half precision of a part of 640 pixels
+        assert_detected(store, images, "class_ids", "class_scores", tolerance=1e-3)
         assert (store.manifest.extractor, store.manifest.boxes) == ("bua-caffe", "10-100")
 
     @pytest.mark.parametrize(
@@ -234,7 +209,15 @@ class TestVinvl:
         file.write_text("".join(map(foreign.vinvl_predictions, images)))
         store = built(file, "vinvl-tsv")
         assert_equal(store, images)
-        np.testing.assert_allclose(store[images[0].image_id].class_scores, images[0].class_scores)
+        assert_detected(store, images, "class_scores")
+
+    def test_names_of_classes_and_attributes_become_numbers(self, images: Images, tmp_path: Path) -> None:
+        file = tmp_path / "predictions.tsv"
+        file.write_text("".join(map(foreign.vinvl_named, images)))
+        assert_detected(built(file, "vinvl-tsv"), images, "class_scores", "attribute_scores")
+        (tmp_path / "VG-SGG-dicts-vgoi6-clipped.json").write_text(json.dumps(foreign.vinvl_numbers()))
+        store = build_store([file], tmp_path / "named", FORMATS["vinvl-tsv"], dtype="float32")
+        assert_detected(RegionFeatureStore(store.path), images)
 
     @pytest.mark.parametrize(
         ("row", "message"),
@@ -262,7 +245,23 @@ class TestMmfFolder:
     def test_is_read(self, images: Images, tmp_path: Path) -> None:
         store = built(foreign.mmf_folder(tmp_path / "source", images), "mmf-npy")
         assert_equal(store, images)
-        np.testing.assert_array_equal(store[images[0].image_id].class_ids, images[0].class_ids)
+        assert_detected(store, images, "class_ids", "class_scores")
+
+    def test_probabilities_with_the_background_in_front_are_those_of_the_classes(
+        self, make_regions: Callable[..., RegionFeatures]
+    ) -> None:
+        regions = make_regions("a")
+        values = {**foreign.mmf(regions), "features": regions.features}
+        values["cls_prob"] = foreign.mmf_probabilities(regions, background=1)
+        np.testing.assert_array_equal(regions_from("a", values).class_scores, regions.class_scores)
+
+    def test_probabilities_of_something_else_are_left_out(self, make_regions: Callable[..., RegionFeatures]) -> None:
+        regions = make_regions("a")
+        values = {**foreign.mmf(regions), "features": regions.features, "objects": (regions.class_ids + 1) % 1600}
+        found = regions_from("a", values)
+        assert found.class_scores is None
+        assert found.class_ids is not None
+        assert regions_from("a", {**values, "objects": regions.class_ids[1:]}).class_ids is None  # an old script's slip
 
     def test_folders_in_it_are_read(self, images: Images, tmp_path: Path) -> None:
         foreign.mmf_folder(tmp_path / "source" / "train", images[:2])
@@ -301,50 +300,6 @@ class TestMmfFolder:
         found = problems(folder, "mmf-npy").splitlines()
         assert found[0].startswith(f"{first}: damaged")
         assert found[1].startswith(f"{second}: {info.name}: damaged")
-
-
-class TestGqaHdf5:
-    @pytest.fixture(autouse=True)
-    def _needs_h5py(self) -> None:
-        pytest.importorskip("h5py")
-
-    def test_is_read_without_its_padding(self, images: Images, tmp_path: Path) -> None:
-        store = built(foreign.gqa(tmp_path / "objects", images), "gqa-hdf5")
-        assert_equal(store, images)
-        assert store.manifest.extractor == "gqa-objects"
-
-    def test_the_folder_above_is_recognised(self, images: Images, tmp_path: Path) -> None:
-        foreign.gqa(tmp_path / "gqa" / "objects", images)
-        assert_equal(built(tmp_path / "gqa", "gqa-hdf5"), images)
-
-    def test_a_missing_file_is_named(self, images: Images, tmp_path: Path) -> None:
-        folder = foreign.gqa(tmp_path / "objects", images)
-        (folder / "gqa_objects_1.h5").unlink()
-        assert "gqa_objects_info.json needs" in (found := problems(folder, "gqa-hdf5"))
-        assert "gqa_objects_1.h5, which is not there" in found
-
-    def test_a_truncated_file_is_named_with_the_row(self, images: Images, tmp_path: Path) -> None:
-        folder = foreign.gqa(tmp_path / "objects", images)
-        file = folder / "gqa_objects_0.h5"
-        file.write_bytes(file.read_bytes()[:-500])
-        assert f"{file}: row 0 (image 'COCO_val2014_000000000001'): damaged" in problems(folder, "gqa-hdf5")
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"idx": 99}, "says row 99"),
-            ({"objectsNum": 500}, "500 objects; the file has"),
-            ({"width": "640"}, "expected whole numbers file, idx, objectsNum, width, height"),
-        ],
-    )
-    def test_a_wrong_entry_is_named(self, images: Images, tmp_path: Path, change: dict[str, Any], message: str) -> None:
-        folder = foreign.gqa(tmp_path / "objects", images)
-        info = json.loads((folder / "gqa_objects_info.json").read_text())
-        info[images[0].image_id] |= change
-        (folder / "gqa_objects_info.json").write_text(json.dumps(info))
-        found = problems(folder, "gqa-hdf5")
-        assert images[0].image_id in found
-        assert message in found
 
 
 HOSTILE = {

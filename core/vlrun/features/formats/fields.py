@@ -21,10 +21,10 @@ NAMES: Names = {
     "height": ("img_h", "image_h", "image_height"),
     "width": ("img_w", "image_w", "image_width"),
     "num_boxes": ("num_boxes",),
-    "class_ids": ("objects_id", "objects"),
-    "attribute_ids": ("attrs_id",),
-    "class_scores": ("objects_conf",),
-    "attribute_scores": ("attrs_conf",),
+    "class_ids": ("objects_id", "obj_id", "objects"),  # the second name is that of VOLTA's HDF5, the third MMF's
+    "attribute_ids": ("attrs_id", "attr_id"),
+    "class_scores": ("objects_conf", "obj_conf"),
+    "attribute_scores": ("attrs_conf", "attr_conf"),
 }
 
 
@@ -50,6 +50,8 @@ def regions_from(image_id: str, values: Mapping[str, Any]) -> RegionFeatures:
     for wanted, decode in _OPTIONAL.items():
         if found[wanted] and (array := decode(*given(wanted), count)) is not None:
             optional[wanted] = array
+    if "class_scores" not in optional and "class_ids" in optional and "cls_prob" in values:
+        optional |= _probabilities(values["cls_prob"], optional["class_ids"])
     return RegionFeatures(
         image_id=image_id,
         features=_matrix(*given("features"), count),
@@ -112,14 +114,32 @@ def _numeric(name: str, value: NDArray[Any]) -> NDArray[Any]:
 
 def _ids(name: str, value: Any, count: int) -> NDArray[np.int32] | None:
     if isinstance(value, np.ndarray):
-        return value[:count].astype(np.int32) if value.ndim == 1 and value.dtype.kind in "fiu" else None
+        return value[:count].astype(np.int32) if _is_vector(value, count) else None
     return _texts(name, value).ids(count) if isinstance(value, str | bytes) else None
 
 
 def _scores(name: str, value: Any, count: int) -> NDArray[np.float32] | None:
     if isinstance(value, np.ndarray):
-        return value[:count].astype(np.float32) if value.ndim == 1 and value.dtype.kind in "fiu" else None
+        return value[:count].astype(np.float32) if _is_vector(value, count) else None
     return _texts(name, value).floats(count) if isinstance(value, str | bytes) else None
+
+
+def _is_vector(value: NDArray[Any], count: int) -> bool:
+    return value.ndim == 1 and len(value) >= count and value.dtype.kind in "fiu"
+
+
+def _probabilities(table: Any, ids: NDArray[np.int32]) -> dict[str, NDArray[np.float32]]:
+    """The score of each class in MMF's ``cls_prob``, which some of its scripts write with the background in front.
+
+    Empty where the table does not have its largest values at ``ids``: it is of something else.
+    """
+    if not isinstance(table, np.ndarray) or table.ndim != 2 or len(table) < len(ids) or table.dtype.kind != "f":
+        return {}
+    for first in (0, 1):
+        part = table[: len(ids), first:]
+        if part.shape[1] and (part.argmax(1) == ids).all():
+            return {"class_scores": part.max(1).astype(np.float32)}
+    return {}
 
 
 _OPTIONAL: Mapping[str, Callable[[str, Any, int], NDArray[Any] | None]] = {

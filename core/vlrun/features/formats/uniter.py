@@ -78,7 +78,15 @@ class UniterLmdb(LmdbRecords):
             raise DataError(f"{', '.join(map(str, self._size_files))}: no size of image '{image_id}'")
         height, width = self._sizes[image_id]
         corners = boxes[:, :4].astype(np.float32) * np.array([width, height, width, height], np.float32)
-        return RegionFeatures(image_id, features, corners, height, width, class_scores=_scores(values, len(features)))
+        return RegionFeatures(
+            image_id,
+            features,
+            corners,
+            height,
+            width,
+            class_ids=_classes(values, len(features)),
+            class_scores=_scores(values, len(features)),
+        )
 
 
 def uniter_image_id(key: str) -> str:
@@ -107,10 +115,20 @@ def _scores(values: dict[str, Any], count: int) -> Any:
     return scores.reshape(-1).astype(np.float32)
 
 
+def _classes(values: dict[str, Any], count: int) -> Any:
+    """The likeliest class of each region, counted without the background, which comes first in ``soft_labels``."""
+    labels = values.get("soft_labels")
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind != "f" or labels.ndim != 2 or labels.shape[1] < 2:
+        return None
+    if len(labels) != count or not labels.any(axis=1).all():  # not filled in
+        return None
+    return labels[:, 1:].argmax(1).astype(np.int32)
+
+
 def _read_npz(content: bytes) -> dict[str, Any]:
     try:
         with NpzArrays(content) as arrays:
-            return {name: arrays[name] for name in ("features", "norm_bb", "conf") if name in arrays}
+            return {name: arrays[name] for name in ("features", "norm_bb", "conf", "soft_labels") if name in arrays}
     except DAMAGE as error:
         raise DataError(f"damaged npz: {error}") from error
 

@@ -3,7 +3,8 @@
 - ``features.tsv``: name, number of boxes, base64 of (n, 2054); ``*.feature.tsv``: name, JSON with ``num_boxes`` and
   ``features``. The last six columns are x1/W, y1/H, x2/W, y2/H and box width and height, divided likewise. Sizes come
   from ``predictions.tsv``, ``*label.tsv`` or ``*hw.tsv`` beside the file.
-- ``predictions.tsv`` written with TEST.OUTPUT_FEATURE: name, JSON with ``objects``, each with ``rect`` and ``feature``.
+- ``predictions.tsv`` written with TEST.OUTPUT_FEATURE: name, JSON with ``objects``, each with ``rect`` and ``feature``,
+  and scores and names of classes and attributes, which ``VG-SGG-dicts*.json`` beside the file turns into numbers.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlrun.errors import DataError
 from vlrun.features.formats import FeatureSource, SourceRecord
 from vlrun.features.formats.sizes import Sizes, read_sizes, size_files
 from vlrun.features.formats.tsv import Cell, read_rows
 from vlrun.features.origin import FeatureOrigin
+from vlrun.files import read_json
 from vlrun.interfaces.examples import RegionFeatures, canonical_image_id
 
 _GEOMETRY = 6
+_NAMES = "VG-SGG-dicts*.json"
 _LABELS = ("predictions.tsv", "*label.tsv", "*labels.tsv")
 
 
@@ -37,9 +41,10 @@ class VinvlTsv(FeatureSource):
         self._file = file
         self._labels = sorted({beside for pattern in _LABELS for beside in file.parent.glob(pattern) if beside != file})
         self._size_files = size_files(file.parent)
+        self._names = sorted(file.parent.glob(_NAMES))[:1]
 
     def files(self) -> Sequence[Path]:
-        return [self._file, *self._labels, *self._size_files]
+        return [self._file, *self._labels, *self._size_files, *self._names]
 
     def describe(self) -> str:
         return self._file.name
@@ -89,7 +94,7 @@ class VinvlTsv(FeatureSource):
         try:
             features = [Cell("feature", item["feature"].encode()).matrix(1)[0] for item in found["objects"]]
             boxes = np.array([item["rect"] for item in found["objects"]], np.float32).reshape(-1, 4)
-            scores = np.array([item.get("conf", np.nan) for item in found["objects"]], np.float32)
+            detected = self._detected(found["objects"])
             stated = _stated_size(found)
         except KeyError as error:
             raise DataError(f"an object has no {error}; was it written with TEST.OUTPUT_FEATURE True?") from error
@@ -98,10 +103,37 @@ class VinvlTsv(FeatureSource):
         if len({len(feature) for feature in features}) != 1:
             raise DataError(f"{len(features)} objects, with features of unlike width")
         height, width = stated or self._size(image_id)
-        has_scores = bool(np.isfinite(scores).all())
-        return RegionFeatures(
-            image_id, np.stack(features), boxes, height, width, class_scores=scores if has_scores else None
-        )
+        return RegionFeatures(image_id, np.stack(features), boxes, height, width, **detected)
+
+    def _detected(self, objects: Sequence[dict[str, Any]]) -> dict[str, NDArray[Any]]:
+        """Scores, and with the names of classes and attributes beside the file their numbers; of attributes the first.
+
+        What some object lacks is left out.
+        """
+        best = [
+            max(zip(item.get("attr_scores") or (), item.get("attributes") or (), strict=False), default=None)
+            for item in objects
+        ]
+        columns: dict[str, list[Any]] = {
+            "class_scores": [item.get("conf") for item in objects],
+            "class_ids": [self._numbers["label_to_idx"].get(str(item.get("class"))) for item in objects],
+            "attribute_scores": [found and found[0] for found in best],
+            "attribute_ids": [found and self._numbers["attribute_to_idx"].get(found[1]) for found in best],
+        }
+        return {
+            name: np.array(values, np.int32 if name.endswith("ids") else np.float32)
+            for name, values in columns.items()
+            if None not in values
+        }
+
+    @cached_property
+    def _numbers(self) -> dict[str, dict[str, int]]:
+        """Name -> number from 0, of classes and of attributes; the file counts from 1, as 0 is the background."""
+        content = read_json(self._names[0]) if self._names else {}
+        return {
+            kind: {name: int(number) - 1 for name, number in (content.get(kind) or {}).items()}
+            for kind in ("label_to_idx", "attribute_to_idx")
+        }
 
     def _size(self, image_id: str) -> tuple[int, int]:
         if image_id not in self._sizes:
