@@ -248,7 +248,7 @@ def test_without_an_experiment_everything_is_made_and_the_rest_named(
 ) -> None:
     assert main(["data", "prepare", "--from", str(old)]) == 0
     shown = capsys.readouterr().out
-    assert f"{old}/junk: nothing was made of 1 files" in shown
+    assert f"{old}/junk: nothing was made of 1 files: " in shown
     assert f"{old}/other: nothing was made of 1 files" in shown
     assert f"{old}/toy:" not in shown
     assert main(["data", "prepare", "--from", str(old)]) == 5
@@ -329,6 +329,24 @@ def test_a_data_root_that_cannot_be_written_is_told(
 def test_links_that_lead_upwards_end(old: Path) -> None:
     (old / "toy/up").symlink_to(old)
     assert [path.name for path in Tree(old).matches("toy/train.txt")] == ["train.txt"]
+
+
+@pytest.mark.parametrize(("in_folder", "source"), [(False, "toy/features.tsv"), (True, "toy")])
+def test_an_importer_may_need_what_lies_beside_a_file(tmp_path: Path, in_folder: bool, source: str) -> None:
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy/features.tsv").touch()
+    download = Download(
+        name="a",
+        summary="",
+        kind="features",
+        makes="a",
+        recognised=("toy/features.tsv",),
+        page="https://example.org",
+        in_folder=in_folder,
+    )
+    (found,) = Tree(tmp_path).find(download)
+    assert found.sources == (tmp_path / source,)
+    assert found.files == (tmp_path / "toy/features.tsv",)
 
 
 def test_an_override_without_experiment_and_a_wrong_declaration_are_errors(

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from vlrun import load_experiment
+from vlrun import RegionFeatureStore, load_experiment
 from vlrun.cli import main
 from vlrun.data.needs import needs_of
 from vlrun.plugins.downloads import Download
@@ -121,6 +121,27 @@ def test_one_command_makes_everything_that_an_old_folder_has(
     monkeypatch.setenv("VLRUN_DATA", str(tmp_path / "data"))
     assert main(["data", "prepare", "--from", str(golden / tree)]) == 0
     assert {path.name for path in (tmp_path / "data").glob("*/*")} == expected
+
+
+def test_of_the_tree_that_pretraining_read_features_and_words_are_taken_and_the_rest_is_named(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ROSITA's captions with their scene graphs are no annotations of a dataset that is here."""
+    tree = golden / "rosita/pretrain_data/mini"
+    monkeypatch.setenv("VLRUN_DATA", str(tmp_path / "data"))
+    assert main(["data", "prepare", "--from", str(tree)]) == 0
+    stores = {path.name: len(RegionFeatureStore(path)) for path in (tmp_path / "data/features").iterdir()}
+    assert stores == {"coco-bua36": 5, "conceptual-captions-bua36": 3, "sbu-bua36": 2, "visual-genome-bua36": 4}
+    assert [path.name for path in (tmp_path / "data/vocab").iterdir()] == ["bert-base-uncased.txt"]
+    assert not (tmp_path / "data/annotations").exists()
+    shown = capsys.readouterr().out.splitlines()
+    for name, files in {
+        "annotations/pt-coco": "3 files: pt_coco_annotations_train.lineidx, pt_coco_annotations_train.tsv, "
+        "text_piror_coco_vg_cc_sbu.json",
+        "annotations/pt-vg": "2 files: pt_vg_annotations_train.lineidx, pt_vg_annotations_train.tsv",
+        "genome_vocabs": "2 files: attributes_vocab.txt, objects_vocab.txt",
+    }.items():
+        assert f"{tree / name}: nothing was made of {files}" in shown
 
 
 def test_the_data_root_may_be_an_old_folder(golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,7 +173,10 @@ def left_lines(trees: Sequence[Tree], made: Sequence[Made]) -> list[str]:
     taken = [item.taken for item in made if item.taken is not None]
     lines = []
     for tree in trees:
-        lines += [f"{folder}: nothing was made of {count:,} files" for folder, count in tree.left_over(taken).items()]
+        lines += [
+            f"{folder}: nothing was made of {len(names):,} files: {', '.join(first_few(sorted(names), 3))}"
+            for folder, names in tree.left_over(taken).items()
+        ]
         lines += [f"{problem}: not looked through" for problem in tree.unread]
     return first_few(lines, 12)
 

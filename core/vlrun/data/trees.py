@@ -121,28 +121,24 @@ class Tree:
                 for folder in dict.fromkeys(path.parent for path in paths)
             ]
         if download.kind == "features":
-            return [Found(download, tuple(dict.fromkeys(map(_store_source, paths))), tuple(paths), absent)]
+            sources = [path.parent if download.in_folder else path for path in paths]
+            return [Found(download, tuple(dict.fromkeys(sources)), tuple(paths), absent)]
         return [Found(download, (path,), (path,), ()) for path in paths]
 
-    def left_over(self, taken: Iterable[Found]) -> dict[Path, int]:
-        """Folder -> files in it that nothing was made of."""
+    def left_over(self, taken: Iterable[Found]) -> dict[Path, list[str]]:
+        """Folder -> names of the files in it that nothing was made of."""
         used = {path for found in taken for path in (*found.files, *found.sources)}
-        counts: dict[Path, int] = {}
+        left: dict[Path, list[str]] = {}
         for entries in self.entries.values():
             for _, path in entries:
                 if not path.is_dir() and not used & {path, *path.parents}:
-                    counts[path.parent] = counts.get(path.parent, 0) + 1
-        return counts
+                    left.setdefault(path.parent, []).append(path.name)
+        return left
 
 
 def _is_downloads(folder: Path) -> bool:
     """Whether ``runner data get`` made it: what is in there is looked through by itself."""
     return folder.name == DOWNLOADS_FOLDER and any(folder.glob(f"*/{RECORD}"))
-
-
-def _store_source(path: Path) -> Path:
-    """What a feature importer is given: the folder of ``imgfeat.tsv``, otherwise what was recognised."""
-    return path.parent if path.name == "imgfeat.tsv" else path
 
 
 def trees_of(folders: Sequence[Path], data_root: Path, downloads: Mapping[str, Download]) -> list[Tree]:

@@ -63,6 +63,8 @@ class Download(Declaration):
         images: how many images a set of features holds, for the disk that it will take.
         features: what made a set of features, as far as its owners say; the command that imports it passes it on.
         optional: those of ``recognised`` that nobody misses.
+        in_folder: whether the importer is given the folder in which a recognised file lies, for what is beside it;
+            otherwise the file or folder itself.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Download(Declaration):
     images: int | None = None
     features: FeatureOrigin = UNKNOWN
     optional: tuple[str, ...] = ()
+    in_folder: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

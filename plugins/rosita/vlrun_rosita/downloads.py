@@ -23,6 +23,7 @@ def _features(store: str, folder: str, images: int | None = None) -> Iterator[Do
             makes=store,
             source=source,
             recognised=(f"{folder}/{inside}",),
+            in_folder=source == "rosita-tsv",  # what is beside the file says where its rows begin
             page=_PAGE,
             manual_steps=(f"download {folder}.tar.gz from the page's link, {_ON_A_SHARE}", "unpack it"),
             images=images,
