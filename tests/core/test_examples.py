@@ -153,7 +153,9 @@ def test_pictures_are_small_and_a_damaged_one_is_said(tmp_path: Path) -> None:
     assert len(content) < 40_000  # of noise, the worst case
     assert Image.open(io.BytesIO(content)).size == (240, 120)
     assert others == [None, None]
-    assert said == [f"the report shows no picture of bad: {tmp_path / 'bad.jpg'}: no picture that can be read (JPEG, PNG)"]
+    assert said == [
+        f"the report shows no picture of bad: {tmp_path / 'bad.jpg'}: no picture that can be read (JPEG, PNG)"
+    ]
 
 
 # --- the page ---

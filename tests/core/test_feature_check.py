@@ -16,7 +16,7 @@ from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weight_files import read_imported, write_imported
 from vlrun.engine.weight_summary import inspect_weights
 from vlrun.errors import DataError
-from vlrun.features.origin import FeatureOrigin, differ
+from vlrun.features.origin import FeatureOrigin, differences
 from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import write_store
 from vlrun.plugins.manager import Plugins
@@ -47,34 +47,34 @@ def header(run: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("made", "regions", "wanted", "expected"),
     [
-        (FeatureOrigin("a"), (36, 36), FeatureOrigin("a"), False),
-        (FeatureOrigin("a"), (36, 36), FeatureOrigin("b"), True),
-        (FeatureOrigin("a"), (36, 36), FeatureOrigin("a", boxes="36"), False),
-        (FeatureOrigin("a"), (12, 90), FeatureOrigin("a", boxes="36"), True),
-        (FeatureOrigin("a"), (12, 36), FeatureOrigin("a", boxes="36"), False),  # tiny pictures have few regions
-        (FeatureOrigin("a", boxes="36"), (12, 20), FeatureOrigin("a", boxes="36"), False),
-        (FeatureOrigin("a"), (12, 20), FeatureOrigin("a", boxes="36"), True),
-        (FeatureOrigin("a", boxes="10-100"), (36, 36), FeatureOrigin("a", boxes="36"), True),
-        (FeatureOrigin("a"), (4, 90), FeatureOrigin("a", boxes="10-100"), False),
-        (FeatureOrigin("a", boxes="36"), (36, 36), FeatureOrigin("a", boxes="10-100"), False),
-        (FeatureOrigin("a"), (4, 8), FeatureOrigin("a", boxes="10-100"), True),
-        (FeatureOrigin("a"), (12, 90), FeatureOrigin("a", boxes="10-100"), False),
-        (FeatureOrigin("a", "1"), (36, 36), FeatureOrigin("a", "2"), True),
-        (FeatureOrigin("a", "1"), (36, 36), FeatureOrigin("a"), False),
+        (FeatureOrigin("a"), (36, 36), FeatureOrigin("a"), []),
+        (FeatureOrigin("a"), (36, 36), FeatureOrigin("b"), ["extractor: a, not b"]),
+        (FeatureOrigin("a"), (36, 36), FeatureOrigin("a", boxes="36"), []),
+        (FeatureOrigin("a"), (12, 90), FeatureOrigin("a", boxes="36"), ["boxes: 12-90, not 36"]),
+        (FeatureOrigin("a"), (12, 36), FeatureOrigin("a", boxes="36"), []),  # tiny pictures have few regions
+        (FeatureOrigin("a", boxes="36"), (12, 20), FeatureOrigin("a", boxes="36"), []),
+        (FeatureOrigin("a"), (12, 20), FeatureOrigin("a", boxes="36"), ["boxes: 12-20, not 36"]),
+        (FeatureOrigin("a", boxes="10-100"), (36, 36), FeatureOrigin("a", boxes="36"), ["boxes: 10-100, not 36"]),
+        (FeatureOrigin("a"), (4, 90), FeatureOrigin("a", boxes="10-100"), []),
+        (FeatureOrigin("a", boxes="36"), (36, 36), FeatureOrigin("a", boxes="10-100"), []),
+        (FeatureOrigin("a"), (4, 8), FeatureOrigin("a", boxes="10-100"), ["boxes: 4-8, not 10-100"]),
+        (FeatureOrigin("a"), (12, 90), FeatureOrigin("a", boxes="10-100"), []),
+        (FeatureOrigin("a", "1"), (36, 36), FeatureOrigin("a", "2"), ["extractor_weights: 1, not 2"]),
+        (FeatureOrigin("a", "1"), (36, 36), FeatureOrigin("a"), []),
         (FeatureOrigin(), (36, 36), FeatureOrigin("b", boxes="10"), None),
         (FeatureOrigin("a"), (36, 36), FeatureOrigin(), None),
         (FeatureOrigin("some words"), (36, 36), FeatureOrigin("b"), None),
-        (FeatureOrigin("a: some words"), (36, 36), FeatureOrigin("a"), False),
-        (FeatureOrigin("a: some words"), (36, 36), FeatureOrigin("a: other words"), False),
-        (FeatureOrigin("a: some words"), (36, 36), FeatureOrigin("b"), True),
+        (FeatureOrigin("a: some words"), (36, 36), FeatureOrigin("a"), []),
+        (FeatureOrigin("a: some words"), (36, 36), FeatureOrigin("a: other words"), []),
+        (FeatureOrigin("a: some words"), (36, 36), FeatureOrigin("b"), ["extractor: a, not b"]),
         (FeatureOrigin("some words: more"), (36, 36), FeatureOrigin("b"), None),
-        (FeatureOrigin("some words"), (36, 36), FeatureOrigin("some words"), False),
+        (FeatureOrigin("some words"), (36, 36), FeatureOrigin("some words"), []),
     ],
 )
 def test_only_what_both_sides_say_is_compared(
-    made: FeatureOrigin, regions: tuple[int, int], wanted: FeatureOrigin, expected: bool | None
+    made: FeatureOrigin, regions: tuple[int, int], wanted: FeatureOrigin, expected: list[str] | None
 ) -> None:
-    assert differ(made, regions, wanted) is expected
+    assert differences(made, regions, wanted) == expected
 
 
 @pytest.mark.parametrize("boxes", ["many", "0", "100-10", "10-"])
@@ -89,9 +89,10 @@ def test_features_of_another_detector_stop_the_run(world: Path, plugins: Plugins
     with pytest.raises(DataError) as caught:
         run_experiment(experiment(world, plugins, weights), plugins=plugins)
     assert caught.value.exit_status == 5
-    first, second, remedy = caught.value.problems
+    first, second, *others, remedy = caught.value.problems
     assert first.endswith("toys.lmdb are hf-frcnn, weights v1, 3 boxes")
     assert "toy.safetensors was trained on bua-caffe, 36 boxes" in second
+    assert others == ["    other extractor: hf-frcnn, not bua-caffe", "    other boxes: 3, not 36"]
     assert "dataset.accept_other_features=true" in remedy
 
 

@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = load_run(
         arguments.run_folder, arguments.checkpoint, task=arguments.task, overrides=arguments.overrides, detector=reader
     )
-    if reader is not None and (note := loaded.note_on_photographs(reader.detector.describe())):
+    if reader is not None and (note := loaded.note_on_photographs(reader.detector)):
         print(f"note: {note}", file=sys.stderr)
     if arguments.file is not None:
         return _answer_file(loaded, asked, arguments)

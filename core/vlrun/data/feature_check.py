@@ -9,7 +9,7 @@ from typing import Any
 
 from vlrun.data.splits import TaskData
 from vlrun.errors import DataError
-from vlrun.features.origin import FeatureOrigin, differ
+from vlrun.features.origin import FeatureOrigin, differences
 from vlrun.features.store import RegionFeatureStore
 
 MARK = "weights made for other features"
@@ -53,10 +53,10 @@ def check_features(data: Sequence[TaskData], weights: Path, metadata: Mapping[st
     marks, notes, problems = {}, [], []
     for task in data:
         made = describe_kind(task.store)
-        verdict = _differ(task.store, wanted)
-        if verdict is None:
+        found = differences(stated_origin(task.store), _regions(task.store), wanted)
+        if found is None:
             notes.append(f"features not compared: {task.name}: {made}; the weights' training: {wanted}")
-        elif not verdict:
+        elif not found:
             notes.append(f"features: {task.name}: {made}, as the weights were trained on")
         elif task.config.dataset.accept_other_features:
             marks[task.name] = {MARK: f"trained on {wanted}; these are {made}"}
@@ -65,6 +65,7 @@ def check_features(data: Sequence[TaskData], weights: Path, metadata: Mapping[st
             problems += [
                 f"task '{task.name}': the features in {task.store.path} are {made}",
                 f"    and {weights} was trained on {wanted}: they fit, and mean something else to the model.",
+                *(f"    other {difference}" for difference in found),
                 "    Take features of that kind, or set dataset.accept_other_features=true; every score then says it",
             ]
     if problems:
@@ -100,10 +101,6 @@ def describe_kind(store: RegionFeatureStore) -> str:
     if made.boxes:
         return str(made)
     return f"{made}, {f'{fewest}' if fewest == most else f'{fewest} to {most}'} boxes"
-
-
-def _differ(store: RegionFeatureStore, wanted: FeatureOrigin) -> bool | None:
-    return differ(stated_origin(store), _regions(store), wanted)
 
 
 def _regions(store: RegionFeatureStore) -> tuple[int, int]:

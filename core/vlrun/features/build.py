@@ -98,9 +98,7 @@ def build_store(
         manifest = writer.finish(
             source_format=feature_format.name,
             source=source.describe(),
-            extractor=origin.extractor,
-            extractor_weights=origin.weights,
-            boxes=origin.boxes,
+            origin=origin,
             ids=ids.label if ids else "",
             overwrite=overwrite,
         )

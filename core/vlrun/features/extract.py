@@ -21,6 +21,7 @@ from typing import Any
 from vlrun.cpus import usable_cpus
 from vlrun.errors import DataError, RunnerError, first_few
 from vlrun.features.layout import Manifest
+from vlrun.features.origin import FeatureOrigin
 from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import StoreWriter, refuse_to_replace
 from vlrun.interfaces.detector import Detector
@@ -108,8 +109,9 @@ def extract_store(
         DataError: no picture gave features, ``out`` holds something else, or a process died.
     """
     detector = make_detector()
-    described, boxes = detector.describe(), detector.boxes
-    signature = hashlib.blake2b(f"{described}\x1f{dtype}".encode(), digest_size=16).hexdigest()
+    origin = FeatureOrigin.of(detector)
+    made = "\x1f".join((*origin.as_json().values(), dtype))
+    signature = hashlib.blake2b(made.encode(), digest_size=16).hexdigest()
     wanted, failed = _by_id(pictures, say)
     before = None if overwrite else _same_store(out, signature)
     known: Mapping[str, RegionFeatures] | RegionFeatureStore = {} if before is None else before
@@ -140,11 +142,7 @@ def extract_store(
             if image_id not in writer:
                 writer.add(known[image_id], ())
         manifest = writer.finish(
-            source_format="pictures",
-            source=source,
-            extractor=described,
-            boxes=boxes,
-            overwrite=overwrite or before is not None,
+            source_format="pictures", source=source, origin=origin, overwrite=overwrite or before is not None
         )
     return Extracted(out, manifest, tuple(failed), is_new=True)
 

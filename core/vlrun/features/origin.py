@@ -8,7 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlrun.interfaces.detector import Detector
 
 _BOXES = re.compile(r"(\d+)(?:-(\d+))?")
 
@@ -50,6 +53,11 @@ class FeatureOrigin:
             return self
         return FeatureOrigin(**{name: value or getattr(other, name) for name, value in self.as_json().items()})
 
+    @classmethod
+    def of(cls, detector: Detector) -> FeatureOrigin:
+        """What makes the features of a detector."""
+        return cls(detector.describe(), detector.weights, detector.boxes)
+
     def as_json(self) -> dict[str, str]:
         """The fields, for a manifest."""
         return asdict(self)
@@ -63,26 +71,32 @@ class FeatureOrigin:
 UNKNOWN = FeatureOrigin()
 
 
-def differ(made: FeatureOrigin, regions: tuple[int, int], wanted: FeatureOrigin) -> bool | None:
-    """Whether features are of another kind than ``wanted``; None where that is not known.
+def differences(made: FeatureOrigin, regions: tuple[int, int], wanted: FeatureOrigin) -> list[str] | None:
+    """In which fields features are of another kind than ``wanted``, in words; None where that is not known.
 
     Args:
         made: what made the features.
         regions: the fewest and the most regions that an image of theirs has.
         wanted: what made the features that the weights were trained on.
     """
-    if made.name and wanted.name:
-        if made.name != wanted.name:
-            return True
-    elif not made.extractor or made.extractor != wanted.extractor:
+    if not (made.name and wanted.name) and (not made.extractor or made.extractor != wanted.extractor):
         return None
+    found = []
+    if made.name != wanted.name:
+        found.append(f"extractor: {made.name}, not {wanted.name}")
     if made.weights and wanted.weights and made.weights != wanted.weights:
-        return True
-    if not wanted.boxes or made.boxes == wanted.boxes:
-        return False
-    fewest, most = limits(wanted.boxes)
-    # not the fewest of an image: a tiny picture has few regions, whatever a detector was asked for
-    return not fewest <= (limits(made.boxes) if made.boxes else regions)[1] <= most
+        found.append(f"extractor_weights: {made.weights}, not {wanted.weights}")
+    if wanted.boxes and made.boxes != wanted.boxes:
+        fewest, most = limits(wanted.boxes)
+        # not the fewest of an image: a tiny picture has few regions, whatever a detector was asked for
+        if not fewest <= (limits(made.boxes) if made.boxes else regions)[1] <= most:
+            found.append(f"boxes: {made.boxes or _span(regions)}, not {wanted.boxes}")
+    return found
+
+
+def _span(regions: tuple[int, int]) -> str:
+    fewest, most = regions
+    return f"{fewest}" if fewest == most else f"{fewest}-{most}"
 
 
 def limits(boxes: str) -> tuple[int, int]:

@@ -35,6 +35,7 @@ from vlrun.features.layout import (
     read_header,
     unpack_json,
 )
+from vlrun.features.origin import UNKNOWN, FeatureOrigin
 from vlrun.files import sync_folder
 from vlrun.interfaces.examples import RegionFeatures
 
@@ -218,16 +219,14 @@ class StoreWriter:
         *,
         source_format: str,
         source: str,
-        extractor: str,
-        extractor_weights: str = "",
-        boxes: str = "",
+        origin: FeatureOrigin = UNKNOWN,
         ids: str = "",
         overwrite: bool = False,
     ) -> Manifest:
         """Writes the manifest and gives the store its name.
 
         Args:
-            extractor, extractor_weights, boxes: what made the features, as ``FeatureOrigin`` has it.
+            origin: what made the features.
             ids: where other ids than those of the source come from.
 
         Raises:
@@ -248,9 +247,9 @@ class StoreWriter:
             max_regions=state.most,
             feature_width=state.feature_width,
             dtype=self.dtype,
-            extractor=extractor,
-            extractor_weights=extractor_weights,
-            boxes=boxes,
+            extractor=origin.extractor,
+            extractor_weights=origin.weights,
+            boxes=origin.boxes,
             skipped=state.skipped,
             ids=ids,
             source_format=source_format,
@@ -325,9 +324,7 @@ def write_store(
             return writer.finish(
                 source_format="records",
                 source="",
-                extractor=extractor,
-                extractor_weights=extractor_weights,
-                boxes=boxes,
+                origin=FeatureOrigin(extractor, extractor_weights, boxes),
                 overwrite=overwrite,
             )
         except BaseException:

@@ -14,17 +14,20 @@ class Detector(ABC):
     """Finds the regions of pictures, one at a time. Every process that computes makes its own.
 
     Attributes:
+        weights: name or hash of its weights; empty where it has none.
         boxes: how many regions it is asked for, ``36`` or ``10-100``; tiny pictures may have fewer. Empty: not stated.
     """
 
+    weights: str = ""
     boxes: str = ""
 
     @abstractmethod
     def describe(self) -> str:
-        """One line with all that changes the features: pipeline, weights, number and kind of boxes.
+        """One line with all that changes the features, beside ``weights`` and ``boxes``: the pipeline and its options.
 
         A first word with a colon, such as ``mine:``, is the name by which a run compares features with those that
-        weights were trained on. The line stands in the store, and an extraction continues only under the same line.
+        weights were trained on. The line and the two stand in the store, and an extraction continues only under the
+        same ones.
         """
 
     @abstractmethod

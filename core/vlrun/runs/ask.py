@@ -23,9 +23,10 @@ from vlrun.engine.ranks import Ranks, choose_device
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import RunFolder, open_run_folder
 from vlrun.errors import CheckpointError, ConfigError, DataError, RunnerError, UsageError, first_few
-from vlrun.features.origin import FeatureOrigin, differ
+from vlrun.features.origin import FeatureOrigin, differences
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import PairEncoder
+from vlrun.interfaces.detector import Detector
 from vlrun.interfaces.examples import Pair, RegionBatch, RegionFeatures, canonical_image_id
 from vlrun.interfaces.question import Answer, Choice, Question
 from vlrun.interfaces.reporter import Reporters
@@ -227,18 +228,19 @@ class LoadedRun:
             raise DataError(self._unknown(image_id))
         return self.store[image_id]
 
-    def note_on_photographs(self, extractor: str) -> str | None:
-        """What to say where photographs have other features than the run was trained on, by ``extractor``.
+    def note_on_photographs(self, detector: Detector) -> str | None:
+        """What to say where the photographs' features, by ``detector``, are others than the run was trained on.
 
         None where both are known to be alike, or the store does not say what its features are of.
         """
         if self.store is None:
             return None
-        trained, manifest = stated_origin(self.store), self.store.manifest
-        boxes = (manifest.min_regions, manifest.max_regions)
-        if not trained.extractor or differ(FeatureOrigin(extractor), boxes, trained) is False:
+        trained, manifest, now = stated_origin(self.store), self.store.manifest, FeatureOrigin.of(detector)
+        found = differences(now, (manifest.min_regions, manifest.max_regions), trained)
+        if not trained.extractor or found == []:
             return None
-        return f"the run's features are of {trained.extractor}; those of photographs are of {extractor}"
+        where = f" ({'; '.join(found)})" if found else ""
+        return f"the run's features are of {trained}; those of photographs are of {now}{where}"
 
     @property
     def asked_images(self) -> int | None:

@@ -34,13 +34,10 @@ class DemoDetector(Detector):
     def __init__(self, config: DemoDetectorConfig) -> None:
         self._network, digest = load_network(config.weights_file)
         self.boxes, self._fewest, self._most = config.boxes, config.fewest_boxes, config.most_boxes
-        self._made_of = f"weights sha256 {digest[:16]}"
+        self.weights = f"sha256:{digest[:16]}"
 
     def describe(self) -> str:
-        return (
-            f"{self.name}: detector of the demo world, input {SHORT}/{LONG} RGB, boxes are proposals, "
-            f"{self._fewest}-{self._most} boxes, {self._made_of}"
-        )
+        return f"{self.name}: detector of the demo world, input {SHORT}/{LONG} RGB, boxes are proposals"
 
     def read(self, file: Path) -> tuple[Tensor, tuple[int, int]]:
         picture = open_picture(file, formats=OWN_FORMATS)

@@ -28,16 +28,18 @@ class BottomUp(Detector):
         network: Network,
         profile: Profile,
         *,
+        weights: str = "",
         made_of: str = "",
-        boxes: str = "",
         device: str = "cpu",
         regions_at_once: int = 16,
     ) -> None:
-        """``made_of`` says which weights these are, for the store."""
+        """``weights`` is their hash and ``made_of`` says more of them, both for the store."""
         self.network = network.to(device)
         self.profile = profile
-        self._made_of, self._device, self._regions_at_once = made_of, device, regions_at_once
-        self.boxes = boxes
+        least, most = profile.least, profile.most
+        self.weights, self.boxes = weights, f"{least}" if least == most else f"{least}-{most}"
+        self._made_of = made_of
+        self._device, self._regions_at_once = device, regions_at_once
 
     @classmethod
     def caffe(cls, config: BottomUpConfig) -> BottomUp:
@@ -59,22 +61,17 @@ class BottomUp(Detector):
             )
         anchors, kind = _checked_anchors(state[ANCHORS], config)
         network = Network.load(state, state[ANCHORS] if isinstance(profile, HfProfile) else anchors)
-        made_of = (
-            f"weights {metadata.get('source')} sha256 {str(metadata.get('source_sha256'))[:16]}, anchors {kind}, "
-            f"{config.precision}"
-        )
         return cls(
             network.in_half() if config.precision == "bfloat16" else network,
             replace(profile, least=config.fewest_boxes, most=config.most_boxes),
-            made_of=made_of,
-            boxes=config.boxes,
+            weights=f"sha256:{str(metadata.get('source_sha256'))[:16]}",
+            made_of=f"weights of {metadata.get('source')}, anchors {kind}, {config.precision}",
             device=_device(config.device),
             regions_at_once=config.regions_at_once,
         )
 
     def describe(self) -> str:
-        boxes = f"{self.profile.least}-{self.profile.most} boxes"
-        return f"{self.profile.name}: bottom-up attention, {self.profile.describe()}, {boxes}, {self._made_of}"
+        return f"{self.profile.name}: bottom-up attention, {self.profile.describe()}, {self._made_of}"
 
     def read(self, file: Path) -> tuple[Prepared, tuple[int, int]]:
         pixels = read_image(file)

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = load_run(
         arguments.run_folder, arguments.checkpoint, task=arguments.task, overrides=arguments.overrides, detector=reader
     )
-    note = loaded.note_on_photographs(reader.detector.describe()) if reader is not None else None
+    note = loaded.note_on_photographs(reader.detector) if reader is not None else None
     hosts = [*LOOPBACK, f"[{LOOPBACK[2]}]"] if arguments.host in LOOPBACK else None
     page = AskPage(loaded, arguments.pictures, trusted_hosts=hosts, note=note)
     handler = request_handler(IDLE_SECONDS)

@@ -62,7 +62,9 @@ def test_every_picture_becomes_a_record(folder: Path, tmp_path: Path) -> None:
     for number in range(12):
         assert (store[f"image_{number:02d}"].features == number).all()
     assert store["image_03"].class_ids.tolist() == [3, 4]
-    assert store.manifest.extractor == "toy 1"
+    manifest = store.manifest
+    assert (manifest.extractor, manifest.extractor_weights, manifest.boxes) == ("toy 1", "sha256:70y", "2")
+    assert manifest.box_format == "xyxy pixels"
     assert told == [(number, 12) for number in range(13)]
     assert done.is_new
     assert not done.failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,10 @@ def test_a_folder_becomes_a_store(folder: Path, weights, tmp_path: Path, capsys)
     assert (regions.attribute_scores > 0).all()
     assert regions.boxes.max() > 100
     assert main(["features", "verify", str(tmp_path / "store")]) == 0
-    for text in ("caffe profile", "36-36 boxes", "caffe_model.pth sha256", "anchors caffe", "float32"):
+    for text in ("caffe profile", "caffe_model.pth", "anchors caffe", "float32"):
         assert text in store.manifest.extractor
+    assert re.fullmatch("sha256:[0-9a-f]{16}", store.manifest.extractor_weights)
+    assert store.manifest.boxes == "36"
 
 
 def test_a_tiny_picture_has_fewer_regions_in_a_store_of_36(folder: Path, weights, tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ class FakeRun:
     def image_ids(self) -> list[str]:
         return ["img1", "img2", *(f"other{number}" for number in range(50))]
 
-    def note_on_photographs(self, extractor: str) -> str:
-        return f"photographs have features of {extractor}"
+    def note_on_photographs(self, detector: Any) -> str:
+        return f"photographs have features of {detector.describe()}"
 
     def features(self, image_id: str) -> RegionFeatures:
         return features(image_id)
