@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from safetensors.torch import load_file
 from torch import nn
 from toy_weights import MATCHING, TOY, ToyBackbone, toy_tensors
 
+from vlrun import FeatureOrigin
 from vlrun.cli import main
 from vlrun.engine.weight_files import import_weights
 from vlrun.engine.weight_summary import inspect_weights
 from vlrun.engine.weights import HeadSlot, load_weights
 from vlrun.errors import CheckpointError
 from vlrun.plugins.entries import WeightFormat
+from vlrun.plugins.manager import Plugins
 
 
 @pytest.fixture
@@ -319,6 +322,43 @@ def test_the_command_names_the_formats_that_are_installed(
 
     assert status == 4
     assert "no weight format 'nonsense' is installed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "features"),
+    [
+        ([], {"extractor": "bua-caffe", "weights": "", "boxes": "36"}),
+        (["--boxes", "10-100"], {"extractor": "bua-caffe", "weights": "", "boxes": "10-100"}),
+        (
+            ["--extractor", "vinvl", "--extractor-weights", "sha256:1"],
+            {"extractor": "vinvl", "weights": "sha256:1", "boxes": ""},
+        ),
+        (["--extractor", "not known"], {"extractor": "not known", "weights": "", "boxes": ""}),
+    ],
+    ids=["as the format says", "other boxes", "another extractor", "a remark"],
+)
+def test_the_command_may_say_which_features_a_file_was_trained_on(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    features: dict[str, str],
+) -> None:
+    known = replace(TOY, features=FeatureOrigin("bua-caffe", boxes="36"))
+    monkeypatch.setattr(Plugins, "weight_formats", lambda plugins: {"toy": known})
+    out = tmp_path / "toy.safetensors"
+    assert main(["weights", "import", "--from", "toy", str(source), str(out), *options]) == 0
+    assert json.loads(out.with_suffix(".json").read_text())["features"] == features
+    assert f"trained on features of: {FeatureOrigin(**features)}" in capsys.readouterr().out
+
+
+def test_a_number_of_boxes_that_is_none_is_a_wrong_use(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Plugins, "weight_formats", lambda plugins: {"toy": TOY})
+    command = ["weights", "import", "--from", "toy", str(source), str(tmp_path / "toy.safetensors")]
+    assert main([*command, "--boxes", "many"]) == 2
 
 
 def test_the_command_refuses_code_with_the_checkpoint_status(

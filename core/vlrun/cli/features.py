@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlrun.cli.format_help import add_help
+from vlrun.cli.origins import add_origin_arguments, given_origin
 from vlrun.errors import DataError, PluginError, UsageError, first_few
 
 if TYPE_CHECKING:
     from vlrun.features.layout import Manifest
-    from vlrun.features.origin import FeatureOrigin
     from vlrun.interfaces.examples import RegionFeatures
     from vlrun.plugins.entries import FeatureFormat
 
@@ -33,16 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--dtype", choices=("float16", "float32"), default="float16", help="type of the features (default: float16)"
     )
-    build.add_argument(
-        "--extractor",
-        default="",
-        metavar="NAME",
-        help="what made the features, compared with what weights were trained on: bua-caffe (bottom-up attention in "
-        "Caffe and its conversions, as ROSITA and LXMERT have), another name (vinvl, mmf-x152, ...), or a remark of "
-        "several words, which is not compared; default: what SOURCE tells",
-    )
-    build.add_argument("--extractor-weights", default="", metavar="NAME", help="name or hash of the detector's weights")
-    build.add_argument("--boxes", default="", metavar="N|N-M", help="boxes that it keeps of an image, such as 10-100")
+    add_origin_arguments(build, "the features; default: what SOURCE tells")
     build.add_argument(
         "--expect-ids",
         type=Path,
@@ -153,6 +144,7 @@ def _extract(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from vlrun.features.compare import compare_stores
+    from vlrun.features.origin import FeatureOrigin
     from vlrun.features.store import RegionFeatureStore
     from vlrun.reporting.progress import progress_on_stderr
     from vlrun.reporting.tables import TextTable
@@ -181,7 +173,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         "attributes": ids(found.differing_attributes),
     }
     for name, store in zip(("first", "second"), stores, strict=True):
-        facts[name] = store.manifest.extractor or "extractor not stated"
+        manifest = store.manifest
+        facts[name] = str(FeatureOrigin(manifest.extractor, manifest.extractor_weights, manifest.boxes))
     print("\n".join(TextTable((), list(facts.items())).as_lines()))
     print("images that agree least:")
     rows = [
@@ -204,7 +197,7 @@ def _build(arguments: argparse.Namespace) -> int:
                 arguments.out,
                 _chosen_format(arguments, reporters.note),
                 dtype=arguments.dtype,
-                origin=_origin(arguments),
+                origin=given_origin(arguments),
                 ids=read_id_table(arguments.ids[0], Path(arguments.ids[1])) if arguments.ids else None,
                 normalised_boxes=arguments.normalised_boxes,
                 skip_damaged=arguments.skip_damaged,
@@ -219,15 +212,6 @@ def _build(arguments: argparse.Namespace) -> int:
     print(f"{'built' if result.is_new else 'up to date:'} {result.path}")
     _print_facts(result.manifest, result.path)
     return DataError.exit_status if result.manifest.skipped else 0
-
-
-def _origin(arguments: argparse.Namespace) -> FeatureOrigin:
-    from vlrun.features.origin import FeatureOrigin
-
-    try:
-        return FeatureOrigin(arguments.extractor, arguments.extractor_weights, arguments.boxes)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 def _chosen_format(arguments: argparse.Namespace, say: Callable[[str], None]) -> FeatureFormat:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlrun.cli.format_help import add_help
+from vlrun.cli.origins import add_origin_arguments, given_origin
 from vlrun.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IDS",
         help="the same, instead of those that FORMAT is known for; none at all if no IDS follow",
     )
+    add_origin_arguments(importing, "the features that the weights saw; default: what FORMAT is known for")
     importing.add_argument(
         "--answers", type=Path, metavar="FILE", help="answer list that the file's answer head was trained with"
     )
@@ -145,6 +147,7 @@ def _import(arguments: argparse.Namespace) -> int:
         pretraining_sets=patterns if arguments.pretrained_on_only is not None else [*weight_format.seen, *patterns],
         heads={ANSWER_HEAD: {"answers": list(read_answers(arguments.answers))}} if arguments.answers else {},
         licence=arguments.licence,
+        features=given_origin(arguments),
         num_heads=arguments.num_heads,
         backbone=backbone,
     )
@@ -229,6 +232,8 @@ def _print(report: ImportReport) -> None:
     for remark in report.remarks:
         print(remark)
     print(f"seen in pre-training: {report.seen or 'no images, as far as is known'}")
+    if report.features:
+        print(f"trained on features of: {report.features}")
     print(f"licence: {report.licence or 'not known'}")
     print(f"wrote {report.out} ({report.parameters:,} parameters) and {report.manifest}")
 

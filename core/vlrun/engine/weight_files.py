@@ -29,6 +29,7 @@ from vlrun.engine.answer_lists import answer_remarks
 from vlrun.engine.forward_check import described
 from vlrun.engine.weight_sources import WeightSource, find_source
 from vlrun.errors import CheckpointError, first_few
+from vlrun.features.origin import UNKNOWN, FeatureOrigin
 from vlrun.files import atomic_write, sha256_of, write_json
 from vlrun.plugins.entries import Entry, WeightFormat
 
@@ -46,6 +47,7 @@ class ImportReport:
         parameters: number of values.
         left_behind: top-level entries of the source that did not come over, or not wholly, with counts of tensors.
         seen: the images that the weights have seen, in a few words.
+        features: what made the features that they were trained on, likewise; empty if that is not known.
         licence: as recorded.
         is_checkable: whether what the network computes from a fixed input is recorded.
         remarks: what is known of the answers that a head chooses from.
@@ -57,6 +59,7 @@ class ImportReport:
     parameters: int
     left_behind: tuple[str, ...]
     seen: str = ""
+    features: str = ""
     licence: str = ""
     is_checkable: bool = False
     remarks: tuple[str, ...] = ()
@@ -71,6 +74,7 @@ def import_weights(
     pretraining_sets: Sequence[str] | None = None,
     heads: Mapping[str, Mapping[str, Any]] | None = None,
     licence: str = "",
+    features: FeatureOrigin = UNKNOWN,
     num_heads: int | None = None,
     backbone: Entry | None = None,
 ) -> ImportReport:
@@ -84,6 +88,8 @@ def import_weights(
             What an exported file says of itself is added.
         heads: what the numbers of a head in ``source`` mean, by its neutral name, as ``Task.head_meaning`` says it.
         licence: a note that goes before what the source or the format says.
+        features: what made the features that the weights were trained on; what it leaves open is as the source or the
+            format says, if they name the same extractor.
         num_heads: of the network, where neither the source's ``config.json`` nor its width tells.
         backbone: the declaration of the backbone; with it, the options of the network and what it computes from a
             fixed input are recorded.
@@ -101,6 +107,7 @@ def import_weights(
         raise CheckpointError([f"{source.label}: {problem}" for problem in error.problems]) from error
     tensors = _own_memory(translated)
     before = _origin(header)
+    known = FeatureOrigin.from_json(before["features"]) if "features" in before else weight_format.features
     seen = [
         *(weight_format.seen if pretraining_sets is None else pretraining_sets),
         *before.get("pretraining_sets", ()),
@@ -113,7 +120,7 @@ def import_weights(
         "licence": licence or source.licence or before.get("licence", "") or weight_format.licence,
         "vocabulary_hash": vocabulary_hash or before.get("vocabulary_hash"),
         "pretraining_sets": list(dict.fromkeys(seen)),
-        "features": before.get("features", weight_format.features.as_json()),
+        "features": features.filled_from(known).as_json(),
         "partial": weight_format.partial,
         "heads": {name: dict(meaning) for name, meaning in {**before.get("heads", {}), **(heads or {})}.items()},
     }
@@ -155,8 +162,18 @@ def write_imported(
         },
     )
     seen = describe_declared(metadata.get("pretraining_sets", []))
-    licence, is_checkable = metadata.get("licence", ""), "forward_check" in metadata
-    return ImportReport(out, manifest, modules, parameters, tuple(left_behind), seen, licence, is_checkable)
+    features = FeatureOrigin.from_json(metadata.get("features"))
+    return ImportReport(
+        out,
+        manifest,
+        modules,
+        parameters,
+        tuple(left_behind),
+        seen=seen,
+        features="" if features == UNKNOWN else str(features),
+        licence=metadata.get("licence", ""),
+        is_checkable="forward_check" in metadata,
+    )
 
 
 def check_suffix(out: Path) -> None:
