@@ -1,15 +1,15 @@
 """How fast region features come from disk: the store against one npz per image and ROSITA's TSV, in one run.
 
 python benchmarks/features.py [--images 1024] [--json]
-python benchmarks/features.py --build [--images 4096]
+python benchmarks/features.py --build [--images 20000] [--against FOLDER]
 
 All ways deliver the same: random batches of 64 images with 36 regions of 2048 features, gathered into one array, from
 a warm page cache, in one process. The rounds of all ways alternate, so that a busy machine slows them alike; the ratios
 to the baseline are what to look at.
 
-With --build: how fast `runner features build` makes a store of npz files, as images per second and as images per second
-of processor time, which a busy machine hardly changes; and how much memory of its own it holds at the end of a build of
-a quarter of the images and of all.
+With --build: how fast `runner features build` makes a store of npz files of both kinds, as images per second and as
+images per second of processor time, which a busy machine changes less; and the most memory of its own that it held, at
+a tenth of the images and at all. Each build is a process of its own; with --against another checkout takes turns.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +41,21 @@ BASELINE = "npz per image (float32, not compressed)"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1024, help="images to read from (0.9 MB of disk each)")
+    parser.add_argument("--images", type=int, default=1024, help="how many (0.9 MB of disk each; with --build 0.15)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--build", action="store_true", help="measure building instead of reading")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="with --build: another checkout")
+    parser.add_argument("--build-one", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.build_one:
+        print(json.dumps(build_one(*arguments.build_one)))
+        return
     if arguments.build:
-        measure_building(arguments.images)
+        trees = [Path(__file__).resolve().parents[1], *([arguments.against] if arguments.against else [])]
+        print(f"{'checkout':<20} {'files':<17} {'images':>7} {'per second':>11} {'per core s':>11} {'own memory':>11}")
+        for row in measure_building(arguments.images, arguments.rounds, trees):
+            print(row, flush=True)
         return
     with tempfile.TemporaryDirectory() as folder:
         rates = measure(prepare(Path(folder), arguments.images), arguments.images, arguments.rounds)
@@ -95,26 +106,54 @@ def prepare(folder: Path, num_images: int) -> dict[str, Callable[[Sequence[int]]
     }
 
 
-def measure_building(num_images: int) -> None:
-    """Builds stores of a quarter of the images and of all; prints a row for each."""
-    import torch
-
-    torch.zeros(1).half()  # whoever builds a large store pays for loading it once
-    npz = next(found for found in vlrun_feature_formats() if found.name == "npz")
+def measure_building(num_images: int, num_rounds: int, trees: Sequence[Path]) -> Iterator[str]:
+    """A row for each kind of files and checkout: the best of rounds in which these take turns; of memory the most."""
     drawn = [image(number) for number in range(16)]
-    print(f"{'images':>8} {'per second':>12} {'per core second':>16} {'own memory, MiB':>16}")
-    for count in (num_images // 4, num_images):
+    for save, count in ((np.savez, num_images // 10), (np.savez, num_images), (np.savez_compressed, num_images // 10)):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "npz"
             folder.mkdir()
             for number in range(count):
-                regions = drawn[number % len(drawn)]
-                size = {"image_h": regions.height, "image_w": regions.width}
-                np.savez(folder / f"COCO_val2014_{number:012d}.npz", x=regions.features, bbox=regions.boxes, **size)
-            wall, processor = time.perf_counter(), time.process_time()
-            build_store([folder], Path(name) / "store", npz)
-            wall, processor = time.perf_counter() - wall, time.process_time() - processor
-        print(f"{count:>8,} {count / wall:>12,.0f} {count / processor:>16,.0f} {own_memory() / 2**20:>16,.0f}")
+                file, regions = folder / f"COCO_val2014_{number:012d}.npz", drawn[number % len(drawn)]
+                if number < len(drawn):
+                    size = {"image_h": regions.height, "image_w": regions.width}
+                    save(file, x=regions.features, bbox=regions.boxes, **size)
+                else:  # the same content again takes no disk
+                    os.link(folder / f"COCO_val2014_{number % len(drawn):012d}.npz", file)
+            found: dict[Path, list[dict[str, float]]] = {tree: [] for tree in trees}
+            for _ in range(num_rounds):
+                for tree in trees:
+                    command = [sys.executable, __file__, "--build-one", str(folder), str(Path(name) / "store")]
+                    environment = {**os.environ, "PYTHONPATH": f"{tree / 'core'}:{os.environ.get('PYTHONPATH', '')}"}
+                    done = subprocess.run(command, env=environment, check=True, capture_output=True)
+                    found[tree].append(json.loads(done.stdout))
+                    shutil.rmtree(Path(name) / "store")
+        for tree, runs in found.items():
+            rates = [count / min(run[clock] for run in runs) for clock in ("wall", "processor")]
+            memory = max(run["own_memory"] for run in runs) / 2**20
+            yield (
+                f"{tree.name:<20} {save.__name__:<17} {count:>7,} {rates[0]:>11,.0f} {rates[1]:>11,.0f} "
+                f"{memory:>7,.0f} MiB"
+            )
+
+
+def build_one(folder: Path, out: Path) -> dict[str, float]:
+    """Builds one store in this process; seconds of both clocks, and the most bytes of memory of its own."""
+    import torch
+
+    torch.zeros(1).half()  # whoever builds a large store pays for loading it once
+    npz = next(found for found in vlrun_feature_formats() if found.name == "npz")
+    most = 0
+
+    def look(what: str, done: int, total: int | None) -> None:
+        nonlocal most
+        if done % 256 == 0:
+            most = max(most, own_memory())
+
+    wall, processor = time.perf_counter(), time.process_time()
+    build_store([folder], out, npz, progress=look)
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    return {"wall": wall, "processor": processor, "own_memory": max(most, own_memory())}
 
 
 def own_memory() -> int:

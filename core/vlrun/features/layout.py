@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrun.errors import DataError
+from vlrun.features.compression import crc32
 from vlrun.interfaces.examples import RegionFeatures
 
 FORMAT_VERSION = 1
@@ -132,7 +133,7 @@ def encode(regions: RegionFeatures, dtype: str) -> bytes:
     )[:_CHECKED_BYTES]
     checksum = _checksum(encode_key(regions.image_id), header, b"")
     for part in parts:
-        checksum = zlib.crc32(part, checksum)
+        checksum = crc32(part, checksum)
     return b"".join((header, checksum.to_bytes(4, "little"), *parts))  # one copy of everything
 
 
@@ -142,6 +143,8 @@ def _as_float16(features: NDArray[Any]) -> NDArray[np.float16]:
 
     if features.dtype != np.float32 or not features.dtype.isnative:
         return np.ascontiguousarray(features, "<f2")
+    if features.flags.writeable:
+        return torch.from_numpy(np.ascontiguousarray(features)).to(torch.float16).numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of arrays that must not be written to; it only reads
         return torch.from_numpy(np.ascontiguousarray(features)).to(torch.float16).numpy()
@@ -247,14 +250,14 @@ def unpack_json(value: bytes) -> dict[str, Any]:
 
 
 def _checksum(key: bytes, header: bytes | memoryview, body: bytes | memoryview) -> int:
-    return zlib.crc32(body, zlib.crc32(header, zlib.crc32(key)))
+    return crc32(body, crc32(header, crc32(key)))
 
 
 def _with_checksum(content: bytes) -> bytes:
-    return zlib.crc32(content).to_bytes(4, "little") + content
+    return crc32(content).to_bytes(4, "little") + content
 
 
 def _without_checksum(value: bytes) -> bytes:
-    if zlib.crc32(value[4:]).to_bytes(4, "little") != value[:4]:
+    if crc32(value[4:]).to_bytes(4, "little") != value[:4]:
         raise ValueError("its checksum is wrong: the file is damaged")
     return value[4:]
