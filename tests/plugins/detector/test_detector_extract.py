@@ -12,7 +12,7 @@ from PIL import Image
 
 from vlrun import FeatureOrigin, RegionFeatureStore
 from vlrun.cli import main
-from vlrun.features.origin import differ
+from vlrun.features.origin import differences
 from vlrun.plugins.manager import create_plugins
 from vlrun_detector.config import BottomUpConfig
 from vlrun_detector.detector import BottomUp
@@ -63,7 +63,7 @@ def test_a_tiny_picture_has_fewer_regions_in_a_store_of_36(folder: Path, weights
     papers = create_plugins().weight_formats()["rosita"].features
     manifest = store.manifest
     for made in (FeatureOrigin(manifest.extractor, boxes=manifest.boxes), FeatureOrigin(manifest.extractor)):
-        assert differ(made, (manifest.min_regions, manifest.max_regions), papers) is False
+        assert differences(made, (manifest.min_regions, manifest.max_regions), papers) == []
 
 
 def test_bad_files_are_named_and_the_rest_goes_on(folder: Path, weights, tmp_path: Path, capsys) -> None:
