@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PLUGINS := $(wildcard plugins/*)
 STAMP := $(VENV)/.installed
-# any Python from 3.10 on; PYTHON=/path/to/python chooses another
-PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.10; do \
-	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo "$$name" && break; done)
+# any Python from 3.11 on; PYTHON=/path/to/python chooses another
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
 
 .PHONY: demo test lint format types bench install constraints clean
 
@@ -33,14 +33,14 @@ bench: install
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
-	@test -n "$(PYTHON)" || { echo "vlrun needs Python 3.10 or later; none was found (set PYTHON=...)"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "vlrun needs Python 3.11 or later; none was found (set PYTHON=...)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
 		-e '.[profile,dev]' $(foreach plugin,$(PLUGINS),-e $(plugin))
 	touch $(STAMP)
 
-# The pins of what is installed now. Versions for other Pythons are kept by hand, with a marker.
+# The pins of what is installed now.
 constraints: install
 	$(BIN)/python -m pip freeze --exclude-editable
 

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,8 +17,6 @@ from vlrun.testing import check_plugin
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "core" / "vlrun"
 PLUGINS = sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml"))
-
-tomllib = pytest.importorskip("tomllib", reason="in the standard library since Python 3.11")
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, str]]:

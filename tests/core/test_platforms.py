@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,6 @@ from vlrun.plugins.manager import Plugins
 from vlrun.runs.run import run_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
-
-tomllib = pytest.importorskip("tomllib", reason="in the standard library since Python 3.11")
 
 
 @pytest.mark.parametrize("verb", ["run", "doctor", "list-plugins", "--help"])

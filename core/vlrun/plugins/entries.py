@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from vlrun.errors import PluginError
 from vlrun.features.origin import UNKNOWN, FeatureOrigin
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from pydantic import BaseModel
-    from typing_extensions import Self
 
     from vlrun.features.formats import FeatureSource
     from vlrun.interfaces.demo_provider import DemoProvider
