@@ -93,17 +93,19 @@ def _whole(name: str, value: Any) -> int:
 def _matrix(name: str, value: Any, count: int) -> NDArray[Any]:
     if not isinstance(value, np.ndarray):
         return _texts(name, value).matrix(count)
-    if value.ndim == 3 and value.shape[0] == 1:  # some writers keep the batch
-        value = value[0]
-    if value.ndim != 2 or len(value) < count or (len(value) > count and value[count:].any()):
-        raise DataError(f"'{name}' has shape {value.shape}, expected ({count}, width)")
-    return _numeric(name, value)[:count]  # what follows is padding
+    array = _numeric(name, value)
+    if array.ndim == 3 and array.shape[0] == 1:  # some writers keep the batch
+        array = array[0]
+    if array.ndim != 2 or len(array) < count or (len(array) > count and array[count:].any()):
+        raise DataError(f"'{name}' has shape {array.shape}, expected ({count}, width)")
+    return array[:count]  # what follows is padding
 
 
 def _numbers(name: str, value: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    value = _numeric(name, value)
     if value.ndim != 2 or len(value) < shape[0] or value.shape[1] != shape[1] or value[shape[0] :].any():
         raise DataError(f"'{name}' has shape {value.shape}, expected {shape}")
-    return _numeric(name, value)[: shape[0]].astype(np.float32)
+    return value[: shape[0]].astype(np.float32)
 
 
 def _numeric(name: str, value: NDArray[Any]) -> NDArray[Any]:
