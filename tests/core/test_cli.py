@@ -47,8 +47,6 @@ def test_experiments_are_listed_with_what_they_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["list", "experiments"]) == 2
-    assert str(tmp_path / "experiments") in capsys.readouterr().err
     (tmp_path / "experiments" / "sub").mkdir(parents=True)
     (tmp_path / "experiments" / "a.yaml").write_text("# About cats\n# and dogs.\n#\n# More.\nseed: 1\n")
     (tmp_path / "experiments" / "sub" / "b.yaml").write_text("seed: 1\n# later\n")

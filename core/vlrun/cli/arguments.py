@@ -29,9 +29,12 @@ __all__ = [
 ]
 
 
+EXPERIMENT_HELP = "a YAML file, the name of one that ships with vlrun, or a run folder"
+
+
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds EXPERIMENT, overrides and --print-config, which `run` and `validate` share."""
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="a YAML file under experiments/, or a run folder")
+    parser.add_argument("experiment", metavar="EXPERIMENT", help=EXPERIMENT_HELP)
     parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="values laid over the file (YAML)")
     parser.add_argument(
         "--print-config", action="store_true", help="print every value with where it came from, and stop"

@@ -107,9 +107,10 @@ def _plugins() -> Plugins:
 
 
 def _experiments(prefix: str, **_: Any) -> list[str]:
-    """The files under ``experiments/``, and folders and YAML files that begin with ``prefix``."""
-    shipped = [str(path) for path in sorted(Path("experiments").glob("**/[!.]*.yaml"))]
-    return list(dict.fromkeys([*shipped, *_paths(prefix, ".yaml")]))
+    """The experiments here or that ship, and folders and YAML files that begin with ``prefix``."""
+    from vlrun.config.shipped import experiment_files
+
+    return list(dict.fromkeys([*experiment_files(), *_paths(prefix, ".yaml")]))
 
 
 def _runs(prefix: str, **_: Any) -> list[str]:

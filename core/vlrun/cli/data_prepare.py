@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlrun.cli.arguments import experiment_path
+from vlrun.cli.arguments import EXPERIMENT_HELP, experiment_path
 from vlrun.errors import DataError, UsageError
 from vlrun.files import folder_from
 from vlrun.plugins.manager import Plugins, create_plugins
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def add_status_arguments(parser: argparse.ArgumentParser) -> None:
     """EXPERIMENT, overrides and --from."""
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="a YAML file under experiments/, or a run folder")
+    parser.add_argument("experiment", metavar="EXPERIMENT", help=EXPERIMENT_HELP)
     _add_shared_arguments(parser)
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from vlrun.errors import UsageError
 from vlrun.plugins.entries import Entry
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.reporting.tables import TextTable, print_table
@@ -49,15 +49,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _experiments(as_json: bool) -> int:
-    """Prints the experiment files below ``experiments/`` of the working directory, each with its first comment."""
-    files = sorted(Path(EXPERIMENTS).glob("**/[!.]*.yaml"))
-    if not files:
-        raise UsageError(f"there is no experiment in {Path(EXPERIMENTS).absolute()}; go to the folder that has it")
-    rows = [(str(file), _first_comment(file)) for file in files]
+    """Prints the experiments below ``experiments/``, or those that ship with vlrun, each with its first comment."""
+    from vlrun.config.shipped import SHIPPED, experiment_files
+
+    files = experiment_files()
+    rows = [(name, _first_comment(file)) for name, file in files.items()]
     if as_json:
         print(json.dumps([{"file": file, "summary": summary} for file, summary in rows], indent=2))
         return 0
     print_table(TextTable((), rows))
+    if all(file.is_relative_to(SHIPPED) for file in files.values()):
+        print(f"These ship with vlrun, in {SHIPPED}; copy one to change it.", file=sys.stderr)
     return 0
 
 

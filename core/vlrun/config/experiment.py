@@ -19,6 +19,7 @@ from vlrun.config.components import config_model
 from vlrun.config.problems import KeyPath, Problem, Sources, dotted, validation_problems
 from vlrun.config.published import Published
 from vlrun.config.roots import environment_roots, recorded_root
+from vlrun.config.shipped import find_experiment
 from vlrun.config.train import TrainConfig
 from vlrun.config.yaml import annotate, dump_yaml, parse_value, parse_yaml
 from vlrun.errors import ConfigError, PluginError, RequiredFile, UsageError
@@ -126,7 +127,7 @@ def load_experiment(
     plugins: Plugins | None = None,
     layers: Sequence[Layer] = (),
 ) -> Experiment:
-    """Reads and checks an experiment file.
+    """Reads and checks an experiment file, or one that ships, by its name.
 
     Values come from the file, then the environment (``VLRUN_DATA``, ``VLRUN_RUNS``), then ``layers``, then
     ``overrides`` (``key.path=value``); a later source replaces the values of an earlier one.
@@ -138,7 +139,7 @@ def load_experiment(
     """
     from vlrun.plugins.manager import create_plugins
 
-    path = Path(path)
+    path = find_experiment(Path(path))
     located = parse_yaml(_read(path))
     sources = Sources(str(path), located.lines)
     raw = located.data
