@@ -5,7 +5,6 @@ Losses are divided by global counts, so the *sum* over ranks is the gradient of 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -107,13 +106,7 @@ class _ReachAll(torch.autograd.Function):
 
 def _data_parallel(model: nn.Module) -> DistributedDataParallel:
     """Gradients live in the buckets that are sent; weights are given to all ranks once, by ``Ranks.share_weights``."""
-    known = inspect.signature(DistributedDataParallel).parameters
-    sends_buffers = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)  # by version
-    build: Any = DistributedDataParallel
-    parallel: DistributedDataParallel = build(
-        model, init_sync=False, gradient_as_bucket_view=True, **{sends_buffers: False}
-    )
-    return parallel
+    return DistributedDataParallel(model, init_sync=False, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
 
 def _summed(bucket: Any) -> Future[Tensor]:
