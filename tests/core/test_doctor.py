@@ -127,8 +127,9 @@ def test_what_a_run_would_end_with_is_an_error(world: Path, plugins: Plugins) ->
 
 
 def test_a_batch_is_as_large_as_the_records_of_the_store(world: Path, plugins: Plugins) -> None:
-    few = measure_demands(experiment(world, plugins), plugins, 1)
-    half = measure_demands(experiment(world, plugins), plugins, 2)
+    few = measure_demands(experiment(world, plugins, "train.evaluate_batch_size=1"), plugins, 1)
+    half = measure_demands(experiment(world, plugins, "train.evaluate_batch_size=1"), plugins, 2)
+    evaluated = measure_demands(experiment(world, plugins, "train.evaluate_batch_size=13"), plugins, 1)
     features, boxes = np.ones((60, WIDTH), np.float16), np.tile(np.float32([0, 0, 5, 5]), (60, 1))
     large = [RegionFeatures(f"img{number}", features, boxes, 100, 100) for number in range(NUM_IMAGES)]
     write_store(world / "data" / "large.lmdb", large)
@@ -136,6 +137,7 @@ def test_a_batch_is_as_large_as_the_records_of_the_store(world: Path, plugins: P
         experiment(world, plugins, f"tasks.0.dataset.features={world / 'data' / 'large.lmdb'}"), plugins, 1
     )
     assert few.batches["match"] > half.batches["match"] > 0
+    assert evaluated.batches["match"] > few.batches["match"], "the largest counts"
     assert many.batches["match"] > 15 * few.batches["match"]
     assert few.checkpoints > 0
     only_scores = measure_demands(experiment(world, plugins, "train.epochs=0"), plugins, 1)

@@ -44,12 +44,15 @@ def batch_bytes(batch: Batch) -> int:
     return sum(tensor.nbytes for tensor in _tensors(batch))
 
 
-def shared_memory_problem(batch: Batch, workers: int, processes: int = 1) -> str | None:
+def shared_memory_problem(
+    batch: Batch, workers: int, processes: int = 1, option: str = "train.batch_size"
+) -> str | None:
     """Why batches of this size do not fit into shared memory; None if they do or no worker is used.
 
     Args:
         workers: of each process.
         processes: of the run on this machine, which share the memory.
+        option: what sets the size of the batch.
     """
     if not workers or not _SHARED_MEMORY.is_dir():
         return None
@@ -60,7 +63,7 @@ def shared_memory_problem(batch: Batch, workers: int, processes: int = 1) -> str
         return None
     return (
         f"train.workers: {workers} workers hold up to {needed / 2**20:.0f} MiB of batches in {_SHARED_MEMORY}, "
-        f"which has {free / 2**20:.0f} MiB free. Lower train.workers or train.batch_size (train.workers=0 needs none), "
+        f"which has {free / 2**20:.0f} MiB free. Lower train.workers or {option} (train.workers=0 needs none), "
         "or give the container more shared memory (docker: --shm-size)"
     )
 

@@ -198,10 +198,18 @@ class BatchMaker:
     def __getitems__(self, addresses: Sequence[Address]) -> Batch | RunnerError:
         """Makes a batch. A data error is returned, not raised: a worker would wrap a traceback around it."""
         try:
-            examples, pairs = self.pairs(addresses)
-            return self.batch(addresses, examples, pairs, self.regions(pairs))
+            return self.made(addresses)
         except RunnerError as error:
             return error
+
+    def made(self, addresses: Sequence[Address]) -> Batch:
+        """Makes the batch of these addresses.
+
+        Raises:
+            DataError: the data are wrong.
+        """
+        examples, pairs = self.pairs(addresses)
+        return self.batch(addresses, examples, pairs, self.regions(pairs))
 
     def pairs(self, addresses: Sequence[Address]) -> tuple[list[Example[Any]], list[list[Pair]]]:
         """The examples at these addresses, and the pairs of each."""

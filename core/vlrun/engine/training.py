@@ -6,16 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from vlrun.data.first_batch import batch_problems, shared_memory_problem
 from vlrun.engine.checkpoints import Progress
 from vlrun.engine.evaluation import evaluate_split
 from vlrun.engine.mixing import PlannedStep
-from vlrun.engine.ranks import local_world_size
 from vlrun.engine.run import TaskRun
 from vlrun.engine.step_feed import loaded_steps
 from vlrun.engine.steps import check_finite, first_step, train_step
 from vlrun.engine.trainer import Trainer
-from vlrun.errors import ConfigError, DataError, StoppedOnRequest
+from vlrun.errors import StoppedOnRequest
 from vlrun.seeds import derive_seed
 
 
@@ -197,33 +195,6 @@ def resume(trainer: Trainer) -> bool:
     run.step = checkpoint.progress.step
     trainer.evaluations.read(up_to=run.step)
     return True
-
-
-def check_first_batch(trainer: Trainer) -> None:
-    """Checks the first batch of every rank before anything is trained.
-
-    Raises:
-        DataError: inputs from which nothing can be learned, with their ids.
-        ConfigError: the workers' batches do not fit into shared memory.
-    """
-    run = trainer.run
-    problems, shortages = [], []
-    with run.ranks.together():
-        for task_run in run.tasks:
-            maker = task_run.training
-            addresses = task_run.plan.batches(0, 0)[0]
-            examples, pairs = maker.pairs(addresses)
-            regions = maker.regions(pairs)
-            batch = maker.batch(addresses, examples, pairs, regions)
-            pair_ids = [example.id for example, own_pairs in zip(examples, pairs, strict=True) for _ in own_pairs]
-            texts = [pair.text for own_pairs in pairs for pair in own_pairs]
-            problems += batch_problems(pair_ids, texts, regions, batch)
-            trainer.most_losses = max(trainer.most_losses, len(task_run.task.loss_counts(batch.targets)))
-            shortages.append(shared_memory_problem(batch, run.workers, local_world_size()))
-    if problems := run.ranks.gather(problems):
-        raise DataError(["the first batch cannot be trained on:", *dict.fromkeys(problems)])
-    if shortage := next(filter(None, run.ranks.gather(shortages)), None):
-        raise ConfigError(shortage)
 
 
 def load_final_weights(trainer: Trainer, task_run: TaskRun) -> str:

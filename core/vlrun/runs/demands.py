@@ -10,12 +10,14 @@ from torch import nn
 
 from vlrun.config.experiment import Experiment
 from vlrun.data.first_batch import batch_bytes
-from vlrun.data.loading import BatchMaker
+from vlrun.data.loading import BatchMaker, TrainingPlan
 from vlrun.data.splits import TaskData, read_task_data
 from vlrun.engine.assembly import build_network, training_plan
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import Backbone
+from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.task import Task
+from vlrun.interfaces.tensors import Batch
 from vlrun.plugins.manager import Plugins
 
 _MOMENTS = 2  # values that each of the optimisers keeps for a parameter
@@ -26,7 +28,7 @@ class Demands:
     """What a run asks for.
 
     Attributes:
-        batches: task -> bytes of a batch of one process.
+        batches: task -> bytes of the largest batch of one process.
         checkpoints: bytes of all checkpoints that lie on the disk at once.
     """
 
@@ -50,32 +52,38 @@ def measure_demands(experiment: Experiment, plugins: Plugins, processes: int) ->
         data.append(read_task_data(config, config.dataset.train if experiment.train.epochs else [], store, plugins))
     backbone, tasks, heads, _ = build_network(experiment, plugins)
     batches = {
-        task_data.name: batch_bytes(_first_batch(experiment, task_data, task, backbone, processes))
+        task_data.name: max(map(batch_bytes, _first_batches(experiment, task_data, task, backbone, processes)))
         for task_data, task in zip(data, tasks, strict=True)
     }
     return Demands(batches, _checkpoint_bytes(experiment, backbone, heads))
 
 
-def _first_batch(experiment: Experiment, data: TaskData, task: Task[Any], backbone: Backbone, processes: int) -> Any:
-    """The first batch of one process: of training, or of evaluation where nothing is trained."""
-    plan = None if data.train is None else training_plan(experiment, data, 0, processes)
-    dataset = data.train if data.train is not None else data.datasets[data.config.dataset.evaluate[0]]
-    maker = BatchMaker(
-        task,
-        dataset,
-        data.store,
-        backbone.pair_encoder(data.config.max_text_tokens),
-        experiment.seed,
-        hides_images=data.config.dataset.hide_images,
-        plan=plan,
-        vocabulary=backbone.wordpiece,
-    )
-    if plan is None:
-        addresses = [(0, position) for position in range(min(experiment.train.evaluate_batch_size, len(dataset)))]
-    else:
-        addresses = plan.batches(0, 0)[0]
-    examples, pairs = maker.pairs(addresses)
-    return maker.batch(addresses, examples, pairs, maker.regions(pairs))
+def _first_batches(
+    experiment: Experiment, data: TaskData, task: Task[Any], backbone: Backbone, processes: int
+) -> Iterator[Batch]:
+    """The first batch of one process of training, if there is any, and of each split that is predicted one by one."""
+
+    def maker(dataset: Dataset[Any], plan: TrainingPlan | None = None) -> BatchMaker:
+        return BatchMaker(
+            task,
+            dataset,
+            data.store,
+            backbone.pair_encoder(data.config.max_text_tokens),
+            experiment.seed,
+            hides_images=data.config.dataset.hide_images,
+            plan=plan,
+            vocabulary=backbone.wordpiece,
+        )
+
+    splits = [data.datasets[name] for name in data.config.dataset.evaluate]
+    if data.train is not None:
+        plan = training_plan(experiment, data, 0, processes)
+        yield maker(data.train, plan).made(plan.batches(0, 0)[0])
+    if type(task).evaluate is not Task.evaluate:
+        splits = splits[:1] if data.train is None else []
+    for dataset in splits:
+        size = min(experiment.train.evaluate_batch_size, len(dataset))
+        yield maker(dataset).made([(0, position) for position in range(size)])
 
 
 def _checkpoint_bytes(experiment: Experiment, backbone: nn.Module, heads: list[nn.Module]) -> int:

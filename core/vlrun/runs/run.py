@@ -21,8 +21,9 @@ from vlrun.engine.launch import StopRequest, stop_on_signals
 from vlrun.engine.ranks import Ranks, join_ranks, lost_ranks_explained
 from vlrun.engine.run import Run
 from vlrun.engine.run_folder import RunFolder, create_run_folder, latest_run_folder, now, write_records
+from vlrun.engine.start_checks import check_evaluation_batches, check_first_batch
 from vlrun.engine.trainer import Trainer, build_trainer
-from vlrun.engine.training import check_first_batch, load_final_weights, resume, train
+from vlrun.engine.training import load_final_weights, resume, train
 from vlrun.errors import ConfigError, RunnerError, StoppedOnRequest
 from vlrun.files import write_text
 from vlrun.interfaces.reporter import Outcome, Reporters, ResultRow, RunInfo
@@ -121,6 +122,7 @@ def _train_and_evaluate(
         where = run.folder.path.parent
         found = f"no run to continue in {where}" if is_new else f"no checkpoint to continue from in {run.folder.path}"
         run.reporters.note(f"--resume: there is {found}; starting from the first step")
+    check_evaluation_batches(run)
     if trainer is not None:
         with run.ranks.together():
             check_first_batch(trainer)

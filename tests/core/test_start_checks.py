@@ -1,0 +1,72 @@
+"""What a run looks at before its first step."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy_world as toy
+from toy_runs import experiment, ranks_run
+
+from vlrun.data import first_batch
+from vlrun.errors import ConfigError, DataError
+from vlrun.plugins.manager import Plugins
+from vlrun.runs.run import run_experiment
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def count_nothing_before(monkeypatch: pytest.MonkeyPatch, look: int) -> None:
+    """Lets the loss count items from this look on."""
+    counts, looks = toy.ToyTask.loss_counts, [0]
+
+    def patched(task: Any, targets: Any) -> Any:
+        looks[0] += 1
+        found = counts(task, targets)
+        return found if looks[0] >= look else {name: torch.zeros(()) for name in found}
+
+    monkeypatch.setattr(toy.ToyTask, "loss_counts", patched)
+
+
+def test_training_that_teaches_nothing_is_refused(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count_nothing_before(monkeypatch, 10**9)
+    message = f"task 'match': there is nothing to learn: in none of the {toy.SIZES['train']} training examples"
+    with pytest.raises(DataError, match=message):
+        run_experiment(experiment(world, plugins), plugins=plugins)
+    with pytest.raises(AssertionError) as caught:
+        ranks_run(world, plugins, 2)
+    assert str(caught.value).count(message) == 2
+
+
+def test_a_first_batch_that_teaches_nothing_is_no_reason(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count_nothing_before(monkeypatch, 4)
+    assert run_experiment(experiment(world, plugins, "train.epochs=1"), plugins=plugins).rows
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_evaluation_batches_that_do_not_fit_into_shared_memory_are_refused_at_the_start(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    options = ("train.workers=1", f"train.epochs={epochs}", "train.batch_size=2", "train.evaluate_batch_size=13")
+    loaded = experiment(world, plugins, *options)
+    needed: list[float] = []
+
+    def noted(batch: Any, *_: Any, option: str = "train.batch_size") -> None:
+        needed.append(first_batch.batch_bytes(batch))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vlrun.engine.start_checks.shared_memory_problem", noted)
+        run_experiment(loaded, plugins=plugins)
+    largest = first_batch.HELD_BY_A_WORKER * max(needed)
+    monkeypatch.setattr(first_batch.shutil, "disk_usage", lambda _: Usage(largest, 1, largest - 1))
+    with pytest.raises(ConfigError, match=r"Lower train.workers or train.evaluate_batch_size"):
+        run_experiment(loaded, plugins=plugins)
+    monkeypatch.setattr(first_batch.shutil, "disk_usage", lambda _: Usage(largest, 0, largest))
+    run_experiment(loaded, plugins=plugins)
