@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
@@ -62,6 +63,21 @@ def world(tmp_path: Path) -> Path:
         (tmp_path / "data" / f"{split}.jsonl").touch()
     (tmp_path / "toy.yaml").write_text(toy.EXPERIMENT)
     return tmp_path
+
+
+@pytest.fixture
+def fragile(world: Path) -> dict[str, str]:
+    """That of a shell in which the fragile world is installed."""
+    info = world / "site" / "fragile-1.0.dist-info"
+    info.mkdir(parents=True)
+    info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: fragile\nVersion: 1.0\n")
+    info.joinpath("entry_points.txt").write_text("[vlrun]\nfragile = fragile_world\n")
+    path = os.pathsep.join(
+        [*filter(None, [os.environ.get("PYTHONPATH")]), str(info.parent), str(Path(__file__).parent)]
+    )
+    log, marker = world / "writes.log", world / "killed"
+    changes = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "FRAGILE_LOG": str(log), "MARKER": str(marker)}
+    return {**os.environ, **changes}
 
 
 @pytest.fixture

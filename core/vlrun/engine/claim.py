@@ -56,15 +56,18 @@ class Owner:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path, *, waits: bool = False) -> Iterator[None]:
     """Claims ``folder`` for this process for as long as the context is open.
+
+    Args:
+        waits: wait until an owner that was lost, perhaps with its host, counts as gone: its job starts again.
 
     Raises:
         DataError: another process is at work there, or it cannot be written.
     """
     path = folder / CLAIM
     owner = Owner(socket.gethostname(), os.getpid(), now(), secrets.token_hex(8))
-    handle = _acquired(path)
+    handle = _acquired(path, _TRIES + (round(_STALE_SECONDS / _PAUSE_SECONDS) if waits else 0))
     stopped = threading.Event()
     try:
         os.ftruncate(handle, 0)
@@ -102,9 +105,9 @@ def refuse_if_claimed(folder: Path) -> None:
         time.sleep(_PAUSE_SECONDS)
 
 
-def _acquired(path: Path) -> int:
+def _acquired(path: Path, tries: int) -> int:
     """Opens and locks the file of a claim."""
-    for tries_left in reversed(range(_TRIES)):
+    for tries_left in reversed(range(tries)):
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except OSError as error:

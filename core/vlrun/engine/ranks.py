@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from vlrun.cpus import usable_cpus
+from vlrun.engine.restarts import fresh_store, job_name
 from vlrun.errors import DistributedError, FailedElsewhereError, LostRankError, RunnerError
 from vlrun.seeds import derive_seed
 
@@ -39,6 +40,7 @@ class Ranks:
         control: a gloo group for small messages, so that they never wait for the accelerator; None if alone.
         store: where the ranks met; a rank that fails leaves its error there. None if alone.
         beat_seconds: how often the main rank says that it is still at work while the others wait for it.
+        job: what stays the same when a launcher or batch system starts all again; only the main rank knows it.
     """
 
     rank: int
@@ -47,6 +49,7 @@ class Ranks:
     control: Any = None
     store: Any = None
     beat_seconds: float = _BEAT_SECONDS
+    job: str | None = None
 
     @property
     def is_main(self) -> bool:
@@ -283,7 +286,7 @@ def join_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ran
     if threads is not None:
         torch.set_num_threads(threads)
     if not is_launched():
-        yield Ranks(0, 1, choose_device())
+        yield Ranks(0, 1, choose_device(), job=job_name())
         return
     world_size, local_rank = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
     processes_here = local_world_size()
@@ -293,13 +296,15 @@ def join_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ran
         torch.set_num_threads(max(1, usable_cpus() // processes_here))
     _leave_with_parent()
     with lost_rank_explained():
-        store, rank, _ = next(iter(rendezvous("env://", timeout=timeout)))
+        shared, rank, _ = next(iter(rendezvous("env://", timeout=timeout)))
+        job = job_name(shared) if rank == 0 else None
+        store = fresh_store(shared, rank, world_size, timeout)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
         control = dist.new_group(backend="gloo", timeout=timeout)
     try:
         with lost_ranks_explained(world_size):
-            ranks = Ranks(rank, world_size, device, control, store, min(_BEAT_SECONDS, timeout_seconds / 4))
+            ranks = Ranks(rank, world_size, device, control, store, min(_BEAT_SECONDS, timeout_seconds / 4), job)
             yield ranks
             ranks.barrier()  # a rank that leaves early aborts the others
     finally:

@@ -158,6 +158,12 @@ def latest_run_folder(runs_root: Path, experiment: str) -> RunFolder | None:
     return None if newest is None else RunFolder(newest.resolve())
 
 
+def run_folder_of(runs_root: Path, experiment: str, job: str) -> RunFolder | None:
+    """The run of an experiment that a job has begun; None if it has begun none."""
+    folders = (RunFolder(path.parent) for path in (runs_root / experiment).glob("[0-9]*/status.json"))
+    return next((folder for folder in folders if folder.read_status().get("job") == job), None)
+
+
 def _newest(parent: Path) -> Path | None:
     """What ``latest`` points at; if no run has started there, the newest folder of a run that has."""
     times = sorted((path for path in parent.glob("*") if path.name != "latest"), reverse=True)

@@ -20,7 +20,7 @@ from vlrun.engine.evaluation import evaluate_split
 from vlrun.engine.launch import StopRequest, stop_on_signals
 from vlrun.engine.ranks import Ranks, join_ranks, lost_ranks_explained
 from vlrun.engine.run import Run
-from vlrun.engine.run_folder import RunFolder, create_run_folder, latest_run_folder, now, write_records
+from vlrun.engine.run_folder import RunFolder, create_run_folder, latest_run_folder, now, run_folder_of, write_records
 from vlrun.engine.start_checks import check_evaluation_batches, check_first_batch
 from vlrun.engine.trainer import Trainer, build_trainer
 from vlrun.engine.training import load_final_weights, resume, train
@@ -67,7 +67,8 @@ def run_experiment(
     """Trains, evaluates and reports ``experiment``, in this process or as one rank of a launched job.
 
     Args:
-        continues: continue the newest unfinished run of the experiment, if there is one.
+        continues: continue the newest unfinished run of the experiment, if there is one. What a launcher or a batch
+            system starts again continues its own run in any case.
         folder: the run folder to continue, instead of the newest.
         profile: record a short trace and a table of operators in ``traces/``.
 
@@ -80,7 +81,7 @@ def run_experiment(
     config = experiment.train
     distributed = join_ranks(config.distributed_timeout, config.threads)
     with distributed as ranks, stop_on_signals() as stop, ExitStack() as claim:
-        run_folder, is_new = ranks.from_main(lambda: _choose_folder(experiment, continues, folder, claim))
+        run_folder, is_new = ranks.from_main(lambda: _choose_folder(experiment, continues, folder, claim, ranks.job))
         if run_folder.read_status().get("status") == "done":
             return RunResult(run_folder.path, [], was_done=True)
         reporters = build_reporters(experiment, plugins, ranks)
@@ -201,6 +202,7 @@ def _recorded(
     def start() -> None:
         started = folder.read_status().get("started") or now()
         record = {"experiment": experiment.name, "demo": bool(experiment.demo), "processes": ranks.world_size}
+        record["job"] = ranks.job
         folder.write_status(status="running", message="", started=started, finished=None, **record)
 
     def end(status: str, message: str) -> None:
@@ -220,15 +222,15 @@ def _recorded(
             end("failed", str(error))
         raise
     except BaseException as error:
-        write_text(folder.path / "traceback.txt", traceback.format_exc())
-        if ranks.is_main:
+        if ranks.is_main:  # those of the others are on their standard error
+            write_text(folder.path / "traceback.txt", traceback.format_exc())
             end("failed", f"{type(error).__name__}: {error}")
         raise
     ranks.from_main(lambda: end("done", ""))
 
 
 def _choose_folder(
-    experiment: Experiment, continues: bool, folder: Path | None, claim: ExitStack
+    experiment: Experiment, continues: bool, folder: Path | None, claim: ExitStack, job: str | None = None
 ) -> tuple[RunFolder, bool]:
     """The folder to work in, claimed for this process unless the run is done, and whether it is new.
 
@@ -236,8 +238,9 @@ def _choose_folder(
         ConfigError: the run to continue has another configuration.
         DataError: another process is at work in it.
     """
-    earlier = None
-    if continues:
+    own = None if job is None else run_folder_of(experiment.runs_root, experiment.name, job)
+    earlier = own
+    if own is None and continues:
         earlier = RunFolder(folder) if folder else latest_run_folder(experiment.runs_root, experiment.name)
     if earlier is None or not earlier.config.is_file():
         new = create_run_folder(experiment.runs_root, experiment.name)
@@ -253,7 +256,7 @@ def _choose_folder(
             ]
         )
     if earlier.read_status().get("status") != "done":
-        claim.enter_context(claimed(earlier.path))
+        claim.enter_context(claimed(earlier.path, waits=own is not None))
     return earlier, False
 
 
