@@ -22,6 +22,7 @@ __all__ = [
     "OpenedRun",
     "add_experiment_arguments",
     "add_run_arguments",
+    "check_processes",
     "experiment_path",
     "launched_elsewhere",
     "missing_message",
@@ -73,13 +74,18 @@ def launched_elsewhere(arguments: argparse.Namespace) -> int | None:
     """
     from vlrun.engine.ranks import is_launched
 
-    if arguments.nproc is not None and arguments.nproc < 1:
-        raise UsageError(f"--nproc {arguments.nproc}: at least one process is needed")
+    check_processes(arguments)
     if (arguments.nproc or 1) == 1 or is_launched():
         return None
     from vlrun.engine.launch import launch
 
     return launch(arguments.main, arguments.command, arguments.nproc)
+
+
+def check_processes(arguments: argparse.Namespace) -> None:
+    """Raises UsageError if --nproc asks for fewer than one process."""
+    if arguments.nproc is not None and arguments.nproc < 1:
+        raise UsageError(f"--nproc {arguments.nproc}: at least one process is needed")
 
 
 def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> OpenedRun:

@@ -7,12 +7,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlrun.cli.arguments import add_experiment_arguments, experiment_path, launched_elsewhere, missing_message
+from vlrun.cli.arguments import (
+    add_experiment_arguments,
+    check_processes,
+    experiment_path,
+    launched_elsewhere,
+    missing_message,
+)
 from vlrun.errors import DataError
 from vlrun.plugins.manager import Plugins, create_plugins
 
 if TYPE_CHECKING:
     from vlrun.config.experiment import Experiment
+    from vlrun.engine.slurm import JobOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--demo", action="store_true", help=demo)
     pictures = "the same from the pictures of that data, with the regions that a small detector finds in them"
     parser.add_argument("--demo-pictures", action="store_true", help=pictures)
-    parser.add_argument("--nproc", type=int, default=None, metavar="N", help="processes on this machine (default: 1)")
+    parser.add_argument("--nproc", type=int, default=None, metavar="N", help="processes on each machine (default: 1)")
     parser.add_argument("--output", metavar="DIR", help="where run folders go: DIR/<experiment>/<timestamp>-<id>/")
     parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run, if there is one")
+    slurm = "submit as a batch job, with these long options of sbatch, such as time=12:00:00 nodes=2 (docs/cluster.md)"
+    parser.add_argument("--slurm", nargs="*", metavar="KEY=VALUE", help=slurm)
     parser.add_argument("--profile", action="store_true", help="record a short trace and a table of operators")
 
 
@@ -32,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Checks the experiment and the files that it needs, then trains or resumes, in one process or several."""
     from vlrun.config.preflight import check_files, check_recipe
 
+    options = _job_options(arguments)
     path, folder = experiment_path(arguments.experiment)
     if folder is not None and not arguments.resume:
         folder = None  # without --resume, the configuration of a run starts a new one
@@ -46,12 +56,35 @@ def run(arguments: argparse.Namespace) -> int:
     check_recipe(experiment)
     if experiment.demo and folder is None:
         _say_duration(experiment, plugins)
-    if experiment.demo_weights is not None:
+    if experiment.demo_weights is not None and options is None:
         _prepare_demo_weights(arguments, experiment, plugins)
     if missing := experiment.missing_files():
         raise DataError(missing_message(experiment, missing, arguments.experiment))
     check_files(experiment)
+    if options is not None:
+        return _submit(arguments, options, experiment)
     return _start(arguments, experiment, plugins, folder)
+
+
+def _job_options(arguments: argparse.Namespace) -> JobOptions | None:
+    """What to ask the batch system for; None if this process trains, also as a part of such a job."""
+    from vlrun.engine.ranks import is_launched
+
+    if arguments.slurm is None or is_launched():
+        return None
+    from vlrun.engine.slurm import parse_job_options
+
+    return parse_job_options(arguments.slurm)
+
+
+def _submit(arguments: argparse.Namespace, options: JobOptions, experiment: Experiment) -> int:
+    from vlrun.engine.slurm import BatchTask, submit
+
+    check_processes(arguments)
+    task = BatchTask(arguments.main, arguments.command, arguments.nproc or 1)
+    for line in submit(task, options, experiment.name, experiment.runs_root / experiment.name / "slurm"):
+        print(line)
+    return 0
 
 
 def _load(path: Path, overrides: list[str], plugins: Plugins, arguments: argparse.Namespace) -> Experiment:

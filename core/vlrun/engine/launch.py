@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,31 +30,69 @@ Command: TypeAlias = Callable[[Sequence[str]], int]
 """The command line as a function, from arguments to exit status; importable by name, so that it can be pickled."""
 
 
-def launch(main: Command, arguments: Sequence[str], num_processes: int) -> int:
+@dataclass(frozen=True)
+class Hosts:
+    """The machines of a job; on each of them a launcher starts the processes.
+
+    Attributes:
+        endpoint: ``host:port`` of the first, where the launchers meet.
+        job: name of the job.
+    """
+
+    number: int
+    endpoint: str
+    job: str
+
+
+def launch(
+    main: Command,
+    arguments: Sequence[str],
+    num_processes: int,
+    hosts: Hosts | None = None,
+    received: set[int] | None = None,
+) -> int:
     """Runs ``main(arguments)`` in ``num_processes`` processes on this machine and returns their exit status.
 
     Each sees torchrun's environment: ``torchrun --nproc-per-node N -m vlrun ARGUMENTS`` does the same.
+
+    Args:
+        hosts: all machines of the job, if there are several.
+        received: takes the stop signals that arrive.
+
+    Raises:
+        DistributedError: the launchers of the hosts did not meet.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable(logging.ERROR)  # the ranks say what went wrong; the launcher's own traceback only hides it
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cpus() // num_processes)))
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=hosts.number if hosts else 1,
+        max_nodes=hosts.number if hosts else 1,
         nproc_per_node=num_processes,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint=hosts.endpoint if hosts else "localhost:0",
+        run_id=hosts.job if hosts else "",
         max_restarts=0,
         monitor_interval=0.2,
         signals_to_handle="SIGHUP,SIGQUIT",  # the stop signals are ours: ranks finish their step and write a checkpoint
     )
-    with stop_signals_passed_to(_all_children):
+
+    def pass_on(number: int) -> None:
+        if received is not None:
+            received.add(number)
+        _all_children(number)
+
+    with stop_signals_passed_to(pass_on):
         try:
             elastic_launch(config, _rank_main)(main, list(arguments))
         except ChildFailedError as error:
             return _exit_status(error)
+        except RendezvousError as error:
+            where = hosts.endpoint if hosts else "this machine"
+            raise DistributedError(f"the launchers did not meet at {where}: {error}") from error
     return 0
 
 
