@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, ValidationEr
 
 from vlrun.config.base import BackboneConfig, Config, DataPath, DatasetConfig, FileName, ReporterConfig, TaskConfig
 from vlrun.config.components import config_model
+from vlrun.config.features import FeaturesConfig
 from vlrun.config.problems import KeyPath, Problem, Sources, dotted, validation_problems
 from vlrun.config.published import Published
 from vlrun.config.roots import environment_roots, recorded_root
@@ -59,6 +60,7 @@ class Experiment(Config):
     backbone: SerializeAsAny[BackboneConfig]
     tasks: list[SerializeAsAny[TaskConfig]] = Field(min_length=1)
     train: TrainConfig
+    features: FeaturesConfig = Field(default_factory=FeaturesConfig)
     published: Published | None = None
     reporters: list[SerializeAsAny[ReporterConfig]] | None = Field(
         None, description="reporters instead of the built-in ones; null keeps those"
@@ -129,8 +131,8 @@ def load_experiment(
 ) -> Experiment:
     """Reads and checks an experiment file, or one that ships, by its name.
 
-    Values come from the file, then the environment (``VLRUN_DATA``, ``VLRUN_RUNS``), then ``layers``, then
-    ``overrides`` (``key.path=value``); a later source replaces the values of an earlier one.
+    Values come from the file, then the environment (``VLRUN_DATA``, ``VLRUN_RUNS``, ``VLRUN_STAGE``), then ``layers``,
+    then ``overrides`` (``key.path=value``); a later source replaces the values of an earlier one.
 
     Raises:
         ConfigError: something is wrong; each problem is a line, ``file:line: key: what, and what was probably meant``.

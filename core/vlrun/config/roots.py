@@ -9,10 +9,11 @@ from typing import Any
 
 DATA_ROOT_VARIABLE = "VLRUN_DATA"
 RUNS_ROOT_VARIABLE = "VLRUN_RUNS"
+STAGE_VARIABLE = "VLRUN_STAGE"
 
 
 def environment_roots(raw: Mapping[str, Any], *, is_of_run: bool) -> dict[str, str]:
-    """The roots that the environment sets for an experiment file.
+    """The roots, and the folder for copies of features, that the environment sets for an experiment file.
 
     Args:
         is_of_run: whether the file is the configuration of a run. Its data stay where they are if they are there.
@@ -24,6 +25,8 @@ def environment_roots(raw: Mapping[str, Any], *, is_of_run: bool) -> dict[str, s
         values["data_root"] = data_root
     if runs_root := os.environ.get(RUNS_ROOT_VARIABLE):
         values["runs_root"] = runs_root
+    if stage := os.environ.get(STAGE_VARIABLE):
+        values["features.stage"] = stage
     return values
 
 

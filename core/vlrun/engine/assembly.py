@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -40,11 +41,13 @@ def assemble(
     plugins: Plugins,
     train: bool = True,
     known_marks: Mapping[str, Mapping[str, Mapping[str, str]]] = MappingProxyType({}),
+    copies: Mapping[Path, Path] = MappingProxyType({}),
 ) -> Run:
     """Builds the run of ``experiment`` on this rank's device.
 
     Args:
         known_marks: task -> split -> what its scores must say, as training has found it.
+        copies: of feature stores, to be read instead.
 
     Raises:
         ConfigError: the batch size does not fit the number of processes or of examples.
@@ -53,7 +56,8 @@ def assemble(
         CheckpointError: the weights do not fit the backbone.
     """
     check_precision(experiment.train.precision, ranks.device)
-    stores: dict[str, RegionFeatureStore] = {}
+    paths = dict.fromkeys(config.dataset.features for config in experiment.tasks)
+    stores = {str(path): RegionFeatureStore(path, copies.get(path)) for path in paths}
     data = [_task_data(experiment, config, stores, plugins, train) for config in experiment.tasks]
     backbone, tasks, heads, report = build_network(experiment, plugins)
     if experiment.backbone.weights is not None or train:
@@ -126,9 +130,9 @@ def _check_matching_heads(
 
 
 def _task_data(
-    experiment: Experiment, config: TaskConfig, stores: dict[str, RegionFeatureStore], plugins: Plugins, train: bool
+    experiment: Experiment, config: TaskConfig, stores: Mapping[str, RegionFeatureStore], plugins: Plugins, train: bool
 ) -> TaskData:
-    store = stores.setdefault(str(config.dataset.features), RegionFeatureStore(config.dataset.features))
+    store = stores[str(config.dataset.features)]
     train_splits = config.dataset.train if train and experiment.train.epochs else []
     return read_task_data(config, train_splits, store, plugins)
 

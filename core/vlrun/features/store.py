@@ -26,19 +26,24 @@ class RegionFeatureStore:
     over one file share a handle. All results are copies.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """``path``: the folder that ``runner features build`` made, the ``data.mdb`` in it, or a single-file store.
+    def __init__(self, path: str | os.PathLike[str], copy: Path | None = None) -> None:
+        """Finds the file of a store.
+
+        Args:
+            path: the folder that ``runner features build`` made, the ``data.mdb`` in it, or a single-file store.
+            copy: a copy of it, to be read instead.
 
         Raises:
             DataError: there is no store; the message lists what is there.
         """
         self.path: Path = Path(path)
-        self._file = find_store_file(self.path).resolve()
+        self.copy = copy
+        self.file: Path = find_store_file(copy or self.path).resolve()
         self._handle: Handle | None = None
         self._process = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path.absolute(),)
+        return type(self), (self.path.absolute(), self.copy)
 
     def __repr__(self) -> str:
         return f"RegionFeatureStore({str(self.path)!r})"
@@ -156,7 +161,7 @@ class RegionFeatureStore:
 
     def _open(self) -> Handle:
         if self._handle is None or self._process != os.getpid():
-            self._handle = shared_handle(self._file)
+            self._handle = shared_handle(self.file)
             self._process = os.getpid()
         return self._handle
 

@@ -21,6 +21,7 @@ from vlrun.engine.launch import StopRequest
 from vlrun.engine.ranks import Ranks, join_ranks
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import OpenedRun
+from vlrun.engine.staging import stage_features
 from vlrun.errors import DataError, UsageError, first_few
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.examples import Prediction, Score
@@ -196,8 +197,11 @@ def assembled(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> Run:
     folder = opened.folder
     ranks.from_main(lambda: refuse_if_claimed(folder.path))
     known = {task: record.get("marks", {}) for task, record in folder.read_data().items()}
+    copies = stage_features(opened.experiment, ranks, reporters)
     with ranks.together():
-        return assemble(opened.experiment, ranks, folder, reporters, opened.plugins, train=False, known_marks=known)
+        return assemble(
+            opened.experiment, ranks, folder, reporters, opened.plugins, train=False, known_marks=known, copies=copies
+        )
 
 
 def chosen_tasks(run: Run, labels: Sequence[str]) -> list[TaskRun]:

@@ -21,6 +21,7 @@ from vlrun.engine.launch import StopRequest, stop_on_signals
 from vlrun.engine.ranks import Ranks, join_ranks, lost_ranks_explained
 from vlrun.engine.run import Run
 from vlrun.engine.run_folder import RunFolder, create_run_folder, latest_run_folder, now, run_folder_of, write_records
+from vlrun.engine.staging import stage_features
 from vlrun.engine.start_checks import check_evaluation_batches, check_first_batch
 from vlrun.engine.trainer import Trainer, build_trainer
 from vlrun.engine.training import load_final_weights, resume, train
@@ -39,6 +40,7 @@ _MAY_CHANGE_ON_RESUME = {
     "train.keep_checkpoints",
     "train.distributed_timeout",
     "train.evaluate_batch_size",
+    "features",
     "reporters",
     "published",
 }
@@ -90,8 +92,9 @@ def run_experiment(
             _recorded(experiment, run_folder, ranks, reporters) as rows,
             lost_ranks_explained(ranks.world_size),
         ):
+            copies = stage_features(experiment, ranks, reporters, stop)
             with ranks.together():
-                run = assemble(experiment, ranks, run_folder, reporters, plugins)
+                run = assemble(experiment, ranks, run_folder, reporters, plugins, copies=copies)
                 if known := run_folder.read_data():
                     check_same_table(experiment, known.get("image_identities"), run.identities)
                 check_splits(run.tasks)
