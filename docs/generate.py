@@ -16,6 +16,7 @@ from vlrun import errors
 from vlrun.cli.parser import sentence
 from vlrun.config.components import config_model
 from vlrun.config.experiment import Experiment
+from vlrun.config.features import FeaturesConfig
 from vlrun.config.published import Published, PublishedResult
 from vlrun.config.train import OptimizerConfig, SamplingConfig, ScheduleConfig, StopAndGoConfig, TrainConfig
 from vlrun.plugins import hookspecs
@@ -76,6 +77,7 @@ def experiment() -> Iterator[str]:
         ("train.schedule", ScheduleConfig),
         ("train.sampling", SamplingConfig),
         ("train.stop_and_go", StopAndGoConfig),
+        ("features", FeaturesConfig),
     ):
         yield from ("", f"### {title}", "")
         yield from options(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_runs import losses, ranks_run, weights
+from toy_runs import experiment, losses, ranks_run, weights
 
-from vlrun.engine.slurm import JobOptions, minutes_of, parse_job_options
-from vlrun.errors import UsageError
+from vlrun.cli import main
+from vlrun.engine.slurm import BatchTask, JobOptions, minutes_of, parse_job_options, submit
+from vlrun.errors import MachineError, UsageError
 from vlrun.plugins.manager import Plugins
+from vlrun.runs.run import run_experiment
 
-pytest.importorskip("submitit")
 RUN = (sys.executable, "-m", "vlrun", "run", "toy.yaml", "train.checkpoint_every=2")
 
 
@@ -65,32 +67,59 @@ def stub(folder: Path, name: str, script: str) -> None:
     (folder / name).chmod(stat.S_IRWXU)
 
 
-@pytest.mark.slow
-def test_a_job_is_submitted_with_what_was_asked_for(world: Path, fragile: dict[str, str]) -> None:
-    stub(world / "bin", "srun", "exit 1")
-    stub(world / "bin", "sbatch", f'cp "$1" {world}/submitted; echo Submitted batch job 77')
-    fragile["PATH"] = f"{world / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    options = ["time=12:00:00", "nodes=2", "partition=gpu", "gpus-per-node=4", "cpus-per-task=32"]
-    done = subprocess.run(
-        [*RUN, "--nproc", "4", "--slurm", *options], cwd=world, env=fragile, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    script = (world / "submitted").read_text()
+def test_a_job_is_submitted_with_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(tmp_path / "bin", "srun", "exit 1")
+    stub(tmp_path / "bin", "sbatch", f'cp "$1" {tmp_path}/submitted; echo Submitted batch job 77')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SUBMITIT_PREEMPT_SIGNAL", "")
+    given = ["time=12:00:00", "nodes=2", "partition=gpu", "gpus-per-node=4", "cpus-per-task=32"]
+    task, options = BatchTask(main, ["run", "toy.yaml"], 4), parse_job_options(given)
+    lines = submit(task, options, "toy", tmp_path / "slurm")
+    script = (tmp_path / "submitted").read_text()
     asked = dict(re.findall(r"^#SBATCH --([a-z-]+)=?(.*)$", script, re.MULTILINE))
     expected = {"job-name": "toy", "time": "720", "nodes": "2", "ntasks-per-node": "1", "signal": "USR1@120"}
     expected |= {"partition": "gpu", "gpus-per-node": "4", "cpus-per-task": "32", "requeue": "", "open-mode": "append"}
     assert expected.items() <= asked.items()
     assert "wckey" not in asked
     assert re.search(r"^srun .*--cpus-per-task=32 .*submitit\.core\._submit", script, re.MULTILINE)
-    folder = world / "runs" / "toy" / "slurm"
-    assert f"output: {folder}/77_0_log.out" in done.stdout
-    assert "cancel: scancel 77" in done.stdout
-    assert (folder / "77_submitted.pkl").is_file()
-    stub(world / "bin", "sbatch", "echo Invalid partition >&2; exit 1")
-    refused = subprocess.run([*RUN, "--slurm", *options], cwd=world, env=fragile, capture_output=True, text=True)  # noqa: PLW1510
-    assert refused.returncode == 7
-    assert "sbatch refuses the job" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert f"  output: {tmp_path}/slurm/77_0_log.out" in lines
+    assert "  cancel: scancel 77" in lines
+    assert (tmp_path / "slurm" / "77_submitted.pkl").is_file()
+    stub(tmp_path / "bin", "sbatch", "echo Invalid partition >&2; exit 1")
+    with pytest.raises(MachineError, match="sbatch refuses the job"):
+        submit(task, options, "toy", tmp_path / "slurm")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MachineError, match="there is no Slurm here"):
+        submit(task, options, "toy", tmp_path / "slurm")
+
+
+TASK = """
+from vlrun.cli import main
+from vlrun.engine.slurm import BatchTask
+BatchTask(main, ["run", "toy.yaml", "--slurm", "time=60", "nodes=2"], 1)()
+"""
+
+
+@pytest.mark.slow
+def test_the_tasks_of_two_nodes_train_together(world: Path, fragile: dict[str, str], plugins: Plugins) -> None:
+    job = {"SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_FOLDER": str(world), "SLURM_JOB_ID": str(os.getpid())}
+    job |= {"SLURM_NTASKS": "2", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "localhost", "SLURM_LOCALID": "0"}
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TASK],
+            cwd=world,
+            env={**fragile, **job, "SLURM_NODEID": node, "SLURM_PROCID": node},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for node in "01"
+    ]
+    errors = [node.communicate(timeout=200)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], errors
+    (folder,) = (world / "runs" / "toy").glob("[0-9]*")
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["processes"], status["job"]) == (2, f"slurm-{os.getpid()}")
+    assert losses(folder) == losses(ranks_run(world, plugins, 2)[0][0])
 
 
 @pytest.mark.slow
@@ -98,11 +127,11 @@ def test_a_job_that_its_time_limit_stops_goes_on_by_itself(
     world: Path, fragile: dict[str, str], plugins: Plugins
 ) -> None:
     fragile["FRAGILE"] = f"4,0,stop,{world / 'stopped'}"
-    command = [*RUN, "--nproc", "2", "--slurm", "time=1:00:00", "cluster=local"]
+    command = [*RUN, "--slurm", "time=1:00:00", "cluster=local"]
     done = subprocess.run(command, cwd=world, env=fragile, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     log = Path(re.findall(r"errors: (.*)", done.stdout)[0])
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline and not list(log.parent.glob("*_result.pkl")):
         time.sleep(0.1)
     text = log.read_text()
@@ -110,6 +139,6 @@ def test_a_job_that_its_time_limit_stops_goes_on_by_itself(
     assert "put into the queue again" in text
     (folder,) = (world / "runs" / "toy").glob("[0-9]*")
     assert '"status": "done"' in (folder / "status.json").read_text(), text
-    whole = ranks_run(world, plugins, 2, "train.checkpoint_every=2")[0][0]
+    whole = run_experiment(experiment(world, plugins, runs_root="whole"), plugins=plugins).folder
     assert losses(folder) == losses(whole)
     assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(folder).items())

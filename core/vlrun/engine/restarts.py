@@ -41,7 +41,7 @@ def fresh_store(store: Any, rank: int, world_size: int, timeout: timedelta) -> A
     Raises:
         LostRankError: not all ranks came within ``timeout``.
     """
-    from torch.distributed import PrefixStore
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # documented, but not exported to mypy
 
     own, deadline = secrets.token_hex(8), time.monotonic() + timeout.total_seconds()
     hellos = [f"vlrun/hello/{other}" for other in range(world_size)]

@@ -21,6 +21,7 @@ from vlrun.errors import MachineError, RunnerError, StoppedOnRequest, UsageError
 
 _OURS = ("ntasks", "ntasks-per-node", "array", "signal", "output", "error", "requeue", "open-mode", "job-name")
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
+_SIGNAL = "USR1"
 _SIGNAL_SECONDS = 120  # a step, or a batch of an evaluation, and a checkpoint take less
 _MOST_REQUEUES = 1000  # each one has got further
 _FIRST_PORT, _PORTS = 20000, 10000
@@ -95,12 +96,13 @@ def submit(task: BatchTask, options: JobOptions, name: str, folder: Path) -> lis
     Raises:
         MachineError: submitit or Slurm is not there, or refuses the job.
     """
-    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # read when submitit is imported, here and in the job
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = _SIGNAL  # the job reads it when it imports submitit
     try:
-        from submitit import LocalExecutor, SlurmExecutor
+        from submitit import JobEnvironment, LocalExecutor, SlurmExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
     except ImportError as error:
         raise MachineError("--slurm needs the package submitit: pip install 'vlrun[slurm]'") from error
+    JobEnvironment.USR_SIG = _SIGNAL  # it may have been imported before
     try:
         if options.is_local:
             executor: Any = LocalExecutor(folder, max_num_timeout=_MOST_REQUEUES)
