@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from vlrun.engine.weight_files import read_imported as read_weights
     from vlrun.features.formats.pickles import read_pickle as read_pickled_arrays
     from vlrun.features.store import RegionFeatureStore
-    from vlrun.interfaces.backbone import Backbone, PairEncoder, Vocabulary
+    from vlrun.interfaces.backbone import Backbone, PairEncoder, PairNetwork, Vocabulary
     from vlrun.interfaces.cases import Case, View
     from vlrun.interfaces.dataset import Dataset
     from vlrun.interfaces.demo_provider import DemoFiles, DemoProvider, DemoSource
@@ -106,6 +106,7 @@ _HOMES = {
     "Outcome": "interfaces.reporter",
     "Pair": "interfaces.examples",
     "PairEncoder": "interfaces.backbone",
+    "PairNetwork": "interfaces.backbone",
     "Prediction": "interfaces.examples",
     "Referent": "interfaces.examples",
     "Question": "interfaces.question",
@@ -193,6 +194,7 @@ __all__ = [
     "Outcome",
     "Pair",
     "PairEncoder",
+    "PairNetwork",
     "PluginError",
     "Prediction",
     "Question",

@@ -28,7 +28,7 @@ from vlrun.blocks.attention import record_attention
 from vlrun.config.components import check_references
 from vlrun.engine.model import TaskModel
 from vlrun.engine.ranks import Ranks
-from vlrun.interfaces.backbone import Backbone, PairEncoder
+from vlrun.interfaces.backbone import Backbone, PairEncoder, PairNetwork
 from vlrun.interfaces.examples import Example, Pair, RegionBatch
 from vlrun.interfaces.task import Task
 from vlrun.interfaces.tensors import BackboneOutput, Batch, Encoding, in_full_precision, on_cpu
@@ -43,6 +43,7 @@ PUBLIC = (
     "vlrun.blocks.boxes",
     "vlrun.blocks.heads",
     "vlrun.blocks.pair_encoding",
+    "vlrun.blocks.pair_scoring",
     "vlrun.blocks.pictures",
     "vlrun.blocks.predictions",
     "vlrun.blocks.proposals",
@@ -152,7 +153,7 @@ def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, 
     """Asserts what the core relies on in a backbone.
 
     The pair encoder is picklable and not random; shapes and masks are as stated; padding does not change the pooled
-    output; ``text_part``, ``region_part`` and ``pooled_output`` give the same pooled output as ``forward``; attention
+    output; the parts and ``pooled_output``, also ``for_scoring``, give the same pooled output as ``forward``; attention
     that is shown is that of tokens to regions; weights survive saving and loading; the matching head has two classes
     and is part of the network from the start.
     """
@@ -184,7 +185,8 @@ def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, 
         "queries that show regions begin with the tokens, and keys end with the regions"
     )
     _check_padding(backbone, encode, pairs, regions, output.pooled)
-    _check_parts(backbone, encode, pairs, regions, encoding)
+    for network in filter(None, (backbone, backbone.for_scoring(next(backbone.parameters()).dtype))):
+        _check_parts(backbone, network, encode, pairs, regions)
     _check_weights_round_trip(backbone)
 
 
@@ -330,10 +332,10 @@ def _check_padding(backbone: Backbone, encode: Any, pairs: list[Pair], regions: 
 
 @torch.inference_mode()
 def _check_parts(
-    backbone: Backbone, encode: PairEncoder, pairs: list[Pair], regions: RegionBatch, encoding: Encoding
+    backbone: Backbone, network: PairNetwork, encode: PairEncoder, pairs: list[Pair], regions: RegionBatch
 ) -> None:
-    """Asserts that ``pooled_output`` of both parts is ``forward``'s, whatever image or text each part was made with."""
-    count = len(pairs)
+    """Asserts that a network's ``pooled_output`` is ``forward``'s, whatever image or text each part was made with."""
+    count, encoding = len(pairs), encode(pairs, regions)
     other_regions = make_regions(["placeholder"] * count, regions.features.shape[-1], num_regions=2, seed=1)
     texts = encode(pairs, other_regions)
     images = encode([Pair(pairs[0].text, pair.image_id) for pair in pairs], regions)
@@ -341,20 +343,19 @@ def _check_parts(
     _assert_equal_fields(images, encoding, _REGION_FIELDS, "the {} of an encoding must not depend on the texts")
 
     def assert_pooled(text: Mapping[str, Tensor], region: Mapping[str, Tensor], pooled: Tensor, which: str) -> None:
-        output = backbone.pooled_output(text, region)
+        output = network.pooled_output(text, region)
         assert output.shape == pooled.shape, f"pooled_output must give (P, H), for {which}"
         assert torch.allclose(output, pooled, atol=_TOLERANCE), f"pooled_output is not forward's pooled, for {which}"
 
-    text_part, region_part = backbone.text_part(texts), backbone.region_part(images)
+    text_part, region_part = network.text_part(texts), network.region_part(images)
     for name, tensor in {**text_part, **region_part}.items():
         assert len(tensor) == count, f"'{name}' of a part must have one row per text or image"
     assert_pooled(text_part, region_part, backbone(encoding).pooled, "padded texts and regions")
     for row, pair in enumerate(pairs):
-        text = _part_without_padding(backbone.text_part, texts, row, _TEXT_FIELDS)
+        text = _part_without_padding(network.text_part, texts, row, _TEXT_FIELDS)
         pooled = backbone(encode([pair] * count, regions)).pooled
         assert_pooled(_expanded(text, count), region_part, pooled, f"{pair} without padding, expanded")
-
-        region = _part_without_padding(backbone.region_part, images, row, _REGION_FIELDS)
+        region = _part_without_padding(network.region_part, images, row, _REGION_FIELDS)
         pooled = backbone(encode(pairs, _rows(regions, [row] * count))).pooled
         assert_pooled(text_part, _expanded(region, count), pooled, f"the regions of {pair} without padding, expanded")
         assert_pooled(text, region, pooled[row : row + 1], f"{pair} and its regions without padding")
@@ -364,11 +365,10 @@ def _part_without_padding(
     make_part: Callable[[Encoding], dict[str, Tensor]], encoding: Encoding, row: int, fields: Sequence[str]
 ) -> dict[str, Tensor]:
     """The part of one text or image, without padding and so without a mask."""
-    mask_name = fields[0]
-    real = getattr(encoding, mask_name)[row]
+    real = getattr(encoding, fields[0])[row]
     values = {name: getattr(encoding, name) for name in fields}
     unpadded: dict[str, Any] = {name: value[row : row + 1, real] for name, value in values.items() if value is not None}
-    return {name: tensor for name, tensor in make_part(replace(encoding, **unpadded)).items() if name != mask_name}
+    return {name: tensor for name, tensor in make_part(replace(encoding, **unpadded)).items() if name != fields[0]}
 
 
 def _expanded(part: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:

@@ -32,6 +32,22 @@ class PairEncoder(Protocol):
         ...
 
 
+class PairNetwork(Protocol):
+    """What scores pairs from what was computed of texts and of images alone; see the methods of ``Backbone``."""
+
+    def text_part(self, encoding: Encoding) -> dict[str, Tensor]:
+        """What depends on the texts alone."""
+        ...
+
+    def region_part(self, encoding: Encoding) -> dict[str, Tensor]:
+        """What depends on the images alone."""
+        ...
+
+    def pooled_output(self, text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor:
+        """The pooled output of pairs, (P, H)."""
+        ...
+
+
 class Backbone(nn.Module, ABC):
     """A pre-trained encoder of text-image pairs.
 
@@ -125,3 +141,17 @@ class Backbone(nn.Module, ABC):
         )
         output: BackboneOutput = self(encoding)
         return output.pooled
+
+    def for_scoring(self, dtype: torch.dtype) -> PairNetwork | None:
+        """What scores many pairs with the weights as they are now, which stay: they may be copied, cast and joined.
+
+        Its parts go to its own ``pooled_output`` alone, which gives what this class's gives, up to rounding. It is used
+        in evaluation mode and without gradients; its parts are computed under autocast and its pooled output is not.
+
+        Args:
+            dtype: of the products: half precision under autocast, else that of the weights.
+
+        Returns:
+            None, by default: the backbone itself is used.
+        """
+        return None
