@@ -20,6 +20,7 @@ from vlrun.blocks.pair_encoding import check_text_length
 from vlrun.blocks.wordpiece import WordPiece
 from vlrun_rosita.checkpoint import HEADS, MATCHING_HEAD
 from vlrun_rosita.config import RositaConfig
+from vlrun_rosita.scoring import LayerParts, RositaScoring, key_mask
 from vlrun_rosita.text import RositaPairEncoder
 
 LAYER_NORM_EPS = 1e-12
@@ -123,6 +124,21 @@ class Layer(nn.Module):
         """What ``forward`` gives for position 0 alone, which looks at all positions: (P, 1, H)."""
         first = hidden[:, :1]
         return self._after_attention(first, self.mhatt.of(first, hidden, key_mask))
+
+    def parts(self) -> LayerParts:
+        """The modules that scoring many pairs copies."""
+        attention = self.mhatt
+        return LayerParts(
+            num_heads=attention.num_heads,
+            query=attention.dense_q,
+            key=attention.dense_k,
+            value=attention.dense_v,
+            merge=attention.dense_merge,
+            attention_norm=self.layer_norm0,
+            wide=self.ffn.dense0,
+            narrow=self.ffn.dense1,
+            output_norm=self.layer_norm1,
+        )
 
     def _after_attention(self, hidden: Tensor, attended: Tensor) -> Tensor:
         hidden = self.layer_norm0(hidden + self.dropout(attended))
@@ -259,19 +275,13 @@ class Rosita(Backbone):
     def pooled_output(self, text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor:
         """All layers, for text and regions see each other from the first on; the last one for [CLS] alone."""
         hidden = torch.cat([text["states"], regions["states"]], dim=1)
-        return self.pooler(self.backbone.first(hidden, _key_mask(text, regions)))
+        return self.pooler(self.backbone.first(hidden, key_mask(text, regions)))
+
+    def for_scoring(self, dtype: torch.dtype) -> RositaScoring:
+        """The same with the weights as they are, and products in ``dtype``."""
+        layers = [layer.parts() for layer in self.backbone.layers]
+        return RositaScoring(self, layers, self.pooler, dtype)
 
     def matching_head(self) -> MatchingHead:
         """The authors' ``mm_itm_head``, which not every file of theirs has."""
         return self.mm_itm_head
-
-
-def _key_mask(text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor | None:
-    """(P, 1, 1, S), or None where neither text nor regions are padded: attention is faster without."""
-    if "text_mask" not in text and "region_mask" not in regions:
-        return None
-    masks = [
-        part[name] if name in part else part["states"].new_ones(part["states"].shape[:2], dtype=torch.bool)
-        for part, name in ((text, "text_mask"), (regions, "region_mask"))
-    ]
-    return torch.cat(masks, dim=1)[:, None, None]

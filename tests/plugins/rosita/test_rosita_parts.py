@@ -50,6 +50,45 @@ def test_the_pooled_output_of_both_parts_is_that_of_forward(
     torch.testing.assert_close(pooled, rosita(encoding).pooled, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)], ids=str)
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("absent", [(), ("text_mask",), ("region_mask",), ("text_mask", "region_mask")], ids="+".join)
+@torch.inference_mode()
+def test_prepared_weights_give_the_pooled_output_of_forward(
+    make_rosita: MakeRosita,
+    encoding: Encoding,
+    dtype: torch.dtype,
+    tolerance: float,
+    num_layers: int,
+    absent: tuple[str, ...],
+) -> None:
+    rosita = make_rosita(num_layers=num_layers).eval().to(dtype)
+    unpadded = replace(encoding, **{name: torch.ones_like(getattr(encoding, name)) for name in absent})
+
+    scoring = rosita.for_scoring(dtype)
+    text, regions = scoring.text_part(unpadded), scoring.region_part(unpadded)
+    pooled = scoring.pooled_output(without(text, absent), without(regions, absent))
+
+    torch.testing.assert_close(pooled, rosita(unpadded).pooled, rtol=0, atol=tolerance)
+
+
+@torch.inference_mode()
+def test_prepared_weights_in_half_precision_are_as_near_as_autocast(
+    make_rosita: MakeRosita, encoding: Encoding
+) -> None:
+    rosita = make_rosita(num_layers=3).eval()
+    single = rosita(encoding).pooled
+    scoring = rosita.for_scoring(torch.bfloat16)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        automatic = pooled_from_parts(rosita, encoding)
+        text, regions = scoring.text_part(encoding), scoring.region_part(encoding)
+    prepared = scoring.pooled_output(text, regions)
+
+    assert prepared.dtype is torch.float32
+    assert 0 < (prepared - single).abs().max() < 2 * (automatic.float() - single).abs().max()
+
+
 @pytest.mark.parametrize("absent", [("text_mask",), ("region_mask",), ("text_mask", "region_mask")], ids="+".join)
 def test_an_absent_mask_means_that_nothing_is_padded(
     make_rosita: MakeRosita, encoding: Encoding, absent: tuple[str, ...]
