@@ -19,6 +19,7 @@ from vlrun.blocks.wordpiece import WordPiece
 from vlrun_lxmert_s.checkpoint import CLASSIFIERS, MATCHING_HEAD
 from vlrun_lxmert_s.config import Sizes, TwoStreamConfig
 from vlrun_lxmert_s.layers import CrossLayer, Pooler, SingleLayer, TextEmbeddings, VisualEmbeddings
+from vlrun_lxmert_s.scoring import LxmertScoring
 from vlrun_lxmert_s.text import LxmertPairEncoder
 
 Network = TypeVar("Network", bound="Lxmert")
@@ -78,6 +79,8 @@ class Lxmert(Backbone):
     name: ClassVar[str] = "lxmert"
     numbers_words: ClassVar[bool] = False
     """Whether a token's position is the number of its word; else tokens are counted from 0."""
+    pools_regions: ClassVar[bool] = False
+    """Whether the first region is pooled too."""
 
     def __init__(
         self, wordpiece: WordPiece, sizes: Sizes, *, region_feature_size: int, num_regions: int, dropout: float
@@ -128,7 +131,7 @@ class Lxmert(Backbone):
         """Encodes P pairs: text (P, T, H), regions (P, R, H), pooled (P, H)."""
         features, boxes, region_mask = self._visual_input(encoding)
         text, regions = self.encoder(self._embedded_text(encoding), features, boxes, encoding.text_mask, region_mask)
-        return BackboneOutput(text, regions, self.pooler(text), encoding.text_mask, region_mask)
+        return BackboneOutput(text, regions, self.pooled(text), encoding.text_mask, region_mask)
 
     def text_part(self, encoding: Encoding) -> dict[str, Tensor]:
         """The text after the layers that see it alone, (N, T, H)."""
@@ -149,6 +152,15 @@ class Lxmert(Backbone):
         for layer in layers:
             states = layer(*states, *masks)
         return self._pooled_after(last, (*states, *masks))
+
+    def for_scoring(self, dtype: torch.dtype) -> LxmertScoring:
+        """The same with the weights as they are, and products in ``dtype``."""
+        layers = list(self.encoder.x_layers)
+        return LxmertScoring(self, layers, self.pooled, dtype, pools_regions=self.pools_regions)
+
+    def pooled(self, text: Tensor, regions: Tensor | None = None) -> Tensor:
+        """Pools states (P, T, H) of the text; ``regions`` (P, R, H) where ``pools_regions``."""
+        return self.pooler(text)
 
     def matching_head(self) -> nn.Linear:
         """The authors' ``seq_relationship``, which not every file of theirs has.
@@ -172,7 +184,7 @@ class Lxmert(Backbone):
 
     def _pooled_after(self, last: CrossLayer, inputs: LayerInputs) -> Tensor:
         """The pooled output, from what goes into the last cross-modal layer."""
-        return self.pooler(last.first_of_text(*inputs))
+        return self.pooled(last.first_of_text(*inputs))
 
 
 class LxmertS(Lxmert):
@@ -185,6 +197,7 @@ class LxmertS(Lxmert):
 
     name = "lxmert-s"
     numbers_words = True
+    pools_regions = True
     cls_box: Tensor
 
     def _add_layers(self) -> None:
@@ -199,8 +212,7 @@ class LxmertS(Lxmert):
         """Encodes P pairs: text (P, T, H), regions (P, R, H) without the visual [CLS], pooled (P, H)."""
         features, boxes, visual_mask = self._visual_input(encoding)
         text, visual = self.encoder(self._embedded_text(encoding), features, boxes, encoding.text_mask, visual_mask)
-        pooled = self.pooler(text) * self.pooler_f(visual)
-        return BackboneOutput(text, visual[:, 1:], pooled, encoding.text_mask, encoding.region_mask)
+        return BackboneOutput(text, visual[:, 1:], self.pooled(text, visual), encoding.text_mask, encoding.region_mask)
 
     def _visual_input(self, encoding: Encoding) -> tuple[Tensor, Tensor, Tensor]:
         """The visual [CLS], then the regions."""
@@ -212,7 +224,12 @@ class LxmertS(Lxmert):
         )
 
     def _pooled_after(self, last: CrossLayer, inputs: LayerInputs) -> Tensor:
-        return self.pooler(last.first_of_text(*inputs)) * self.pooler_f(last.first_of_regions(*inputs))
+        return self.pooled(last.first_of_text(*inputs), last.first_of_regions(*inputs))
+
+    def pooled(self, text: Tensor, regions: Tensor | None = None) -> Tensor:
+        """The product of what both poolers give."""
+        assert regions is not None, "LXMERT-S pools the visual [CLS] too"
+        return self.pooler(text) * self.pooler_f(regions)
 
 
 def _key_mask(mask: Tensor | None) -> Tensor | None:

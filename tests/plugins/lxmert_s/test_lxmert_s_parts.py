@@ -60,6 +60,48 @@ def test_one_cross_modal_layer_is_enough(make_network: MakeNetwork, encoding: En
 
 
 @both
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)], ids=str)
+@pytest.mark.parametrize("num_cross_layers", [1, 2, 3])
+@pytest.mark.parametrize("absent", [(), ("text_mask",), ("region_mask",), ("text_mask", "region_mask")], ids="+".join)
+@torch.inference_mode()
+def test_prepared_weights_give_the_pooled_output_of_forward(
+    make_network: MakeNetwork,
+    encoding: Encoding,
+    name: str,
+    dtype: torch.dtype,
+    tolerance: float,
+    num_cross_layers: int,
+    absent: tuple[str, ...],
+) -> None:
+    network = make_network(name, num_cross_layers=num_cross_layers).eval().to(dtype)
+    unpadded = replace(encoding, **{mask: torch.ones_like(getattr(encoding, mask)) for mask in absent})
+
+    scoring = network.for_scoring(dtype)
+    text, regions = scoring.text_part(unpadded), scoring.region_part(unpadded)
+    pooled = scoring.pooled_output(without(text, absent), without(regions, absent))
+
+    torch.testing.assert_close(pooled, network(unpadded).pooled, rtol=0, atol=tolerance)
+
+
+@both
+@torch.inference_mode()
+def test_prepared_weights_in_half_precision_are_as_near_as_autocast(
+    make_network: MakeNetwork, encoding: Encoding, name: str
+) -> None:
+    network = make_network(name, num_cross_layers=3).eval()
+    single = network(encoding).pooled
+    scoring = network.for_scoring(torch.bfloat16)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        automatic = pooled_from_parts(network, encoding)
+        text, regions = scoring.text_part(encoding), scoring.region_part(encoding)
+    prepared = scoring.pooled_output(text, regions)
+
+    assert prepared.dtype is torch.float32
+    assert 0 < (prepared - single).abs().max() < 2 * (automatic.float() - single).abs().max()
+
+
+@both
 @pytest.mark.parametrize("absent", [("text_mask",), ("region_mask",), ("text_mask", "region_mask")], ids="+".join)
 def test_an_absent_mask_means_that_nothing_is_padded(
     make_network: MakeNetwork, encoding: Encoding, name: str, absent: tuple[str, ...]
