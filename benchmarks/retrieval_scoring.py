@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -53,8 +53,8 @@ QUANTILES = (1 / 4, 3 / 4)
 PLAIN, SORTED, ENGINE, ENGINE_BF16 = (
     "plain loop",
     "texts sorted by length",
-    "engine: each side once, [CLS] alone last",
-    "the same in bf16 autocast",
+    "engine: weights prepared, each side once",
+    "the same in bf16",
 )
 PER_TEXT, PER_IMAGE = "once per text", "once per image"
 
@@ -139,7 +139,9 @@ def measure(name: str, arguments: argparse.Namespace) -> Measured:
         pair_scorer(backbone, longest, device, autocast)
         for autocast in (nullcontext, lambda: torch.autocast(device.type, torch.bfloat16))
     )
-    with torch.inference_mode():
+    with ExitStack() as stack:
+        for scorer in (engine, engine_bf16):
+            stack.enter_context(scorer.at_work())
         ways: dict[str, list[Callable[[], Tensor]]] = {
             PLAIN: [forward_scores(backbone, plain_batch(backbone, work.all_texts, longest).to(device))],
             SORTED: [
@@ -150,7 +152,7 @@ def measure(name: str, arguments: argparse.Namespace) -> Measured:
             ENGINE_BF16: [engine_scores(engine_bf16, texts, work.image_ids) for texts in work.same_length],
         }
         text = engine.encoded(work.same_length[1], work.image_ids[0])
-        once = {
+        once: dict[str, list[Callable[[], Tensor]]] = {
             PER_TEXT: [lambda: text_part(engine, text)["states"]],
             PER_IMAGE: [lambda: engine.region_part(work.image_ids)["states"]],
         }

@@ -183,7 +183,7 @@ class MatchingTask(Task[Any]):
         scorer = PairScorer.of_run(run, self.pair_scores)
         texts, images = question.texts, question.image_ids
         scores: list[float] = []
-        with scorer.at_work():
+        with scorer.at_work(max(len(texts), len(images))):
             encoded = scorer.encoded(texts, images[0])
             for start in range(0, max(len(texts), len(images)), _ASKED_AT_ONCE):
                 rows = slice(start, start + _ASKED_AT_ONCE)

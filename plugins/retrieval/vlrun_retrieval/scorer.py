@@ -19,6 +19,7 @@ from vlrun import (
     Encoding,
     Pair,
     PairEncoder,
+    PairNetwork,
     RegionBatch,
     RunView,
     full_precision,
@@ -28,6 +29,7 @@ from vlrun_retrieval.head import PairMatcher
 _ENCODED_AT_ONCE = 128
 _MASKS = ("text_mask", "region_mask")
 _SOME_TEXT = "a"
+_WORTH_PREPARING = 64  # pairs, in whose time the weights of a network are copied several times
 
 Part = Mapping[str, Tensor]
 """What a backbone computed of texts or of images alone: tensors with a row for each; see ``Backbone.text_part``."""
@@ -84,6 +86,7 @@ class PairScorer:
         self.backbone, self.matcher, self.to_scores = backbone, matcher, to_scores
         self.encode, self.read_regions = encode, read_regions
         self.device, self.autocast = device, autocast
+        self._prepared: PairNetwork | None = None
 
     @classmethod
     def of_run(cls, run: RunView, to_scores: Callable[[Tensor], Tensor]) -> PairScorer:
@@ -93,17 +96,36 @@ class PairScorer:
         return cls(backbone, matcher, to_scores, run.encode, run.read_regions, device=run.device, autocast=run.autocast)
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Evaluation mode and no gradients; afterwards the model is as it was."""
+    def at_work(self, num_pairs: int | None = None) -> Iterator[None]:
+        """Evaluation mode and no gradients; afterwards the model is as it was, and until then its weights stay.
+
+        Args:
+            num_pairs: how many are scored, so that weights are not prepared for a few; None: many.
+        """
         was_training = self.backbone.training
         self.backbone.eval()
         self.matcher.eval()
         try:
             with torch.inference_mode():
+                if num_pairs is None or num_pairs >= _WORTH_PREPARING:
+                    self._prepared = self.backbone.for_scoring(self._dtype())
                 yield
         finally:
+            self._prepared = None
             self.backbone.train(was_training)
             self.matcher.train(was_training)
+
+    @property
+    def network(self) -> PairNetwork:
+        """What scores at present."""
+        return self.backbone if self._prepared is None else self._prepared
+
+    def _dtype(self) -> torch.dtype:
+        """In what products are computed."""
+        with self.autocast():
+            if torch.is_autocast_enabled(self.device.type):
+                return torch.get_autocast_dtype(self.device.type)
+        return next(self.backbone.parameters()).dtype
 
     def encoded(self, texts: Sequence[str], any_image: str) -> EncodedTexts:
         """Tokens of ``texts``; ``any_image`` is one with features, from which their shape is known."""
@@ -130,7 +152,7 @@ class PairScorer:
     def text_part(self, texts: EncodedTexts, rows: Rows) -> Part:
         """What depends on these texts alone, on the device. Texts of one length need no mask, which is fastest."""
         with self.autocast():
-            part = self.backbone.text_part(texts.cut(rows).to(self.device))
+            part = self.network.text_part(texts.cut(rows).to(self.device))
         return _without_idle_masks(part)
 
     def region_part(self, image_ids: Sequence[str]) -> Part:
@@ -140,7 +162,7 @@ class PairScorer:
             ids = image_ids[start : start + _ENCODED_AT_ONCE]
             encoding = self.encode([Pair(_SOME_TEXT, image_id) for image_id in ids], self.read_regions(ids))
             with self.autocast():
-                chunks.append(self.backbone.region_part(encoding.to(self.device)))
+                chunks.append(self.network.region_part(encoding.to(self.device)))
         # a backbone may pad to the most regions of what it is given
         return _without_idle_masks({name: _stacked([chunk[name] for chunk in chunks]) for name in chunks[0]})
 
@@ -152,8 +174,8 @@ class PairScorer:
             ConfigError: so many pairs do not fit into the accelerator's memory.
         """
         try:
-            with self.autocast():
-                pooled = self.backbone.pooled_output(texts, images)
+            with self.autocast() if self._prepared is None else nullcontext():
+                pooled = self.network.pooled_output(texts, images)
         except torch.cuda.OutOfMemoryError as error:
             raise ConfigError(
                 f"{_size(texts):,} pairs at once do not fit into the GPU's memory: lower pairs_per_batch of the task"
