@@ -45,7 +45,9 @@ class MatchingConfig(TaskConfig):
         None, description="between epochs, only so many first images and their texts; null: all"
     )
     rerank: RerankConfig | None = Field(None, description="score only candidates of a cheap first stage; null: all")
-    pairs_per_batch: PositiveInt = Field(256, description="pairs per forward pass when a pool is scored")
+    pairs_per_batch: PositiveInt | None = Field(
+        None, description="pairs per forward pass when a pool is scored; null: 64 on a CPU, on a GPU what fits well"
+    )
 
     def required_files(self) -> list[RequiredFile]:
         """Also the score matrix of the first stage."""

@@ -32,7 +32,7 @@ from vlrun_retrieval.matrix import read_first_stage
 from vlrun_retrieval.metric import RetrievalMetric, needed_texts, usable_protocols
 from vlrun_retrieval.pool import PoolEvaluation, score_pool
 from vlrun_retrieval.ranking import PROTOCOLS
-from vlrun_retrieval.scorer import PairScorer
+from vlrun_retrieval.scorer import OnTheWay, PairScorer
 
 MATCH = 1
 """The class of the matching head that means that text and image match."""
@@ -190,7 +190,7 @@ class MatchingTask(Task[Any]):
                 some_texts = np.arange(len(texts))[rows] if len(texts) > 1 else np.zeros(1, np.int64)
                 some_images = images[rows] if len(images) > 1 else images
                 parts = scorer.text_part(encoded, some_texts), scorer.region_part(some_images)
-                scores += scorer.all_pairs(*parts).flatten().tolist()
+                scores += OnTheWay(scorer.all_pairs(*parts)).values().ravel().tolist()
         names = texts if len(texts) > 1 else images
         order = sorted(range(len(names)), key=lambda number: -scores[number])
         return Answer(

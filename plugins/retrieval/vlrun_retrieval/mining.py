@@ -32,8 +32,8 @@ from vlrun_retrieval.hard_negatives import (
     write_negatives,
 )
 from vlrun_retrieval.matching import MatchingTask
-from vlrun_retrieval.pool import IMAGE_BLOCK_BYTES
-from vlrun_retrieval.scorer import EncodedTexts, PairScorer, Part, Rows, bytes_of, take
+from vlrun_retrieval.scorer import EncodedTexts, OnTheWay, PairScorer, Part, Rows, bytes_of, take
+from vlrun_retrieval.sizes import pairs_at_once, part_bytes
 
 _ANCHORS_PER_BLOCK = 16384
 _PASSING_AT_ONCE = 512
@@ -116,13 +116,19 @@ def mine_negatives(task: MatchingTask, run: RunView, pool: CandidatePool, plan: 
     with scorer.at_work():
         with run.ranks.together():
             texts = scorer.encoded(pool.texts, pool.image_ids[0])
+        pairs_per_batch = run.ranks.from_main(
+            lambda: (
+                task.config.pairs_per_batch
+                or pairs_at_once(scorer.device, bytes_of(scorer.region_part(pool.image_ids[:1])))
+            )
+        )
         mining = Mining(
             scorer,
             pool,
             texts,
             lambda kind, anchor: draw_candidates(pool, run.seed, plan.epoch, kind, anchor, plan.candidates),
             plan.keep,
-            task.config.pairs_per_batch,
+            pairs_per_batch,
         )
         for kind, count in anchors.items():
             tables[kind] = _mine_kind(run, mining, kind, count, folder, (done, total))
@@ -150,8 +156,7 @@ def _mine_kind(
         progress: pairs that are scored, and pairs in all.
     """
     ranks = run.ranks
-    with ranks.together():
-        height = mining.anchors_per_block(kind)
+    height = ranks.from_main(lambda: mining.anchors_per_block(kind))
     done, total = progress
     blocks = [np.arange(start, min(start + height, count)) for start in range(0, count, height)]
     files = [folder / f"{kind}-{height}-{number}.npy" for number in range(len(blocks))]
@@ -212,7 +217,7 @@ class Mining:
             longest = np.array([int(self.encoded.lengths.argmax())])
             share = self.encoded.lengths.mean() / self.encoded.lengths.max()
             bytes_each = bytes_of(self.scorer.text_part(self.encoded, longest)) * share
-        return min(_ANCHORS_PER_BLOCK, max(1, int(IMAGE_BLOCK_BYTES / bytes_each)))
+        return min(_ANCHORS_PER_BLOCK, max(1, int(part_bytes(self.scorer.device) / bytes_each)))
 
     def fill(self, table: NDArray[np.int32], kind: AnchorKind, anchors: Rows) -> Iterator[int]:
         """Writes the hardest of each anchor into ``table`` (n, keep); yields numbers of pairs as they are scored."""
@@ -230,6 +235,7 @@ class Mining:
         """
         held = self._held_images(anchors) if kind == "image" else self._held_texts(anchors)
         order = np.argsort(candidates, kind="stable")
+        before: tuple[Rows, OnTheWay] | None = None
         ordered = candidates[order]
         for rows, part in self._passing_texts(candidates) if kind == "image" else self._passing_images(candidates):
             places = [slice(*np.searchsorted(ordered, (row, row + 1))) for row in rows.tolist()]
@@ -241,8 +247,12 @@ class Mining:
                     own = take(group.part, np.searchsorted(group.rows, anchors[some]))
                     other = take(part, np.searchsorted(rows, candidates[some]))
                     texts, images = (other, own) if kind == "image" else (own, other)
-                    scores[some] = self.scorer.scores(texts, images).cpu().numpy()
+                    last, before = before, (some, OnTheWay(self.scorer.scores(texts, images)))
+                    if last is not None:
+                        scores[last[0]] = last[1].values()
                     yield len(some)
+        if before is not None:
+            scores[before[0]] = before[1].values()
 
     def _held_images(self, anchors: Rows) -> list[_Held]:
         rows = np.unique(anchors)

@@ -1,6 +1,6 @@
 """Scores the candidate pool of a split, on all processes, and turns the matrix into one prediction per query.
 
-Memory: the parts of as many images as fit into ``IMAGE_BLOCK_BYTES`` stay on the device (twice that while they are put
+Memory: the parts of as many images as fit into ``part_bytes`` stay on the device (twice that while they are put
 together), beside them one group of texts and the activations of ``pairs_per_batch`` pairs; on the host, nine bytes per
 token of all texts. The matrix itself is a file; its pages belong to the system's cache.
 """
@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ from vlrun_retrieval.matrix import (
 )
 from vlrun_retrieval.metric import needed_texts, pool_predictions, usable_protocols
 from vlrun_retrieval.ranking import Protocol
-from vlrun_retrieval.scorer import EncodedTexts, PairScorer, Part, Rows, bytes_of, take
+from vlrun_retrieval.scorer import EncodedTexts, OnTheWay, PairScorer, Part, Rows, bytes_of, take
+from vlrun_retrieval.sizes import pairs_at_once, part_bytes
 
-IMAGE_BLOCK_BYTES = 256 * 2**20  # twice that while a block is being made
 _FLUSH_SECONDS = 30.0
 
 
@@ -92,7 +93,7 @@ def score_pool(evaluation: PoolEvaluation, run: RunView) -> list[Prediction]:
         matrix = ScoreMatrix(ranks.from_main(lambda: _place(path, plan.identity, evaluation.final)))
         with _alone(matrix, ranks):
             pending = ranks.from_main(lambda: _prepare(matrix, plan, pool, evaluation.final))
-            work = _PoolWork(scorer, pool, texts, plan.tiles, evaluation.config.pairs_per_batch, matrix.open())
+            work = _PoolWork(scorer, pool, texts, plan.tiles, plan.pairs_per_batch, matrix.open())
             _fill(work, run, evaluation.split, pending)
             ranks.barrier()
             ranks.from_main(lambda: predictions.extend(pool_predictions(work.scores, pool, evaluation.protocols)))
@@ -123,7 +124,7 @@ def _check_sample(evaluation: PoolEvaluation, scorer: PairScorer, texts: Encoded
         scorer.scores(scorer.text_part(texts, rows), scorer.region_part([pool.image_ids[row] for row in images]))
         for images in (own, other)
     )
-    evaluation.check_sample(matched.cpu().numpy(), mismatched.cpu().numpy())
+    evaluation.check_sample(OnTheWay(matched).values(), OnTheWay(mismatched).values())
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ class _Plan:
         needed: rows of the texts that some protocol ranks.
         first_stage: None where every pair of them is scored.
         candidates: how many the first stage leaves of each row and column.
+        pairs_per_batch: in a forward pass.
         identity: everything that the scores depend on; JSON-ready.
     """
 
@@ -141,16 +143,17 @@ class _Plan:
     needed: Rows
     first_stage: FirstStage | None
     candidates: int
+    pairs_per_batch: int
     identity: Mapping[str, Any]
 
 
 def _plan(evaluation: PoolEvaluation, run: RunView, scorer: PairScorer, texts: EncodedTexts) -> _Plan:
     pool, rerank = evaluation.pool, evaluation.rerank
-    num_images, pairs_per_batch = len(pool.image_ids), evaluation.config.pairs_per_batch
+    num_images = len(pool.image_ids)
     needed = needed_texts(pool, evaluation.protocols)
     first_stage, spread = None, 1
+    block, pairs_per_batch = run.ranks.from_main(lambda: _sizes(scorer, pool, evaluation.config.pairs_per_batch))
     with run.ranks.together():
-        block = max(1, IMAGE_BLOCK_BYTES // bytes_of(scorer.region_part(pool.image_ids[:1])))
         if rerank is not None:
             first_stage = read_first_stage(rerank.scores, pool.image_ids, pool.text_ids)
     if rerank is not None:
@@ -168,7 +171,14 @@ def _plan(evaluation: PoolEvaluation, run: RunView, scorer: PairScorer, texts: E
         "images_per_block": block,
         "first stage": [first_stage.identity, rerank.candidates] if first_stage and rerank else None,
     }
-    return _Plan(tiles, needed, first_stage, rerank.candidates if rerank else 0, identity)
+    return _Plan(tiles, needed, first_stage, rerank.candidates if rerank else 0, pairs_per_batch, identity)
+
+
+def _sizes(scorer: PairScorer, pool: CandidatePool, pairs_per_batch: int | None) -> tuple[int, int]:
+    """Images in a block, and pairs in a forward pass."""
+    image_bytes = bytes_of(scorer.region_part(pool.image_ids[:1]))
+    images = max(1, part_bytes(scorer.device) // image_bytes)
+    return images, pairs_per_batch or pairs_at_once(scorer.device, image_bytes)
 
 
 def _place(path: Path, identity: Mapping[str, Any], final: bool) -> Path:
@@ -209,8 +219,12 @@ class _PoolWork:
     scores: Scores
 
     def tile_by_tile(self, numbers: Rows) -> Iterator[None]:
-        """Scores one tile each time it is asked; parts of images stay for a block, those of texts for a group."""
+        """Scores one tile each time it is asked; parts of images stay for a block, those of texts for a group.
+
+        The scores of a tile are written when the next one is under way, the last ones when it is asked once more.
+        """
         block = group = -1
+        write: Callable[[], None] = _write_nothing
         images: Part = {}
         tile_images: Part = {}
         texts: Part = {}
@@ -225,20 +239,40 @@ class _PoolWork:
                 group, texts = tile.group, self.scorer.text_part(self.texts, tile.texts)
             tile_images = take(images, slice(tile.images.start - first, tile.images.stop - first))
             place = (tile.images, tile.texts)
-            self.scores[place] = self.scored(texts, tile_images, ~np.isneginf(self.scores[place]))
+            write, write_last = self.started(texts, tile_images, place), write
+            write_last()
             yield
+        write()
 
-    def scored(self, texts: Part, images: Part, wanted: NDArray[np.bool_]) -> Scores:
-        """Scores (M, N) of the ``wanted`` pairs; -inf for the others."""
+    def started(self, texts: Part, images: Part, place: tuple[slice, Rows]) -> Callable[[], None]:
+        """Starts to score what is not left out in a tile; what it returns writes the scores.
+
+        Args:
+            place: of the tile in the matrix.
+        """
+        wanted = ~np.isneginf(self.scores[place])
         if wanted.all() and wanted.size <= self.pairs_per_batch:
-            return self.scorer.all_pairs(texts, images).cpu().numpy()
+            return partial(self._write, place, OnTheWay(self.scorer.all_pairs(texts, images)))
         rows, columns = np.nonzero(wanted)
-        scores = np.full(wanted.shape, -np.inf, np.float32)
+        batches = []
         for start in range(0, len(rows), self.pairs_per_batch):
             some = slice(start, start + self.pairs_per_batch)
             batch = self.scorer.scores(take(texts, columns[some]), take(images, rows[some]))
-            scores[rows[some], columns[some]] = batch.cpu().numpy()
-        return scores
+            in_matrix = place[0].start + rows[some], place[1][columns[some]]
+            batches.append(partial(self._write, in_matrix, OnTheWay(batch)))
+        return partial(_call_all, batches)
+
+    def _write(self, place: tuple[slice | Rows, Rows], scores: OnTheWay) -> None:
+        self.scores[place] = scores.values()
+
+
+def _write_nothing() -> None:
+    pass
+
+
+def _call_all(functions: Sequence[Callable[[], None]]) -> None:
+    for function in functions:
+        function()
 
 
 def _fill(work: _PoolWork, run: RunView, split: str, pending: Rows) -> None:
@@ -260,6 +294,8 @@ def _fill(work: _PoolWork, run: RunView, split: str, pending: Rows) -> None:
         if not start:  # the first tiles warm everything up
             unmeasured, started = done, time.monotonic()
         run.progress(f"scoring {split}", done, left)
+    with ranks.together():
+        next(mine, None)
     work.scores.flush()  # type: ignore[attr-defined]
     run.note(_summary(work, split, left, (done - unmeasured) / max(1e-9, time.monotonic() - started)))
 

@@ -167,10 +167,9 @@ class PairScorer:
         return _without_idle_masks({name: _stacked([chunk[name] for chunk in chunks]) for name in chunks[0]})
 
     def scores(self, texts: Part, images: Part) -> Tensor:
-        """Row i of ``texts`` with row i of ``images`` -> (P,) float32.
+        """Row i of ``texts`` with row i of ``images`` -> (P,) float32, perhaps still being computed.
 
         Raises:
-            CheckpointError: a score is not finite.
             ConfigError: so many pairs do not fit into the accelerator's memory.
         """
         try:
@@ -181,13 +180,7 @@ class PairScorer:
                 f"{_size(texts):,} pairs at once do not fit into the GPU's memory: lower pairs_per_batch of the task"
             ) from error
         # the head in full precision: half-precision logits would tie
-        scores = self.to_scores(self.matcher.logits(full_precision(pooled))).float()
-        if not torch.isfinite(scores).all():
-            raise CheckpointError(
-                "a matching score is not finite, so nothing can be ranked. Are the weights damaged, or does "
-                "train.precision=fp16 overflow (bf16 does not)?"
-            )
-        return scores
+        return self.to_scores(self.matcher.logits(full_precision(pooled))).float()
 
     def all_pairs(self, texts: Part, images: Part) -> Tensor:
         """Every text with every image: (N, ...) and (M, ...) -> (M, N)."""
@@ -195,6 +188,32 @@ class PairScorer:
         text_rows = {name: _expanded(value[None], num_images).flatten(0, 1) for name, value in texts.items()}
         image_rows = {name: value.repeat_interleave(num_texts, dim=0) for name, value in images.items()}
         return self.scores(text_rows, image_rows).view(num_images, num_texts)
+
+
+class OnTheWay:
+    """Scores on their way from the device, which goes on to the next pairs meanwhile."""
+
+    def __init__(self, scores: Tensor) -> None:
+        self._host = scores.to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.Event() if scores.device.type == "cuda" else None
+        if self._arrived is not None:
+            self._arrived.record(torch.cuda.current_stream(scores.device))
+
+    def values(self) -> NDArray[np.float32]:
+        """Waits for them.
+
+        Raises:
+            CheckpointError: a score is not finite.
+        """
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        scores: NDArray[np.float32] = self._host.numpy()
+        if not np.isfinite(scores).all():
+            raise CheckpointError(
+                "a matching score is not finite, so nothing can be ranked. Are the weights damaged, or does "
+                "train.precision=fp16 overflow (bf16 does not)?"
+            )
+        return scores
 
 
 def take(part: Part, rows: slice | Rows | Tensor) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from vlrun.runs import run as runs
 from vlrun.runs.again import evaluate_run, score_file
 from vlrun.runs.run import RunResult, run_experiment
 from vlrun.testing import run_ranks
-from vlrun_retrieval import pool, scorer
+from vlrun_retrieval import scorer, sizes
 from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.metric import best_candidates, usable_protocols
 from vlrun_retrieval.ranking import PROTOCOLS, evaluate_retrieval
@@ -186,7 +186,7 @@ def test_small_blocks_change_no_rank(
     caption_world: Path, caption_plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run_experiment(experiment(caption_world, caption_plugins, "train.epochs=0"), plugins=caption_plugins)
-    monkeypatch.setattr(pool, "IMAGE_BLOCK_BYTES", 1)
+    monkeypatch.setattr(sizes, "PART_BYTES", 1)
     cut = run_experiment(
         experiment(caption_world, caption_plugins, "train.epochs=0", runs_root="cut"), plugins=caption_plugins
     )
