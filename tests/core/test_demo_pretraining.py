@@ -37,8 +37,8 @@ class Provider:
 def demo(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The toy world as demo data, an experiment that starts from weights, and the one that makes them."""
     root = world / "data"
-    files = DemoDataset(root, root / "toys.lmdb")
-    data = DemoData(Provider(), root, DemoFiles(root / "v", 6, 3), {"toys": files}, root)  # type: ignore[arg-type]
+    files = DemoDataset(root, root / "toys.lmdb", root / "pictures")
+    data = DemoData(Provider(), root, DemoFiles(root / "v", 6, 3), {"toys": files})  # type: ignore[arg-type]
     monkeypatch.setattr(demo_run, "prepare_demo", lambda plugins, datasets, say, from_pictures: data)
     monkeypatch.setenv("VLRUN_RUNS", str(world / "runs"))
     (world / "pretrain.yaml").write_text(toy.EXPERIMENT)

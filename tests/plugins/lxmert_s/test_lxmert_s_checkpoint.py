@@ -200,7 +200,7 @@ def test_a_file_of_hugging_face_fills_lxmert(
     report = load_weights(fresh, path)
 
     assert report.missing == (() if prefix else MATCHING)
-    assert {name.split(".")[0] for name in report.unexpected} == ({"answer_head"} if prefix else set())
+    assert {name.split(".")[0] for name in report.unused} == ({"answer_head"} if prefix else set())
     assert_same(trunk_of(fresh), trunk_of(trained))
 
 

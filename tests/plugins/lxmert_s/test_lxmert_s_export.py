@@ -175,7 +175,7 @@ def test_images_that_a_run_has_seen_survive_the_way_there_and_back(imported: Pat
 
     _, after = read_imported(tmp_path / "b.safetensors")
     assert "COCO_test2015_1" in after["pretraining_sets"]
-    assert after["features"] == {"boxes": "7"}
+    assert after["features"] == {"extractor": "", "weights": "", "boxes": "7"}
 
 
 def test_plain_is_our_names_with_the_options(imported: Path, tmp_path: Path) -> None:

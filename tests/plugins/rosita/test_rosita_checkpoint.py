@@ -103,7 +103,7 @@ def test_heads_of_pre_training_are_left_out(make_rosita: MakeRosita, tmp_path: P
 
     report = load_weights(make_rosita(), tmp_path / "rosita.safetensors")
 
-    assert {name.split(".")[0] for name in report.unexpected} == {HEADS[name] for name in heads}
+    assert {name.split(".")[0] for name in report.unused} == {HEADS[name] for name in heads}
 
 
 def test_weights_without_visual_embeddings_stop(make_rosita: MakeRosita, tmp_path: Path) -> None:
