@@ -28,7 +28,7 @@ demo: install
 	$(BIN)/python runner.py run experiments/rosita_refcoco+.yaml --demo
 
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
