@@ -41,6 +41,7 @@ PUBLIC = (
     "vlrun.blocks.answers",
     "vlrun.blocks.attention",
     "vlrun.blocks.boxes",
+    "vlrun.blocks.dropout",
     "vlrun.blocks.heads",
     "vlrun.blocks.pair_encoding",
     "vlrun.blocks.pair_scoring",

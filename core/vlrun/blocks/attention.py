@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vlrun.blocks.dropout import dropout as drop
 from vlrun.interfaces.tensors import Encoding
 
 _record: ContextVar[AttentionRecord | None] = ContextVar("_record", default=None)
@@ -39,7 +40,17 @@ def attend(
     """
     if shows_regions and (record := _record.get()) is not None:
         record.keep(query, key, key_mask)
+    if dropout and query.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _attend_with_dropout(query, key, value, key_mask, dropout)  # torch has no fused kernel for that
     return F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, dropout_p=dropout)
+
+
+def _attend_with_dropout(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, share: float) -> Tensor:
+    """What torch computes in the CPU's case, with a cheaper mask and without care for queries that see nothing."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (P, A, Q, K)
+    if key_mask is not None:
+        scores = scores.masked_fill(~key_mask, torch.finfo(scores.dtype).min)
+    return drop(scores.softmax(dim=-1), share) @ value
 
 
 class AttentionRecord:
@@ -71,6 +82,11 @@ class AttentionRecord:
             weights = scores.softmax(dim=-1)[..., -self._num_regions :].mean(dim=1)  # (P, T, R)
             shares: Tensor = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
             return shares
+
+
+def attention_is_recorded() -> bool:
+    """Whether a ``record_attention`` of this thread wants what all positions look at."""
+    return _record.get() is not None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlrun.blocks.attention import attend
+from vlrun.blocks.dropout import Dropout
 
 LAYER_NORM_EPS = 1e-12
 BOX_SIZE = 4
@@ -30,7 +31,7 @@ class TextEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(max_positions, hidden_size, padding_idx=0)
         self.token_type_embeddings = nn.Embedding(NUM_TOKEN_TYPES, hidden_size, padding_idx=0)
         self.LayerNorm = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, token_ids: Tensor, position_ids: Tensor, token_types: Tensor) -> Tensor:
         """Ids (P, T), or whatever is broadcast to that."""
@@ -51,7 +52,7 @@ class VisualEmbeddings(nn.Module):
         self.visn_layer_norm = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
         self.box_fc = nn.Linear(BOX_SIZE, hidden_size)
         self.box_layer_norm = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
         """Embeds features (P, R, D) and boxes (P, R, 4) as (P, R, H)."""
@@ -92,7 +93,7 @@ class ResidualOutput(nn.Module):
         super().__init__()
         self.dense = nn.Linear(input_size, hidden_size)
         self.LayerNorm = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
         """Joins what a sub-layer gives (P, S, any width) and what came in (P, S, H): (P, S, H)."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vlrun import Backbone, BackboneOutput, Encoding, PairEncoder
 from vlrun.blocks.attention import attend
+from vlrun.blocks.dropout import Dropout
 from vlrun.blocks.heads import init_layers
 from vlrun.blocks.pair_encoding import check_text_length
 from vlrun.blocks.wordpiece import WordPiece
@@ -37,7 +38,7 @@ class TextEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(max_positions, hidden_size)
         self.token_type_embeddings = nn.Embedding(NUM_TOKEN_TYPES, hidden_size)
         self.layer_norm = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Embeds token ids (P, T) as (P, T, H)."""
@@ -54,7 +55,7 @@ class VisualEmbeddings(nn.Module):
         self.dense_imgfeat = nn.Linear(region_feature_size, hidden_size)
         self.dense_bboxfeat = nn.Linear(BOX_FEATURE_SIZE, hidden_size)
         self.layer_norm = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, region_features: Tensor, boxes: Tensor) -> Tensor:
         """Embeds region features (P, R, region feature size) and boxes (P, R, 5) as (P, R, H)."""
@@ -114,7 +115,7 @@ class Layer(nn.Module):
         self.ffn = FeedForward(hidden_size, feed_forward_size)
         self.layer_norm0 = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
         self.layer_norm1 = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
         """Runs the layer: (P, S, H) -> (P, S, H)."""
@@ -258,7 +259,9 @@ class Rosita(Backbone):
         """Encodes P pairs: text (P, T, H), regions (P, R, H), pooled (P, H)."""
         text = self.text_embeddings(encoding.token_ids)
         regions = self.visual_embeddings(encoding.region_features, encoding.boxes)
-        key_mask = torch.cat([encoding.text_mask, encoding.region_mask], dim=1)[:, None, None]  # (P, 1, 1, S)
+        key_mask = None
+        if not (encoding.full_texts and encoding.full_regions):
+            key_mask = torch.cat([encoding.text_mask, encoding.region_mask], dim=1)[:, None, None]  # (P, 1, 1, S)
         hidden = self.backbone(torch.cat([text, regions], dim=1), key_mask)
         text, regions = hidden.split([text.shape[1], regions.shape[1]], dim=1)
         return BackboneOutput(text, regions, self.pooler(hidden), encoding.text_mask, encoding.region_mask)
