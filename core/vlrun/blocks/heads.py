@@ -40,6 +40,8 @@ class PooledClassifier(nn.Module):
     for answers; LXMERT also has it for statements about two images.
     """
 
+    reads_pooled_alone = True
+
     def __init__(self, hidden_size: int, num_classes: int, images_per_example: int = 1) -> None:
         """Builds the layers, initialised by ``init_layers``.
 

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from vlrun.blocks.attention import attention_is_recorded
 from vlrun.errors import ConfigError
 from vlrun.interfaces.backbone import Backbone
-from vlrun.interfaces.tensors import Encoding
+from vlrun.interfaces.tensors import BackboneOutput, Encoding
 
 HALF_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _DRAWING = {
@@ -51,8 +52,26 @@ class TaskModel(nn.Module):
         self.heads = nn.ModuleDict(dict(heads))
 
     def forward(self, task: str, encoding: Encoding) -> Any:
-        """The output of a task's head for P pairs, from states (P, L, H) and (P, R, H) and pooled (P, H)."""
-        return self.heads[task](self.backbone(encoding))
+        """The output of a task's head for P pairs, from states (P, L, H) and (P, R, H) and pooled (P, H).
+
+        For a head that reads the pooled output alone, the backbone computes no state that this does not need.
+        """
+        head = self.heads[task]
+        if getattr(head, "reads_pooled_alone", False) and not attention_is_recorded():
+            return head(_pooled_alone(self.backbone, encoding))
+        return head(self.backbone(encoding))
+
+
+def _pooled_alone(backbone: Backbone, encoding: Encoding) -> BackboneOutput:
+    """The pooled output (P, H); text and regions have no positions, so nobody can take them for states."""
+    text, regions = backbone.text_part(encoding), backbone.region_part(encoding)
+    if encoding.full_texts:
+        text.pop("text_mask", None)
+    if encoding.full_regions:
+        regions.pop("region_mask", None)
+    pooled = backbone.pooled_output(text, regions)
+    none = pooled.new_empty(len(pooled), 0, pooled.shape[-1])
+    return BackboneOutput(none, none, pooled, encoding.text_mask[:, :0], encoding.region_mask[:, :0])
 
 
 class WithoutRandomNumbers(TorchFunctionMode):

@@ -78,7 +78,11 @@ class Task(ABC, Generic[Target]):
 
     @abstractmethod
     def build_head(self, backbone: Backbone) -> nn.Module:
-        """The task's layers: called with a BackboneOutput, returns whatever ``loss`` and ``predict`` take."""
+        """The task's layers: called with a BackboneOutput, returns whatever ``loss`` and ``predict`` take.
+
+        Where the head has an attribute ``reads_pooled_alone`` that is true, the output has the pooled state alone, in
+        training too: ``text`` and ``regions`` are (P, 0, H), and the backbone leaves out what only they need.
+        """
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -46,6 +46,9 @@ class Encoding(_Movable):
         boxes: (P, R, B) float32, the B box features that this backbone wants, no longer pixels.
         region_mask: (P, R) bool, True for a real region.
         position_ids: (P, L) int64, or None where positions simply count from 0.
+        full_texts: whether ``text_mask`` is known to be all True, so that attention needs no mask. The pair encoder
+            says so, for reading a mask on a device makes it wait; False: it is not known.
+        full_regions: the same of ``region_mask``.
     """
 
     token_ids: Tensor
@@ -54,6 +57,8 @@ class Encoding(_Movable):
     boxes: Tensor
     region_mask: Tensor
     position_ids: Tensor | None = None
+    full_texts: bool = False
+    full_regions: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class BackboneOutput(_Movable):
         pooled: (P, H) pooled output.
         text_mask: (P, L) bool, as in the encoding.
         region_mask: (P, R) bool, as in the encoding.
+
+    For a head that reads the pooled output alone, there are no tokens and no regions: L and R are 0.
     """
 
     text: Tensor

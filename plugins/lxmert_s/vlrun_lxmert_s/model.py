@@ -39,22 +39,25 @@ class Encoder(nn.Module):
         self.r_layers = nn.ModuleList(SingleLayer(*shape) for _ in range(sizes.num_object_layers))
 
     def forward(
-        self, text: Tensor, features: Tensor, boxes: Tensor, text_mask: Tensor, region_mask: Tensor
+        self, text: Tensor, features: Tensor, boxes: Tensor, text_mask: Tensor | None, region_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Embedded text (P, T, H), region features (P, R, D) and boxes (P, R, 4) -> states (P, T, H), (P, R, H)."""
+        """Embedded text (P, T, H), region features (P, R, D) and boxes (P, R, 4) -> states (P, T, H), (P, R, H).
+
+        A mask is None where nothing is padded.
+        """
         regions = self.visn_fc(features, boxes)
         text, regions = self.language(text, text_mask), self.objects(regions, region_mask)
         for layer in self.x_layers:
             text, regions = layer(text, regions, _key_mask(text_mask), _key_mask(region_mask))
         return text, regions
 
-    def language(self, text: Tensor, text_mask: Tensor) -> Tensor:
+    def language(self, text: Tensor, text_mask: Tensor | None) -> Tensor:
         """The layers that see the text alone: (P, T, H) of embedded text."""
         for layer in self.layer:
             text = layer(text, _key_mask(text_mask))
         return text
 
-    def objects(self, regions: Tensor, region_mask: Tensor) -> Tensor:
+    def objects(self, regions: Tensor, region_mask: Tensor | None) -> Tensor:
         """The layers that see the regions alone: (P, R, H) of embedded regions."""
         for layer in self.r_layers:
             regions = layer(regions, _key_mask(region_mask))
@@ -130,18 +133,20 @@ class Lxmert(Backbone):
     def forward(self, encoding: Encoding) -> BackboneOutput:
         """Encodes P pairs: text (P, T, H), regions (P, R, H), pooled (P, H)."""
         features, boxes, region_mask = self._visual_input(encoding)
-        text, regions = self.encoder(self._embedded_text(encoding), features, boxes, encoding.text_mask, region_mask)
+        masks = _text_mask(encoding), None if encoding.full_regions else region_mask
+        text, regions = self.encoder(self._embedded_text(encoding), features, boxes, *masks)
         return BackboneOutput(text, regions, self.pooled(text), encoding.text_mask, region_mask)
 
     def text_part(self, encoding: Encoding) -> dict[str, Tensor]:
         """The text after the layers that see it alone, (N, T, H)."""
-        states = self.encoder.language(self._embedded_text(encoding), encoding.text_mask)
+        states = self.encoder.language(self._embedded_text(encoding), _text_mask(encoding))
         return {"states": states, "text_mask": encoding.text_mask}
 
     def region_part(self, encoding: Encoding) -> dict[str, Tensor]:
         """The regions after the layers that see them alone, (N, R, H); LXMERT-S: with its visual [CLS], R + 1."""
         features, boxes, region_mask = self._visual_input(encoding)
-        states = self.encoder.objects(self.encoder.visn_fc(features, boxes), region_mask)
+        seen = None if encoding.full_regions else region_mask
+        states = self.encoder.objects(self.encoder.visn_fc(features, boxes), seen)
         return {"states": states, "region_mask": region_mask}
 
     def pooled_output(self, text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor:
@@ -211,7 +216,8 @@ class LxmertS(Lxmert):
     def forward(self, encoding: Encoding) -> BackboneOutput:
         """Encodes P pairs: text (P, T, H), regions (P, R, H) without the visual [CLS], pooled (P, H)."""
         features, boxes, visual_mask = self._visual_input(encoding)
-        text, visual = self.encoder(self._embedded_text(encoding), features, boxes, encoding.text_mask, visual_mask)
+        masks = _text_mask(encoding), None if encoding.full_regions else visual_mask
+        text, visual = self.encoder(self._embedded_text(encoding), features, boxes, *masks)
         return BackboneOutput(text, visual[:, 1:], self.pooled(text, visual), encoding.text_mask, encoding.region_mask)
 
     def _visual_input(self, encoding: Encoding) -> tuple[Tensor, Tensor, Tensor]:
@@ -230,6 +236,10 @@ class LxmertS(Lxmert):
         """The product of what both poolers give."""
         assert regions is not None, "LXMERT-S pools the visual [CLS] too"
         return self.pooler(text) * self.pooler_f(regions)
+
+
+def _text_mask(encoding: Encoding) -> Tensor | None:
+    return None if encoding.full_texts else encoding.text_mask
 
 
 def _key_mask(mask: Tensor | None) -> Tensor | None:

@@ -134,13 +134,16 @@ class LxmertPairEncoder:
             [" ".join(words) for words in texts], self.max_text_tokens, round_to=LENGTH_STEP
         )
         positions = self._positions(texts, token_ids.shape[1]) if self.numbers_words else None
+        region_mask = fit_regions(regions.mask, self.num_regions)
         return Encoding(
             token_ids=torch.from_numpy(token_ids[rows]),
             text_mask=torch.from_numpy(text_mask[rows]),
             region_features=torch.from_numpy(fit_regions(regions.features, self.num_regions)),
             boxes=torch.from_numpy(fit_regions(box_shares(regions), self.num_regions)),
-            region_mask=torch.from_numpy(fit_regions(regions.mask, self.num_regions)),
+            region_mask=torch.from_numpy(region_mask),
             position_ids=None if positions is None else torch.from_numpy(positions[rows]),
+            full_texts=bool(text_mask.all()),
+            full_regions=bool(region_mask.all()),
         )
 
     def _positions(self, texts: Sequence[Sequence[str]], length: int) -> NDArray[np.int64]:

@@ -10,6 +10,8 @@ from vlrun import BackboneOutput
 class PairMatcher(nn.Module):
     """A backbone's image-text matching head on the pooled output: logits (P, 2), class 1 is a match."""
 
+    reads_pooled_alone = True
+
     def __init__(self, matching_head: nn.Module) -> None:
         super().__init__()
         self.layer = matching_head

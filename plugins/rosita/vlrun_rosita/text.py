@@ -78,10 +78,13 @@ class RositaPairEncoder:
             [clean(pair.text) for pair in pairs], self.max_text_tokens, round_to=LENGTH_STEP
         )
         boxes = box_features(regions.boxes, regions.sizes, regions.mask)
+        region_mask = fit_regions(regions.mask, self.num_regions)
         return Encoding(
             token_ids=torch.from_numpy(token_ids),
             text_mask=torch.from_numpy(text_mask),
             region_features=torch.from_numpy(fit_regions(regions.features, self.num_regions)),
             boxes=torch.from_numpy(fit_regions(boxes, self.num_regions)),
-            region_mask=torch.from_numpy(fit_regions(regions.mask, self.num_regions)),
+            region_mask=torch.from_numpy(region_mask),
+            full_texts=bool(text_mask.all()),
+            full_regions=bool(region_mask.all()),
         )
