@@ -99,8 +99,21 @@ class TrainConfig(Config):
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     max_grad_norm: PositiveFloat | None = Field(1.0, description="global gradient norm limit; null clips nothing")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="type of the forward pass (autocast); weights stay float32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="type of the forward pass (autocast); weights stay float32; auto: bf16 on GPUs that have it, else "
+        "fp32, chosen when the run starts, for all of it",
+    )
+    tf32: bool = Field(True, description="multiply float32 matrices in TF32 on GPUs that have it; false: in full")
+    compile: bool | Literal["cuda-graphs"] = Field(
+        False,
+        description="compile the network for training (torch.compile); cuda-graphs: and replay its kernels from CUDA "
+        "graphs, one for each shape of a batch",
+    )
+    activation_checkpointing: bool = Field(
+        False,
+        description="keep the input of each layer alone and compute it again in the backward pass: the same gradient "
+        "in less memory and about 4/3 of the time",
     )
     gradient_compression: Literal["none", "bf16"] = Field(
         "none",

@@ -18,6 +18,7 @@ from vlrun.data.image_check import ImageCheck, check_images
 from vlrun.data.loading import BatchMaker, TrainingPlan, default_workers
 from vlrun.data.splits import TaskData, read_task_data
 from vlrun.engine.model import TaskModel, check_precision, matching_head_names
+from vlrun.engine.precision import precision_name, set_product_precision, settle_precision
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import RunFolder
@@ -55,7 +56,9 @@ def assemble(
         DataError: files are missing, images of a split have no features, or these are not of the weights' kind.
         CheckpointError: the weights do not fit the backbone.
     """
+    experiment = settle_precision(experiment, ranks.device)
     check_precision(experiment.train.precision, ranks.device)
+    set_product_precision(experiment, ranks.device)
     paths = dict.fromkeys(config.dataset.features for config in experiment.tasks)
     stores = {str(path): RegionFeatureStore(path, copies.get(path)) for path in paths}
     data = [_task_data(experiment, config, stores, plugins, train) for config in experiment.tasks]
@@ -67,9 +70,17 @@ def assemble(
     features = FeatureCheck() if report is None else check_features(check.data, report.path, report.metadata)
     if isinstance(experiment.backbone, TransformerConfig):
         features += check_cut_regions(check.data, experiment.backbone.num_regions)
+    precision = precision_name(experiment, ranks.device)
+    inexact = {} if precision == "fp32" else {"precision": precision}
     runs = [
         _task_run(
-            experiment, task_data, task, backbone, plugins, ranks, _marks(task_data, check, features, known_marks)
+            experiment,
+            task_data,
+            task,
+            backbone,
+            plugins,
+            ranks,
+            _marks(task_data, check, features, known_marks, inexact),
         )
         for task_data, task in zip(check.data, tasks, strict=True)
     ]
@@ -186,15 +197,17 @@ def _marks(
     check: ImageCheck,
     features: FeatureCheck,
     known: Mapping[str, Mapping[str, Mapping[str, str]]],
+    inexact: Mapping[str, str],
 ) -> dict[str, Mapping[str, str]]:
-    """What the scores of each split must say: which images it shares, features of another kind, hidden images.
+    """What the scores of each split must say: which images it shares, features of another kind, hidden images, less
+    than full precision (``inexact``).
 
     Marks that are known already take precedence: training has compared its images, too.
     """
     hidden = {"images": "hidden"} if data.config.dataset.hide_images else {}
     kind = features.marks.get(data.name, {})
     return {
-        split: {**check.marks[data.name, split], **kind, **known.get(data.name, {}).get(split, {}), **hidden}
+        split: {**check.marks[data.name, split], **kind, **inexact, **known.get(data.name, {}).get(split, {}), **hidden}
         for split in data.config.dataset.evaluate
     }
 

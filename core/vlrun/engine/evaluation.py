@@ -18,6 +18,7 @@ from vlrun.data.loading import BatchLoader, EvaluationBatches
 from vlrun.engine.examples import Chooser, Note, Pictures, example_record
 from vlrun.engine.launch import StopRequest, leave_if_asked
 from vlrun.engine.model import weights_fingerprint
+from vlrun.engine.precision import precision_name
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import RunFolder
@@ -110,7 +111,7 @@ class TaskView(RunView):
             "features": self.task.store.fingerprint,
             "images": "hidden" if self.task.config.dataset.hide_images else "shown",
             "max_text_tokens": self.task.config.max_text_tokens,
-            "precision": self.run.experiment.train.precision,
+            "precision": precision_name(self.run.experiment, self.device),
             "device": self.device.type,
         }
 

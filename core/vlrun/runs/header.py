@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vlrun.cpus import usable_cpus
+from vlrun.engine.precision import precision_name
 from vlrun.engine.ranks import device_name
 from vlrun.engine.run import Run, TaskRun
 
@@ -84,11 +85,11 @@ def _recipe(run: Run, trainer: Trainer) -> list[tuple[str, str]]:
 
 
 def _batch(run: Run, task_run: TaskRun) -> str:
-    config, passes = run.experiment.train, task_run.plan.passes
+    passes = task_run.plan.passes
     spread = f"in {passes} forward passes" if passes > 1 else "one pass"
     whose = f"{task_run.name}: " if len(run.tasks) > 1 else ""
     examples = f"{task_run.plan.batch_size} examples a step ({spread})"
-    return f"{whose}{examples}, {config.precision}, {_workers(run.workers)}"
+    return f"{whose}{examples}, {precision_name(run.experiment, run.device)}, {_workers(run.workers)}"
 
 
 def _mix(trainer: Trainer) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from vlrun.engine.assembly import assemble, check_splits
 from vlrun.engine.claim import claimed
 from vlrun.engine.evaluation import evaluate_split
 from vlrun.engine.launch import StopRequest, stop_on_signals
+from vlrun.engine.precision import with_precision
 from vlrun.engine.ranks import Ranks, join_ranks, lost_ranks_explained
 from vlrun.engine.run import Run
 from vlrun.engine.run_folder import RunFolder, create_run_folder, latest_run_folder, now, run_folder_of, write_records
@@ -94,6 +95,8 @@ def run_experiment(
         ):
             copies = stage_features(experiment, ranks, reporters, stop)
             with ranks.together():
+                if not is_new:
+                    experiment = _as_started(experiment, run_folder)
                 run = assemble(experiment, ranks, run_folder, reporters, plugins, copies=copies)
                 if known := run_folder.read_data():
                     check_same_table(experiment, known.get("image_identities"), run.identities)
@@ -249,7 +252,8 @@ def _choose_folder(
         new = create_run_folder(experiment.runs_root, experiment.name)
         claim.enter_context(claimed(new.path))
         return new, True
-    changed = changed_options(earlier.config.read_text(encoding="utf-8"), experiment.as_yaml())
+    continued = _as_started(experiment, earlier)
+    changed = changed_options(earlier.config.read_text(encoding="utf-8"), continued.as_yaml())
     if changed:
         raise ConfigError(
             [
@@ -261,6 +265,14 @@ def _choose_folder(
     if earlier.read_status().get("status") != "done":
         claim.enter_context(claimed(earlier.path, waits=own is not None))
     return earlier, False
+
+
+def _as_started(experiment: Experiment, folder: RunFolder) -> Experiment:
+    """The experiment in the precision of the run that it continues, where it leaves the choice to the device."""
+    if experiment.train.precision != "auto":
+        return experiment
+    started: Any = parse_yaml(folder.config.read_text(encoding="utf-8")).data
+    return with_precision(experiment, started["train"]["precision"])
 
 
 def changed_options(before: str, after: str) -> list[str]:
