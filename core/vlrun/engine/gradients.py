@@ -17,6 +17,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from vlrun.engine.ranks import Ranks, lost_rank_explained
+from vlrun.errors import ConfigError
 from vlrun.interfaces.tensors import Encoding
 
 
@@ -30,7 +31,15 @@ class SharedModel:
     adds that up, and ``drop_unused`` takes the rest out again.
     """
 
-    def __init__(self, model: nn.Module, ranks: Ranks, compression: str = "none") -> None:
+    def __init__(
+        self, model: nn.Module, ranks: Ranks, compression: str = "none", *, compiled: bool | str = False
+    ) -> None:
+        """Shares ``model``, whose own parameters and names stay.
+
+        Args:
+            compression: type in which gradients travel.
+            compiled: whether to compile it; ``cuda-graphs``: and to replay its kernels from CUDA graphs.
+        """
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._used = [False] * len(self._parameters)
         self._model: Callable[..., Any] = model
@@ -42,9 +51,27 @@ class SharedModel:
             for index, parameter in enumerate(self._parameters):
                 parameter.register_post_accumulate_grad_hook(self._noted(index))  # type: ignore[no-untyped-call]
 
+        self._compiled, self._replays = bool(compiled), compiled == "cuda-graphs"
+        if compiled:
+            self._model = torch.compile(self._model, mode="reduce-overhead" if self._replays else None)
+
     def __call__(self, task: str, encoding: Encoding) -> Any:
-        """The output of a task's head, as ``TaskModel.forward`` returns it."""
-        return self._model(task, encoding)
+        """The output of a task's head, as ``TaskModel.forward`` returns it.
+
+        Raises:
+            ConfigError: the network cannot be compiled.
+        """
+        if self._replays:
+            torch.compiler.cudagraph_mark_step_begin()
+        try:
+            return self._model(task, encoding)
+        except Exception as error:
+            if self._compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise ConfigError(
+                    f"train.compile: torch cannot compile the network here: {' '.join(str(error).splitlines()[:2])}; "
+                    "leave it off"
+                ) from error
+            raise
 
     def clear(self) -> None:
         """Takes all gradients away, before the first micro-batch of a step."""

@@ -13,9 +13,11 @@ from vlrun.engine.checkpoints import Checkpoints, EvaluationHistory
 from vlrun.engine.device_copies import DeviceCopies
 from vlrun.engine.evaluation import TaskView
 from vlrun.engine.gradients import SharedModel
+from vlrun.engine.host_memory import keep_freed_memory
 from vlrun.engine.launch import StopRequest
 from vlrun.engine.mixing import TaskMix, build_mix, is_active
 from vlrun.engine.optimisation import Schedule, build_optimizer, build_schedule
+from vlrun.engine.recomputation import recompute_layers
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.step_window import StepRecord, StepWindow
 from vlrun.interfaces.task import Task
@@ -83,6 +85,10 @@ class Trainer:
 def build_trainer(run: Run, stop: StopRequest) -> Trainer:
     """Builds what training needs, and tells every task what it will be trained on."""
     config = run.experiment.train
+    if run.device.type == "cpu":
+        keep_freed_memory()
+    if config.activation_checkpointing:
+        recompute_layers(run.model.backbone)
     for task_run in run.tasks:
         task_run.task.start_training(task_run.training.dataset, run.experiment.seed)
     own_steps = [task_run.plan.steps_per_epoch for task_run in run.tasks]
@@ -91,7 +97,7 @@ def build_trainer(run: Run, stop: StopRequest) -> Trainer:
     schedule = build_schedule(config.schedule, config.learning_rate, mix.steps_per_epoch, config.epochs)
     return Trainer(
         run=run,
-        model=SharedModel(run.model, run.ranks, config.gradient_compression),
+        model=SharedModel(run.model, run.ranks, config.gradient_compression, compiled=config.compile),
         loader=BatchLoader(
             JointBatchMaker([task_run.training for task_run in run.tasks]),
             workers=run.workers,

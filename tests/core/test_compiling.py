@@ -1,0 +1,97 @@
+"""Compiling, recomputing and keeping memory: a run trains the same, and its files stay as they are."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from toy_runs import experiment, losses, weights
+
+from vlrun.engine import gradients
+from vlrun.engine.gradients import SharedModel
+from vlrun.engine.host_memory import keep_freed_memory
+from vlrun.engine.ranks import Ranks
+from vlrun.engine.recomputation import recompute_layers
+from vlrun.errors import ConfigError
+from vlrun.plugins.manager import Plugins
+from vlrun.runs.run import run_experiment
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("option", ["train.compile=true", "train.compile=cuda-graphs"])
+def test_a_compiled_run_trains_the_same_and_its_weights_keep_their_names(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    asked: list[Any] = []
+    compile_for_real = torch.compile
+
+    def traced(model: Any, **options: Any) -> Any:  # traces as the real one; generating C++ takes half a minute
+        asked.append(options)
+        return compile_for_real(model, backend="aot_eager")
+
+    plain = run_experiment(experiment(world, plugins), plugins=plugins)
+    monkeypatch.setattr(gradients.torch, "compile", traced)
+    compiled = run_experiment(experiment(world, plugins, option), plugins=plugins)
+    assert asked == [{"mode": "reduce-overhead" if "graphs" in option else None}]
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-5)
+    assert list(weights(compiled)) == list(weights(plain))
+
+
+def test_a_network_that_cannot_be_compiled_says_which_option_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    def compiler(*_: Any, **__: Any) -> Any:
+        def call(*_: Any) -> Any:
+            raise BackendCompilerFailed("inductor", RuntimeError("no C++ compiler"), None)
+
+        return call
+
+    monkeypatch.setattr(gradients.torch, "compile", compiler)
+    with pytest.raises(ConfigError, match=r"train\.compile: torch cannot compile .*no C\+\+ compiler.*leave it off"):
+        SharedModel(nn.Linear(2, 2), ALONE, compiled=True)("task", torch.ones(1, 2))  # type: ignore[arg-type]
+
+
+def test_a_backbone_without_a_stack_of_layers_cannot_recompute_them(world: Path, plugins: Plugins) -> None:
+    with pytest.raises(ConfigError, match=r"train\.activation_checkpointing: .*micro_batches"):
+        run_experiment(experiment(world, plugins, "train.activation_checkpointing=true"), plugins=plugins)
+
+
+def test_a_layer_that_is_computed_again_keeps_its_input_alone() -> None:
+    network = nn.Sequential(nn.ModuleList([nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 8))]))
+    layer, values = network[0][0], torch.randn(5, 8, requires_grad=True)
+
+    def kept() -> int:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            layer(values)
+        return sum(sizes)
+
+    before = kept()
+    assert recompute_layers(network) == 1
+    assert kept() < before / 4
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone is told")
+def test_memory_that_a_step_frees_is_not_cleared_again() -> None:
+    def faults() -> int:
+        for _ in range(2):  # the first one gets the memory
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            parts = [torch.ones(2**21) for _ in range(16)]
+            del parts
+            gc.collect()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    if not keep_freed_memory():
+        pytest.skip("another C library than glibc")
+    try:
+        kept = faults()
+    finally:
+        keep_freed_memory(False)
+    assert kept * 20 < faults()
