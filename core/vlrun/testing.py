@@ -63,10 +63,9 @@ PUBLIC = (
 )
 """The modules that plugins may import. Everything else may change at any time."""
 
-_TOLERANCE = 1e-5
+_TOLERANCE, _NUM_WORDS = 1e-5, 97
 _TEXT_FIELDS = ("text_mask", "token_ids", "position_ids")  # the mask comes first
 _REGION_FIELDS = ("region_mask", "region_features", "boxes")
-_NUM_WORDS = 97
 
 
 def private_imports(folder: Path) -> list[str]:
@@ -300,8 +299,7 @@ def _losses(task: Task[Any], backbone: Backbone, head: nn.Module, batch: Batch) 
 
 def _check_nothing_is_read(task: Task[Any], backbone: Backbone, head: nn.Module, batch: Batch) -> None:
     """Takes a step on torch's device without memory, where values cannot be read and other devices do not fit."""
-    network = copy.deepcopy(TaskModel(backbone, {"task": head})).to("meta").train()
-    moved = batch.to("meta")
+    network, moved = copy.deepcopy(TaskModel(backbone, {"task": head})).to("meta").train(), batch.to("meta")
     try:
         losses = task.loss(in_full_precision(network("task", moved.encoding)), moved.targets)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -317,8 +315,9 @@ def _check_nothing_is_read(task: Task[Any], backbone: Backbone, head: nn.Module,
 def _check_encoding(encoding: Encoding, num_pairs: int, max_text_tokens: int) -> None:
     assert len(encoding.token_ids) == num_pairs, "one row per pair"
     assert encoding.token_ids.shape[1] <= max_text_tokens, "texts must be cut to max_text_tokens"
-    assert encoding.text_mask.dtype == torch.bool, "masks are boolean, True for what is real"
-    assert encoding.region_mask.dtype == torch.bool, "masks are boolean, True for what is real"
+    for mask, full in ((encoding.text_mask, encoding.full_texts), (encoding.region_mask, encoding.full_regions)):
+        assert mask.dtype == torch.bool, "masks are boolean, True for what is real"
+        assert mask.all() or not full, "full_texts and full_regions are True only where nothing is padded"
     assert encoding.text_mask.any(dim=1).all(), "every text has a token"
     assert encoding.region_mask.any(dim=1).all(), "every image has a region"
 

@@ -33,5 +33,5 @@ class Dropout(nn.Dropout):
     """``nn.Dropout`` by ``dropout``: of any shape, to the same shape."""
 
     def forward(self, values: Tensor) -> Tensor:
-        """Drops in training; returns the values as they are in evaluation."""
+        """Drops of values (N, ...) in training; returns them as they are in evaluation."""
         return dropout(values, self.p, self.training)
