@@ -12,6 +12,7 @@ import toy_world as toy
 from toy_runs import experiment, lines, losses, ranks_run, stop_after, weights
 
 from vlrun import ConfigError
+from vlrun.engine import gradients
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import OpenedRun, RunFolder
 from vlrun.engine.trainer import Trainer
@@ -83,6 +84,18 @@ def test_two_ranks_train_the_same_tasks_to_the_same_numbers(
     no_dropout = ("backbone.dropout=0.0",)
     alone = run_experiment(experiment(joint, plugins, *no_dropout), plugins=plugins)
     folder = ranks_run(joint, plugins, 2, *no_dropout)[0][0]
+    assert tasks_of(folder) == tasks_of(alone)
+    assert losses(folder) == pytest.approx(losses(alone), rel=1e-5)
+
+
+def test_two_ranks_train_several_compiled_tasks_to_the_same_numbers(
+    joint: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("backbone.dropout=0.0", "train.epochs=1")
+    alone = run_experiment(experiment(joint, plugins, *options), plugins=plugins)
+    compile_for_real = torch.compile
+    monkeypatch.setattr(gradients.torch, "compile", lambda model, **_: compile_for_real(model, backend="eager"))
+    folder = ranks_run(joint, plugins, 2, *options, "train.compile=true")[0][0]
     assert tasks_of(folder) == tasks_of(alone)
     assert losses(folder) == pytest.approx(losses(alone), rel=1e-5)
 

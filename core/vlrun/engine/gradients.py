@@ -62,7 +62,7 @@ class SharedModel:
             ConfigError: the network cannot be compiled.
         """
         if self._replays:
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         try:
             return self._model(task, encoding)
         except Exception as error:
