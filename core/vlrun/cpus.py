@@ -1,12 +1,15 @@
-"""How many CPUs this process may use, which in a container or under a scheduler is fewer than the machine has."""
+"""How many CPUs and how much memory a process may use, in a container or under a scheduler less than there is."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 _GROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
+_MEMORY = Path("/proc/meminfo")
 
 
 def usable_cpus() -> int:
@@ -28,22 +31,45 @@ def granted_cpus(root: Path, membership: str) -> float | None:
         root: where control groups are mounted.
         membership: content of ``/proc/self/cgroup``.
     """
-    limits = []
+    limits = [
+        limit
+        for version, folder in _groups(root, membership, "cpu")
+        if (limit := _limit(folder) if version > 1 else _limit_of_version_1(folder)) is not None
+    ]
+    return min(limits, default=None)
+
+
+def available_memory() -> int | None:
+    """Bytes that new data may take, what the system only caches counted as free; None where the system does not tell.
+
+    It is no more than the smallest limit of the control groups.
+    """
+    found = re.search(r"^MemAvailable: *(\d+) kB", _read(_MEMORY), re.MULTILINE)
+    if found is None:
+        return None
+    limits = [
+        int(limit)
+        for version, folder in _groups(_GROUPS, _membership(), "memory")
+        if (limit := _read(folder / ("memory.max" if version > 1 else "memory.limit_in_bytes"))).isdecimal()
+    ]
+    return min([1024 * int(found[1]), *limits])
+
+
+def _groups(root: Path, membership: str, controller: str) -> Iterator[tuple[int, Path]]:
+    """The control groups of a process that can limit a resource, own and above, each with its version, 1 or 2."""
     for line in membership.splitlines():
         number, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
         if number == "0":
-            base, limit_of = root, _limit
-        elif "cpu" in controllers.split(","):
-            base, limit_of = root / controllers, _limit_of_version_1
+            version, base = 2, root
+        elif controller in controllers.split(","):
+            version, base = 1, root / controllers
             if not base.is_dir():
-                base = root / "cpu"
+                base = root / controller
         else:
             continue
         own = base / group.strip("/")
-        folders = [folder for folder in (own, *own.parents) if folder == base or base in folder.parents]
-        limits += [limit for folder in folders if (limit := limit_of(folder)) is not None]
-    return min(limits, default=None)
+        yield from ((version, folder) for folder in (own, *own.parents) if folder == base or base in folder.parents)
 
 
 def _limit(folder: Path) -> float | None:

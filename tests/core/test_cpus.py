@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vlrun import cpus
-from vlrun.cpus import granted_cpus, usable_cpus
+from vlrun.cpus import available_memory, granted_cpus, usable_cpus
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -60,3 +60,24 @@ def test_where_no_process_is_bound_the_cpus_of_the_machine_count(monkeypatch: py
     monkeypatch.setattr(cpus, "_membership", str)
     monkeypatch.setattr(os, "cpu_count", lambda: 10)
     assert usable_cpus() == 10
+
+
+@pytest.mark.parametrize(
+    ("membership", "limits", "available"),
+    [
+        ("0::/", {}, 8000 * 1024),
+        ("0::/", {"memory.max": "max"}, 8000 * 1024),
+        ("0::/job/step", {"job/memory.max": "5000000", "job/step/memory.max": "max"}, 5_000_000),
+        ("3:memory:/docker/1", {"memory/docker/1/memory.limit_in_bytes": "4000000"}, 4_000_000),
+    ],
+)
+def test_memory_is_what_the_system_has_to_give_and_groups_grant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, membership: str, limits: dict[str, str], available: int
+) -> None:
+    monkeypatch.setattr(cpus, "_GROUPS", write(tmp_path, limits))
+    monkeypatch.setattr(cpus, "_MEMBERSHIP", write(tmp_path, {"mine": membership}) / "mine")
+    table = "MemTotal:       9000 kB\nMemFree:         100 kB\nMemAvailable:   8000 kB"
+    monkeypatch.setattr(cpus, "_MEMORY", write(tmp_path, {"meminfo": table}) / "meminfo")
+    assert available_memory() == available
+    monkeypatch.setattr(cpus, "_MEMORY", tmp_path / "nothing")
+    assert available_memory() is None

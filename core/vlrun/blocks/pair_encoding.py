@@ -42,11 +42,17 @@ def check_feature_size(regions: RegionBatch, expected: int, backbone: str) -> No
 
 
 def fit_regions(values: NDArray[Any], num_regions: int) -> NDArray[Any]:
-    """Cuts ``values`` (P, R, ...) to (P, num_regions, ...) or pads them with zeros; copies only to pad."""
+    """Cuts ``values`` (P, R, ...) to (P, num_regions, ...) or pads them with zeros; copies only to pad.
+
+    Zeros that take no memory, which stand for features that are read later, stay such zeros.
+    """
     import numpy as np
 
     missing = num_regions - values.shape[1]
     if missing <= 0:
         return values[:, :num_regions]
+    if values.ndim > 2 and not any(values.strides):
+        shape = (values.shape[0], num_regions, *values.shape[2:])
+        return np.lib.stride_tricks.as_strided(values, shape, values.strides)
     padding = np.zeros((values.shape[0], missing, *values.shape[2:]), dtype=values.dtype)
     return np.concatenate([values, padding], axis=1)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlrun.errors import DataError, first_few
 from vlrun.features.handles import Handle, find_store_file, shared_handle
@@ -16,6 +19,7 @@ from vlrun.features.layout import Header, Manifest, boxes_view, decode, features
 from vlrun.features.origin import FeatureOrigin
 from vlrun.interfaces.examples import RegionBatch, RegionFeatures, canonical_image_id
 
+_PAGE = 4096
 _SHORTEST_COCO_NUMBER = 6  # digits; the number at the end of NLVR2's dev-850-0-img0 is no image number
 
 
@@ -62,6 +66,11 @@ class RegionFeatureStore:
     def extractor(self) -> str:
         """Name of what made the features; empty where it is unknown."""
         return FeatureOrigin(self.manifest.extractor).name
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the features."""
+        return np.dtype(self.manifest.dtype)
 
     def __len__(self) -> int:
         return self.manifest.count
@@ -110,44 +119,71 @@ class RegionFeatureStore:
         Raises:
             DataError: an image has no features, or its record is damaged.
         """
+        with self._records(image_ids) as records:
+            counts = records.num_regions()
+            shape = (len(records.ids), int(counts.max(initial=0)), self.manifest.feature_width)
+            features = np.empty(shape, self.manifest.dtype)
+            records.copy_features(features)
+            return records.as_batch(features, counts)
+
+    def outline(self, image_ids: Sequence[str]) -> RegionBatch:
+        """What ``read`` gives, but nothing of the features is read: they are zeros that take no memory.
+
+        Raises:
+            DataError: as for ``read``.
+        """
+        with self._records(image_ids) as records:
+            counts = records.num_regions()
+            shape = (len(records.ids), int(counts.max(initial=0)), self.manifest.feature_width)
+            zero = np.zeros(1, self.manifest.dtype)
+            return records.as_batch(np.lib.stride_tricks.as_strided(zero, shape, (0, 0, 0)), counts)
+
+    def read_features(self, image_ids: Sequence[str], into: NDArray[Any]) -> None:
+        """Writes the features of P images into ``into``: the first R regions of each, and zeros where it has fewer.
+
+        Args:
+            into: (P, R, D) in the type of the store, contiguous.
+
+        Raises:
+            DataError: as for ``read``.
+        """
+        with self._records(image_ids) as records:
+            records.copy_features(into)
+
+    def num_regions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
+        """The number of regions of each image; reads no more than it must.
+
+        Raises:
+            DataError: as for ``read``.
+        """
+        if self.manifest.min_regions == self.manifest.max_regions and not self.missing(image_ids):
+            return np.full(len(image_ids), self.manifest.max_regions, np.int64)
+        with self._records(image_ids) as records:
+            return records.num_regions()
+
+    def touch(self, image_ids: Sequence[str]) -> None:
+        """Lets the system read these images from disk into its cache, which all processes share."""
+        with self._records(image_ids) as records:
+            for value in records.values.values():
+                np.frombuffer(value, np.uint8)[::_PAGE].sum()
+
+    @contextmanager
+    def _records(self, image_ids: Sequence[str]) -> Iterator[_Records]:
+        """The records of some images, for as long as the context lasts."""
         ids = tuple(image_ids)
         positions: dict[str, list[int]] = {}
         for position, image_id in enumerate(ids):
             positions.setdefault(image_id, []).append(position)
         handle = self._open()
         manifest = handle.manifest
+        dtype = np.dtype(manifest.dtype)
         with handle.reading() as transaction:
             # in key order, neighbours on disk are read one after the other
             values = {image_id: transaction.get(image_id.encode()) for image_id in sorted(positions)}
-            return self._gather(ids, positions, values, manifest)
-
-    def _gather(
-        self, ids: tuple[str, ...], positions: dict[str, list[int]], values: dict[str, Any], manifest: Manifest
-    ) -> RegionBatch:
-        if unknown := [image_id for image_id in positions if values[image_id] is None]:
-            raise self._unknown(unknown)
-        dtype = np.dtype(manifest.dtype)
-        headers = {image_id: self._header(image_id, value, manifest, dtype) for image_id, value in values.items()}
-        counts = np.array([headers[image_id].num_regions for image_id in ids], np.int64)
-        num_regions = int(counts.max(initial=0))
-        # Copied as bytes, which numpy does a quarter faster than float16.
-        features = np.empty((len(ids), num_regions * manifest.feature_width * dtype.itemsize), np.uint8)
-        boxes = np.zeros((len(ids), num_regions, 4), np.float32)
-        for image_id, value in values.items():
-            header = headers[image_id]
-            region_bytes, region_boxes = features_as_bytes(value, header), boxes_view(value, header)
-            for position in positions[image_id]:
-                features[position, : len(region_bytes)] = region_bytes
-                features[position, len(region_bytes) :] = 0
-                boxes[position, : header.num_regions] = region_boxes
-        sizes = [(headers[image_id].height, headers[image_id].width) for image_id in ids]
-        return RegionBatch(
-            image_ids=ids,
-            features=features.view(dtype).reshape(len(ids), num_regions, manifest.feature_width),
-            boxes=boxes,
-            mask=np.arange(num_regions) < counts[:, None],
-            sizes=np.array(sizes, np.float32).reshape(-1, 2),
-        )
+            if unknown := [image_id for image_id in positions if values[image_id] is None]:
+                raise self._unknown(unknown)
+            headers = {image_id: self._header(image_id, value, manifest, dtype) for image_id, value in values.items()}
+            yield _Records(ids, positions, values, headers)
 
     def _header(self, image_id: str, value: memoryview, manifest: Manifest, dtype: np.dtype[Any]) -> Header:
         try:
@@ -183,3 +219,47 @@ def _coco_number(image_id: str) -> str | None:
     if digits is None or not (digits.start() == 0 or len(digits[0]) >= _SHORTEST_COCO_NUMBER):
         return None
     return digits[0].lstrip("0") or "0"
+
+
+@dataclass(frozen=True)
+class _Records:
+    """The records of the images ``ids``, as long as their transaction lasts.
+
+    Attributes:
+        positions: where an image stands in ``ids``.
+        values, headers: of each distinct image, in key order.
+    """
+
+    ids: tuple[str, ...]
+    positions: Mapping[str, Sequence[int]]
+    values: Mapping[str, memoryview]
+    headers: Mapping[str, Header]
+
+    def num_regions(self) -> NDArray[np.int64]:
+        return np.array([self.headers[image_id].num_regions for image_id in self.ids], np.int64)
+
+    def copy_features(self, into: NDArray[Any]) -> None:
+        if not into.size:
+            return
+        rows = into.view(np.uint8).reshape(len(self.ids), -1)  # numpy copies bytes a quarter faster than float16
+        for image_id, value in self.values.items():
+            found = features_as_bytes(value, self.headers[image_id])[: rows.shape[1]]
+            for position in self.positions[image_id]:
+                rows[position, : len(found)] = found
+                rows[position, len(found) :] = 0
+
+    def as_batch(self, features: NDArray[Any], counts: NDArray[np.int64]) -> RegionBatch:
+        boxes = np.zeros((*features.shape[:2], 4), np.float32)
+        for image_id, value in self.values.items():
+            header = self.headers[image_id]
+            own = boxes_view(value, header)
+            for position in self.positions[image_id]:
+                boxes[position, : header.num_regions] = own
+        sizes = [(self.headers[image_id].height, self.headers[image_id].width) for image_id in self.ids]
+        return RegionBatch(
+            image_ids=self.ids,
+            features=features,
+            boxes=boxes,
+            mask=np.arange(features.shape[1]) < counts[:, None],
+            sizes=np.array(sizes, np.float32).reshape(-1, 2),
+        )
