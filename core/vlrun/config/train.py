@@ -125,6 +125,11 @@ class TrainConfig(Config):
         description="null: the order derives from seed and epoch; a number n: a permutation seeded with n + epoch, "
         "as in torch's DistributedSampler (ROSITA's released code: 0)",
     )
+    group_by_length: PositiveInt | None = Field(
+        None,
+        description="sort the texts of so many batches that follow each other by length, then shuffle these batches: "
+        "less is padding, and an epoch has the same examples, but other batches; null: batches as the order has them",
+    )
     evaluate_batch_size: PositiveInt = Field(64, description="examples per evaluation batch")
     evaluate_every: PositiveInt = Field(1, description="epochs between evaluations; the last epoch is always evaluated")
     checkpoint_every: PositiveInt | None = Field(None, description="steps between checkpoints; null: once an epoch")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from vlrun.cpus import usable_cpus
+from vlrun.data.order import LengthGroups, epoch_order
 from vlrun.errors import DistributedError, RunnerError
 from vlrun.interfaces.backbone import PairEncoder, Vocabulary
 from vlrun.interfaces.dataset import Dataset
@@ -57,32 +58,13 @@ class Regions(RegionReader, Protocol):
         ...
 
 
-@lru_cache(maxsize=8)
-def epoch_order(size: int, seed: int, epoch: int, order_seed: int | None = None) -> NDArray[np.int64]:
-    """The order of an epoch's examples, (size,). It is cached: do not change it.
-
-    With ``order_seed`` n it is the permutation seeded with n + epoch, which is what torch's DistributedSampler, and
-    with n = 0 ROSITA's sampler, use before they deal examples out to ranks.
-    """
-    generator = torch.Generator()
-    generator.manual_seed(derive_seed(seed, "order", epoch) if order_seed is None else order_seed + epoch)
-    order: NDArray[np.int64] = torch.randperm(size, generator=generator).numpy()
-    return order
-
-
-@lru_cache(maxsize=8)
-def _places(size: int, seed: int, epoch: int, order_seed: int | None) -> NDArray[np.int64]:
-    """The place of each example in the epoch's order, (size,)."""
-    return np.argsort(epoch_order(size, seed, epoch, order_seed))
-
-
 @dataclass(frozen=True)
 class TrainingPlan:
     """Which examples every step of every epoch trains on, whatever the number of ranks.
 
     A global batch is a run of ``batch_size`` examples of the epoch's order. Micro-batch m of M is every M-th of them
     from m on, whichever rank it goes to; the ranks take consecutive ones. M is ``micro_batches``, or the world size if
-    that is larger.
+    that is larger. With ``groups``, texts of a batch are about as long.
     """
 
     num_examples: int
@@ -93,6 +75,7 @@ class TrainingPlan:
     rank: int = 0
     world_size: int = 1
     micro_batches: int = 1
+    groups: LengthGroups | None = None
 
     @property
     def passes(self) -> int:
@@ -114,19 +97,30 @@ class TrainingPlan:
 
     def global_batch(self, epoch: int, step: int) -> Sequence[int]:
         """Positions of all examples of a step, over all ranks."""
-        order = epoch_order(self.num_examples, self.seed, epoch, self.order_seed)
+        order = self._order(epoch)
         positions: list[int] = order[step * self.batch_size : (step + 1) * self.batch_size].tolist()
         return positions
 
     def batch_of(self, epoch: int, position: int) -> Sequence[int]:
         """Positions of the global batch that an example is part of."""
-        place = int(_places(self.num_examples, self.seed, epoch, self.order_seed)[position])
+        place = int(_places(self, epoch)[position])
         return self.global_batch(epoch, place // self.batch_size)
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if self.groups is not None:
+            return self.groups.order(self.seed, epoch, self.order_seed, self.batch_size)
+        return epoch_order(self.num_examples, self.seed, epoch, self.order_seed)
 
     def batches(self, epoch: int, step: int) -> list[list[Address]]:
         """This rank's micro-batches of a step, one for each of ``own_passes``."""
         batch = self.global_batch(epoch, step)
         return [[(epoch, position) for position in batch[number :: self.passes]] for number in self.own_passes]
+
+
+@lru_cache(maxsize=8)
+def _places(plan: TrainingPlan, epoch: int) -> NDArray[np.int64]:
+    """The place of each example in the epoch's order, (size,)."""
+    return np.argsort(plan._order(epoch))
 
 
 @dataclass(frozen=True)

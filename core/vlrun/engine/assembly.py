@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +17,7 @@ from vlrun.config.experiment import Experiment
 from vlrun.data.feature_check import FeatureCheck, check_cut_regions, check_features
 from vlrun.data.image_check import ImageCheck, check_images
 from vlrun.data.loading import BatchMaker, TrainingPlan, default_workers
+from vlrun.data.order import LengthGroups, text_lengths
 from vlrun.data.splits import TaskData, read_task_data
 from vlrun.engine.model import TaskModel, check_precision, matching_head_names
 from vlrun.engine.precision import precision_name, set_product_precision, settle_precision
@@ -172,15 +174,17 @@ def _task_run(
             vocabulary=backbone.wordpiece,
         )
 
+    plan = None if data.train is None else training_plan(experiment, data, ranks.rank, ranks.world_size)
+    if plan is not None and data.train is not None and experiment.train.group_by_length is not None:
+        lengths = text_lengths(data.train, encode, data.store)
+        plan = replace(plan, groups=LengthGroups(lengths, experiment.train.group_by_length))
     return TaskRun(
         config=config,
         task=task,
         metrics=build_metrics(config, task, plugins),
         store=data.store,
         encode=encode,
-        train=maker(data.train, training_plan(experiment, data, ranks.rank, ranks.world_size))
-        if data.train is not None
-        else None,
+        train=None if data.train is None else maker(data.train, plan),
         splits={name: maker(data.datasets[name]) for name in config.dataset.evaluate},
         coverage=data.coverage,
         marks=marks,
