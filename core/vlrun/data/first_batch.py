@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from vlrun.data.loading import Address, BatchMaker
+from vlrun.data.residency import Residency
 from vlrun.errors import first_few
+from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.examples import RegionBatch
+from vlrun.interfaces.task import Task
 from vlrun.interfaces.tensors import Batch
 
 _EDGE_PIXELS = 1.0  # detectors round; a box may end one pixel outside
+_LOOKED_AT = 32  # examples
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where torch's loader workers put their batches
 HELD_BY_A_WORKER = 3
 """Batches that a loader worker holds at most: two that torch has it make ahead, and the one in hand."""
@@ -37,6 +44,52 @@ def batch_problems(pair_ids: Sequence[str], texts: Sequence[str], regions: Regio
         ("the text is empty or all padding", pair_ids, padding_only | no_text_at_all),
     ]
     return [f"{what}: {_listed(ids, rows)}" for what, ids, rows in findings if rows.any()]
+
+
+def outline_if_possible(name: str, maker: BatchMaker, addresses: Sequence[Address], residency: Residency) -> None:
+    """Lets a maker leave the region features out of its batches if that gives the same batches in the end.
+
+    Args:
+        name: of the task.
+        addresses: of a batch, of which a few examples are looked at.
+
+    Raises:
+        DataError: the data are wrong.
+    """
+    if not residency.outlines or not addresses or maker.outlines is not None:
+        return
+    reason = _against_outlines(maker, addresses[:_LOOKED_AT], residency)
+    if reason:
+        residency.kept_with_workers[name] = reason
+    maker.outlines = not reason
+
+
+def _against_outlines(maker: BatchMaker, addresses: Sequence[Address], residency: Residency) -> str:
+    if type(maker.task).mask is not Task.mask:
+        return "the task masks them"
+    if maker.hides_images or not isinstance(maker.store, RegionFeatureStore):
+        return "none are read"
+    examples, pairs = maker.pairs(addresses)
+    expected = maker.batch(addresses, examples, pairs, maker.regions(pairs))
+    try:
+        found = maker.outlined(examples, pairs)
+    except Exception:  # whatever a plugin raises when it gets features that are 0 wide
+        return "the task or the backbone needs them to make a batch"
+    encoding = {**vars(expected.encoding), "region_features": None}
+    if not _same(encoding, {**vars(found.encoding), "region_features": None}):
+        return "the backbone reads them before the network does"
+    if not _same(expected.targets, found.targets):
+        return "the task makes targets of them"
+    features = residency.read(found).encoding.region_features
+    return "" if torch.equal(features, expected.encoding.region_features) else "the backbone changes them"
+
+
+def _same(one: Mapping[str, Tensor | None], other: Mapping[str, Tensor | None]) -> bool:
+    return one.keys() == other.keys() and all(
+        (mine is None and theirs is None)
+        or (mine is not None and theirs is not None and torch.equal(mine.nan_to_num(), theirs.nan_to_num()))
+        for mine, theirs in ((one[key], other[key]) for key in one)
+    )
 
 
 def batch_bytes(batch: Batch) -> int:

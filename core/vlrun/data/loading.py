@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,9 @@ from torch.utils.data import DataLoader
 
 from vlrun.cpus import usable_cpus
 from vlrun.data.order import LengthGroups, epoch_order
+from vlrun.data.residency import OutlinedBatch, Residency
 from vlrun.errors import DistributedError, RunnerError
+from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import PairEncoder, Vocabulary
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Example, Pair, RegionBatch
@@ -161,7 +164,12 @@ class EvaluationBatches(Sequence[list[Address]]):
 
 
 class BatchMaker:
-    """Makes whole batches; lives in loader workers, so it is picklable and holds no open handles."""
+    """Makes whole batches; lives in loader workers, so it is picklable and holds no open handles.
+
+    Attributes:
+        outlines: whether batches go out without their region features, which ``Residency`` then fills in;
+            None until that is decided.
+    """
 
     def __init__(
         self,
@@ -183,6 +191,7 @@ class BatchMaker:
         """
         self.task, self.dataset, self.store, self.encode, self.seed = task, dataset, store, encode, seed
         self.hides_images = hides_images
+        self.outlines: bool | None = None
         self.plan = plan
         self.vocabulary = vocabulary
 
@@ -192,12 +201,16 @@ class BatchMaker:
     def __getitems__(self, addresses: Sequence[Address]) -> Batch | RunnerError:
         """Makes a batch. A data error is returned, not raised: a worker would wrap a traceback around it."""
         try:
-            return self.made(addresses)
+            return self.sent(addresses)
         except RunnerError as error:
             return error
 
+    def sent(self, addresses: Sequence[Address]) -> Batch:
+        """What workers send of these addresses: the batch, with or without its features; raises as ``made`` does."""
+        return self.outlined(*self.pairs(addresses)) if self.outlines else self.made(addresses)
+
     def made(self, addresses: Sequence[Address]) -> Batch:
-        """Makes the batch of these addresses.
+        """Makes the batch of these addresses, with its features.
 
         Raises:
             DataError: the data are wrong.
@@ -242,6 +255,18 @@ class BatchMaker:
         encoding, mask_targets = self.task.mask(encoding, rngs, self.vocabulary)
         return Batch(ids, encoding, {**targets, **mask_targets})
 
+    def outlined(self, examples: Sequence[Example[Any]], pairs: Sequence[Sequence[Pair]]) -> OutlinedBatch:
+        """What ``batch`` makes, without reading any region features."""
+        assert isinstance(self.store, RegionFeatureStore)
+        flat = [pair for own_pairs in pairs for pair in own_pairs]
+        regions = self.store.outline([pair.image_id for pair in flat])
+        encoding = self.encode(flat, regions)
+        # 0 wide from here on, so that nobody takes the zeros that the encoder has seen for features
+        encoding = replace(encoding, region_features=encoding.region_features[..., :0].clone())
+        targets = self.task.collate(examples, replace(regions, features=regions.features[..., :0]), encoding)
+        ids = tuple(example.id for example in examples)
+        return OutlinedBatch(ids, encoding, targets, regions.image_ids, self.store.file)
+
 
 class JointBatchMaker:
     """Makes batches for several tasks, each batch for one task; all tasks share the loader's workers."""
@@ -258,17 +283,25 @@ class BatchLoader:
     """Makes batches in processes that live on from one run of ``batches`` to the next."""
 
     def __init__(
-        self, maker: BatchMaker | JointBatchMaker, *, workers: int, pin_memory: bool = False, timeout_seconds: int = 0
+        self,
+        maker: BatchMaker | JointBatchMaker,
+        *,
+        workers: int,
+        pin_memory: bool = False,
+        timeout_seconds: int = 0,
+        residency: Residency | None = None,
     ) -> None:
         """Prepares a loader; processes start with the first batch.
 
         Args:
             workers: number of processes; with 0 this one makes the batches.
             timeout_seconds: after which a worker that does not answer ends the run; 0 waits for ever.
+            residency: where batches that are made without region features get theirs.
         """
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of a worker
         self._maker, self._workers, self._pin_memory = maker, workers, pin_memory
         self._timeout_seconds = timeout_seconds if workers else 0
+        self._residency = residency or Residency()
         self._feed = _Feed()
         self._loader: DataLoader[Any] | None = None
 
@@ -294,22 +327,32 @@ class BatchLoader:
                 timeout=self._timeout_seconds,
                 persistent_workers=self._workers > 0,
             )
-        batches_made = iter(self._loader)
-        while True:
-            try:
-                made = next(batches_made)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if not self._workers or not str(error).startswith("DataLoader"):
-                    raise
-                raise DistributedError(
-                    f"train.workers: a loader worker was killed or hangs ({str(error).splitlines()[0]}). Did memory "
-                    "run out? --resume continues from the last checkpoint; fewer workers need less"
-                ) from error
-            if isinstance(made, RunnerError):
-                raise made
-            yield made
+        made = iter(self._loader)
+        if not (self._workers and self._residency.outlines):
+            while (batch := self._next(made)) is not None:
+                yield batch
+            return
+        with ThreadPoolExecutor(1) as beside:  # it reads the features of the next batch while this one is used
+            coming = beside.submit(self._next, made)
+            while (batch := coming.result()) is not None:
+                coming = beside.submit(self._next, made)
+                yield batch
+
+    def _next(self, made: Iterator[Batch | RunnerError]) -> Batch | None:
+        try:
+            batch = next(made)
+        except StopIteration:
+            return None
+        except RuntimeError as error:
+            if not self._workers or not str(error).startswith("DataLoader"):
+                raise
+            raise DistributedError(
+                f"train.workers: a loader worker was killed or hangs ({str(error).splitlines()[0]}). Did memory "
+                "run out? --resume continues from the last checkpoint; fewer workers need less"
+            ) from error
+        if isinstance(batch, RunnerError):
+            raise batch
+        return self._residency.complete(batch)
 
 
 class _Feed:

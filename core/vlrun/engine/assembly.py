@@ -14,14 +14,16 @@ from torch import nn
 from vlrun.blocks.transformer_config import TransformerConfig
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
+from vlrun.cpus import available_memory
 from vlrun.data.feature_check import FeatureCheck, check_cut_regions, check_features
 from vlrun.data.image_check import ImageCheck, check_images
 from vlrun.data.loading import BatchMaker, TrainingPlan, default_workers
 from vlrun.data.order import LengthGroups, text_lengths
+from vlrun.data.residency import Residency, bytes_needed, choose_place
 from vlrun.data.splits import TaskData, read_task_data
 from vlrun.engine.model import TaskModel, check_precision, matching_head_names
 from vlrun.engine.precision import precision_name, set_product_precision, settle_precision
-from vlrun.engine.ranks import Ranks
+from vlrun.engine.ranks import Ranks, local_rank
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weights import HeadSlot, LoadReport, load_weights
@@ -93,7 +95,35 @@ def assemble(
     if workers is None:
         workers = default_workers(ranks.device)
     notes = [*features.notes, *check.notes]
-    return Run(experiment, ranks, folder, reporters, model, runs, report, workers, notes, identities=check.identities)
+    trains = train and experiment.train.epochs > 0
+    return Run(
+        experiment,
+        ranks,
+        folder,
+        reporters,
+        model,
+        runs,
+        report,
+        workers,
+        notes,
+        identities=check.identities,
+        residency=_residency(experiment.features.residency, check.data, ranks, workers, trains),
+    )
+
+
+def _residency(wanted: str, data: Sequence[TaskData], ranks: Ranks, workers: int, trains: bool) -> Residency:
+    """Chooses the place of the region features that all splits of all tasks need."""
+    needed: dict[RegionFeatureStore, dict[str, None]] = {}
+    for task_data in data:
+        of_store = needed.setdefault(task_data.store, {})
+        for image_ids in task_data.images.values():
+            of_store.update(dict.fromkeys(image_ids))
+    free = torch.cuda.mem_get_info(ranks.device)[0] if ranks.device.type == "cuda" else None
+    place, why = choose_place(wanted, bytes_needed(needed), free, available_memory(), trains=trains)
+    residency = Residency(place, why, needed, device=ranks.device, workers=workers)
+    if trains and local_rank() == 0:
+        residency.touch()
+    return residency
 
 
 def build_network(

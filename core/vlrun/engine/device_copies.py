@@ -1,4 +1,4 @@
-"""Copies of batches to the device while it computes."""
+"""Copies of batches to the device while it computes; features that are there already are gathered."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from vlrun.data.residency import on_device
 from vlrun.interfaces.tensors import Batch
 
 
@@ -19,9 +20,9 @@ class DeviceCopies:
     def start(self, batch: Batch) -> Batch:
         """The batch on the device; it must not be used before ``wait``."""
         if self._stream is None:
-            return batch.to(self._device)
+            return on_device(batch, self._device)
         with torch.cuda.stream(self._stream):
-            return batch.to(self._device)
+            return on_device(batch, self._device)
 
     def wait(self, batches: Sequence[Batch]) -> None:
         """Makes the device wait for the copies that were started; this process goes on."""

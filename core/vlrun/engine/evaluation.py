@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from vlrun.data.first_batch import outline_if_possible
 from vlrun.data.loading import BatchLoader, EvaluationBatches
+from vlrun.data.residency import encoding_on_device
 from vlrun.engine.examples import Chooser, Note, Pictures, example_record
 from vlrun.engine.launch import StopRequest, leave_if_asked
 from vlrun.engine.model import weights_fingerprint
@@ -122,8 +124,7 @@ class TaskView(RunView):
         self.run.reporters.note(message)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        if self.ranks.is_main:
-            self.run.reporters.progress(what, done, total)
+        self.run.progress(what, done, total)
 
 
 def evaluate_split(
@@ -204,11 +205,15 @@ def predict_examples(run: Run, task_run: TaskRun, split: str, stop: StopRequest)
     maker = task_run.splits[split]
     batch_size = run.experiment.train.evaluate_batch_size
     mine = EvaluationBatches(len(maker), batch_size, run.ranks.rank, run.ranks.world_size)
+    with run.ranks.together():
+        outline_if_possible(task_run.name, maker, mine[0] if len(mine) else [], run.residency)
+        run.residency.load(run.progress)
     loader = BatchLoader(
         maker,
         workers=run.workers,
         pin_memory=run.device.type == "cuda",
         timeout_seconds=run.experiment.train.distributed_timeout,
+        residency=run.residency,
     )
     batches = loader.batches(mine)
     was_training = run.model.training
@@ -242,5 +247,5 @@ def predict_batch(run: Run, task_run: TaskRun, batch: Batch) -> list[Prediction]
 def head_outputs(run: Run, task_run: TaskRun, batch: Batch) -> Any:
     """What a task's ``predict`` takes, on the CPU."""
     with run.autocast():
-        outputs = run.model(task_run.name, batch.encoding.to(run.device))
+        outputs = run.model(task_run.name, encoding_on_device(batch, run.device))
     return on_cpu(task_run.task.decode(in_full_precision(outputs), batch))

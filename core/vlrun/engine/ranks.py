@@ -243,6 +243,11 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))) if is_launched() else 1
 
 
+def local_rank() -> int:
+    """Which of the launched job's processes on this machine this one is; 0 without a job."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if is_launched() else 0
+
+
 def choose_device(local_rank: int = 0, local_world_size: int = 1) -> torch.device:
     """The accelerator of this process, or the CPU.
 
@@ -288,9 +293,9 @@ def join_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ran
     if not is_launched():
         yield Ranks(0, 1, choose_device(), job=job_name())
         return
-    world_size, local_rank = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
+    world_size = int(os.environ["WORLD_SIZE"])
     processes_here = local_world_size()
-    device = choose_device(local_rank, processes_here)
+    device = choose_device(local_rank(), processes_here)
     timeout = timedelta(seconds=timeout_seconds)
     if device.type == "cpu" and threads is None:
         torch.set_num_threads(max(1, usable_cpus() // processes_here))

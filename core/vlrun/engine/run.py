@@ -15,6 +15,7 @@ from vlrun.data.coverage import Coverage
 from vlrun.data.identities import Identities
 from vlrun.data.leaks import SPELLINGS
 from vlrun.data.loading import BatchMaker, Regions, TrainingPlan, shown_regions
+from vlrun.data.residency import Residency
 from vlrun.engine.checkpoints import Checkpoint
 from vlrun.engine.model import HALF_PRECISIONS, TaskModel
 from vlrun.engine.ranks import Ranks
@@ -88,6 +89,7 @@ class Run:
         identities: the table by which images were compared.
         step: optimiser steps done, those of paused tasks included.
         outputs: where predictions and submission files go, if not into the run folder.
+        residency: where region features are.
     """
 
     experiment: Experiment
@@ -102,6 +104,7 @@ class Run:
     identities: Identities = SPELLINGS
     step: int = 0
     outputs: RunFolder | None = None
+    residency: Residency = field(default_factory=Residency)
 
     @property
     def device(self) -> torch.device:
@@ -112,6 +115,11 @@ class Run:
         """Half precision where the experiment asks for it; for the model only, not for losses."""
         dtype = HALF_PRECISIONS.get(self.experiment.train.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Shows the progress of something slow; called on every process, shown by the main one."""
+        if self.ranks.is_main:
+            self.reporters.progress(what, done, total)
 
     def head_meanings(self) -> dict[str, Any]:
         """What the numbers of each head mean, by task; kept in checkpoints."""

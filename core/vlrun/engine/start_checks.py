@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlrun.data.first_batch import batch_problems, shared_memory_problem
+from vlrun.data.first_batch import batch_problems, outline_if_possible, shared_memory_problem
 from vlrun.engine.ranks import local_world_size
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.trainer import Trainer
@@ -31,7 +31,8 @@ def check_first_batch(trainer: Trainer) -> None:
             texts = [pair.text for own_pairs in pairs for pair in own_pairs]
             problems += batch_problems(pair_ids, texts, regions, batch)
             trainer.most_losses = max(trainer.most_losses, len(task_run.task.loss_counts(batch.targets)))
-            shortages.append(shared_memory_problem(batch, run.workers, local_world_size()))
+            sent = maker.outlined(examples, pairs) if maker.outlines else batch
+            shortages.append(shared_memory_problem(sent, run.workers, local_world_size()))
             batches.append(batch)
     if problems := run.ranks.gather(problems):
         raise DataError(["the first batch cannot be trained on:", *dict.fromkeys(problems)])
@@ -57,7 +58,9 @@ def check_evaluation_batches(run: Run) -> None:
                 continue
             for maker in task_run.splits.values():
                 size = min(run.experiment.train.evaluate_batch_size, len(maker))
-                batch = maker.made([(0, position) for position in range(size)])
+                addresses = [(0, position) for position in range(size)]
+                outline_if_possible(task_run.name, maker, addresses, run.residency)
+                batch = maker.sent(addresses)
                 shortages.append(
                     shared_memory_problem(batch, run.workers, local_world_size(), option="train.evaluate_batch_size")
                 )

@@ -191,5 +191,6 @@ def _out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
         raise ConfigError(
             f"train.batch_size {config.batch_size}: a step does not fit into the memory of the GPU. Raise "
             f"train.micro_batches (now {config.micro_batches}; the gradient stays the same) or use "
-            f"train.precision=bf16. {str(error).splitlines()[0]}"
+            "train.precision=bf16; features.residency=host leaves it the room that region features may take. "
+            f"{str(error).splitlines()[0]}"
         ) from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.optim import Optimizer
 
+from vlrun.data.first_batch import outline_if_possible
 from vlrun.data.loading import BatchLoader, JointBatchMaker
 from vlrun.engine.checkpoints import Checkpoints, EvaluationHistory
 from vlrun.engine.device_copies import DeviceCopies
@@ -91,6 +92,8 @@ def build_trainer(run: Run, stop: StopRequest) -> Trainer:
         recompute_layers(run.model.backbone)
     for task_run in run.tasks:
         task_run.task.start_training(task_run.training.dataset, run.experiment.seed)
+        outline_if_possible(task_run.name, task_run.training, task_run.plan.batches(0, 0)[0], run.residency)
+    run.residency.load(run.progress)
     own_steps = [task_run.plan.steps_per_epoch for task_run in run.tasks]
     weights = [task_run.config.sampling_weight for task_run in run.tasks]
     mix = build_mix(own_steps, weights, config.sampling, run.experiment.seed)
@@ -103,6 +106,7 @@ def build_trainer(run: Run, stop: StopRequest) -> Trainer:
             workers=run.workers,
             pin_memory=run.device.type == "cuda",
             timeout_seconds=config.distributed_timeout,
+            residency=run.residency,
         ),
         copies=DeviceCopies(run.device),
         mix=mix,

@@ -28,7 +28,11 @@ class PairEncoder(Protocol):
     """Turns pairs and their region features into tensors. Picklable; runs in loader workers; draws nothing."""
 
     def __call__(self, pairs: Sequence[Pair], regions: RegionBatch) -> Encoding:
-        """Row i of ``regions`` belongs to ``pairs[i]``; boxes arrive in pixels and leave as the backbone wants them."""
+        """Row i of ``regions`` belongs to ``pairs[i]``; boxes arrive in pixels and leave as the backbone wants them.
+
+        Features leave as they come, cut or padded with zeros to R regions. Where the core sees that on the first
+        batch, it gives zeros and puts in the features later, for instance those that are on the device already.
+        """
         ...
 
 

@@ -64,6 +64,9 @@ class Task(ABC, Generic[Target]):
 
         ``regions`` has one row per pair, uncut and with boxes in pixels; ``encoding`` is what the backbone will see
         and may hold fewer or more (padded) regions. Runs in loader workers.
+
+        Where features do not come from workers (``features.residency``), both have features that are 0 wide, unless
+        the first batch shows that its targets depend on them.
         """
 
     def mask(
@@ -108,7 +111,8 @@ class Task(ABC, Generic[Target]):
     def predict(self, outputs: Any, batch: Batch) -> list[Prediction]:
         """One prediction per example of the batch, in order.
 
-        ``outputs`` is what ``decode`` returned; it and ``batch`` are on the CPU.
+        ``outputs`` is what ``decode`` returned; it and ``batch`` are on the CPU. Region features that are on the
+        device already are 0 wide here.
         """
 
     @abstractmethod

@@ -26,6 +26,7 @@ def header_facts(run: Run, trainer: Trainer | None) -> list[tuple[str, str]]:
         facts += _task_facts(task_run)
     facts += [("data", note) for note in run.data_notes]
     facts.append(("devices", _devices(run)))
+    facts += _features(run)
     if trainer is not None:
         facts += _recipe(run, trainer)
     return facts
@@ -55,6 +56,20 @@ def _devices(run: Run) -> str:
     if run.device.type == "cpu":
         return f"{processes} on the CPU, {torch.get_num_threads()} of {usable_cpus()} cores each"
     return f"{processes}, one {device_name(run.device)} each"
+
+
+def _features(run: Run) -> list[tuple[str, str]]:
+    """Where region features are."""
+    residency = run.residency
+    where = {
+        "device": "in the memory of each device",
+        "host": "in the memory of the host, where each process reads its batches",
+        "workers": "read from the disk by loader workers" if run.workers else "read from the disk",
+    }[residency.place]
+    lines = [f"{where}: {residency.why}" if residency.why else where]
+    kept = residency.kept_with_workers.items()
+    lines += [f"{task}: its batches take them along, for {reason}" for task, reason in kept]
+    return [("features", line) for line in lines]
 
 
 def _workers(count: int) -> str:
