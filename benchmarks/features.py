@@ -3,9 +3,9 @@
 python benchmarks/features.py [--images 1024] [--json]
 python benchmarks/features.py --build [--images 20000] [--against FOLDER]
 
-All ways deliver the same: random batches of 64 images with 36 regions of 2048 features, gathered into one array, from
-a warm page cache, in one process. The rounds of all ways alternate, so that a busy machine slows them alike; the ratios
-to the baseline are what to look at.
+All ways deliver the same, but for the one without features: random batches of 64 images with 36 regions of 2048
+features, gathered into one array, from a warm page cache, in one process. The rounds of all ways alternate, so that a
+busy machine slows them alike; the ratios to the baseline are what to look at. What workers deliver: feeding.py.
 
 With --build: how fast `runner features build` makes a store of npz files of both kinds, as images per second and as
 images per second of processor time, which a busy machine changes less; and the most memory of its own that it held, at
@@ -70,6 +70,10 @@ def main() -> None:
 
 def prepare(folder: Path, num_images: int) -> dict[str, Callable[[Sequence[int]], object]]:
     """Writes the same images in every layout; returns a batch reader for each, the baseline first."""
+    import torch
+
+    from vlrun.data.residency import FeatureTable  # not in checkouts that --against compares with
+
     images = [image(number) for number in range(num_images)]
     ids = [regions.image_id for regions in images]
     write_store(folder / "half", images)
@@ -80,6 +84,9 @@ def prepare(folder: Path, num_images: int) -> dict[str, Callable[[Sequence[int]]
             np.savez(folder / f"{regions.image_id}.npz", x=regions.features, boxes=regions.boxes)
             offsets.append(offsets[-1] + table.write(tsv_row(regions)))
     half, single = RegionFeatureStore(folder / "half"), RegionFeatureStore(folder / "single")
+    spare = np.empty((BATCH, REGIONS, WIDTH), np.float16)
+    table = FeatureTable(half, ids, torch.device("cpu"), lambda what, done, total: None)
+    gathered = torch.empty(BATCH * REGIONS, WIDTH, dtype=torch.float16)
     rows = (folder / "imgfeat.tsv").open("rb")
 
     def read_npz(batch: Sequence[int]) -> object:
@@ -94,11 +101,21 @@ def prepare(folder: Path, num_images: int) -> dict[str, Callable[[Sequence[int]]
         features = [np.frombuffer(base64.b64decode(row[1]), np.float32).reshape(-1, WIDTH) for row in cells]
         return np.stack(features), np.stack([np.frombuffer(base64.b64decode(row[5]), np.float32) for row in cells])
 
+    def gather(batch: Sequence[int]) -> object:
+        numbers = table.rows([ids[number] for number in batch], REGIONS)
+        assert numbers is not None
+        return torch.index_select(table.features, 0, numbers.flatten(), out=gathered)
+
     return {
         BASELINE: read_npz,
         "ROSITA TSV, seek and base64": read_tsv,
         "store float16, read(batch)": lambda batch: half.read([ids[number] for number in batch]),
         "store float32, read(batch)": lambda batch: single.read([ids[number] for number in batch]),
+        "store float16, into memory that is there": lambda batch: half.read_features(
+            [ids[number] for number in batch], spare
+        ),
+        "store float16, boxes without features": lambda batch: half.outline([ids[number] for number in batch]),
+        "rows of a table in memory": gather,
         "store float16, one image at a time": lambda batch: [half[ids[number]] for number in batch],
         "store float16, read and cast to float32 by numpy": lambda batch: half.read(
             [ids[number] for number in batch]
