@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         Score,
         canonical_image_id,
     )
+    from vlrun.interfaces.measurement import Baseline, ByTurns, Measurement
     from vlrun.interfaces.metric import Metric
     from vlrun.interfaces.question import Answer, Choice, Question, RegionAttention
     from vlrun.interfaces.reporter import EvaluationReport, Outcome, Reporter, ResultRow, RunInfo, StepReport
@@ -83,7 +84,9 @@ _HOMES = {
     "Backbone": "interfaces.backbone",
     "BackboneConfig": "config.base",
     "BackboneOutput": "interfaces.tensors",
+    "Baseline": "interfaces.measurement",
     "Batch": "interfaces.tensors",
+    "ByTurns": "interfaces.measurement",
     "Case": "interfaces.cases",
     "Choice": "interfaces.question",
     "Config": "config.base",
@@ -100,6 +103,7 @@ _HOMES = {
     "Example": "interfaces.examples",
     "Experiment": "config.experiment",
     "LoadedRun": "runs.ask",
+    "Measurement": "interfaces.measurement",
     "Metric": "interfaces.metric",
     "MetricConfig": "config.base",
     "NamedOptions": "config.base",
@@ -160,9 +164,11 @@ __all__ = [
     "Backbone",
     "BackboneConfig",
     "BackboneOutput",
+    "Baseline",
     "Batch",
     "BuildReport",
     "Builder",
+    "ByTurns",
     "Case",
     "CheckpointError",
     "Choice",
@@ -188,6 +194,7 @@ __all__ = [
     "FeatureFormat",
     "FeatureOrigin",
     "LoadedRun",
+    "Measurement",
     "Metric",
     "MetricConfig",
     "NamedOptions",

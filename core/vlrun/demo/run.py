@@ -54,7 +54,7 @@ def load_demo_experiment(
     if experiment.demo is True and from_pictures:
         raise ConfigError(f"{path}: this demo does not start from pictures; name the experiment that it is made of")
     from_pictures = from_pictures or experiment.demo == FROM_PICTURES
-    datasets = [_demo_dataset(task) for task in experiment.tasks]
+    datasets = [demo_dataset(task) for task in experiment.tasks]
     data = prepare_demo(plugins, datasets, progress, from_pictures=from_pictures)
     if experiment.demo:
         return experiment
@@ -67,7 +67,7 @@ def load_demo_experiment(
 
 def demo_duration(experiment: Experiment, plugins: Plugins) -> str:
     """How long the demo takes, in words, as its provider says; empty if it does not."""
-    return provider_of(plugins, [_demo_dataset(task) for task in experiment.tasks]).duration
+    return provider_of(plugins, [demo_dataset(task) for task in experiment.tasks]).duration
 
 
 def prepare_demo_weights(experiment: Experiment, plugins: Plugins, progress: Say, announce: Say) -> None:
@@ -112,7 +112,7 @@ def _values(experiment: Experiment, data: DemoData, kind: bool | str) -> dict[st
     for option, value in type(experiment.backbone).demo_overrides(data.files).items():
         values[f"backbone.{option}"] = _plain(value)
     for index, task in enumerate(experiment.tasks):
-        files = data.datasets[_demo_dataset(task)]
+        files = data.datasets[demo_dataset(task)]
         values[f"tasks.{index}.dataset.annotations"] = str(files.annotations)
         values[f"tasks.{index}.dataset.features"] = str(files.features)
         values[f"tasks.{index}.dataset.pictures"] = str(files.pictures)
@@ -196,14 +196,15 @@ def demo_detector(experiment: Experiment, plugins: Plugins) -> str | None:
     """Name of the detector that the regions of a demo run are from; None if they are not from pictures."""
     if experiment.demo != FROM_PICTURES:
         return None
-    return provider_of(plugins, [_demo_dataset(task) for task in experiment.tasks]).detector
+    return provider_of(plugins, [demo_dataset(task) for task in experiment.tasks]).detector
 
 
 def _option(from_pictures: bool) -> str:
     return "--demo-pictures" if from_pictures else "--demo"
 
 
-def _demo_dataset(task: TaskConfig) -> str:
+def demo_dataset(task: TaskConfig) -> str:
+    """The dataset whose demo files a task reads."""
     return task.dataset.demo_dataset or task.dataset.name
 
 

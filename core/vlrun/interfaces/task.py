@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from vlrun.interfaces.cases import Case, View, in_words, target_fields
 from vlrun.interfaces.examples import Example, Pair, Prediction, RegionBatch, Target
+from vlrun.interfaces.measurement import ByTurns, Measurement
 from vlrun.interfaces.metric import Metric
 from vlrun.interfaces.question import Answer, Choice, Question
 
@@ -194,6 +195,13 @@ class Task(ABC, Generic[Target]):
     def evaluation_protocol(self, *, final: bool) -> Mapping[str, str]:
         """What every score says about how ``evaluate`` works, besides what the metrics say."""
         return {}
+
+    def measure(self, run: RunView, by_turns: ByTurns) -> list[Measurement]:
+        """What ``runner bench`` tells of an evaluation of this task's own; by default nothing.
+
+        Called on every process; ``by_turns`` times what is done.
+        """
+        return []
 
     def check_question(self, question: Question) -> list[str]:
         """What is wrong with the form of a question; by default only the number of its texts and images can be."""

@@ -27,6 +27,7 @@ _VERBS = {
     "features": "extract, build, inspect, verify and compare region features",
     "weights": "import, export and inspect model weights",
     "report": "show the results of runs",
+    "bench": "measure how fast an experiment is on this machine, part by part",
     "doctor": "check the installation",
     "new-plugin": "start a plugin of your own",
     "completion": "print the code that makes a shell complete verbs, files, names and options",

@@ -14,16 +14,19 @@ from vlrun import (
     Answer,
     Backbone,
     Batch,
+    ByTurns,
     Case,
     Choice,
     DataError,
     Dataset,
+    Measurement,
     Metric,
     Prediction,
     Question,
     RunView,
     Task,
 )
+from vlrun_retrieval.bench import measured
 from vlrun_retrieval.candidates import SplitPools
 from vlrun_retrieval.cases import query_cases
 from vlrun_retrieval.config import MatchingConfig, RerankConfig
@@ -132,6 +135,11 @@ class MatchingTask(Task[Any]):
             check_sample=self.check_sample,
         )
         return score_pool(evaluation, run)
+
+    def measure(self, run: RunView, by_turns: ByTurns) -> list[Measurement]:
+        """How fast pairs of the first split are scored."""
+        pool = self.pools.pool(next(iter(run.datasets.values())))
+        return measured(run, pool, self.config, self.pair_scores, by_turns)
 
     def evaluated_part(self, dataset: Dataset[Any], *, final: bool) -> Dataset[Any]:
         """All examples at the end; between epochs perhaps the first images only."""

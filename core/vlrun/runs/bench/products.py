@@ -1,0 +1,125 @@
+"""The matrix products of a step: how many operations they are, and how long they take alone on this device.
+
+Only products count as operations, 2 M N K each, of forward and backward pass over the batch as it is padded.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from vlrun.engine.model import TaskModel
+from vlrun.interfaces.task import Task
+from vlrun.interfaces.tensors import Batch, in_full_precision
+from vlrun.runs.bench.clock import seconds_of
+
+Product = tuple[int, int, int, int]
+"""Number of products, rows, inner size, columns."""
+
+_ATEN = torch.ops.aten
+_FACTORS = {_ATEN.mm.default: (0, 1), _ATEN.bmm.default: (0, 1), _ATEN.addmm.default: (1, 2)}
+_FACTORS |= {_ATEN.baddbmm.default: (1, 2)}
+_SIDES = {"cpu": 2048, "mps": 4096, "cuda": 8192}  # of square matrices that are large enough for the full rate
+_DATA_SHEETS = {  # dense bf16 products of NVIDIA's data sheets, in operations per second
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "A40": 150e12,
+    "L4": 121e12,
+}
+
+
+@dataclass(frozen=True)
+class StepProducts:
+    """The products of one step.
+
+    Attributes:
+        operations: floating-point operations of all of them.
+        shapes: how often each shape occurs.
+    """
+
+    operations: float
+    shapes: Mapping[Product, int]
+
+
+def products_of(model: TaskModel, name: str, task: Task[Any], batches: Sequence[Batch]) -> StepProducts:
+    """The products of forward and backward pass of a task over some micro-batches.
+
+    They are counted on torch's device without memory, which computes nothing. Attention is taken apart into its two
+    products there, for the counter knows only some of the fused kernels.
+    """
+    network = _without_memory(model).train()
+    recorder = _Recorder()
+    with FlopCounterMode(display=False) as counter, recorder, sdpa_kernel(SDPBackend.MATH):
+        for batch in batches:
+            moved = batch.to("meta")
+            losses = task.loss(in_full_precision(network(name, moved.encoding)), moved.targets)
+            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    return StepProducts(float(counter.get_total_flops()), recorder.shapes)
+
+
+def _without_memory(model: TaskModel) -> TaskModel:
+    """A copy of the network on the device without memory; its weights are never copied."""
+    known: dict[int, Any] = {}
+    for parameter in model.parameters():
+        known[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        known[id(buffer)] = buffer.detach().to("meta")
+    return copy.deepcopy(model, known)
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes the shape of every product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: Counter[Product] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FACTORS:
+            left, right = (args[place] for place in _FACTORS[func])
+            count = left.shape[0] if left.dim() == 3 else 1
+            self.shapes[count, left.shape[-2], left.shape[-1], right.shape[-1]] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def seconds_alone(products: StepProducts, device: torch.device, dtype: torch.dtype) -> float:
+    """How long the products of a step take with nothing between them."""
+    return sum(
+        count * seconds_of(_product(shape, device, dtype), device, least=0.0)
+        for shape, count in products.shapes.items()
+        if min(shape)
+    )
+
+
+def peak_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of a large product."""
+    side = _SIDES.get(device.type, 2048)
+    work = _product((1, side, side, side), device, dtype)
+    return 2.0 * side**3 / seconds_of(work, device)
+
+
+def _product(shape: Product, device: torch.device, dtype: torch.dtype) -> Any:
+    count, rows, inner, columns = shape
+    left = torch.ones(count, rows, inner, device=device, dtype=dtype)
+    right = torch.ones(count, inner, columns, device=device, dtype=dtype)
+    if count == 1:
+        left, right = left[0], right[0]
+    out: Tensor = left @ right  # warms up, and gives the result a place
+    return lambda: torch.matmul(left, right, out=out)
+
+
+def data_sheet_rate(device_name: str) -> float | None:
+    """Operations per second in bf16 by the data sheet of a GPU; None where it is not known."""
+    return next((rate for name, rate in _DATA_SHEETS.items() if name in device_name), None)
