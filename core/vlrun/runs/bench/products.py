@@ -53,19 +53,22 @@ class StepProducts:
     shapes: Mapping[Product, int]
 
 
-def products_of(model: TaskModel, name: str, task: Task[Any], batches: Sequence[Batch]) -> StepProducts:
-    """The products of forward and backward pass of a task over some micro-batches.
+def products_of(model: TaskModel, name: str, task: Task[Any], batches: Sequence[Batch]) -> StepProducts | None:
+    """The products of forward and backward pass of a task over some micro-batches; None if they cannot be counted.
 
-    They are counted on torch's device without memory, which computes nothing. Attention is taken apart into its two
-    products there, for the counter knows only some of the fused kernels.
+    They are counted on torch's device without memory, which computes nothing, so network and loss must not look at
+    values. Attention is taken apart into its two products there: the counter knows only some of the fused kernels.
     """
     network = _without_memory(model).train()
     recorder = _Recorder()
-    with FlopCounterMode(display=False) as counter, recorder, sdpa_kernel(SDPBackend.MATH):
-        for batch in batches:
-            moved = batch.to("meta")
-            losses = task.loss(in_full_precision(network(name, moved.encoding)), moved.targets)
-            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    try:
+        with FlopCounterMode(display=False) as counter, recorder, sdpa_kernel(SDPBackend.MATH):
+            for batch in batches:
+                moved = batch.to("meta")
+                losses = task.loss(in_full_precision(network(name, moved.encoding)), moved.targets)
+                torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    except (NotImplementedError, RuntimeError):
+        return None
     return StepProducts(float(counter.get_total_flops()), recorder.shapes)
 
 

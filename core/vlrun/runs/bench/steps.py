@@ -165,7 +165,10 @@ def _by_turns(
         steps.laps.waits = False
         advance()
         taken.parts.append(parts)
-        taken.operations.append(products.operations)
+        if products is not None:
+            taken.operations.append(products.operations)
+            taken.products.append(seconds_alone(products, run.device, dtype))
+            taken.peaks.append(peak_rate(run.device, dtype))
         for other in others:
             prepared = other.prepared(task_run, batches)
             if not number:
@@ -173,8 +176,6 @@ def _by_turns(
             taken.baselines.setdefault(other.name, []).append(
                 seconds_of(lambda: other.train(task_run, prepared, step), run.device, least=0.0)  # noqa: B023
             )
-        taken.products.append(seconds_alone(products, run.device, dtype))
-        taken.peaks.append(peak_rate(run.device, dtype))
         if run.ranks.world_size > 1:
             steps.alone = steps.laps.waits = True
             taken.alone.append(steps.take())
@@ -220,6 +221,8 @@ def _parts(taken: _Taken) -> dict[str, float]:
 
 
 def _rates(run: Run, taken: _Taken, step: float) -> Iterator[Measurement]:
+    if not taken.operations:
+        return
     operations, products = statistics.mean(taken.operations), statistics.median(taken.products)
     peak, rate = statistics.median(taken.peaks), operations / step
     yield Measurement("step", "operations", operations / 1e9, "GFLOP", note="products of forward and backward pass")
