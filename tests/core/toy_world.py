@@ -137,7 +137,9 @@ class ToyBackbone(Backbone):
         features = torch.cat([encoding.region_features.to(self.project.weight.dtype), encoding.boxes], -1)
         regions = self.dropout(torch.tanh(self.project(features)))
         scale = encoding.token_ids.to(regions.dtype).mean(1, keepdim=True)
-        return BackboneOutput(regions[:, :1], regions, regions.mean(1) * scale, encoding.text_mask, encoding.region_mask)
+        return BackboneOutput(
+            regions[:, :1], regions, regions.mean(1) * scale, encoding.text_mask, encoding.region_mask
+        )
 
     def matching_head(self) -> nn.Module:
         return self.itm
