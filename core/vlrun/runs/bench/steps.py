@@ -160,11 +160,8 @@ def _by_turns(
         batches = steps.host_batches(step)
         taken.examples.append(len(step.loaded.ids))
         products = products_of(run.model, task_run.name, task_run.task, batches)
-        steps.laps.waits = True
-        parts = steps.take()
-        steps.laps.waits = False
+        taken.parts.append(steps.take(apart=True))
         advance()
-        taken.parts.append(parts)
         if products is not None:
             taken.operations.append(products.operations)
             taken.products.append(seconds_alone(products, run.device, dtype))
@@ -177,9 +174,7 @@ def _by_turns(
                 seconds_of(lambda: other.train(task_run, prepared, step), run.device, least=0.0)  # noqa: B023
             )
         if run.ranks.world_size > 1:
-            steps.alone = steps.laps.waits = True
-            taken.alone.append(steps.take())
-            steps.alone = steps.laps.waits = False
+            taken.alone.append(steps.take(apart=True, alone=True))
             advance()
 
 

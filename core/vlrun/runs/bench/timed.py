@@ -25,32 +25,19 @@ PARTS = ("waiting", "copy", "forward", "backward", "communication", "optimiser",
 
 
 class TimedSteps:
-    """Real training steps, one after the other, with the seconds of their parts.
-
-    Attributes:
-        laps: set ``laps.waits`` to have parts of a device's work told apart; else it works on while the host goes on.
-        alone: while it is set, gradients are not sent to other processes.
-    """
+    """Real training steps, one after the other, with the seconds of their parts."""
 
     def __init__(self, trainer: Trainer, num_steps: int) -> None:
         """Gets the first step ready; ``num_steps`` can be taken."""
-        self.laps = Laps(trainer.run.device)
-        self._model = _TimedModel(trainer.model, self.laps)
-        self._copies = _TimedCopies(trainer.copies, self.laps)
+        laps = self._laps = Laps(trainer.run.device)
+        self._model = _TimedModel(trainer.model, laps)
+        self._copies = _TimedCopies(trainer.copies, laps)
         trainer.model, trainer.copies = self._model, self._copies  # type: ignore[assignment]
-        trainer.run.ranks = _timed_ranks(trainer.run.ranks, self.laps)
+        trainer.run.ranks = _timed_ranks(trainer.run.ranks, laps)
         trainer.run.model.train()
         self._trainer = trainer
-        self._feed = _TimedFeed(loaded_steps(trainer, list(islice(planned_steps(trainer), num_steps + 1))), self.laps)
+        self._feed = _TimedFeed(loaded_steps(trainer, list(islice(planned_steps(trainer), num_steps + 1))), laps)
         self._ready = first_step(trainer, self._feed)
-
-    @property
-    def alone(self) -> bool:
-        return self._model.alone
-
-    @alone.setter
-    def alone(self, alone: bool) -> None:
-        self._model.alone = alone
 
     @property
     def coming(self) -> ReadyStep:
@@ -62,12 +49,18 @@ class TimedSteps:
         """The micro-batches of a step as they left the loader."""
         return [self._copies.sources[id(batch)] for batch in step.loaded.micro_batches]
 
-    def take(self) -> dict[str, float]:
-        """Trains a step; the seconds of its parts."""
+    def take(self, *, apart: bool = False, alone: bool = False) -> dict[str, float]:
+        """Trains a step; the seconds of its parts.
+
+        Args:
+            apart: wait for the device wherever a part ends; else it works on while the host goes on.
+            alone: send no gradients to other processes.
+        """
         step = self.coming
-        self.laps.start("other")
+        self._laps.waits, self._model.alone = apart, alone
+        self._laps.start("other")
         self._ready = train_step(self._trainer, step, self._feed).following
-        taken = self.laps.stop()
+        taken = self._laps.stop()
         for batch in step.loaded.micro_batches:
             self._copies.sources.pop(id(batch), None)
         return taken
