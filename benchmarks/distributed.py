@@ -25,16 +25,22 @@ import torch
 from baselines.gradient_sum import sum_gradients
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from training_step import ADAM, TRIMMED, base_model, random_pairs
 
+from vlrun import Encoding
 from vlrun.blocks.heads import PooledClassifier
+from vlrun.blocks.wordpiece import SPECIAL_TOKENS
+from vlrun.config.train import OptimizerConfig
 from vlrun.engine.gradients import SharedModel
 from vlrun.engine.model import TaskModel
 from vlrun.engine.optimisation import build_optimizer, clip_gradients, set_learning_rate
 from vlrun.engine.ranks import Ranks
 from vlrun.testing import run_ranks
+from vlrun_rosita.config import RositaConfig
+from vlrun_rosita.model import Rosita
 
 ANSWERS = 3129
+TOKENS, REGIONS, VOCABULARY_SIZE = 12, 36, 30522
+ADAM = OptimizerConfig(name="adam", betas=(0.9, 0.98), eps=1e-9)
 ALONE = "each process for itself (nothing is sent)"
 AFTER = "own summation after the backward pass"
 SEARCHED = "DistributedDataParallel, find_unused_parameters"
@@ -113,7 +119,7 @@ def training_steps(network: TaskModel, ranks: Ranks, batch: int, ways: tuple[str
     optimizer = build_optimizer(ADAM, network.named_parameters())
     set_learning_rate(optimizer, 5e-5)
     network.train()
-    pairs = random_pairs(batch // ranks.world_size, TRIMMED)
+    pairs = random_pairs(batch // ranks.world_size)
     target = torch.zeros(len(pairs.token_ids), dtype=torch.long)
 
     def loss_of(model: Callable[..., Tensor]) -> Tensor:
@@ -161,6 +167,24 @@ def training_steps(network: TaskModel, ranks: Ranks, batch: int, ways: tuple[str
         HALF: lambda: parallel(SharedModel(network, ranks, "bf16")),
     }
     return {way: build[way]() for way in ways}
+
+
+def base_model() -> Rosita:
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = Path(folder) / "vocab.txt"
+        unused = [f"[unused{number}]" for number in range(VOCABULARY_SIZE - len(SPECIAL_TOKENS))]
+        vocabulary.write_text("\n".join([*SPECIAL_TOKENS, *unused]) + "\n", encoding="utf-8")
+        return Rosita.from_config(RositaConfig(name="rosita", vocabulary=vocabulary))
+
+
+def random_pairs(num_pairs: int) -> Encoding:
+    return Encoding(
+        token_ids=torch.randint(VOCABULARY_SIZE, (num_pairs, TOKENS)),
+        text_mask=torch.ones(num_pairs, TOKENS, dtype=torch.bool),
+        region_features=torch.rand(num_pairs, REGIONS, 2048).half(),
+        boxes=torch.rand(num_pairs, REGIONS, 5),
+        region_mask=torch.ones(num_pairs, REGIONS, dtype=torch.bool),
+    )
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ class BaselineSteps:
 
     def prepared(self, task_run: TaskRun, batches: Sequence[Batch]) -> list[Batch]:
         """Batches as the baseline holds them in memory."""
-        return [replace(batch, encoding=self._encoding(task_run, batch.encoding)) for batch in batches]
+        made = [replace(batch, encoding=self._encoding(task_run, batch.encoding)) for batch in batches]
+        return [batch.pin_memory() for batch in made] if self._run.device.type == "cuda" else made
 
     def check(self, task_run: TaskRun, batches: Sequence[Batch]) -> float:
         """Compares outputs and losses of both networks, without dropout; the largest difference.
@@ -115,7 +116,9 @@ class BaselineSteps:
         self._optimizer.step()
 
     def _gathered(self, batch: Batch) -> Batch:
-        """The batch with its features put together from those of single images, as a loader does."""
+        """The batch with its features put together from those of single images; for a GPU, loader workers do that."""
+        if self._run.device.type != "cpu":
+            return batch
         features = torch.stack(list(batch.encoding.region_features))
         return replace(batch, encoding=replace(batch.encoding, region_features=features))
 

@@ -226,7 +226,7 @@ def _rates(run: Run, taken: _Taken, step: float) -> Iterator[Measurement]:
     yield Measurement("step", "of the measured peak", _PERCENT * rate / peak, "%")
     note = f"{1000 * products:.3g} ms for the products of a step, in their own shapes, with nothing between them"
     yield Measurement("step", "of the matmul-limited rate", _PERCENT * products / step, "%", note=note)
-    if run.device.type == "cuda":
+    if run.device.type == "cuda" and run.experiment.train.precision in HALF_PRECISIONS:
         yield from _utilisation(run, rate)
 
 
