@@ -60,6 +60,7 @@ def _values(experiment: Experiment, data: DemoData, folder: Path) -> dict[str, A
             _write_wide(files_of_task.features, store, regions, width)
         values[f"tasks.{index}.dataset.annotations"] = str(files_of_task.annotations)
         values[f"tasks.{index}.dataset.features"] = str(store)
+        values[f"tasks.{index}.dataset.pictures"] = str(files_of_task.pictures)
         kept = {name: value for name, value in task.demo_overrides().items() if name != "batch_size"}
         values |= {f"tasks.{index}.{name}": value for name, value in kept.items()}
     return values

@@ -57,7 +57,7 @@ class BaselineSteps:
         self.name, self.about = baseline.name, baseline.about
         self._run, self._baseline = run, baseline
         backbone: Any = baseline.network
-        self._model = TaskModel(backbone, {name: copy.deepcopy(head) for name, head in run.model.heads.items()})  # type: ignore[arg-type]
+        self._model = TaskModel(backbone, {name: copy.deepcopy(head) for name, head in run.model.heads.items()})
         self._model.to(run.device).train()
         config = run.experiment.train.optimizer
         if baseline.optimizer is None:
@@ -78,7 +78,7 @@ class BaselineSteps:
             CheckpointError: they differ.
         """
         differences = []
-        with torch.no_grad(), _exact(self._run.model, self._model):
+        with torch.no_grad(), _full_float32(), _without_dropout(self._run.model, self._model):
             for batch in batches:
                 ours, theirs = batch.to(self._run.device), self.prepared(task_run, [batch])[0].to(self._run.device)
                 one, other = self._run.model.backbone(ours.encoding), self._model.backbone(theirs.encoding)
@@ -101,6 +101,10 @@ class BaselineSteps:
 
     def train(self, task_run: TaskRun, batches: Sequence[Batch], step: ReadyStep) -> None:
         """One step, as the papers' programs do it: the loss is read and the gradient clipped at once."""
+        with _full_float32():
+            self._step(task_run, batches, step)
+
+    def _step(self, task_run: TaskRun, batches: Sequence[Batch], step: ReadyStep) -> None:
         self._optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for batch in batches:
@@ -135,16 +139,24 @@ class BaselineSteps:
 
 
 @contextmanager
-def _exact(*models: nn.Module) -> Iterator[None]:
-    """Without dropout, and without TF32 on GPUs that have it."""
-    before, training = torch.get_float32_matmul_precision(), [model.training for model in models]
+def _full_float32() -> Iterator[None]:
+    """Products without TF32, on GPUs that have it."""
+    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def _without_dropout(*models: nn.Module) -> Iterator[None]:
+    training = [model.training for model in models]
     try:
         for model in models:
             model.eval()
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
         for model, mode in zip(models, training, strict=True):
             model.train(mode)
 
