@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlrun.cli.arguments import experiment_path, launched_elsewhere, missing_message
+from vlrun.cli.arguments import EXPERIMENT_HELP, experiment_path, launched_elsewhere, missing_message
 from vlrun.errors import DataError, UsageError
 from vlrun.plugins.manager import Plugins, create_plugins
 
@@ -22,7 +22,7 @@ _PRECISIONS = ("fp32", "bf16", "fp16")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Takes an experiment with overrides, and what to measure."""
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="a YAML file, or the name of one that ships")
+    parser.add_argument("experiment", metavar="EXPERIMENT", help=EXPERIMENT_HELP)
     parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="values laid over the file (YAML)")
     demo = "on embedded texts and repeated features, with the experiment's own backbone; needs no files"
     parser.add_argument("--demo", action="store_true", help=demo)
@@ -100,7 +100,11 @@ class _Loader:
     ) -> None:
         from vlrun.demo.bench import full_size_layer
 
-        self._path, self._given, self._plugins = experiment_path(arguments.experiment)[0], list(arguments.overrides), plugins
+        self._path, self._given, self._plugins = (
+            experiment_path(arguments.experiment)[0],
+            list(arguments.overrides),
+            plugins,
+        )
         demo = full_size_layer(experiment, plugins, _announce) if arguments.demo else None
         self._layers = [files.enter_context(demo)] if demo else []
 

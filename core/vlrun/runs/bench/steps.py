@@ -15,9 +15,9 @@ import torch
 from vlrun.engine.launch import StopRequest
 from vlrun.engine.model import HALF_PRECISIONS
 from vlrun.engine.run import Run
+from vlrun.engine.start_checks import check_first_batch
 from vlrun.engine.steps import check_finite
 from vlrun.engine.trainer import build_trainer
-from vlrun.engine.training import check_first_batch
 from vlrun.interfaces.measurement import Baseline, Measurement
 from vlrun.runs.bench.baseline import BaselineSteps
 from vlrun.runs.bench.clock import seconds_of, synchronise
