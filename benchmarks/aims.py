@@ -102,13 +102,14 @@ class Aim:
 
 def _aims() -> Iterator[Aim]:
     leads = {"rosita": 1.87, "lxmert-s": 2.95, "lxmert": 1.78}
-    for backbone, lead in leads.items():
-        yield Aim("step", "examples", lead, PAPER, backbone, (4, 8, 32, 64), "fp32")
-    for backbone in leads:
-        yield Aim("step", "examples", 4.0, PAPER, backbone, (8,), "bf16")
-        yield Aim("step", "examples", 5.0, PAPER, backbone, (32,), "bf16")
-    yield Aim("step", "examples", 1.15, TRANSFORMERS, "lxmert", (4, 8, 32, 64), "fp32")
-    yield Aim("step", "of the matmul-limited rate", 95.0, precision="fp32", workers=0)
+    for part in ("step", "processor time"):  # by the clock, and as if nothing else was going on
+        for backbone, lead in leads.items():
+            yield Aim(part, "examples", lead, PAPER, backbone, (4, 8, 32, 64), "fp32")
+        for backbone in leads:
+            yield Aim(part, "examples", 4.0, PAPER, backbone, (8,), "bf16")
+            yield Aim(part, "examples", 5.0, PAPER, backbone, (32,), "bf16")
+        yield Aim(part, "examples", 1.15, TRANSFORMERS, "lxmert", (4, 8, 32, 64), "fp32")
+        yield Aim(part, "of the matmul-limited rate", 95.0, precision="fp32", workers=0)
     yield Aim("step", "waiting, in a row", 2.0, workers=2, is_most=True)
     yield Aim("retrieval", "pairs", 2.5, PLAIN, "rosita", None, "fp32")
     yield Aim("retrieval", "pairs", 8.0, PLAIN, "rosita", None, "bf16")

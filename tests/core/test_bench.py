@@ -101,6 +101,9 @@ def test_figures_are_told_and_recorded(
         assert step["examples"]["ratios"]["a copy"] == pytest.approx(
             step["examples"]["value"] / step["a copy"]["value"]
         )
+        again = of(written["rows"], "processor time", batch=6, precision=precision)
+        assert again["examples"]["ratios"].keys() == {"a copy"}
+        assert again["of the matmul-limited rate"]["value"] > 0
     features = of(written["rows"], "features")
     assert {"TSV, seek and base64", "npz per image", "store, through one loader worker"} < features.keys()
     assert features["store, in this process"]["ratios"].keys() == {"TSV, seek and base64", "npz per image"}

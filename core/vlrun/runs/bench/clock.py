@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
@@ -20,17 +21,25 @@ def synchronise(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def seconds_of(work: Callable[[], object], device: torch.device, least: float = _LEAST_SECONDS) -> float:
-    """Seconds of a call, the mean of as many as fill ``least`` seconds, or of one that takes longer."""
+@dataclass(frozen=True)
+class Seconds:
+    """How long something took: by the clock, and of processor time of all threads of this process."""
+
+    wall: float
+    processor: float
+
+
+def timed(work: Callable[[], object], device: torch.device, least: float = _LEAST_SECONDS) -> Seconds:
+    """What a call took, the mean of as many as fill ``least`` seconds, or of one that takes longer."""
     synchronise(device)
-    start, calls = time.perf_counter(), 0
+    start, processor, calls = time.perf_counter(), time.process_time(), 0
     while True:
         work()
         calls += 1
         if device.type == "cpu" or calls % 8 == 0 or calls == 1:
             synchronise(device)
             if (taken := time.perf_counter() - start) >= least:
-                return taken / calls
+                return Seconds(taken / calls, (time.process_time() - processor) / calls)
 
 
 def by_turns(
@@ -45,7 +54,7 @@ def by_turns(
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, work in ways.items():
-            taken[name].append(seconds_of(work, device))
+            taken[name].append(timed(work, device).wall)
         advance()
     return {name: statistics.median(values) for name, values in taken.items()}
 

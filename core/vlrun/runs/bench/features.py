@@ -16,7 +16,7 @@ from vlrun.data.loading import BatchLoader, RegionReader
 from vlrun.engine.run import TaskRun
 from vlrun.interfaces.examples import RegionBatch
 from vlrun.interfaces.measurement import Measurement
-from vlrun.runs.bench.clock import by_turns, seconds_of
+from vlrun.runs.bench.clock import by_turns, timed
 
 TSV = "TSV, seek and base64"
 NPZ = "npz per image"
@@ -94,7 +94,7 @@ def _worker_rate(store: RegionReader, ids: Sequence[str]) -> float:
             pass
 
     work()  # starts the worker
-    return len(ids) * _WORKER_BATCHES / seconds_of(work, torch.device("cpu"))
+    return len(ids) * _WORKER_BATCHES / timed(work, torch.device("cpu")).wall
 
 
 def _rows(regions: RegionBatch) -> Iterator[tuple[str, Any, Any, Any]]:

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vlrun.engine.model import TaskModel
 from vlrun.interfaces.task import Task
 from vlrun.interfaces.tensors import Batch, in_full_precision
-from vlrun.runs.bench.clock import seconds_of
+from vlrun.runs.bench.clock import Seconds, timed
 
 Product = tuple[int, int, int, int]
 """Number of products, rows, inner size, columns."""
@@ -97,20 +97,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def seconds_alone(products: StepProducts, device: torch.device, dtype: torch.dtype) -> float:
+def seconds_alone(products: StepProducts, device: torch.device, dtype: torch.dtype) -> Seconds:
     """How long the products of a step take with nothing between them."""
-    return sum(
-        count * seconds_of(_product(shape, device, dtype), device, least=0.0)
-        for shape, count in products.shapes.items()
-        if min(shape)
-    )
+    wall = processor = 0.0
+    for shape, count in products.shapes.items():
+        if min(shape):
+            taken = timed(_product(shape, device, dtype), device, least=0.0)
+            wall, processor = wall + count * taken.wall, processor + count * taken.processor
+    return Seconds(wall, processor)
 
 
 def peak_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations per second of a large product."""
     side = _SIDES.get(device.type, 2048)
     work = _product((1, side, side, side), device, dtype)
-    return 2.0 * side**3 / seconds_of(work, device)
+    return 2.0 * side**3 / timed(work, device).wall
 
 
 def _product(shape: Product, device: torch.device, dtype: torch.dtype) -> Any:

@@ -20,7 +20,7 @@ from vlrun.engine.steps import check_finite
 from vlrun.engine.trainer import build_trainer
 from vlrun.interfaces.measurement import Baseline, Measurement
 from vlrun.runs.bench.baseline import BaselineSteps
-from vlrun.runs.bench.clock import seconds_of, synchronise
+from vlrun.runs.bench.clock import Seconds, synchronise, timed
 from vlrun.runs.bench.memory import MemoryWatch
 from vlrun.runs.bench.products import data_sheet_rate, peak_rate, products_of, seconds_alone
 from vlrun.runs.bench.timed import PARTS, TimedSteps
@@ -34,20 +34,21 @@ class _Taken:
     """What the steps took, in seconds; one number for each of them.
 
     Attributes:
-        parts: of steps whose parts were told apart.
+        parts: of steps whose parts were told apart; ``processor`` is the processor time of the same steps.
         in_a_row: of steps that followed each other as in training, with the part of it spent waiting for data.
         alone: of the parts of steps without a word to other processes.
     """
 
     parts: list[Mapping[str, float]] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
     alone: list[Mapping[str, float]] = field(default_factory=list)
     in_a_row: float = 0.0
     waited: float = 0.0
     examples: list[int] = field(default_factory=list)
     operations: list[float] = field(default_factory=list)
-    products: list[float] = field(default_factory=list)
+    products: list[Seconds] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
-    baselines: dict[str, list[float]] = field(default_factory=dict)
+    baselines: dict[str, list[Seconds]] = field(default_factory=dict)
 
 
 def step_rows(
@@ -160,7 +161,9 @@ def _by_turns(
         batches = steps.host_batches(step)
         taken.examples.append(len(step.loaded.ids))
         products = products_of(run.model, task_run.name, task_run.task, batches)
+        before = time.process_time()
         taken.parts.append(steps.take(apart=True))
+        taken.processor.append(time.process_time() - before)
         advance()
         if products is not None:
             taken.operations.append(products.operations)
@@ -171,7 +174,7 @@ def _by_turns(
             if not number:
                 other.train(task_run, prepared, step)  # warms up
             taken.baselines.setdefault(other.name, []).append(
-                seconds_of(lambda: other.train(task_run, prepared, step), run.device, least=0.0)  # noqa: B023
+                timed(lambda: other.train(task_run, prepared, step), run.device, least=0.0)  # noqa: B023
             )
         if run.ranks.world_size > 1:
             taken.alone.append(steps.take(apart=True, alone=True))
@@ -187,7 +190,7 @@ def _rows(
     # on a GPU steps overlap; on the CPU those that took turns with the baselines are the fair ones
     step = whole if run.device.type == "cpu" else in_a_row
     examples = statistics.mean(taken.examples)
-    medians = {other.name: statistics.median(taken.baselines[other.name]) for other in others}
+    medians = {other.name: _median(taken.baselines[other.name]).wall for other in others}
     ratios = {name: seconds / step for name, seconds in medians.items()}
     yield Measurement("step", "examples", examples * run.ranks.world_size / step, "examples/s", ratios)
     for other in others:
@@ -200,6 +203,8 @@ def _rows(
     note = f"of the step, with {run.workers} loader workers"
     yield Measurement("step", "waiting, in a row", _PERCENT * waited / in_a_row, "%", note=note)
     yield from _rates(run, taken, step)
+    if run.device.type == "cpu":
+        yield from _processor_time(taken, examples)
     yield from _whole_training(run, examples * run.ranks.world_size / step)
 
 
@@ -218,7 +223,7 @@ def _parts(taken: _Taken) -> dict[str, float]:
 def _rates(run: Run, taken: _Taken, step: float) -> Iterator[Measurement]:
     if not taken.operations:
         return
-    operations, products = statistics.mean(taken.operations), statistics.median(taken.products)
+    operations, products = statistics.mean(taken.operations), _median(taken.products).wall
     peak, rate = statistics.median(taken.peaks), operations / step
     yield Measurement("step", "operations", operations / 1e9, "GFLOP", note="products of forward and backward pass")
     yield Measurement("step", "rate", rate / 1e9, "GFLOP/s")
@@ -228,6 +233,22 @@ def _rates(run: Run, taken: _Taken, step: float) -> Iterator[Measurement]:
     yield Measurement("step", "of the matmul-limited rate", _PERCENT * products / step, "%", note=note)
     if run.device.type == "cuda" and run.experiment.train.precision in HALF_PRECISIONS:
         yield from _utilisation(run, rate)
+
+
+def _processor_time(taken: _Taken, examples: float) -> Iterator[Measurement]:
+    """The ratios once more by processor time, which other work on the machine hardly changes."""
+    step = statistics.median(taken.processor)
+    ratios = {name: _median(seconds).processor / step for name, seconds in taken.baselines.items()}
+    yield Measurement("processor time", "examples", examples / step, "examples/s", ratios)
+    if taken.products:
+        share = _PERCENT * _median(taken.products).processor / step
+        yield Measurement("processor time", "of the matmul-limited rate", share, "%")
+
+
+def _median(values: Sequence[Seconds]) -> Seconds:
+    return Seconds(
+        statistics.median(each.wall for each in values), statistics.median(each.processor for each in values)
+    )
 
 
 def _utilisation(run: Run, rate: float) -> Iterator[Measurement]:
