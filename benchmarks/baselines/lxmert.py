@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from written_out import ABOUT, NAME, BertAdam, LayerNorm, additive_mask, attention, gelu
+from written_out import ABOUT, EPS, NAME, BertAdam, additive_mask, attention, gelu
 
 from vlrun import Backbone, BackboneOutput, Baseline, Encoding
 
@@ -51,7 +51,11 @@ class Output(nn.Module):
 
     def __init__(self, inner_size: int, size: int, dropout: float) -> None:
         super().__init__()
-        self.dense, self.LayerNorm, self.dropout = nn.Linear(inner_size, size), LayerNorm(size), nn.Dropout(dropout)
+        self.dense, self.LayerNorm, self.dropout = (
+            nn.Linear(inner_size, size),
+            nn.LayerNorm(size, eps=EPS),
+            nn.Dropout(dropout),
+        )
 
     def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
         """(P, S, any width) and (P, S, H) -> (P, S, H)."""
@@ -147,15 +151,15 @@ class WrittenOutLxmert(nn.Module):
                 "word_embeddings": nn.Embedding(words, size, padding_idx=0),
                 "position_embeddings": nn.Embedding(backbone.max_positions, size, padding_idx=0),
                 "token_type_embeddings": nn.Embedding(NUM_TOKEN_TYPES, size, padding_idx=0),
-                "LayerNorm": LayerNorm(size),
+                "LayerNorm": nn.LayerNorm(size, eps=EPS),
             }
         )
         visual = nn.ModuleDict(
             {
                 "visn_fc": nn.Linear(backbone.region_feature_size, size),
-                "visn_layer_norm": LayerNorm(size),
+                "visn_layer_norm": nn.LayerNorm(size, eps=EPS),
                 "box_fc": nn.Linear(BOX_SIZE, size),
-                "box_layer_norm": LayerNorm(size),
+                "box_layer_norm": nn.LayerNorm(size, eps=EPS),
             }
         )
         self.encoder = nn.ModuleDict(

@@ -1,7 +1,7 @@
 """What the papers' networks have in common, as their programs compute it: one operation after the other, and a mask.
 
-Additive masks of -10000, a softmax of its own, GELU and layer norm by their formulas, and optimisers that go through
-the tensors one by one.
+Additive masks of -10000, a softmax of its own, GELU by its formula (ROSITA's layer norm, too; LXMERT's program uses
+torch's), and optimisers that go through the tensors one by one.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ def adam(parameters: Iterable[nn.Parameter], config: Any) -> Optimizer:
 
 
 class BertAdam(Optimizer):
-    """Adam as BERT was trained, tensor by tensor; each of them is clipped once more on its own."""
+    """Adam as BERT was trained, tensor by tensor."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], config: Any) -> None:
-        super().__init__(parameters, {"lr": 0.0, "limit": 1.0})
+        super().__init__(parameters, {"lr": 0.0})
         self._betas, self._eps, self._decay = config.betas, config.eps, config.weight_decay
 
     @torch.no_grad()
@@ -90,7 +90,6 @@ class BertAdam(Optimizer):
                 if not state:
                     state["moment"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
                 moment, square = state["moment"], state["square"]
-                nn.utils.clip_grad_norm_(parameter, group["limit"])
                 moment.mul_(first).add_(parameter.grad, alpha=1 - first)
                 square.mul_(second).addcmul_(parameter.grad, parameter.grad, value=1 - second)
                 update = moment / (square.sqrt() + self._eps)
