@@ -19,6 +19,7 @@ import torch
 
 from vlrun.cli import main
 from vlrun.config.experiment import Experiment
+from vlrun.config.features import FeaturesConfig
 from vlrun.demo.run import load_demo_experiment
 from vlrun.engine import training
 from vlrun.engine.launch import StopRequest
@@ -164,7 +165,7 @@ def test_scores_of_pairs_are_those_of_the_cpu(run_on: Callable[..., RunResult], 
     assert np.allclose(*matrices, atol=1e-4)
 
 
-@pytest.mark.skipif("features" not in Experiment.model_fields, reason="features have no residency to choose")
+@pytest.mark.skipif("residency" not in FeaturesConfig.model_fields, reason="features have no residency to choose")
 def test_features_on_the_device_are_those_of_the_workers(run_on: Callable[..., RunResult], tmp_path: Path) -> None:
     device, workers = (
         losses(run_on(GPU, demo("rosita_vqa", tmp_path / where, *SHORT, f"features.residency={where}")).folder)
