@@ -32,7 +32,7 @@ measure rosita rosita_vqa_trainval "${steps[@]}" --batch 32,256 --against benchm
 measure lxmert_s lxmert_s_vqa "${steps[@]}" --batch 32,256 --against benchmarks/baselines
 measure lxmert lxmert_vqa "${steps[@]}" --batch 32,256 --against benchmarks/baselines
 for experiment in rosita_itr_coco lxmert_s_ir lxmert_retrieval_flickr; do
-	measure "pairs-$experiment" "$experiment" --only task --precision fp32,bf16 tasks.0.pairs_per_batch=2048
+	measure "pairs-$experiment" "$experiment" --only task --precision fp32,bf16 tasks.0.pairs_per_batch=null
 done
 
 # 2. What the tests say

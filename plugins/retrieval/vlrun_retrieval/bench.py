@@ -13,12 +13,12 @@ from torch.nn.functional import pad
 from vlrun import ByTurns, CheckpointError, Encoding, Measurement, Pair, RunView, full_precision
 from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.config import MatchingConfig
-from vlrun_retrieval.scorer import PairScorer
+from vlrun_retrieval.scorer import PairScorer, bytes_of
+from vlrun_retrieval.sizes import pairs_at_once
 
 PLAIN = "plain loop, fp32"
 _ABOUT_PLAIN = "baseline: an image with 32 texts at a time, padded to the longest allowed, everything computed anew"
 _PLAIN_TEXTS = 32
-_MOST_PAIRS_ON_CPU = 64  # in a tile, which would take half a minute at the size for GPUs
 _QUANTILES = (1 / 4, 3 / 4)  # of the lengths of texts, at which the engine is measured
 _TOLERANCE = 1e-3
 _COCO_PAIRS = 5_000 * 25_010
@@ -48,7 +48,8 @@ def measured(
     scorer = PairScorer.of_run(run, to_scores)
     with scorer.at_work():
         texts = scorer.encoded(pool.texts, pool.image_ids[0])
-        tiles = [_tile(pool, texts.lengths, quantile, _pairs_in_a_tile(run, config)) for quantile in _QUANTILES]
+        at_once = _pairs_in_a_tile(scorer, pool, config)
+        tiles = [_tile(pool, texts.lengths, quantile, at_once) for quantile in _QUANTILES]
         parts = [(scorer.text_part(texts, tile.rows), scorer.region_part(tile.image_ids)) for tile in tiles]
         rows = np.resize(np.arange(len(pool.texts)), _PLAIN_TEXTS)
         batch = _padded(_encoded(run, pool, rows, pool.image_ids[0]), config.max_text_tokens).to(run.device)
@@ -76,8 +77,12 @@ def measured(
     ]
 
 
-def _pairs_in_a_tile(run: RunView, config: MatchingConfig) -> int:
-    return min(config.pairs_per_batch, _MOST_PAIRS_ON_CPU) if run.device.type == "cpu" else config.pairs_per_batch
+def _pairs_in_a_tile(scorer: PairScorer, pool: CandidatePool, config: MatchingConfig) -> int:
+    """As an evaluation takes them; on a CPU a tile for a GPU would take half a minute."""
+    own = pairs_at_once(scorer.device, bytes_of(scorer.region_part(pool.image_ids[:1])))
+    if scorer.device.type == "cpu":
+        return min(own, config.pairs_per_batch or own)
+    return config.pairs_per_batch or own
 
 
 def _tile(pool: CandidatePool, lengths: np.ndarray, quantile: float, pairs: int) -> _Tile:
