@@ -28,8 +28,9 @@ from vlrun.features.verify import verify_store
 from vlrun.plugins.builtin import vlrun_feature_formats
 
 sys.path.insert(0, str(Path(__file__).parent))
-from features import BATCH, REGIONS, WIDTH, image
+from feature_build import REGIONS, WIDTH, image
 
+BATCH = 256
 IMAGE_BYTES = REGIONS * (WIDTH * 2 + 16)
 BATCHES = 100
 Result = TypeVar("Result")

@@ -130,7 +130,11 @@ def test_an_experiment_is_measured_without_its_files(
 
 
 def counted(pairs: int, positions: int, regions: int, hidden: int, inner: int, layers: int, width: int) -> float:
-    """Operations of a step of ROSITA with its matching head: each product once forward and twice backward."""
+    """Operations of a step of ROSITA with its matching head: each product once forward and twice backward.
+
+    The last layer computes [CLS] alone, which looks at all positions.
+    """
     layer = positions * (4 * hidden**2 + 2 * hidden * inner) + 2 * positions**2 * hidden
+    last = 2 * positions * hidden**2 + 2 * hidden**2 + 2 * hidden * inner + 2 * positions * hidden
     seen = regions * (width + 5) * hidden  # features and boxes need no gradient
-    return float(pairs * (6 * (layers * layer + hidden**2 + 2 * hidden) + 4 * seen))
+    return float(pairs * (6 * ((layers - 1) * layer + last + hidden**2 + 2 * hidden) + 4 * seen))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,10 +85,12 @@ def _against_outlines(maker: BatchMaker, addresses: Sequence[Address], residency
     return "" if torch.equal(features, expected.encoding.region_features) else "the backbone changes them"
 
 
-def _same(one: Mapping[str, Tensor | None], other: Mapping[str, Tensor | None]) -> bool:
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the fields of two batches are equal: tensors, in which NaN is equal to NaN, flags, or None."""
     return one.keys() == other.keys() and all(
-        (mine is None and theirs is None)
-        or (mine is not None and theirs is not None and torch.equal(mine.nan_to_num(), theirs.nan_to_num()))
+        torch.equal(mine.nan_to_num(), theirs.nan_to_num())
+        if isinstance(mine, Tensor) and isinstance(theirs, Tensor)
+        else mine is theirs
         for mine, theirs in ((one[key], other[key]) for key in one)
     )
 

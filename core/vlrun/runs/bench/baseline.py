@@ -57,7 +57,7 @@ class BaselineSteps:
         self.name, self.about = baseline.name, baseline.about
         self._run, self._baseline = run, baseline
         backbone: Any = baseline.network
-        self._model = TaskModel(backbone, {name: copy.deepcopy(head) for name, head in run.model.heads.items()})
+        self._model = _EveryState(backbone, {name: copy.deepcopy(head) for name, head in run.model.heads.items()})
         self._model.to(run.device).train()
         config = run.experiment.train.optimizer
         if baseline.optimizer is None:
@@ -135,7 +135,16 @@ class BaselineSteps:
         more = (0, task_run.config.max_text_tokens - encoding.token_ids.shape[1])
         texts = ("token_ids", "text_mask", "position_ids")
         values = {name: getattr(encoding, name) for name in texts}
-        return replace(encoding, **{name: pad(value, more) for name, value in values.items() if value is not None})
+        padded: dict[str, Any] = {name: pad(value, more) for name, value in values.items() if value is not None}
+        return replace(encoding, full_texts=False, **padded)
+
+
+class _EveryState(TaskModel):
+    """Computes all states, whatever the head reads, as the papers' programs do."""
+
+    def forward(self, task: str, encoding: Encoding) -> Any:
+        """The output of a task's head for P pairs, from states (P, L, H) and (P, R, H) and pooled (P, H)."""
+        return self.heads[task](self.backbone(encoding))
 
 
 @contextmanager
