@@ -40,7 +40,7 @@ class BertAdam(AdamW):
     def _first_state(self, parameter: Tensor, fused: bool | None) -> dict[str, Tensor]:
         device = parameter.device if fused else "cpu"  # the fused kernel wants the count beside the parameter
         return {
-            "step": torch.tensor(float(self.FIRST_STEP), dtype=torch.float32, device=device),
+            "step": torch.full((), self.FIRST_STEP, dtype=torch.float32, device=device),  # unlike tensor(), no copy
             "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
             "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
         }
