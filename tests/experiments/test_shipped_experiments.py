@@ -118,8 +118,8 @@ def test_an_experiment_trains_by_its_own_optimiser_and_schedule(file: Path, demo
     folder = demo_run(file, overrides, STEPS_PER_EPOCH * TINY_BATCH)
 
     used = yaml.safe_load((folder / "config.yaml").read_text())["train"]
-    assert {name: used[name] for name in recipe} == recipe
-    assert used["precision"] == "fp32"
+    here = {**recipe, "precision": "fp32"}  # what the default comes to on a CPU
+    assert {name: used[name] for name in recipe} == here
     for section in ("optimizer", "schedule"):  # as they are written in the file
         assert plain.get(section, {}).items() <= used[section].items()
     steps = rows_of(folder, "step")

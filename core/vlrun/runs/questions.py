@@ -98,8 +98,9 @@ def _part_of_outputs(number: int, rows: slice, num_examples: int, num_pairs: int
 
 
 def _rows_of_encoding(encoding: Encoding, rows: slice) -> Encoding:
-    tensors = {field.name: getattr(encoding, field.name) for field in fields(encoding)}
-    return replace(encoding, **{name: tensor[rows] for name, tensor in tensors.items() if tensor is not None})
+    values = {field.name: getattr(encoding, field.name) for field in fields(encoding)}
+    parts: dict[str, Any] = {name: value[rows] for name, value in values.items() if isinstance(value, Tensor)}
+    return replace(encoding, **parts)
 
 
 def _rows_of_regions(regions: RegionBatch, rows: slice) -> RegionBatch:
