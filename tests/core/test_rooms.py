@@ -130,7 +130,6 @@ def test_the_core_is_a_dozen_rooms_and_a_few_modules() -> None:
         "cpus.py",
         "files.py",
         "seeds.py",
-        "testing.py",
     }
 
 

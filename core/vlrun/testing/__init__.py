@@ -1,0 +1,24 @@
+"""Checks for plugin authors to call from their tests.
+
+Each ``check_...`` asserts what the core relies on, and says in a sentence what does not hold; ``private_imports`` finds
+imports of what is private. ``StubBackbone``, ``make_regions``, ``make_batch`` and ``run_ranks`` are for tests to
+build with.
+"""
+
+from vlrun.testing.backbone import check_backbone
+from vlrun.testing.plugin import PUBLIC, check_plugin, private_imports
+from vlrun.testing.ranks import run_ranks
+from vlrun.testing.stubs import StubBackbone, make_regions
+from vlrun.testing.task import check_task, make_batch
+
+__all__ = [
+    "PUBLIC",
+    "StubBackbone",
+    "check_backbone",
+    "check_plugin",
+    "check_task",
+    "make_batch",
+    "make_regions",
+    "private_imports",
+    "run_ranks",
+]

@@ -1,0 +1,140 @@
+"""The check of backbones."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlrun.blocks.attention import record_attention
+from vlrun.interfaces.backbone import Backbone, PairEncoder, PairNetwork
+from vlrun.interfaces.examples import Pair, RegionBatch
+from vlrun.interfaces.tensors import Encoding
+from vlrun.testing.stubs import chosen_regions, make_regions
+
+_TOLERANCE = 1e-5
+_TEXT_FIELDS = ("text_mask", "token_ids", "position_ids")  # the mask comes first
+_REGION_FIELDS = ("region_mask", "region_features", "boxes")
+
+
+def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, max_text_tokens: int = 20) -> None:
+    """Asserts what the core relies on in a backbone.
+
+    The pair encoder is picklable and not random; shapes and masks are as stated; padding does not change the pooled
+    output; the parts and ``pooled_output``, also ``for_scoring``, give the same pooled output as ``forward``; attention
+    that is shown is that of tokens to regions; weights survive saving and loading; the matching head has two classes
+    and is part of the network from the start.
+    """
+    pairs = [Pair(text, f"image_{index}") for index, text in enumerate(texts)]
+    regions = make_regions([pair.image_id for pair in pairs], feature_size)
+    encode = backbone.pair_encoder(max_text_tokens)
+    encoding = encode(pairs, regions)
+    again = pickle.loads(pickle.dumps(encode))(pairs, regions)  # noqa: S301 - our own object
+    _assert_equal_fields(
+        encoding, again, _TEXT_FIELDS + _REGION_FIELDS, "the pair encoder changes {} from call to call"
+    )
+    _check_encoding(encoding, len(pairs), max_text_tokens)
+
+    backbone.eval()
+    parts = {id(parameter) for parameter in backbone.parameters()}
+    head = backbone.matching_head()
+    assert all(id(parameter) in parts for parameter in head.parameters()), "build the matching head with the network"
+    assert head is backbone.matching_head(), "the matching head must be the same at each call"
+    with torch.inference_mode(), record_attention(encoding) as record:
+        output = backbone(encoding)
+        logits = head(output.pooled)
+    num_pairs, length = encoding.token_ids.shape
+    width = backbone.hidden_size
+    assert output.text.shape == (num_pairs, length, width), "text must be (P, L, H)"
+    assert output.regions.shape == (num_pairs, encoding.region_mask.shape[1], width), "regions must be (P, R, H)"
+    assert output.pooled.shape == (num_pairs, width), "pooled must be (P, H)"
+    assert logits.shape == (num_pairs, 2), "the matching head must give (P, 2) logits"
+    assert (shares := record.shares()) is None or shares.shape == (num_pairs, length, encoding.region_mask.shape[1]), (
+        "queries that show regions begin with the tokens, and keys end with the regions"
+    )
+    _check_padding(backbone, encode, pairs, regions, output.pooled)
+    for network in filter(None, (backbone, backbone.for_scoring(next(backbone.parameters()).dtype))):
+        _check_parts(backbone, network, encode, pairs, regions)
+    _check_weights_round_trip(backbone)
+
+
+def _check_encoding(encoding: Encoding, num_pairs: int, max_text_tokens: int) -> None:
+    assert len(encoding.token_ids) == num_pairs, "one row per pair"
+    assert encoding.token_ids.shape[1] <= max_text_tokens, "texts must be cut to max_text_tokens"
+    for mask, full in ((encoding.text_mask, encoding.full_texts), (encoding.region_mask, encoding.full_regions)):
+        assert mask.dtype == torch.bool, "masks are boolean, True for what is real"
+        assert mask.all() or not full, "full_texts and full_regions are True only where nothing is padded"
+    assert encoding.text_mask.any(dim=1).all(), "every text has a token"
+    assert encoding.region_mask.any(dim=1).all(), "every image has a region"
+
+
+def _check_padding(backbone: Backbone, encode: Any, pairs: list[Pair], regions: RegionBatch, pooled: Tensor) -> None:
+    """Asserts that a pair alone, without padding, gives the same pooled output as in a batch."""
+    for row, pair in enumerate(pairs):
+        with torch.inference_mode():
+            output = backbone(encode([pair], chosen_regions(regions, [row])))
+        assert torch.allclose(output.pooled[0], pooled[row], atol=_TOLERANCE), f"padding changes the output of {pair}"
+
+
+@torch.inference_mode()
+def _check_parts(
+    backbone: Backbone, network: PairNetwork, encode: PairEncoder, pairs: list[Pair], regions: RegionBatch
+) -> None:
+    """Asserts that a network's ``pooled_output`` is ``forward``'s, whatever image or text each part was made with."""
+    count, encoding = len(pairs), encode(pairs, regions)
+    other_regions = make_regions(["placeholder"] * count, regions.features.shape[-1], num_regions=2, seed=1)
+    texts = encode(pairs, other_regions)
+    images = encode([Pair(pairs[0].text, pair.image_id) for pair in pairs], regions)
+    _assert_equal_fields(texts, encoding, _TEXT_FIELDS, "the {} of an encoding must not depend on the regions")
+    _assert_equal_fields(images, encoding, _REGION_FIELDS, "the {} of an encoding must not depend on the texts")
+
+    def assert_pooled(text: Mapping[str, Tensor], region: Mapping[str, Tensor], pooled: Tensor, which: str) -> None:
+        output = network.pooled_output(text, region)
+        assert output.shape == pooled.shape, f"pooled_output must give (P, H), for {which}"
+        assert torch.allclose(output, pooled, atol=_TOLERANCE), f"pooled_output is not forward's pooled, for {which}"
+
+    text_part, region_part = network.text_part(texts), network.region_part(images)
+    for name, tensor in {**text_part, **region_part}.items():
+        assert len(tensor) == count, f"'{name}' of a part must have one row per text or image"
+    assert_pooled(text_part, region_part, backbone(encoding).pooled, "padded texts and regions")
+    for row, pair in enumerate(pairs):
+        text = _part_without_padding(network.text_part, texts, row, _TEXT_FIELDS)
+        pooled = backbone(encode([pair] * count, regions)).pooled
+        assert_pooled(_expanded(text, count), region_part, pooled, f"{pair} without padding, expanded")
+        region = _part_without_padding(network.region_part, images, row, _REGION_FIELDS)
+        pooled = backbone(encode(pairs, chosen_regions(regions, [row] * count))).pooled
+        assert_pooled(text_part, _expanded(region, count), pooled, f"the regions of {pair} without padding, expanded")
+        assert_pooled(text, region, pooled[row : row + 1], f"{pair} and its regions without padding")
+
+
+def _part_without_padding(
+    make_part: Callable[[Encoding], dict[str, Tensor]], encoding: Encoding, row: int, fields: Sequence[str]
+) -> dict[str, Tensor]:
+    """The part of one text or image, without padding and so without a mask."""
+    real = getattr(encoding, fields[0])[row]
+    values = {name: getattr(encoding, name) for name in fields}
+    unpadded: dict[str, Any] = {name: value[row : row + 1, real] for name, value in values.items() if value is not None}
+    return {name: tensor for name, tensor in make_part(replace(encoding, **unpadded)).items() if name != fields[0]}
+
+
+def _expanded(part: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    return {name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in part.items()}
+
+
+def _check_weights_round_trip(backbone: Backbone) -> None:
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    backbone.load_state_dict(before)
+    after = backbone.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(tensor.isnan().any() for tensor in before.values()), "the initial weights have NaN"
+
+
+def _assert_equal_fields(first: Encoding, second: Encoding, names: Sequence[str], message: str) -> None:
+    for name in names:
+        one, other = getattr(first, name), getattr(second, name)
+        is_same = one is other if one is None or other is None else torch.equal(one, other)
+        assert is_same, message.format(name)

@@ -1,0 +1,96 @@
+"""The check of tasks."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlrun.engine.model import TaskModel
+from vlrun.interfaces.backbone import Backbone
+from vlrun.interfaces.examples import Example, RegionBatch
+from vlrun.interfaces.task import Task
+from vlrun.interfaces.tensors import Batch, in_full_precision, on_cpu
+from vlrun.seeds import example_rng
+from vlrun.testing.stubs import chosen_regions
+
+_TOLERANCE = 1e-5
+
+
+def check_task(
+    task: Task[Any],
+    backbone: Backbone,
+    examples: Sequence[Example[Any]],
+    regions: RegionBatch,
+    *,
+    may_read_values: bool = False,
+) -> Batch:
+    """Asserts what the core relies on in a task, and returns the batch that was used; needs at least two examples.
+
+    The task is picklable; losses are sums, so those of two halves of a batch add up; losses and counts have the same
+    names; every example gets one prediction, in order, that JSON can express; the head gets a gradient; forward pass,
+    loss and backward pass read no value of a tensor and make none on another device, so that a GPU never waits
+    (``may_read_values`` allows it, at that price).
+    """
+    batch = make_batch(task, backbone, examples, regions)
+    head = task.build_head(backbone)
+    whole, counts = _losses(task, backbone, head, batch)
+    assert set(whole) == set(counts), "loss and loss_counts must name the same losses"
+    assert all(value.ndim == 0 for value in whole.values()), "losses must be scalars"
+
+    middle = len(examples) // 2
+    parts = [make_batch(task, backbone, part, regions) for part in (examples[:middle], examples[middle:])]
+    for name, value in whole.items():
+        halves = [_losses(task, backbone, head, part) for part in parts]
+        total = sum(losses[name].item() for losses, _ in halves)
+        assert abs(total - value.item()) <= _TOLERANCE * max(1.0, abs(total)), f"loss '{name}' must be a sum over items"
+        assert float(counts[name]) == sum(float(part_counts[name]) for _, part_counts in halves), (
+            f"count '{name}' must add up"
+        )
+
+    torch.stack([value / max(1.0, float(counts[name])) for name, value in whole.items()]).sum().backward()  # type: ignore[no-untyped-call]
+    assert any(parameter.grad is not None for parameter in head.parameters()), "the head gets no gradient"
+    if not may_read_values:
+        _check_nothing_is_read(task, backbone, head, batch)
+    with torch.inference_mode():
+        decoded = task.decode(in_full_precision(head.eval()(backbone.eval()(batch.encoding))), batch)
+        predictions = task.predict(on_cpu(decoded), batch)
+    assert [prediction.id for prediction in predictions] == [example.id for example in examples]
+    json.dumps([prediction.as_json() for prediction in predictions], allow_nan=False)
+    return batch
+
+
+def make_batch(task: Task[Any], backbone: Backbone, examples: Sequence[Example[Any]], regions: RegionBatch) -> Batch:
+    """Makes a batch as the loader does; ``regions`` must hold every image of the examples."""
+    task = pickle.loads(pickle.dumps(task))  # noqa: S301 - workers get a copy of the task like this
+    pairs = [pair for index, example in enumerate(examples) for pair in task.pairs(example, example_rng(0, 0, index))]
+    chosen = chosen_regions(regions, [regions.image_ids.index(pair.image_id) for pair in pairs])
+    encoding = backbone.pair_encoder(20)(pairs, chosen)
+    return Batch(tuple(example.id for example in examples), encoding, task.collate(examples, chosen, encoding))
+
+
+def _losses(task: Task[Any], backbone: Backbone, head: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Any]:
+    backbone.eval()
+    outputs = in_full_precision(head.eval()(backbone(batch.encoding)))
+    return task.loss(outputs, batch.targets), task.loss_counts(batch.targets)
+
+
+def _check_nothing_is_read(task: Task[Any], backbone: Backbone, head: nn.Module, batch: Batch) -> None:
+    """Takes a step on torch's device without memory, where values cannot be read and other devices do not fit."""
+    network, moved = copy.deepcopy(TaskModel(backbone, {"task": head})).to("meta").train(), batch.to("meta")
+    try:
+        losses = task.loss(in_full_precision(network("task", moved.encoding)), moved.targets)
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    except (NotImplementedError, RuntimeError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        place = [frame for frame in frames if "/torch/" not in frame.filename][-1]
+        raise AssertionError(
+            f"{place.filename}:{place.lineno}: forward pass and loss must not read values of tensors (item, tolist, "
+            f"boolean indices, branches on them) nor mix devices: {str(error).splitlines()[0]}"
+        ) from error
