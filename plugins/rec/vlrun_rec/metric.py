@@ -47,7 +47,7 @@ class GroundingAccuracy(Metric):
             scores.append(
                 Score.mean("accuracy-by-referent", by_referent, protocol={**accuracy.protocol, "unit": "referents"})
             )
-        overlaps = [self._best_region_iou(fields[example.id]) for example in examples]
+        overlaps = [self._best_region_iou(example.id, fields[example.id]) for example in examples]
         if all(overlap is not None for overlap in overlaps):
             reachable = self._is_hit(np.array(overlaps, dtype=np.float64))
             protocol = {**accuracy.protocol, "box": "best candidate, as detected"}
@@ -68,10 +68,14 @@ class GroundingAccuracy(Metric):
             "box": self.box,
         }
 
-    def _best_region_iou(self, fields: Mapping[str, Any]) -> float | None:
+    def _best_region_iou(self, name: str, fields: Mapping[str, Any]) -> float | None:
         """Written by the task; of no use under another IoU rule, and absent in predictions made elsewhere."""
         value = fields.get("best_region_iou")
-        return float(value) if value is not None and fields.get("iou_rule") == self.config.iou_rule else None
+        if value is None or fields.get("iou_rule") != self.config.iou_rule:
+            return None
+        if not (type(value) in (int, float) and np.isfinite(value)):
+            raise DataError(f"prediction '{name}': best_region_iou should be a number, it is {value!r}")
+        return float(value)
 
 
 def _target(name: str, target: Referent | None) -> Referent:

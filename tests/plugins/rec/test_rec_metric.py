@@ -168,3 +168,10 @@ def test_the_order_of_predictions_does_not_matter(make_dataset: Any) -> None:
     dataset = make_dataset([[0, 0, 10, 10], [50, 50, 20, 20]])
     made = predictions([[0, 0, 10, 10], [0, 0, 1, 1]])
     assert metric()(made[::-1], dataset) == metric()(made, dataset)
+
+
+@pytest.mark.parametrize("value", ["0.9", {"iou": 0.9}, float("nan"), True])
+def test_an_oracle_that_is_no_number_is_refused(value: Any, make_dataset: Any) -> None:
+    fields = {"best_region_iou": value, "iou_rule": "plus_one"}
+    with pytest.raises(DataError, match="prediction '0': best_region_iou should be a number, it is"):
+        metric()(predictions([[0, 0, 9, 9]], **fields), make_dataset([[0, 0, 9, 9]]))
