@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from vlrun.testing import check_plugin
+from vlrun.testing import check_dataset, check_plugin
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "core" / "vlrun"
@@ -97,6 +99,20 @@ def test_every_path_that_a_plugin_names_leads_somewhere(plugin: Path) -> None:
 def test_every_path_that_the_example_names_leads_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "examples" / "own_plugin"))
     check_plugin("vlrun_own.plugin")
+
+
+def test_the_dataset_of_the_example_keeps_its_promises(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "own_plugin"))
+    config = import_module("vlrun_own.config").ShortExpressionsConfig(
+        name="short-refcoco+", annotations=tmp_path, features=tmp_path, evaluate=["val"]
+    )
+    record = {"image": "one", "box": [0, 0, 9, 9], "width": 640, "height": 480}
+    texts = ["the red ball", "the ball that the dog has", "a dog"]
+    lines = [json.dumps({**record, "id": str(number), "text": text}) for number, text in enumerate(texts)]
+    (tmp_path / "val.jsonl").write_text("\n".join(lines) + "\n")
+    examples = import_module("vlrun_own.dataset").ShortExpressions(config, "val")
+    check_dataset(examples, images=["one"])
+    assert [example.id for example in examples] == ["0", "2"]
 
 
 def imported_by(arguments: list[str]) -> set[str]:

@@ -6,8 +6,11 @@ build with.
 """
 
 from vlrun.testing.backbone import check_backbone
+from vlrun.testing.dataset import check_dataset
+from vlrun.testing.metric import check_metric
 from vlrun.testing.plugin import PUBLIC, check_plugin, private_imports
 from vlrun.testing.ranks import run_ranks
+from vlrun.testing.reporter import check_reporter
 from vlrun.testing.stubs import StubBackbone, make_regions
 from vlrun.testing.task import check_task, make_batch
 
@@ -15,7 +18,10 @@ __all__ = [
     "PUBLIC",
     "StubBackbone",
     "check_backbone",
+    "check_dataset",
+    "check_metric",
     "check_plugin",
+    "check_reporter",
     "check_task",
     "make_batch",
     "make_regions",

@@ -14,6 +14,7 @@ import pytest
 
 from vlrun import DataError, Prediction, Score, error_by_resampling
 from vlrun.blocks.answers import AnswerVocabulary
+from vlrun.testing import check_metric
 from vlrun_gqa.build import build_lxmert, build_official
 from vlrun_gqa.config import GqaDatasetConfig
 from vlrun_gqa.dataset import GqaQuestions
@@ -270,3 +271,7 @@ def test_the_order_of_predictions_does_not_matter(make_dataset: Any) -> None:
     dataset = make_dataset({"entailed": ["1"]}, {})
     made = answered("yes", "no")
     assert GqaAccuracy()(made[::-1], dataset) == GqaAccuracy()(made, dataset)
+
+
+def test_the_metric_keeps_its_promises(make_dataset: Any) -> None:
+    check_metric(GqaAccuracy(), make_dataset({}, {}, {}), answered("yes", "no", "yes"))

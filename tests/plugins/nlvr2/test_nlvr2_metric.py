@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from vlrun import DataError, Prediction, Score
+from vlrun.testing import check_metric
 from vlrun_nlvr2.config import Nlvr2AccuracyConfig
 from vlrun_nlvr2.metric import Nlvr2Accuracy
 from vlrun_nlvr2.submission import read_csv
@@ -186,3 +187,7 @@ def test_predictions_survive_a_file(make_dataset: Any) -> None:
     read = [json.loads(json.dumps(prediction.as_json())) for prediction in made]
     again = [Prediction(row.pop("id"), row) for row in read]
     assert METRIC(again, dataset) == METRIC(made, dataset)
+
+
+def test_the_metric_keeps_its_promises(make_dataset: Any) -> None:
+    check_metric(METRIC, make_dataset([True, False, True]), predictions([True, True, True]))

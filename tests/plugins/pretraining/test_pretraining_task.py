@@ -16,7 +16,7 @@ from vlrun import Batch, ConfigError, DataError, Encoding, Example, Question, Re
 from vlrun.data.loading import BatchMaker
 from vlrun.data.splits import JoinedSplits
 from vlrun.seeds import example_rng
-from vlrun.testing import check_task
+from vlrun.testing import check_metric, check_task
 from vlrun_pretraining.head import PretrainingOutput, Undecoded
 from vlrun_pretraining.metric import PretrainingAccuracy
 from vlrun_pretraining.task import PretrainTask
@@ -312,7 +312,7 @@ def test_scores_are_shares_with_their_protocol(make_task: Any, make_dataset: Any
         )
         for index, example in enumerate(val)
     ]
-    (matching, words) = make_task().metrics()[0](rows, val)
+    (matching, words) = check_metric(make_task().metrics()[0], val, rows)
     assert (matching.name, matching.value, matching.primary, matching.count) == (
         "matching-accuracy",
         pytest.approx(200 / 3),

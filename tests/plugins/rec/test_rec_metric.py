@@ -11,6 +11,7 @@ import pytest
 
 from vlrun import DataError, Prediction, Score
 from vlrun.blocks.boxes import iou, xywh_to_xyxy
+from vlrun.testing import check_metric
 from vlrun_rec.config import GroundingAccuracyConfig
 from vlrun_rec.metric import GroundingAccuracy
 
@@ -168,6 +169,12 @@ def test_the_order_of_predictions_does_not_matter(make_dataset: Any) -> None:
     dataset = make_dataset([[0, 0, 10, 10], [50, 50, 20, 20]])
     made = predictions([[0, 0, 10, 10], [0, 0, 1, 1]])
     assert metric()(made[::-1], dataset) == metric()(made, dataset)
+
+
+def test_the_metric_keeps_its_promises(make_dataset: Any) -> None:
+    fields = {"best_region_iou": 0.9, "iou_rule": "plus_one"}
+    dataset = make_dataset([[0, 0, 10, 10], [50, 50, 20, 20]], [3, 4])
+    check_metric(metric(), dataset, predictions([[0, 0, 9, 9], [0, 0, 9, 9]], **fields))
 
 
 @pytest.mark.parametrize("value", ["0.9", {"iou": 0.9}, float("nan"), True])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vlrun import Score
+from vlrun.testing import check_metric
 from vlrun_retrieval import metric, ranking
 from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.metric import RetrievalMetric, pool_predictions
@@ -37,6 +38,12 @@ def scored(matrix: Any, protocol: Protocol = PROTOCOLS["all"]) -> dict[str, Scor
     dataset: Any = SimpleNamespace(protocol={}, split="test")
     judge = RetrievalMetric([protocol.name], "optimistic", {}, lambda dataset: POOL)
     return {score.name: score for score in judge(pool_predictions(matrix, POOL, [protocol]), dataset)}
+
+
+def test_the_metric_keeps_its_promises(matrix: Any) -> None:
+    dataset: Any = SimpleNamespace(protocol={"dataset": "captions"}, split="test")
+    judge = RetrievalMetric(["all"], "optimistic", {}, lambda dataset: POOL)
+    check_metric(judge, dataset, pool_predictions(matrix, POOL, [PROTOCOLS["all"]]))
 
 
 def test_a_recall_is_a_mean_over_its_queries(matrix: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from vlrun import DataError
 from vlrun.cli import main
 from vlrun.data.annotations import write_annotations
+from vlrun.testing import check_dataset
 from vlrun_vqa.config import VqaV2Config
 from vlrun_vqa.dataset import VqaAnswers
 from vlrun_vqa.records import VqaQuestion
@@ -68,10 +68,9 @@ def test_the_protocol_identifies_the_split_file(open_split: Any, tmp_path: Path)
     assert len(set(hashes)) == 2
 
 
-def test_a_dataset_travels_to_loader_workers(open_split: Any, tmp_path: Path) -> None:
+def test_the_dataset_keeps_its_promises(open_split: Any, tmp_path: Path) -> None:
     write_annotations(tmp_path / "val.jsonl", [RECORD], VqaQuestion)
-    dataset = open_split(tmp_path, "val")
-    assert pickle.loads(pickle.dumps(dataset))[0] == dataset[0]
+    check_dataset(open_split(tmp_path, "val"), [RECORD["image"]])
 
 
 def test_a_damaged_line_is_named(open_split: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from vlrun import DataError, Prediction, Score
 from vlrun.blocks.answers import AnswerVocabulary
+from vlrun.testing import check_metric
 from vlrun_vqa.accuracy import ground_truth
 from vlrun_vqa.config import VqaAccuracyConfig
 from vlrun_vqa.dataset import VqaAnswers
@@ -320,3 +321,7 @@ def test_all_that_does_not_fit_is_said_at_once(make_dataset: Any, predict: Any) 
     with pytest.raises(DataError) as caught:
         metric()(made, make_dataset(TEN, TEN, TEN))
     assert len(caught.value.problems) == 3
+
+
+def test_the_metric_keeps_its_promises(make_dataset: Any, predict: Any) -> None:
+    check_metric(metric(), make_dataset(TEN, ["yes"] * 10, ["no"] * 10), predict("1", "yes", "yes"))
