@@ -33,10 +33,17 @@ __all__ = [
 EXPERIMENT_HELP = "a YAML file, the name of one that ships with vlrun, or a run folder"
 
 
-def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds EXPERIMENT, overrides and --print-config, which `run` and `validate` share."""
+def add_experiment_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Adds EXPERIMENT, overrides and --print-config, which `run` and `validate` share.
+
+    Args:
+        several: whether more experiments may follow the first.
+    """
     parser.add_argument("experiment", metavar="EXPERIMENT", help=EXPERIMENT_HELP)
-    parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="values laid over the file (YAML)")
+    overrides = "values laid over the file (YAML)"
+    if several:
+        overrides += "; experiments among them run after the first, in order, with the same values and options"
+    parser.add_argument("overrides", metavar="key.path=value", nargs="*", help=overrides)
     parser.add_argument(
         "--print-config", action="store_true", help="print every value with where it came from, and stop"
     )

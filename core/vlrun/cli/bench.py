@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         DataError: files are missing.
     """
     from vlrun.config.experiment import load_experiment
+    from vlrun.config.run_reference import run_reference
 
     batches = [_positive(word, "--batch") for word in _words(arguments.batch)]
     precisions = _choices(arguments.precision, "--precision", _PRECISIONS)
@@ -59,6 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.demo and (missing := experiment.missing_files()):
         lines = missing_message(experiment, missing, arguments.experiment)
         raise DataError([*lines[:-1], f"To measure without any of them: runner bench {arguments.experiment} --demo"])
+    if not arguments.demo and run_reference(experiment.backbone.weights) is not None:
+        from vlrun.runs.stages import initial_weights, with_weights
+
+        experiment = with_weights(experiment, initial_weights(experiment, plugins))
     if (status := launched_elsewhere(arguments)) is not None:
         return status
 

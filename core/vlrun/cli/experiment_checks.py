@@ -96,8 +96,10 @@ def first_steps(experiment: Experiment, plugins: Plugins, shape: Shape) -> tuple
     """What a run would say before its first step, and what it would ask for; None if it would end there."""
     from vlrun.config.preflight import check_files, check_recipe
     from vlrun.runs.demands import measure_demands
+    from vlrun.runs.stages import initial_weights, with_weights
 
     try:
+        experiment = with_weights(experiment, initial_weights(experiment, plugins))
         check_recipe(experiment)
         check_files(experiment)
         demands = measure_demands(experiment, plugins, shape.processes)

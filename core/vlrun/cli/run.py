@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from vlrun.cli.arguments import (
     launched_elsewhere,
     missing_message,
 )
-from vlrun.errors import DataError
+from vlrun.errors import DataError, UsageError
 from vlrun.plugins.manager import Plugins, create_plugins
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Takes an experiment with overrides, and how to run it."""
-    add_experiment_arguments(parser)
+    add_experiment_arguments(parser, several=True)
     demo = "run on embedded data, with a tiny model and a short recipe; needs no files"
     parser.add_argument("--demo", action="store_true", help=demo)
     pictures = "the same from the pictures of that data, with the regions that a small detector finds in them"
@@ -38,32 +39,122 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Checks the experiment and the files that it needs, then trains or resumes, in one process or several."""
-    from vlrun.config.preflight import check_files, check_recipe
+    """Checks the experiments and the files that they need, then trains or resumes, in one process or several."""
+    experiments, overrides = _sorted_words(arguments)
+    if len(experiments) == 1:
+        return _run_one(arguments)
+    from vlrun.engine.ranks import is_launched
+
+    if is_launched() or arguments.slurm is not None:
+        raise UsageError(
+            f"{len(experiments)} experiments in one job: a launcher or batch system runs one experiment at a time; "
+            "start a job for each, or use --nproc"
+        )
+    plugins, earlier = create_plugins(), set[str]()
+    stages = [
+        argparse.Namespace(**{**vars(arguments), "experiment": each, "overrides": overrides, "command": command})
+        for each, command in _commands(arguments, experiments)
+    ]
+    for stage in stages if not arguments.print_config else []:  # the last one's mistakes are not for the third day
+        experiment, _ = _checked(stage, plugins, earlier)
+        earlier.add(experiment.name)
+    for number, stage in enumerate(stages, 1):
+        try:
+            status = _run_one(stage)
+        except BaseException:
+            _say_where(experiments, number)
+            raise
+        if status:
+            _say_where(experiments, number)
+            return status
+    return 0
+
+
+def _sorted_words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The experiments, and the overrides among them.
+
+    Raises:
+        UsageError: an experiment is named twice.
+    """
+    others = [word for word in arguments.overrides if _is_experiment(word)]
+    experiments = [arguments.experiment, *others]
+    if len(set(experiments)) < len(experiments):
+        raise UsageError("an experiment is named twice; each runs once")
+    return experiments, [word for word in arguments.overrides if word not in others]
+
+
+def _commands(arguments: argparse.Namespace, experiments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each experiment, and the command that runs it alone; an option's value may look like an experiment."""
+    last = max(at for at, word in enumerate(arguments.overrides) if word in experiments)
+    group, words = [arguments.experiment, *arguments.overrides[: last + 1]], list(arguments.command)
+    start = next(at for at in range(len(words)) if words[at : at + len(group)] == group)
+    kept = [word for word in group if word not in experiments]
+    for each in experiments:
+        yield each, [*words[:start], each, *kept, *words[start + len(group) :]]
+
+
+def _is_experiment(word: str) -> bool:
+    from vlrun.config.shipped import find_experiment
+
+    return "=" not in word and (word.endswith(".yaml") or find_experiment(Path(word)).exists())
+
+
+def _say_where(experiments: Sequence[str], number: int) -> None:
+    rest = ", ".join(experiments[number:])
+    _announce(
+        f"{experiments[number - 1]} (experiment {number} of {len(experiments)}) has not reached its end"
+        + (f"; not started: {rest}" if rest else "")
+        + ". The same command with --resume skips what is done and goes on from here."
+    )
+
+
+def _run_one(arguments: argparse.Namespace) -> int:
+    from vlrun.config.preflight import check_files
 
     options = _job_options(arguments)
-    path, folder = experiment_path(arguments.experiment)
-    if folder is not None and not arguments.resume:
-        folder = None  # without --resume, the configuration of a run starts a new one
-    overrides = list(arguments.overrides)
-    if arguments.output:
-        overrides.append(f"runs_root={Path(arguments.output).expanduser().absolute()}")
     plugins = create_plugins()
-    experiment = _load(path, overrides, plugins, arguments)
     if arguments.print_config:
-        print(experiment.as_yaml_with_origins(), end="")
+        print(_load(arguments, plugins).as_yaml_with_origins(), end="")
         return 0
-    check_recipe(experiment)
+    experiment, folder = _checked(arguments, plugins)
     if experiment.demo and folder is None:
         _say_duration(experiment, plugins)
     if experiment.demo_weights is not None and options is None:
         _prepare_demo_weights(arguments, experiment, plugins)
-    if missing := experiment.missing_files():
-        raise DataError(missing_message(experiment, missing, arguments.experiment))
-    check_files(experiment)
+        check_files(experiment)
     if options is not None:
         return _submit(arguments, options, experiment)
     return _start(arguments, experiment, plugins, folder)
+
+
+def _checked(
+    arguments: argparse.Namespace, plugins: Plugins, earlier: Collection[str] = ()
+) -> tuple[Experiment, Path | None]:
+    """The experiment, as far as it can be checked before it starts, and the run folder to continue if that is named.
+
+    Args:
+        earlier: names of experiments that will have run before it.
+    """
+    from vlrun.config.preflight import check_files, check_recipe
+    from vlrun.config.run_reference import run_reference
+
+    folder = experiment_path(arguments.experiment)[1]
+    if not arguments.resume:
+        folder = None  # without --resume, the configuration of a run starts a new one
+    experiment = _load(arguments, plugins)
+    check_recipe(experiment)
+    if missing := experiment.missing_files():
+        raise DataError(missing_message(experiment, missing, arguments.experiment))
+    check_files(experiment)
+    reference = run_reference(experiment.backbone.weights)
+    if reference is not None and reference.place not in earlier and arguments.slurm is None and not arguments.resume:
+        from vlrun.engine.ranks import is_launched
+        from vlrun.engine.restarts import job_name
+        from vlrun.runs.stages import finished_run
+
+        if not is_launched() and job_name() is None:  # what may continue a run keeps that run's source
+            finished_run(experiment, reference)
+    return experiment, folder
 
 
 def _job_options(arguments: argparse.Namespace) -> JobOptions | None:
@@ -87,9 +178,13 @@ def _submit(arguments: argparse.Namespace, options: JobOptions, experiment: Expe
     return 0
 
 
-def _load(path: Path, overrides: list[str], plugins: Plugins, arguments: argparse.Namespace) -> Experiment:
+def _load(arguments: argparse.Namespace, plugins: Plugins) -> Experiment:
     from vlrun.config.experiment import load_experiment
 
+    path, _ = experiment_path(arguments.experiment)
+    overrides = list(arguments.overrides)
+    if arguments.output:
+        overrides.append(f"runs_root={Path(arguments.output).expanduser().absolute()}")
     if not (arguments.demo or arguments.demo_pictures):
         experiment = load_experiment(path, overrides, plugins=plugins)
         if not experiment.demo:

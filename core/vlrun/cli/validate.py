@@ -54,8 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _summary(experiment: Experiment) -> list[str]:
+    from vlrun.config.run_reference import run_reference
+
     train = experiment.train
     lines = [f"{experiment.name}: ok", f"  backbone  {experiment.backbone.name}"]
+    if run_reference(experiment.backbone.weights) is not None:
+        lines.append(f"  weights   {experiment.backbone.weights}, looked for when the run starts")
     for task in experiment.tasks:
         data = task.dataset
         lines.append(f"  task      {task.name} on {data.name}: {'+'.join(data.train)} -> {', '.join(data.evaluate)}")

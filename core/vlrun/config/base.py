@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from vlrun.config.roots import moved
+from vlrun.config.run_reference import run_reference
 from vlrun.errors import RequiredFile
 from vlrun.interfaces.demo_provider import DemoFiles
 
@@ -42,6 +43,14 @@ def _under_data_root(path: Path, info: ValidationInfo) -> Path:
 
 DataPath = Annotated[Path, AfterValidator(_under_data_root)]
 """A path in an experiment file; a relative one lies under the data root."""
+
+
+def _file_or_run(path: Path, info: ValidationInfo) -> Path:
+    return path if run_reference(path) is not None else _under_data_root(path, info)
+
+
+WeightsPath = Annotated[Path, AfterValidator(_file_or_run)]
+"""A file of weights, as ``DataPath``, or ``run:NAME``, which stays as it is until a run starts."""
 
 
 class Config(BaseModel):
@@ -86,11 +95,15 @@ class BackboneConfig(Config):
     """Options that every backbone has."""
 
     name: str
-    weights: DataPath | None = Field(None, description="imported weights (.safetensors); null starts from random ones")
+    weights: WeightsPath | None = Field(
+        None,
+        description="imported weights (.safetensors), or run:NAME, run:NAME@last: the best or last checkpoint of the "
+        "newest finished run of an experiment, or of a run folder; null starts from random ones",
+    )
 
     def required_files(self) -> list[RequiredFile]:
         """The files that must exist before this backbone can be built."""
-        if self.weights is None:
+        if self.weights is None or run_reference(self.weights) is not None:
             return []
         remedy = "\n".join(self.weights_remedy())
         return [RequiredFile(self.weights, f"pre-trained weights of backbone '{self.name}'", remedy)]

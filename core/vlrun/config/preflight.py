@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlrun.config.experiment import Experiment
+from vlrun.config.run_reference import run_reference
 from vlrun.errors import CheckpointError, ConfigError, DataError
 
 WEIGHTS_SUFFIX = ".safetensors"
@@ -61,6 +62,10 @@ def check_files(experiment: Experiment) -> None:
 
 def check_is_imported(path: Path) -> None:
     """Raises CheckpointError for a file that is not of imported weights, by its name."""
+    if run_reference(path) is not None:
+        raise CheckpointError(
+            f"{path}: only an experiment names a run; here name a file, from: runner weights export RUN OUT"
+        )
     if path.suffix != WEIGHTS_SUFFIX:
         raise CheckpointError(
             f"{path}: only imported weights ({WEIGHTS_SUFFIX}) can be loaded; convert it once: "

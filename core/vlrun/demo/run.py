@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import DEMO_WEIGHTS_FOLDER, Experiment, Layer, load_experiment, parse_overrides
+from vlrun.config.run_reference import run_reference
 from vlrun.config.yaml import dump_yaml
 from vlrun.demo.data import DemoData, code_fingerprint, only_one, prepare_demo, provider_of
 from vlrun.engine.launch import stop_signals_passed_to
@@ -62,6 +63,8 @@ def load_demo_experiment(
     if experiment.demo_pretraining is not None and "backbone.weights" not in parse_overrides(overrides).values:
         weights = _weights_path(experiment, data.root, plugins, progress, from_pictures)
         values["backbone.weights"] = str(weights)
+    elif run_reference(experiment.backbone.weights) is not None:  # a demo of that experiment, under the same runs root
+        values["backbone.weights"] = str(experiment.backbone.weights)
     return load_experiment(path, overrides, plugins=plugins, layers=[Layer(_ORIGIN, values)])
 
 

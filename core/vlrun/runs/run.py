@@ -11,6 +11,8 @@ from typing import Any
 
 from vlrun.config.components import config_model
 from vlrun.config.experiment import Experiment
+from vlrun.config.preflight import check_files
+from vlrun.config.run_reference import run_reference
 from vlrun.config.yaml import parse_yaml
 from vlrun.data.image_check import check_same_table
 from vlrun.data.splits import split_records
@@ -33,6 +35,7 @@ from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.reporting.options import flat_options
 from vlrun.reporting.published import result_row
 from vlrun.runs.header import header_facts
+from vlrun.runs.stages import initial_weights, with_weights
 
 _MAY_CHANGE_ON_RESUME = {
     "train.workers",
@@ -84,6 +87,7 @@ def run_experiment(
     config = experiment.train
     distributed = join_ranks(config.distributed_timeout, config.threads)
     with distributed as ranks, stop_on_signals() as stop, ExitStack() as claim:
+        experiment = _with_initial_weights(experiment, plugins, ranks, continues, folder)
         run_folder, is_new = ranks.from_main(lambda: _choose_folder(experiment, continues, folder, claim, ranks.job))
         if run_folder.read_status().get("status") == "done":
             return RunResult(run_folder.path, [], was_done=True)
@@ -103,6 +107,22 @@ def run_experiment(
                 check_splits(run.tasks)
             rows.extend(_train_and_evaluate(run, plugins, stop, is_new, continues, profile))
         return RunResult(run_folder.path, rows)
+
+
+def _with_initial_weights(
+    experiment: Experiment, plugins: Plugins, ranks: Ranks, continues: bool, folder: Path | None
+) -> Experiment:
+    """The experiment with the file that its weights stand for, if they name a run."""
+    if run_reference(experiment.backbone.weights) is None:
+        return experiment
+
+    def resolved() -> Path | None:
+        earlier, _ = _earlier(experiment, continues, folder, ranks.job)
+        weights = initial_weights(experiment, plugins, earlier)
+        check_files(with_weights(experiment, weights))
+        return weights
+
+    return with_weights(experiment, ranks.from_main(resolved))
 
 
 def build_reporters(experiment: Experiment, plugins: Plugins, ranks: Ranks) -> Reporters:
@@ -162,6 +182,7 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
     if run.weights is not None:
         data["weights"] = {
             "path": str(run.experiment.backbone.weights),
+            "source": run.weights.metadata.get("source"),
             "source_sha256": run.weights.metadata.get("source_sha256"),
             "format": run.weights.metadata.get("format"),
             "report": run.weights.lines(),
@@ -244,11 +265,8 @@ def _choose_folder(
         ConfigError: the run to continue has another configuration.
         DataError: another process is at work in it.
     """
-    own = None if job is None else run_folder_of(experiment.runs_root, experiment.name, job)
-    earlier = own
-    if own is None and continues:
-        earlier = RunFolder(folder) if folder else latest_run_folder(experiment.runs_root, experiment.name)
-    if earlier is None or not earlier.config.is_file():
+    earlier, is_own = _earlier(experiment, continues, folder, job)
+    if earlier is None:
         new = create_run_folder(experiment.runs_root, experiment.name)
         claim.enter_context(claimed(new.path))
         return new, True
@@ -263,8 +281,19 @@ def _choose_folder(
             ]
         )
     if earlier.read_status().get("status") != "done":
-        claim.enter_context(claimed(earlier.path, waits=own is not None))
+        claim.enter_context(claimed(earlier.path, waits=is_own))
     return earlier, False
+
+
+def _earlier(
+    experiment: Experiment, continues: bool, folder: Path | None, job: str | None
+) -> tuple[RunFolder | None, bool]:
+    """The run to continue, if there is one that has started, and whether this very job has begun it."""
+    own = None if job is None else run_folder_of(experiment.runs_root, experiment.name, job)
+    earlier = own
+    if own is None and continues:
+        earlier = RunFolder(folder) if folder else latest_run_folder(experiment.runs_root, experiment.name)
+    return (None if earlier is None or not earlier.config.is_file() else earlier), own is not None
 
 
 def _as_started(experiment: Experiment, folder: RunFolder) -> Experiment:
