@@ -15,11 +15,8 @@ class ShortExpressions(Dataset[Referent]):
         self.file = AnnotationFile(config.split_file(split))
         lengths = [len(self.file[line]["text"].split()) for line in range(len(self.file))]
         self.lines = [line for line, length in enumerate(lengths) if length <= config.max_words]
-        self.protocol = {
-            "dataset": config.name,
-            "annotations": f"{split}.jsonl",
-            "expressions": f"at most {config.max_words} words",
-        }
+        self.protocol = {"dataset": config.name, "annotations": f"{split}.jsonl"}
+        self.protocol["expressions"] = f"at most {config.max_words} words"
 
     def __len__(self) -> int:
         return len(self.lines)
