@@ -23,13 +23,17 @@ class TransformerConfig(BackboneConfig):
         known_sizes: the numbers behind each name in ``size``: a dataclass with a field for each option that is a size.
         weights_file: name of the authors' file of pre-trained weights.
         weights_page: where the authors say how to get it.
-        word_table: name of the tensor with a row for each token; empty if there is none to be found.
+        word_table: name of the tensor with a row for each token, hidden size wide; empty if there is none to be found.
+        shown_by: option -> tensor of the weights and its axis that is as long as the option says.
+        stacks: option -> beginning of the names of the layers that it counts, such as ``encoder.layer``.
     """
 
     known_sizes: ClassVar[Mapping[str, Any]]
     weights_file: ClassVar[str]
     weights_page: ClassVar[str]
     word_table: ClassVar[str] = ""
+    shown_by: ClassVar[Mapping[str, tuple[str, int]]] = {}
+    stacks: ClassVar[Mapping[str, str]] = {}
 
     size: Literal["base", "tiny"] = Field(
         "base", description="base: layers 768 wide, as in the paper; tiny: a few layers 128 wide, for tests and --demo"
@@ -108,6 +112,23 @@ class TransformerConfig(BackboneConfig):
                 return f"import others, or set backbone.size={size}"
         options = " ".join(f"backbone.{name}={number}" for name, number in different.items())
         return f"import others, or set {options}"
+
+    @classmethod
+    def options_of_weights(
+        cls, shapes: Mapping[str, tuple[int, ...]], num_heads: int | None = None
+    ) -> dict[str, Any] | None:
+        """The sizes of all layers; None if the tensors are no whole network, or its heads are unknown."""
+        if not cls.stacks:
+            return None
+        try:
+            hidden_size = shapes[cls.word_table][1]
+            shown = {option: shapes[tensor][axis] for option, (tensor, axis) in cls.shown_by.items()}
+        except KeyError:
+            return None
+        if (heads := num_heads or cls.heads_at(hidden_size)) is None:
+            return None
+        layers = {option: cls.layers_in(shapes, stack) for option, stack in cls.stacks.items()}
+        return {"hidden_size": hidden_size, "num_heads": heads, **shown, **layers}
 
     @classmethod
     def heads_at(cls, hidden_size: int) -> int | None:

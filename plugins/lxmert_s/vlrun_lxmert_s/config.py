@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -28,32 +28,20 @@ class TwoStreamConfig(TransformerConfig):
     """The options that both backbones have."""
 
     word_table: ClassVar[str] = "embeddings.word_embeddings.weight"
+    shown_by: ClassVar[Mapping[str, tuple[str, int]]] = {
+        "feed_forward_size": ("encoder.x_layers.0.lang_inter.dense.weight", 0),
+        "max_positions": ("embeddings.position_embeddings.weight", 0),
+        "region_feature_size": ("encoder.visn_fc.visn_fc.weight", 1),
+    }
+    stacks: ClassVar[Mapping[str, str]] = {
+        "num_language_layers": "encoder.layer",
+        "num_cross_layers": "encoder.x_layers",
+        "num_object_layers": "encoder.r_layers",
+    }
 
     num_language_layers: NonNegativeInt | None = Field(None, description="layers that see the text alone")
     num_cross_layers: PositiveInt | None = Field(None, description="layers in which text and regions see each other")
     num_object_layers: NonNegativeInt | None = Field(None, description="layers that see the regions alone")
-
-    @classmethod
-    def options_of_weights(
-        cls, shapes: Mapping[str, tuple[int, ...]], num_heads: int | None = None
-    ) -> dict[str, Any] | None:
-        """The sizes of all layers; None if the tensors are no whole network, or its heads are unknown."""
-        try:
-            hidden_size = shapes[cls.word_table][1]
-            if (heads := num_heads or cls.heads_at(hidden_size)) is None:
-                return None
-            return {
-                "hidden_size": hidden_size,
-                "num_heads": heads,
-                "feed_forward_size": shapes["encoder.x_layers.0.lang_inter.dense.weight"][0],
-                "num_language_layers": cls.layers_in(shapes, "encoder.layer"),
-                "num_cross_layers": cls.layers_in(shapes, "encoder.x_layers"),
-                "num_object_layers": cls.layers_in(shapes, "encoder.r_layers"),
-                "max_positions": shapes["embeddings.position_embeddings.weight"][0],
-                "region_feature_size": shapes["encoder.visn_fc.visn_fc.weight"][1],
-            }
-        except KeyError:
-            return None
 
     def weights_remedy(self) -> list[str]:
         """Also the answers that make the answer head usable, and the way from BERT."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field, PositiveInt
 
@@ -32,25 +32,11 @@ class RositaConfig(TransformerConfig):
     weights_file: ClassVar[str] = "rosita-base.pkl"
     weights_page: ClassVar[str] = "https://github.com/MILVLG/rosita"
     word_table: ClassVar[str] = "text_embeddings.word_embeddings.weight"
+    shown_by: ClassVar[Mapping[str, tuple[str, int]]] = {
+        "feed_forward_size": ("backbone.layers.0.ffn.dense0.weight", 0),
+        "max_positions": ("text_embeddings.position_embeddings.weight", 0),
+        "region_feature_size": ("visual_embeddings.dense_imgfeat.weight", 1),
+    }
+    stacks: ClassVar[Mapping[str, str]] = {"num_layers": "backbone.layers"}
 
     num_layers: PositiveInt | None = Field(None, description="layers; base has 12, tiny 2")
-
-    @classmethod
-    def options_of_weights(
-        cls, shapes: Mapping[str, tuple[int, ...]], num_heads: int | None = None
-    ) -> dict[str, Any] | None:
-        """The sizes of all layers; None if the tensors are no whole trunk, or its heads are unknown."""
-        try:
-            hidden_size = shapes[cls.word_table][1]
-            if (heads := num_heads or cls.heads_at(hidden_size)) is None:
-                return None
-            return {
-                "hidden_size": hidden_size,
-                "num_layers": cls.layers_in(shapes, "backbone.layers"),
-                "num_heads": heads,
-                "feed_forward_size": shapes["backbone.layers.0.ffn.dense0.weight"][0],
-                "max_positions": shapes["text_embeddings.position_embeddings.weight"][0],
-                "region_feature_size": shapes["visual_embeddings.dense_imgfeat.weight"][1],
-            }
-        except KeyError:
-            return None
