@@ -54,6 +54,10 @@ def test_a_hidden_split_has_no_truth(world: Path, plugins: Plugins, monkeypatch:
     assert all("truth" not in line for line in lines_of(result.folder / "predictions" / "match_test.jsonl"))
     assert all("truth" in line for line in lines_of(result.folder / "predictions" / "match_val.jsonl"))
     assert not any(group.examples[0].right for group in read_examples(result.folder) if "match test" in group.title)
+    for order in (["val", "test"], ["test", "val"]):
+        titles = [group.title for group in read_examples(result.folder, [("match", split) for split in order])]
+        splits = [split for title in titles for split in order if title.endswith(f"match {split}")]
+        assert list(dict.fromkeys(splits)) == order, "as the results are"
 
 
 def test_old_files_and_new_ones_score_the_same(world: Path, plugins: Plugins) -> None:

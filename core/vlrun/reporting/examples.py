@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,17 @@ class ExampleGroup:
     examples: list[ShownExample]
 
 
-def read_examples(run_folder: Path) -> list[ExampleGroup]:
-    """Reads the examples of all splits, by task, split and kind; a damaged file is left out."""
+def read_examples(run_folder: Path, splits: Sequence[tuple[str, str]] = ()) -> list[ExampleGroup]:
+    """Reads the examples of all splits, by task, split and kind; a damaged file is left out.
+
+    Args:
+        splits: (task, split) in the order in which they are shown; others follow by name.
+    """
+    places = {split: place for place, split in enumerate(dict.fromkeys(splits))}
+    files = [read_object_or_empty(path) for path in sorted((run_folder / FOLDER).glob("*.json"))]
+    files.sort(key=lambda content: places.get((content.get("task", ""), content.get("split", "")), len(places)))
     groups: dict[str, list[ShownExample]] = {}
-    for path in sorted((run_folder / FOLDER).glob("*.json")):
-        content = read_object_or_empty(path)
+    for content in files:
         for record in _objects(content.get("examples")):
             kind = _KINDS.get(str(record.get("kind")), _KINDS["unjudged"])
             where = " ".join(str(part) for part in (content.get("task"), content.get("split")) if part)

@@ -111,7 +111,7 @@ def render_report(run_folder: Path, outcome: Outcome, info: RunInfo) -> str:
         protocols=_protocol_lines(protocols),
         charts=[*_loss_charts(steps), _score_chart(scores), _rate_chart(steps)],
         scores=_score_table(scores),
-        examples=read_examples(run_folder),
+        examples=read_examples(run_folder, [(row.task, row.split) for row in main]),
         facts=[*grouped_facts(info.facts), *_speed(steps)],
         locations=[(label, place, _link(Path(place), run_folder)) for label, place in outcome.locations],
         config=config_text(run_folder),
