@@ -242,3 +242,13 @@ def test_missing_files_are_listed_with_the_commands_that_make_them(
     assert "missing /nowhere/annotations/pets/train.jsonl" in printed
     assert "runner data build pets --from SOURCE PATH /nowhere/annotations/pets" in printed
     assert "missing /nowhere/features/pets" in printed
+
+
+def test_a_file_that_is_not_there_is_told_from_its_neighbours(tmp_path: Path) -> None:
+    for name in ("rosita_vqa.yaml", "rosita_gqa.yaml", "lxmert_s_ir.yaml"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(tmp_path / "rosita_vqq.yaml")
+    assert f"Did you mean {tmp_path / 'rosita_vqa.yaml'}" in str(caught.value)
+    assert "lxmert_s_ir" not in str(caught.value)
+    assert "`runner list experiments`" in str(caught.value)

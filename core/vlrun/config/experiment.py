@@ -5,6 +5,7 @@ Loading checks everything that can be checked without torch and without reading 
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -193,9 +194,11 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        folders = dict.fromkeys([path.parent, Path("experiments")])
-        others = [str(file) for folder in folders for file in sorted(folder.glob("[!.]*.yaml"))]
-        near = f" There is: {', '.join(others)}" if others else ""
+        folders = (Path("experiments"), path.parent)  # of two files of one name, that beside it
+        others = {file.name: str(file) for folder in folders for file in sorted(folder.glob("[!.]*.yaml"))}
+        alike = [others[name] for name in difflib.get_close_matches(path.name, others, n=3, cutoff=0.7)]
+        near = f" Did you mean {' or '.join(alike)}?" if alike else ""
+        near += " `runner list experiments` lists those that there are" if others else ""
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{path}: cannot read the experiment file: {reason}.{near}") from error
 
