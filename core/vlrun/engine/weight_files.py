@@ -12,6 +12,7 @@ import pickle
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -102,7 +103,7 @@ def import_weights(
     source = source if isinstance(source, WeightSource) else find_source(source)
     content, header = _read_for(weight_format, source)
     try:
-        translated = weight_format.translate(content)
+        translated, entry = translated_by(weight_format, content)
     except CheckpointError as error:
         raise CheckpointError([f"{source.label}: {problem}" for problem in error.problems]) from error
     tensors = _own_memory(translated)
@@ -127,8 +128,36 @@ def import_weights(
     if backbone is not None and not weight_format.partial:
         metadata |= described(backbone, tensors, num_heads or source.config.get("num_attention_heads"))
     remarks = answer_remarks(source.label, translated, weight_format, metadata["heads"])
+    if entry:
+        remarks.append(f"{source.label}: the weights lie under '{entry}', as a training program keeps them")
     left = () if weight_format.complete else left_behind(content, translated)
     return replace(write_imported(out, tensors, metadata, left), remarks=tuple(remarks))
+
+
+def translated_by(weight_format: WeightFormat, content: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file under our names, and the entry under which they lie; empty if they are the file itself.
+
+    Training programs write weights, optimiser and epoch as one file, with names of their own choice for these.
+
+    Raises:
+        CheckpointError: the file is of another layout, or several of its entries are of this one.
+    """
+    try:
+        return weight_format.translate(content), ""
+    except CheckpointError as error:
+        found: dict[str, dict[str, Tensor]] = {}
+        for name, inner in content.items():
+            if isinstance(inner, dict) and any(isinstance(value, Tensor) for value in inner.values()):
+                with suppress(CheckpointError):
+                    found[str(name)] = weight_format.translate(inner)
+        if not found:
+            raise
+        if len(found) > 1:
+            raise CheckpointError(
+                f"there are weights under {', '.join(map(repr, found))}; save those that you want alone"
+            ) from error
+        ((entry, tensors),) = found.items()
+        return tensors, entry
 
 
 def write_imported(

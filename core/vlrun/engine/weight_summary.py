@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from vlrun.data.leaks import describe_declared
-from vlrun.engine.weight_files import leaves, module_of, read_source
+from vlrun.engine.weight_files import leaves, module_of, read_source, translated_by
 from vlrun.engine.weight_sources import WeightSource, find_source
 from vlrun.errors import CheckpointError
 from vlrun.features.origin import FeatureOrigin
@@ -112,6 +112,6 @@ def inspect_weights(source: Path | WeightSource, formats: Mapping[str, WeightFor
 
 def _reads(weight_format: WeightFormat, content: dict[str, Any]) -> bool:
     try:
-        return bool(weight_format.translate(content))
+        return bool(translated_by(weight_format, content)[0])
     except CheckpointError:
         return False
