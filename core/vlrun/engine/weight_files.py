@@ -12,7 +12,6 @@ import pickle
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -146,12 +145,15 @@ def translated_by(weight_format: WeightFormat, content: dict[str, Any]) -> tuple
         return weight_format.translate(content), ""
     except CheckpointError as error:
         found: dict[str, dict[str, Tensor]] = {}
+        refused: list[str] = []
         for name, inner in content.items():
             if isinstance(inner, dict) and any(isinstance(value, Tensor) for value in inner.values()):
-                with suppress(CheckpointError):
+                try:
                     found[str(name)] = weight_format.translate(inner)
-        if not found:
-            raise
+                except CheckpointError as inside:
+                    refused.append(f"there are tensors under '{name}': {'; '.join(inside.problems)}")
+        if not found:  # of many entries each is a module, as in files of ROSITA
+            raise CheckpointError([*error.problems, *(refused if len(refused) == 1 else [])]) from error
         if len(found) > 1:
             raise CheckpointError(
                 f"there are weights under {', '.join(map(repr, found))}; save those that you want alone"

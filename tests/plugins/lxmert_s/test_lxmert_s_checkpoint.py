@@ -383,29 +383,3 @@ def test_an_import_records_the_images_that_the_weights_have_seen(
 
 def test_bert_has_seen_no_image() -> None:
     assert [FORMATS[name].seen for name in ("bert-lxmert", "bert-lxmert-s")] == [(), ()]
-
-
-@pytest.mark.parametrize("entry", ["model", "state_dict", "net of mine"])
-@pytest.mark.parametrize("wrapper", ["", "module."])
-def test_weights_inside_the_file_of_a_training_program_are_found(
-    make_network: MakeNetwork, tmp_path: Path, capsys: pytest.CaptureFixture[str], entry: str, wrapper: str
-) -> None:
-    network = make_network("lxmert")
-    weights = {f"{wrapper}{name}": tensor for name, tensor in authors_state(network).items()}
-    optimizer = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 1e-4}]}
-    torch.save({entry: weights, "optimizer": optimizer, "epoch": 3}, tmp_path / "source.pth")
-
-    report = import_weights(tmp_path / "source.pth", tmp_path / "out.safetensors", FORMATS["lxmert"])
-
-    assert_same(load_file(report.out), trunk_of(network))
-    assert [remark for remark in report.remarks if f"the weights lie under '{entry}'" in remark]
-    assert {name.split()[0] for name in report.left_behind} >= {"optimizer", "epoch"}
-    assert main(["weights", "inspect", str(tmp_path / "source.pth")]) == 0
-    assert "formats that read it: lxmert" in capsys.readouterr().out
-
-
-def test_of_two_sets_of_weights_in_one_file_none_is_guessed(make_network: MakeNetwork, tmp_path: Path) -> None:
-    weights = authors_state(make_network("lxmert"))
-    torch.save({"model": weights, "ema": weights, "epoch": 3}, tmp_path / "source.pth")
-    with pytest.raises(CheckpointError, match=r"source\.pth: there are weights under 'model', 'ema'; save those"):
-        import_weights(tmp_path / "source.pth", tmp_path / "out.safetensors", FORMATS["lxmert"])
