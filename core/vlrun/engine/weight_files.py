@@ -151,7 +151,7 @@ def translated_by(weight_format: WeightFormat, content: dict[str, Any]) -> tuple
                 try:
                     found[str(name)] = weight_format.translate(inner)
                 except CheckpointError as inside:
-                    refused.append(f"there are tensors under '{name}': {'; '.join(inside.problems)}")
+                    refused.append(f"the tensors inside, under '{name}': {'; '.join(inside.problems)}")
         if not found:  # of many entries each is a module, as in files of ROSITA
             raise CheckpointError([*error.problems, *(refused if len(refused) == 1 else [])]) from error
         if len(found) > 1:
