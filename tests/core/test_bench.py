@@ -111,6 +111,7 @@ def test_figures_are_told_and_recorded(
 
 def test_products_are_counted_by_their_shapes(world: Path, plugins: Plugins) -> None:
     record = measured(world, plugins, "step")
+    assert {row["precision"] for row in record["rows"] if row["part"] == "step"} == {"fp32"}, "as auto was settled"
     step = of(record["rows"], "step")
     regions = 6 * 2 * 3  # examples, pairs, regions
     linear = 2 * regions * 10 * 5 * 2  # forward; backward of the weight alone, for its input needs no gradient

@@ -78,10 +78,10 @@ def measure(load: Load, options: BenchOptions, plugins: Plugins, ranks: Ranks, r
                     record.cases.append(Case(ranks.from_main(partial(_features, run, options.steps, reporters))))
             if "task" in options.parts and precision not in told:
                 told.add(precision)
-                record.cases.append(Case(_task_rows(run, options.steps, reporters), 0, experiment.train.precision))
+                record.cases.append(Case(_task_rows(run, options.steps, reporters), 0, run.experiment.train.precision))
             if "step" in options.parts and experiment.train.epochs:
                 rows = _step_rows(run, options, reporters, options.trace if not number else None)
-                record.cases.append(Case(rows, run.tasks[0].plan.batch_size, experiment.train.precision))
+                record.cases.append(Case(rows, run.tasks[0].plan.batch_size, run.experiment.train.precision))
     if not any(case.rows for case in record.cases):
         raise UsageError(
             f"--only {' '.join(options.parts)}: nothing to measure: the task has no evaluation of its own, "
