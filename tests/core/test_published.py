@@ -119,7 +119,8 @@ def world_with_recipe(world: Path) -> Path:
 def test_an_option_changed_from_outside_the_file_is_compared_without_being_declared(
     world_with_recipe: Path, plugins: Plugins
 ) -> None:
-    plain = experiment(world_with_recipe, plugins, "train.workers=1", "train.checkpoint_every=1", "seed=7")
+    speed = ["train.workers=1", "train.checkpoint_every=1", "train.compile=true", "train.activation_checkpointing=true"]
+    plain = experiment(world_with_recipe, plugins, *speed, "seed=7")
     changed = experiment(world_with_recipe, plugins, "train.epochs=1", "tasks.0.dataset.limit=5")
     assert plain.published is not None
     assert plain.published.recipe == {"train.batch_size": 6}
@@ -158,41 +159,36 @@ def test_table_page_and_json_of_a_run_say_the_same(
     assert "not comparable" not in (same.folder / "report.html").read_text()
 
 
-SOURCE = "from toy_world import vlrun_backbones, vlrun_datasets, vlrun_tasks\n"
-
-
-def test_a_later_evaluation_with_other_options_is_not_comparable(
+@pytest.fixture
+def finished_run(
     world_with_recipe: Path,
     install: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:
-    install("vlrun-toys", SOURCE)
+) -> str:
+    """A run under the folder in which the test is."""
+    install("vlrun-toys", "from toy_world import vlrun_backbones, vlrun_datasets, vlrun_tasks\n")
     monkeypatch.chdir(world_with_recipe)
-    roots = ["data_root=data", "runs_root=runs"]
-    assert main(["run", "toy.yaml", *roots]) == 0
+    assert main(["run", "toy.yaml", "data_root=data", "runs_root=runs"]) == 0
     capsys.readouterr()
-    assert main(["evaluate", "runs/toy", "--json"]) == 0
+    return "runs/toy"
+
+
+def test_a_later_evaluation_with_other_options_is_not_comparable(
+    finished_run: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", finished_run, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)[0]
     assert (row["published"], row["not_comparable"]) == (12.5, [])
-    assert main(["evaluate", "runs/toy", "tasks.0.dataset.limit=3"]) == 0
+    assert main(["evaluate", finished_run, "tasks.0.dataset.limit=3"]) == 0
     printed = capsys.readouterr().out
     assert "not comparable\n" in printed
     assert "tasks.0.dataset.limit: None -> 3" in printed
 
 
-def test_a_file_of_predictions_does_not_say_what_made_it(
-    world_with_recipe: Path,
-    install: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    install("vlrun-toys", SOURCE)
-    monkeypatch.chdir(world_with_recipe)
-    assert main(["run", "toy.yaml", "data_root=data", "runs_root=runs"]) == 0
-    capsys.readouterr()
-    file = "runs/toy/latest/predictions/match_val.jsonl"
-    assert main(["score", file, "--experiment", "runs/toy/latest", "--split", "val"]) == 0
+def test_a_file_of_predictions_does_not_say_what_made_it(finished_run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = f"{finished_run}/latest/predictions/match_val.jsonl"
+    assert main(["score", file, "--experiment", f"{finished_run}/latest", "--split", "val"]) == 0
     assert "a file of predictions, which does not say what made it" in capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ _NO_RECIPE = re.compile(
     r"name|data_root|runs_root|seed|demo|demo_pretraining|image_identities|(published|reporters)(\..*)?"
     r"|backbone\.(weights|vocabulary)|tasks\.\d+\.(label|dataset\.(annotations|features|evaluate|pictures))"
     r"|train\.(micro_batches|evaluate_batch_size|checkpoint_every|keep_checkpoints|log_every|workers|threads"
-    r"|distributed_timeout)|features\..*"
+    r"|distributed_timeout|compile|activation_checkpointing)|features\..*"
 )
 """Where files lie, what is reported, and how fast: no part of a recipe. Runs may differ in the seed of one recipe."""
 
