@@ -14,9 +14,9 @@ from toy_world import NUM_IMAGES, WIDTH, image_features
 
 from vlrun.cli import main
 from vlrun.cli.doctor import check_plugins
-from vlrun.cli.experiment_checks import Shape, check_batches, check_experiment, shape_of
-from vlrun.cli.findings import Finding
-from vlrun.cli.machine import Machine, Mount, Space, Torch, read_machine
+from vlrun.cli.doctor.experiment_checks import Shape, check_batches, check_experiment, shape_of
+from vlrun.cli.doctor.findings import Finding
+from vlrun.cli.doctor.machine import Machine, Mount, Space, Torch, read_machine
 from vlrun.data.first_batch import HELD_BY_A_WORKER
 from vlrun.features.writer import write_store
 from vlrun.interfaces.examples import RegionFeatures
@@ -165,7 +165,7 @@ def test_too_little_room_for_checkpoints_and_a_store_on_a_network_are_found(
     world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = replace(MACHINE, mounts=(Mount("/", "ext4", ""), Mount(str(world.resolve()), "nfs", "filer:/")))
-    monkeypatch.setattr("vlrun.cli.experiment_checks.space_of", lambda path: Space(path, 100, 100))
+    monkeypatch.setattr("vlrun.cli.doctor.experiment_checks.space_of", lambda path: Space(path, 100, 100))
     slow, full = bad(findings_of(world, plugins, machine, Shape(1, 0)))
     assert (slow.level, slow.about) == ("warning", "features")
     assert "tasks.0.dataset.features=" in slow.remedy
@@ -191,7 +191,7 @@ def test_without_an_experiment_the_stores_under_the_data_root_are_looked_at(
 ) -> None:
     write_store(world / "data" / "features" / "coco", [image_features(0)])
     slow = Mount(str((world / "data").resolve()), "nfs4", "filer:/")
-    monkeypatch.setattr("vlrun.cli.machine.read_machine", lambda: replace(MACHINE, mounts=(slow,)))
+    monkeypatch.setattr("vlrun.cli.doctor.machine.read_machine", lambda: replace(MACHINE, mounts=(slow,)))
     monkeypatch.setenv("VLRUN_DATA", str(world / "data"))
     main(["doctor"])
     assert f"{world}/data/features/coco: it is on a network file system (nfs4 filer:/ at " in capsys.readouterr().out

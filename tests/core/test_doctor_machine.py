@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from vlrun.cli import machine as reading
-from vlrun.cli.findings import Finding, shown
-from vlrun.cli.machine import (
+from vlrun.cli.doctor import machine as reading
+from vlrun.cli.doctor.findings import Finding, shown
+from vlrun.cli.doctor.machine import (
     Distribution,
     Gpu,
     Machine,
@@ -23,7 +23,7 @@ from vlrun.cli.machine import (
     read_machine,
     space_of,
 )
-from vlrun.cli.machine_checks import (
+from vlrun.cli.doctor.machine_checks import (
     check_cpus,
     check_open_files,
     check_shared_memory,
@@ -34,7 +34,7 @@ from vlrun.cli.machine_checks import (
     has_code_for,
     is_network,
 )
-from vlrun.cli.version_checks import KNOWN_BAD, check_packages, check_python, known_bad
+from vlrun.cli.doctor.version_checks import KNOWN_BAD, check_packages, check_python, known_bad
 
 GIB = 2**30
 MOUNTS = """\

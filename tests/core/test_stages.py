@@ -16,7 +16,7 @@ from toy_runs import stop_after_step, weights
 
 from vlrun import DemoFiles
 from vlrun.cli import main
-from vlrun.cli.experiment_checks import Shape, first_steps
+from vlrun.cli.doctor.experiment_checks import Shape, first_steps
 from vlrun.config.experiment import Experiment, load_experiment
 from vlrun.demo import run as demo_run
 from vlrun.demo.data import DemoData, DemoDataset

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlrun.cli.findings import Finding
-from vlrun.cli.machine import Gpu, Machine, Space, Torch
+from vlrun.cli.doctor.findings import Finding
+from vlrun.cli.doctor.machine import Gpu, Machine, Space, Torch
 
 CONTAINER_SHARED_MEMORY = 64 * 2**20
 """What docker and Kubernetes give a container that asks for no other size."""

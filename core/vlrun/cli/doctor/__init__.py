@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from vlrun.cli.findings import Finding, shown
+from vlrun.cli.doctor.findings import Finding, shown
 from vlrun.errors import MachineError, RunnerError, UsageError
 from vlrun.plugins.manager import CORE, PluginRecord, Plugins, create_plugins
 
 if TYPE_CHECKING:
-    from vlrun.cli.machine import Machine
+    from vlrun.cli.doctor.machine import Machine
     from vlrun.config.experiment import Experiment
 
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints each finding with its remedy; raises MachineError if there is an error among them."""
-    from vlrun.cli.machine import read_machine
+    from vlrun.cli.doctor.machine import read_machine
 
     if arguments.nproc is not None and arguments.nproc < 1:
         raise UsageError(f"--nproc {arguments.nproc}: at least one process is needed")
@@ -50,14 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _findings(arguments: argparse.Namespace, machine: Machine, plugins: Plugins) -> Iterator[Finding]:
-    from vlrun.cli.machine_checks import (
+    from vlrun.cli.doctor.machine_checks import (
         check_cpus,
         check_open_files,
         check_shared_memory,
         check_temporary,
         check_torch,
     )
-    from vlrun.cli.version_checks import check_packages, check_python
+    from vlrun.cli.doctor.version_checks import check_packages, check_python
 
     yield from check_python(machine)
     yield from check_packages(machine, _plugin_versions(plugins))
@@ -74,7 +74,7 @@ def _findings(arguments: argparse.Namespace, machine: Machine, plugins: Plugins)
     elif isinstance(loaded, Finding):
         yield loaded
     elif machine.torch is not None:
-        from vlrun.cli.experiment_checks import check_experiment, shape_of
+        from vlrun.cli.doctor.experiment_checks import check_experiment, shape_of
 
         named = shlex.join([arguments.experiment, *arguments.overrides])
         yield from check_experiment(loaded, named, machine, plugins, shape_of(loaded, machine, arguments.nproc))
@@ -147,8 +147,8 @@ def _plugin_versions(plugins: Plugins) -> dict[str, str]:
 
 def _check_roots(machine: Machine) -> Iterator[Finding]:
     """Where experiments look for data and write runs unless they say otherwise."""
-    from vlrun.cli.machine import space_of
-    from vlrun.cli.machine_checks import check_space, check_store_place
+    from vlrun.cli.doctor.machine import space_of
+    from vlrun.cli.doctor.machine_checks import check_space, check_store_place
     from vlrun.config.roots import DATA_ROOT_VARIABLE, RUNS_ROOT_VARIABLE
     from vlrun.features.handles import DATA_FILE
     from vlrun.files import folder_from
@@ -162,7 +162,7 @@ def _check_roots(machine: Machine) -> Iterator[Finding]:
 
 def _facts(machine: Machine, plugins: Plugins) -> Mapping[str, Any]:
     """Versions and hardware, for a report of a problem."""
-    from vlrun.cli.version_checks import needed_packages
+    from vlrun.cli.doctor.version_checks import needed_packages
 
     gpus = machine.torch.gpus if machine.torch else ()
     return {

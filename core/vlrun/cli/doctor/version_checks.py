@@ -11,8 +11,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from vlrun.cli.findings import Finding
-from vlrun.cli.machine import Machine
+from vlrun.cli.doctor.findings import Finding
+from vlrun.cli.doctor.machine import Machine
 
 CORE = "vlrun"
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlrun.cli.data_prepare import bytes_of_stores, needs_and_steps
-from vlrun.cli.findings import Finding
-from vlrun.cli.machine import Machine, space_of
-from vlrun.cli.machine_checks import check_cpus, check_open_files, check_space, check_store_place, mib
+from vlrun.cli.doctor.findings import Finding
+from vlrun.cli.doctor.machine import Machine, space_of
+from vlrun.cli.doctor.machine_checks import check_cpus, check_open_files, check_space, check_store_place, mib
 from vlrun.errors import RunnerError
 
 if TYPE_CHECKING:
