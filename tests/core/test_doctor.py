@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from toy_runs import experiment
 from toy_world import NUM_IMAGES, WIDTH, image_features
 
@@ -126,23 +127,38 @@ def test_what_a_run_would_end_with_is_an_error(world: Path, plugins: Plugins) ->
     assert "truncated" in finding.what
 
 
+def demands_of(world: Path, plugins: Plugins, *overrides: str, processes: int = 1, workers: int = 2) -> Demands:
+    one = experiment(world, plugins, *overrides)
+    return measure_demands(one, plugins, processes, workers, torch.device("cpu"))
+
+
 def test_a_batch_is_as_large_as_the_records_of_the_store(world: Path, plugins: Plugins) -> None:
-    few = measure_demands(experiment(world, plugins, "train.evaluate_batch_size=1"), plugins, 1)
-    half = measure_demands(experiment(world, plugins, "train.evaluate_batch_size=1"), plugins, 2)
-    evaluated = measure_demands(experiment(world, plugins, "train.evaluate_batch_size=13"), plugins, 1)
+    few, whole = "train.evaluate_batch_size=1", "features.residency=workers"
+    one = demands_of(world, plugins, few, whole)
+    half = demands_of(world, plugins, few, whole, processes=2)
+    evaluated = demands_of(world, plugins, "train.evaluate_batch_size=13", whole)
     features, boxes = np.ones((60, WIDTH), np.float16), np.tile(np.float32([0, 0, 5, 5]), (60, 1))
     large = [RegionFeatures(f"img{number}", features, boxes, 100, 100) for number in range(NUM_IMAGES)]
     write_store(world / "data" / "large.lmdb", large)
-    many = measure_demands(
-        experiment(world, plugins, f"tasks.0.dataset.features={world / 'data' / 'large.lmdb'}"), plugins, 1
-    )
-    assert few.batches["match"] > half.batches["match"] > 0
-    assert evaluated.batches["match"] > few.batches["match"], "the largest counts"
-    assert many.batches["match"] > 15 * few.batches["match"]
-    assert few.checkpoints > 0
-    only_scores = measure_demands(experiment(world, plugins, "train.epochs=0"), plugins, 1)
+    many = demands_of(world, plugins, f"tasks.0.dataset.features={world / 'data' / 'large.lmdb'}", whole)
+    assert one.batches["match"] > half.batches["match"] > 0
+    assert evaluated.batches["match"] > one.batches["match"], "the largest counts"
+    assert many.batches["match"] > 15 * one.batches["match"]
+    assert one.checkpoints > 0
+    only_scores = demands_of(world, plugins, "train.epochs=0", whole)
     assert only_scores.checkpoints == 0
     assert only_scores.batches["match"] > 0
+
+
+@pytest.mark.parametrize(("residency", "workers"), [("host", 2), ("device", 0)])
+def test_a_batch_whose_features_come_later_is_measured_without_them(
+    world: Path, plugins: Plugins, residency: str, workers: int
+) -> None:
+    size = "train.evaluate_batch_size=6"
+    whole = demands_of(world, plugins, size, "features.residency=workers").batches["match"]
+    outlined = demands_of(world, plugins, size, f"features.residency={residency}", workers=workers).batches["match"]
+    pairs = 2 * experiment(world, plugins).train.batch_size  # each text with its image and with another one
+    assert whole - outlined == pairs * image_features(0).features.nbytes
 
 
 @pytest.mark.parametrize(

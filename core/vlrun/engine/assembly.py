@@ -96,6 +96,9 @@ def assemble(
         workers = default_workers(ranks.device)
     notes = [*features.notes, *check.notes]
     trains = train and experiment.train.epochs > 0
+    residency = choose_residency(experiment, check.data, ranks.device, workers, trains=trains)
+    if trains and local_rank() == 0:
+        residency.touch()
     return Run(
         experiment,
         ranks,
@@ -107,23 +110,30 @@ def assemble(
         workers,
         notes,
         identities=check.identities,
-        residency=_residency(experiment.features.residency, check.data, ranks, workers, trains),
+        residency=residency,
     )
 
 
-def _residency(wanted: str, data: Sequence[TaskData], ranks: Ranks, workers: int, trains: bool) -> Residency:
-    """Chooses the place of the region features that all splits of all tasks need."""
+def choose_residency(
+    experiment: Experiment, data: Sequence[TaskData], device: torch.device, workers: int, *, trains: bool
+) -> Residency:
+    """Chooses the place of the region features that all splits of all tasks need; reads none of them.
+
+    Args:
+        data: of all tasks.
+        device: of this process.
+        workers: of this process.
+        trains: whether more than an evaluation follows.
+    """
     needed: dict[RegionFeatureStore, dict[str, None]] = {}
     for task_data in data:
         of_store = needed.setdefault(task_data.store, {})
         for image_ids in task_data.images.values():
             of_store.update(dict.fromkeys(image_ids))
-    free = torch.cuda.mem_get_info(ranks.device)[0] if ranks.device.type == "cuda" else None
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    wanted = experiment.features.residency
     place, why = choose_place(wanted, bytes_needed(needed), free, available_memory(), trains=trains)
-    residency = Residency(place, why, needed, device=ranks.device, workers=workers)
-    if trains and local_rank() == 0:
-        residency.touch()
-    return residency
+    return Residency(place, why, needed, device=device, workers=workers)
 
 
 def build_network(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from vlrun.config.experiment import Experiment
-from vlrun.data.first_batch import batch_bytes
-from vlrun.data.loading import BatchMaker, TrainingPlan
+from vlrun.data.first_batch import batch_bytes, outline_if_possible
+from vlrun.data.loading import Address, BatchMaker, TrainingPlan
+from vlrun.data.residency import Residency
 from vlrun.data.splits import TaskData, read_task_data
-from vlrun.engine.assembly import build_network, training_plan
+from vlrun.engine.assembly import build_network, choose_residency, training_plan
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.dataset import Dataset
@@ -28,7 +30,7 @@ class Demands:
     """What a run asks for.
 
     Attributes:
-        batches: task -> bytes of the largest batch of one process.
+        batches: task -> bytes of the largest batch that a loader sends, with or without region features.
         checkpoints: bytes of all checkpoints that lie on the disk at once.
     """
 
@@ -36,11 +38,15 @@ class Demands:
     checkpoints: int
 
 
-def measure_demands(experiment: Experiment, plugins: Plugins, processes: int) -> Demands:
+def measure_demands(
+    experiment: Experiment, plugins: Plugins, processes: int, workers: int, device: torch.device
+) -> Demands:
     """Reads annotations and weights, and makes one batch for each task.
 
     Args:
         processes: that the run will have.
+        workers: loader workers of each of them.
+        device: of one of them.
 
     Raises:
         RunnerError: what the run itself would raise: images have no features, weights do not fit the backbone, ...
@@ -51,20 +57,28 @@ def measure_demands(experiment: Experiment, plugins: Plugins, processes: int) ->
         store = stores.setdefault(str(config.dataset.features), RegionFeatureStore(config.dataset.features))
         data.append(read_task_data(config, config.dataset.train if experiment.train.epochs else [], store, plugins))
     backbone, tasks, heads, _ = build_network(experiment, plugins)
+    residency = choose_residency(experiment, data, device, workers, trains=experiment.train.epochs > 0)
     batches = {
-        task_data.name: max(map(batch_bytes, _first_batches(experiment, task_data, task, backbone, processes)))
+        task_data.name: max(
+            map(batch_bytes, _first_batches(experiment, task_data, task, backbone, processes, residency))
+        )
         for task_data, task in zip(data, tasks, strict=True)
     }
     return Demands(batches, _checkpoint_bytes(experiment, backbone, heads))
 
 
 def _first_batches(
-    experiment: Experiment, data: TaskData, task: Task[Any], backbone: Backbone, processes: int
+    experiment: Experiment,
+    data: TaskData,
+    task: Task[Any],
+    backbone: Backbone,
+    processes: int,
+    residency: Residency,
 ) -> Iterator[Batch]:
     """The first batch of one process of training, if there is any, and of each split that is predicted one by one."""
 
-    def maker(dataset: Dataset[Any], plan: TrainingPlan | None = None) -> BatchMaker:
-        return BatchMaker(
+    def sent(addresses: Sequence[Address], dataset: Dataset[Any], plan: TrainingPlan | None = None) -> Batch:
+        maker = BatchMaker(
             task,
             dataset,
             data.store,
@@ -74,16 +88,18 @@ def _first_batches(
             plan=plan,
             vocabulary=backbone.wordpiece,
         )
+        outline_if_possible(data.name, maker, addresses, residency)
+        return maker.sent(addresses)
 
     splits = [data.datasets[name] for name in data.config.dataset.evaluate]
     if data.train is not None:
         plan = training_plan(experiment, data, 0, processes)
-        yield maker(data.train, plan).made(plan.batches(0, 0)[0])
+        yield sent(plan.batches(0, 0)[0], data.train, plan)
     if type(task).evaluate is not Task.evaluate:
         splits = splits[:1] if data.train is None else []
     for dataset in splits:
         size = min(experiment.train.evaluate_batch_size, len(dataset))
-        yield maker(dataset).made([(0, position) for position in range(size)])
+        yield sent([(0, position) for position in range(size)], dataset)
 
 
 def _checkpoint_bytes(experiment: Experiment, backbone: nn.Module, heads: list[nn.Module]) -> int:

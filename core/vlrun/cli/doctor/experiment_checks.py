@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shape:
-    """How many processes a run has on this machine, and how many loader workers each of them."""
+    """How many processes a run has on this machine, how many loader workers each of them has, and on what it computes.
+
+    Attributes:
+        device: as torch calls its kind.
+    """
 
     processes: int
     workers: int
+    device: str = "cpu"
 
 
 def shape_of(experiment: Experiment, machine: Machine, processes: int | None) -> Shape:
@@ -32,11 +37,11 @@ def shape_of(experiment: Experiment, machine: Machine, processes: int | None) ->
 
     from vlrun.data.loading import default_workers
 
+    device = "cuda" if machine.torch is not None and machine.torch.gpus else "cpu"
     workers = experiment.train.workers
     if workers is None:
-        has_gpu = machine.torch is not None and bool(machine.torch.gpus)
-        workers = default_workers(torch.device("cuda" if has_gpu else "cpu"))
-    return Shape(processes or 1, workers)
+        workers = default_workers(torch.device(device))
+    return Shape(processes or 1, workers, device)
 
 
 def check_experiment(
@@ -94,6 +99,8 @@ def data_status(experiment: Experiment, named: str, plugins: Plugins) -> tuple[l
 
 def first_steps(experiment: Experiment, plugins: Plugins, shape: Shape) -> tuple[list[Finding], Demands | None]:
     """What a run would say before its first step, and what it would ask for; None if it would end there."""
+    import torch
+
     from vlrun.config.preflight import check_files, check_recipe
     from vlrun.runs.demands import measure_demands
     from vlrun.runs.stages import initial_weights, with_weights
@@ -102,7 +109,7 @@ def first_steps(experiment: Experiment, plugins: Plugins, shape: Shape) -> tuple
         experiment = with_weights(experiment, initial_weights(experiment, plugins))
         check_recipe(experiment)
         check_files(experiment)
-        demands = measure_demands(experiment, plugins, shape.processes)
+        demands = measure_demands(experiment, plugins, shape.processes, shape.workers, torch.device(shape.device))
     except RunnerError as error:
         return [Finding("error", "experiment", str(error), experiment.name, "a run would end with this")], None
     checked = "annotations, features and weights fit; a first batch was made"
