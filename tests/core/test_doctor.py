@@ -184,9 +184,10 @@ def test_too_little_room_for_checkpoints_and_a_store_on_a_network_are_found(
     monkeypatch.setattr("vlrun.cli.doctor.experiment_checks.space_of", lambda path: Space(path, 100, 100))
     slow, full = bad(findings_of(world, plugins, machine, Shape(1, 0)))
     assert (slow.level, slow.about) == ("warning", "features")
-    assert "tasks.0.dataset.features=" in slow.remedy
+    assert "features.stage=" in slow.remedy
     assert (full.level, full.about) == ("error", "disk")
     assert "checkpoints will take" in full.what
+    assert bad(findings_of(world, plugins, machine, Shape(1, 0), f"features.stage={world}")) == [full]
 
 
 def test_the_shape_of_a_run_is_what_the_run_would_take(world: Path, plugins: Plugins) -> None:

@@ -87,12 +87,12 @@ def test_a_store_on_a_network_file_system_is_found_with_what_to_copy(kind: str) 
         mounts=(Mount("/", "ext4", "/dev/vda"), Mount("/mnt", kind, "filer:/export")),
         temporary=Space(Path("/tmp"), GIB, GIB),
     )
-    finding = only(check_store_place(machine, Path("/mnt/coco"), "tasks.0.dataset.features"))
+    finding = only(check_store_place(machine, Path("/mnt/coco")))
     assert finding.level == "warning"
     assert f"{kind} filer:/export at /mnt" in finding.what
-    assert "cp -r /mnt/coco /tmp/coco" in finding.remedy
-    assert "tasks.0.dataset.features=/tmp/coco" in finding.remedy
-    assert not list(check_store_place(machine, Path("/home/coco"), "x"))
+    assert "features.stage=/tmp," in finding.remedy
+    assert "VLRUN_STAGE=/tmp " in finding.remedy
+    assert not list(check_store_place(machine, Path("/home/coco")))
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "fuseblk", "fuse.fuse-overlayfs"])
@@ -104,7 +104,7 @@ def test_a_link_does_not_hide_where_a_store_is(tmp_path: Path) -> None:
     (tmp_path / "nfs").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "nfs")
     machine = replace(CPU_BOX, mounts=(Mount("/", "ext4", ""), Mount(str((tmp_path / "nfs").resolve()), "nfs", "f:/")))
-    assert only(check_store_place(machine, tmp_path / "link" / "store", "x")).level == "warning"
+    assert only(check_store_place(machine, tmp_path / "link" / "store")).level == "warning"
 
 
 def test_a_cpu_build_beside_a_gpu_is_found_with_the_newest_cuda_that_the_driver_takes() -> None:

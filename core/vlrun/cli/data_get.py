@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlrun.config.roots import usual_data_root
 from vlrun.errors import DataError, PluginError, UsageError
-from vlrun.files import folder_from
 from vlrun.plugins.manager import create_plugins
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def get(arguments: argparse.Namespace) -> int:
         raise UsageError(_by_hand(download))
     if not download.is_automatic and not arguments.mirrors:
         raise UsageError(_by_hand(download))
-    data_root = folder_from("VLRUN_DATA", "data")
+    data_root = usual_data_root()
     folder = arguments.to or data_root / DOWNLOADS_FOLDER / download.name
     with progress_on_stderr() as reporters, _alone(folder):
         fetcher = Fetcher(

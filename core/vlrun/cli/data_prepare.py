@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlrun.cli.arguments import EXPERIMENT_HELP, experiment_path
+from vlrun.config.roots import usual_data_root
 from vlrun.errors import DataError, UsageError
-from vlrun.files import folder_from
 from vlrun.plugins.manager import Plugins, create_plugins
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     plugins = create_plugins()
     downloads = plugins.downloads()
     experiment = _experiment(arguments, plugins) if arguments.experiment else None
-    data_root = experiment.data_root if experiment else folder_from("VLRUN_DATA", "data")
+    data_root = experiment.data_root if experiment else usual_data_root()
     trees = trees_of(arguments.folders, data_root, downloads)
     needs = needs_of(experiment) if experiment else possible_needs(downloads.values(), data_root)
     steps = plan(needs, trees, downloads)
@@ -188,7 +188,7 @@ def _get_command(download: Download, data_root: Path) -> str:
 
     if not download.is_automatic:
         return ""
-    is_usual = data_root == folder_from("VLRUN_DATA", "data")
+    is_usual = data_root == usual_data_root()
     elsewhere = [] if is_usual else ["--to", str(data_root / DOWNLOADS_FOLDER / download.name)]
     return shlex.join(["runner", "data", "get", download.name, *elsewhere])
 

@@ -12,8 +12,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from vlrun.config.roots import usual_runs_root
 from vlrun.errors import DataError, UsageError
-from vlrun.files import folder_from
 from vlrun.interfaces.reporter import ResultRow
 from vlrun.reporting.comparison import backbone_of, tables_of, task_of, tasks_of
 from vlrun.reporting.jsonl import finite
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints tables, or JSON, of the results of all runs in the folders."""
-    folders = arguments.folders or [folder_from("VLRUN_RUNS", "runs")]
+    folders = arguments.folders or [usual_runs_root()]
     runs = matching([read_run(folder) for folder in find_runs(folders)], arguments.where)
     pages = {record.folder: _write_page(record) for record in runs} if arguments.html else {}
     if arguments.json:

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 from vlrun.errors import DataError, PluginError
-from vlrun.files import folder_from
 from vlrun.plugins.manager import create_plugins
 
 
@@ -40,12 +39,12 @@ def run(arguments: argparse.Namespace) -> int:
     if wanted is None:
         raise PluginError(plugins.why_missing("submission", arguments.phase))
 
-    from vlrun.config.roots import DATA_ROOT_VARIABLE
+    from vlrun.config.roots import usual_data_root
     from vlrun.data.submissions import check_submission
 
     annotations = arguments.annotations
     if annotations is None and arguments.questions is None:
-        annotations = folder_from(DATA_ROOT_VARIABLE, "data") / "annotations" / wanted.dataset
+        annotations = usual_data_root() / "annotations" / wanted.dataset
     check = check_submission(arguments.file, wanted, annotations, arguments.questions)
     if arguments.json:
         print(json.dumps(check.as_json(), indent=2))

@@ -7,9 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vlrun.files import folder_from
+
 DATA_ROOT_VARIABLE = "VLRUN_DATA"
 RUNS_ROOT_VARIABLE = "VLRUN_RUNS"
 STAGE_VARIABLE = "VLRUN_STAGE"
+
+
+def usual_data_root() -> Path:
+    """Where data lie for what has no experiment to ask."""
+    return folder_from(DATA_ROOT_VARIABLE, "data")
+
+
+def usual_runs_root() -> Path:
+    """Where runs lie for what has no experiment to ask."""
+    return folder_from(RUNS_ROOT_VARIABLE, "runs")
 
 
 def environment_roots(raw: Mapping[str, Any], *, is_of_run: bool) -> dict[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vlrun.cli.doctor.findings import Finding, shown
-from vlrun.errors import MachineError, RunnerError, UsageError
+from vlrun.errors import MachineError, RunnerError
 from vlrun.plugins.manager import CORE, PluginRecord, Plugins, create_plugins
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints each finding with its remedy; raises MachineError if there is an error among them."""
+    from vlrun.cli.arguments import check_processes
     from vlrun.cli.doctor.machine import read_machine
 
-    if arguments.nproc is not None and arguments.nproc < 1:
-        raise UsageError(f"--nproc {arguments.nproc}: at least one process is needed")
+    check_processes(arguments)
     machine, plugins = read_machine(), create_plugins()
     findings = list(_findings(arguments, machine, plugins))
     if arguments.json:
@@ -149,15 +149,14 @@ def _check_roots(machine: Machine) -> Iterator[Finding]:
     """Where experiments look for data and write runs unless they say otherwise."""
     from vlrun.cli.doctor.machine import space_of
     from vlrun.cli.doctor.machine_checks import check_space, check_store_place
-    from vlrun.config.roots import DATA_ROOT_VARIABLE, RUNS_ROOT_VARIABLE
+    from vlrun.config.roots import usual_data_root, usual_runs_root
     from vlrun.features.handles import DATA_FILE
-    from vlrun.files import folder_from
 
-    data_root = folder_from(DATA_ROOT_VARIABLE, "data")
+    data_root = usual_data_root()
     for store in sorted(data_root.glob(f"features/*/{DATA_FILE}")):
-        yield from check_store_place(machine, store.parent, "dataset.features")
+        yield from check_store_place(machine, store.parent)
     yield check_space(space_of(data_root), "data_root")
-    yield check_space(space_of(folder_from(RUNS_ROOT_VARIABLE, "runs")), "runs_root")
+    yield check_space(space_of(usual_runs_root()), "runs_root")
 
 
 def _facts(machine: Machine, plugins: Plugins) -> Mapping[str, Any]:

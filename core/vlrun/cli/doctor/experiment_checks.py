@@ -56,8 +56,9 @@ def check_experiment(
 
     yield from check_cpus(machine, shape.processes, shape.workers)
     yield from check_open_files(machine, shape.workers, HELD_BY_A_WORKER)
-    for number, task in enumerate(experiment.tasks):
-        yield from check_store_place(machine, task.dataset.features, f"tasks.{number}.dataset.features")
+    if experiment.features.stage is None:
+        for store in dict.fromkeys(task.dataset.features for task in experiment.tasks):
+            yield from check_store_place(machine, store)
     if experiment.demo and experiment.missing_files():
         yield Finding("ok", "data", "a demo makes all that it needs")
         return

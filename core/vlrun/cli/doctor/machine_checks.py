@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vlrun.cli.doctor.findings import Finding
 from vlrun.cli.doctor.machine import Gpu, Machine, Space, Torch
+from vlrun.config.roots import STAGE_VARIABLE
 
 CONTAINER_SHARED_MEMORY = 64 * 2**20
 """What docker and Kubernetes give a container that asks for no other size."""
@@ -302,22 +303,19 @@ def check_space(space: Space, name: str, needed: int = 0, what: str = "") -> Fin
     return Finding("ok", "disk", f"{free}{wanted}", where)
 
 
-def check_store_place(machine: Machine, store: Path, option: str) -> Iterator[Finding]:
-    """A store on a network file system: its pages are mapped into memory, which such systems do slowly or not at all.
-
-    Args:
-        option: what sets the path, such as ``tasks.0.dataset.features``.
-    """
+def check_store_place(machine: Machine, store: Path) -> Iterator[Finding]:
+    """A store on a network file system, which maps its pages into memory slowly or not at all."""
     mount = machine.mount_of(store)
     if mount is not None and is_network(mount.kind):
-        local = machine.temporary.path if machine.temporary else Path("FOLDER")
+        local = machine.temporary.path if machine.temporary else "FOLDER"
         yield Finding(
             "warning",
             "features",
             f"it is on a network file system ({mount.kind} {mount.source} at {mount.path}): an LMDB file is mapped "
             "into memory, which is slow there, and a lost connection ends the run with a bus error",
             str(store),
-            f"copy it to a local disk: cp -r {store} {local / store.name}, and set {option}={local / store.name}",
+            f"features.stage={local}, or another folder on a local disk, to which runs copy it once "
+            f"({STAGE_VARIABLE}={local} for all experiments)",
         )
 
 
