@@ -22,10 +22,7 @@ class GqaObjects(FeatureSource):
     """The images of all files, in the order in which they lie there."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            import h5py
-        except ImportError as error:
-            raise DataError(f"{path} is HDF5; install what reads it: pip install 'vlrun[hdf5]'") from error
+        self._h5py = h5py_for(path)
         self._folder = objects_folder(path)
         self._info_file = self._folder / INFO
         entries = read_json(self._info_file)
@@ -41,7 +38,6 @@ class GqaObjects(FeatureSource):
         if absent := [str(file) for file in self._files.values() if not file.is_file()]:
             raise DataError(f"{self._info_file} needs {', '.join(first_few(absent, 5))}, which is not there")
         self._opened: dict[int, Any] = {}
-        self._h5py = h5py
 
     def files(self) -> Sequence[Path]:
         return [self._info_file, *self._files.values()]
@@ -85,6 +81,15 @@ class GqaObjects(FeatureSource):
             )
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise DataError(f"damaged: {error}") from error
+
+
+def h5py_for(path: Path) -> Any:
+    """The module that reads the HDF5 file ``path``; raises DataError where it is not installed."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise DataError(f"{path} is HDF5; install what reads it: pip install 'vlrun[hdf5]'") from error
+    return h5py
 
 
 def objects_folder(path: Path) -> Path:

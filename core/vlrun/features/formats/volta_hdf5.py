@@ -14,7 +14,7 @@ from typing import Any
 from vlrun.errors import DataError
 from vlrun.features.formats import FeatureSource, SourceRecord
 from vlrun.features.formats.fields import regions_from
-from vlrun.features.formats.gqa_hdf5 import is_gqa_objects
+from vlrun.features.formats.gqa_hdf5 import h5py_for, is_gqa_objects
 from vlrun.features.formats.sizes import KINDS, Sizes, read_sizes, size_files
 from vlrun.interfaces.examples import RegionFeatures, canonical_image_id
 
@@ -26,10 +26,7 @@ class VoltaHdf5(FeatureSource):
     """The groups of one file, by name."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            import h5py
-        except ImportError as error:
-            raise DataError(f"{path} is HDF5; install what reads it: pip install 'vlrun[hdf5]'") from error
+        h5py = h5py_for(path)
         try:
             self._opened = h5py.File(path, "r")
             self._names = list(self._opened)
