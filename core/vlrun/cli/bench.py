@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from vlrun.cli.arguments import EXPERIMENT_HELP, experiment_path, launched_elsewhere, missing_message
 from vlrun.errors import DataError, UsageError
 from vlrun.plugins.manager import Plugins, create_plugins
+from vlrun.runs.bench import PARTS
 
 if TYPE_CHECKING:
     from vlrun.config.experiment import Experiment
 
-_PARTS = ("start-up", "features", "step", "task")
 _PRECISIONS = ("fp32", "bf16", "fp16")
 
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=10, metavar="N", help="steps of each kind (default: 10)")
     parser.add_argument("--batch", metavar="N[,N]", help="batch sizes (default: that of the experiment)")
     parser.add_argument("--precision", metavar="P[,P]", help=f"of {', '.join(_PRECISIONS)} (default: as in the file)")
-    parser.add_argument("--only", metavar="PART[,PART]", help=f"of {', '.join(_PARTS)} (default: all)")
+    parser.add_argument("--only", metavar="PART[,PART]", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--against", metavar="FILE", help="baselines of the backbone, or a folder with such files")
     parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
     parser.add_argument("--trace", metavar="DIR", help="also write a profiler's trace of a few steps")
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     batches = [_positive(word, "--batch") for word in _words(arguments.batch)]
     precisions = _choices(arguments.precision, "--precision", _PRECISIONS)
-    parts = _choices(arguments.only, "--only", _PARTS) or list(_PARTS)
+    parts = _choices(arguments.only, "--only", PARTS) or list(PARTS)
     _positive(str(arguments.steps), "--steps")
     if arguments.json and not Path(arguments.json).absolute().parent.is_dir():
         raise UsageError(f"--json {arguments.json}: its folder is not there")
@@ -105,11 +105,8 @@ class _Loader:
     ) -> None:
         from vlrun.demo.bench import full_size_layer
 
-        self._path, self._given, self._plugins = (
-            experiment_path(arguments.experiment)[0],
-            list(arguments.overrides),
-            plugins,
-        )
+        self._path, _ = experiment_path(arguments.experiment)
+        self._given, self._plugins = list(arguments.overrides), plugins
         demo = full_size_layer(experiment, plugins, _announce) if arguments.demo else None
         self._layers = [files.enter_context(demo)] if demo else []
 

@@ -21,15 +21,13 @@ from vlrun.errors import UsageError
 from vlrun.interfaces.measurement import Measurement
 from vlrun.interfaces.reporter import Reporters
 from vlrun.plugins.manager import Plugins
+from vlrun.runs.bench import PARTS
 from vlrun.runs.bench.baseline import load_baselines
 from vlrun.runs.bench.clock import by_turns
 from vlrun.runs.bench.features import batch_rows, feature_rows
 from vlrun.runs.bench.record import Case, Record, experiment_facts, machine_facts
 from vlrun.runs.bench.startup import startup_rows
 from vlrun.runs.bench.steps import step_rows
-
-PARTS = ("start-up", "features", "step", "task")
-"""What can be asked for: also how the task itself evaluates, where that is a matter of its own."""
 
 Load = Callable[[Sequence[str]], Experiment]
 """The experiment with further overrides."""
