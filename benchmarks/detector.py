@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from vlrun.blocks.proposals import clip, decode, overlaps
-from vlrun_detector.anchors import caffe_anchors, grid
+from vlrun.blocks.proposals import clip, decode, grid, overlaps
+from vlrun_detector.anchors import caffe_anchors
 from vlrun_detector.caffe import CaffeProfile
 from vlrun_detector.detector import BottomUp
 from vlrun_detector.network import BINS, FULL, STRIDE, Network, expected_shapes
