@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from vlrun.errors import DataError, UsageError
+from vlrun.interfaces.examples import PICTURE_SUFFIXES
 from vlrun.interfaces.question import Answer, Box, RegionAttention
 
 if TYPE_CHECKING:
@@ -198,4 +199,4 @@ def _draw_box(image: Image, box: Box, label: str, colour: str) -> None:
 
 def pictures_in(folder: Path) -> Sequence[Path]:
     """The JPEG and PNG files of a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)

@@ -17,6 +17,7 @@ from vlrun.cli.detectors import (
     photograph_reader,
 )
 from vlrun.errors import DataError, RunnerError, UsageError
+from vlrun.interfaces.examples import PICTURE_SUFFIXES
 from vlrun.reporting.tables import TextTable, plain
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--top {arguments.top}: at least one answer has to be shown")
     if arguments.draw and not (arguments.picture or arguments.image):
         raise UsageError("--draw needs the picture itself: --picture FILE")
-    if arguments.draw and arguments.draw.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+    if arguments.draw and arguments.draw.suffix.lower() not in PICTURE_SUFFIXES:
         raise UsageError(f"--draw {arguments.draw}: name it .png or .jpg")
     if arguments.image and arguments.detector is None and detector_of_run(arguments.run_folder) is None:
         raise UsageError(

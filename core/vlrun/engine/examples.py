@@ -15,7 +15,7 @@ from typing import Any
 from vlrun.blocks.pictures import MARKS, MarkedBox, thumbnail
 from vlrun.errors import DataError, UsageError
 from vlrun.interfaces.cases import Case, View
-from vlrun.interfaces.examples import canonical_image_id
+from vlrun.interfaces.examples import PICTURE_SUFFIXES, canonical_image_id
 
 SHOWN = 4
 """Cases of each kind: right ones, wrong ones, and those that nobody can judge."""
@@ -23,7 +23,6 @@ SHOWN = 4
 KINDS = ("wrong", "right", "unjudged")
 
 _RIGHT_FROM = 0.5
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 Note = Callable[[str], None]
 
@@ -46,7 +45,7 @@ class Pictures:
         paths: dict[str, Path] = {}
         for folder, _, names in os.walk(self.folder) if self.folder is not None else ():
             for name in names:
-                if name.lower().endswith(_SUFFIXES):
+                if name.lower().endswith(PICTURE_SUFFIXES):
                     paths.setdefault(canonical_image_id(name), Path(folder, name))
         return paths
 

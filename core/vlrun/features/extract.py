@@ -25,10 +25,9 @@ from vlrun.features.origin import FeatureOrigin
 from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import StoreWriter, refuse_to_replace
 from vlrun.interfaces.detector import Detector
-from vlrun.interfaces.examples import RegionFeatures, canonical_image_id
+from vlrun.interfaces.examples import PICTURE_SUFFIXES, RegionFeatures, canonical_image_id
 from vlrun.interfaces.reporter import ProgressCallback
 
-SUFFIXES = (".jpeg", ".jpg", ".png")
 _AHEAD = 2  # pictures that are read while another is with the detector
 _KEEP_SECONDS = 20.0  # what a kill may cost, besides the pictures in work
 _LOOK_SECONDS = 5.0  # how often a process that waits looks whether those that it waits for still live
@@ -62,12 +61,12 @@ def find_pictures(path: Path) -> list[Path]:
         raise DataError(f"{path} does not exist")
     found, other = [], 0
     for file in _files_below(path):
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
+        if file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith("."):
             found.append(file)
         else:
             other += 1
     if not found:
-        raise DataError(f"{path} holds no pictures ({', '.join(SUFFIXES)}), only {other:,} other files")
+        raise DataError(f"{path} holds no pictures ({', '.join(PICTURE_SUFFIXES)}), only {other:,} other files")
     return sorted(found)
 
 

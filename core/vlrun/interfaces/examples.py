@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Target = TypeVar("Target")
 
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+PICTURE_SUFFIXES = (".jpeg", ".jpg", ".png")
+"""Ends of the names of picture files, in small letters."""
 
 
 def canonical_image_id(name: str) -> str:
@@ -26,7 +27,7 @@ def canonical_image_id(name: str) -> str:
     ``val2014/COCO_val2014_000000058350.jpg`` and ``COCO_val2014_000000058350`` name the same image.
     """
     path = PurePosixPath(name)
-    return path.stem if path.suffix.lower() in _IMAGE_SUFFIXES else path.name
+    return path.stem if path.suffix.lower() in PICTURE_SUFFIXES else path.name
 
 
 @dataclass(frozen=True)
