@@ -28,7 +28,7 @@ _VERBS = {
     "weights": "import, export and inspect model weights",
     "report": "show the results of runs",
     "bench": "measure how fast an experiment is on this machine, part by part",
-    "doctor": "check the installation",
+    "doctor": "check machine, packages and plugins, and what an experiment needs of them",
     "new-plugin": "start a plugin of your own",
     "completion": "print the code that makes a shell complete verbs, files, names and options",
 }
