@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from vlrun.errors import CheckpointError, UsageError
+from vlrun.files import read_object_or_empty
 
 HUB = "hf:"
 """What the name of a repository begins with, as in ``hf:owner/name`` or ``hf:owner/name@revision``."""
@@ -79,7 +80,8 @@ def find_source(name: str | Path) -> WeightSource:
 def _with_what_is_beside(label: str, weights: Path, fetch: Fetch) -> WeightSource:
     """The source of this file or index. What lies beside it counts only if it is a folder of transformers."""
     files, tensors = _parts(weights, fetch) if weights.name.endswith(_INDEX) else ((weights,), frozenset())
-    config = _read_config(fetch(_CONFIG))
+    config_file = fetch(_CONFIG)
+    config = {} if config_file is None else read_object_or_empty(config_file)
     if "model_type" not in config:
         return WeightSource(label, files, tensors)
     fetch("tokenizer_config.json")  # beside the vocabulary it says whether case is kept
@@ -116,14 +118,6 @@ def _parts(index: Path, fetch: Fetch) -> tuple[tuple[Path, ...], frozenset[str]]
     if missing := [name for name, path in found.items() if path is None]:
         raise CheckpointError(f"{index}: {len(missing)} of {len(names)} parts are not there: {', '.join(missing)}")
     return tuple(path for path in found.values() if path is not None), frozenset(places)
-
-
-def _read_config(path: Path | None) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _licence(card: Path | None) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlrun.files import write_json
+from vlrun.files import read_object_or_empty, write_json
 from vlrun.interfaces.examples import Score
 from vlrun.interfaces.reporter import ResultRow
 from vlrun.reporting.jsonl import FILE_NAME, read_metrics
@@ -49,7 +48,7 @@ def is_run_folder(folder: Path) -> bool:
 
 def read_run(folder: Path) -> RunRecord:
     """Reads a run folder; that of a killed run may lack files or hold damaged ones, which are taken as empty."""
-    status = _read_json(folder / "status.json")
+    status = read_object_or_empty(folder / "status.json")
     config = _read_config(folder)
     is_demo = bool(status.get("demo") or config.get("demo"))
     return RunRecord(
@@ -74,7 +73,7 @@ def write_header(folder: Path, facts: Sequence[tuple[str, str]]) -> None:
 
 def read_header(folder: Path) -> list[tuple[str, str]]:
     """Reads the facts that ``write_header`` kept; none if there is no such file."""
-    facts = _read_json(folder / HEADER_NAME).get("facts") or []
+    facts = read_object_or_empty(folder / HEADER_NAME).get("facts") or []
     return [(str(label), str(value)) for label, value in facts]
 
 
@@ -102,21 +101,13 @@ def score_of(line: Mapping[str, Any]) -> Score:
 
 
 def _final_rows(folder: Path, config: Mapping[str, Any]) -> list[ResultRow]:
-    data = _read_json(folder / "data.json")
+    data = read_object_or_empty(folder / "data.json")
     rows: dict[tuple[str, str, str], ResultRow] = {}
     for line in read_metrics(folder / FILE_NAME):
         if line["kind"] == "result" and line.get("final"):
             key = (str(line.get("task", "")), str(line.get("split", "")), str(line.get("name", "")))
             rows[key] = result_row(config, data, key[0], key[1], score_of(line))  # the last evaluation counts
     return list(rows.values())
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, Mapping) else {}
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrun import DataError
-from vlrun.files import write_json
+from vlrun.files import read_object_or_empty, write_json
 
 Scores: TypeAlias = NDArray[np.float32]
 Rows: TypeAlias = NDArray[np.int64]
@@ -192,11 +192,7 @@ class ScoreMatrix:
         return bool(self._known().get("final"))
 
     def _known(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self.manifest.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        return read_object_or_empty(self.manifest)
 
     def _shape(self) -> tuple[int, ...] | None:
         try:
