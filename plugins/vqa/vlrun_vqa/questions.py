@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, ValuesView
 from pathlib import Path
 from typing import IO
 
-from vlrun_vqa.records import VqaQuestion
+from vlrun_vqa.records import ID_PATTERN, VqaQuestion
 
 
 class Questions(Mapping[str, VqaQuestion]):
@@ -39,9 +40,9 @@ class Questions(Mapping[str, VqaQuestion]):
         self._rows = None
 
     def only(self, names: Iterable[str]) -> Questions:
-        """The questions of these ids that are here, in the order of ``names``; they share the file."""
+        """The questions of these ids that are here, each once, in the order of ``names``; they share the file."""
         rows = self._looked_up()
-        chosen = [row for name in names if (row := rows.get(int(name))) is not None]
+        chosen = [row for name in dict.fromkeys(names) if (row := rows.get(_number(name))) is not None]
         part = object.__new__(Questions)
         part._file, part._rows = self._file, None
         part._ids = array("q", (self._ids[row] for row in chosen))
@@ -86,5 +87,5 @@ class _Records(ValuesView[VqaQuestion]):
 
 
 def _number(name: object) -> int:
-    """The number that an id is; -1 where it is none, as no id is negative."""
-    return int(name) if isinstance(name, str) and name.isascii() and name.isdigit() else -1
+    """The number that an id is; -1, which no id is, where it is spelled otherwise."""
+    return int(name) if isinstance(name, str) and re.fullmatch(ID_PATTERN, name) else -1

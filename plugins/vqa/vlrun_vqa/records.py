@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from vlrun import Config, canonical_image_id
 
+ID_PATTERN = "(0|[1-9][0-9]{0,17})"
+"""Of an id: a number, as text, that fits into 64 bits."""
+
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -22,7 +25,7 @@ class VqaQuestion(Config):
     """
 
     id: str = Field(
-        pattern=r"^(0|[1-9][0-9]*)$",
+        pattern=f"^{ID_PATTERN}$",
         description="question_id of the official files, as text; the evaluation server wants it as a number",
     )
     text: str = Field(description="the question as it was asked")

@@ -222,16 +222,18 @@ def test_a_list_of_minival_is_enough(
         archive.questions["minival2014"] = [make_question(73000), make_question(42000)]
     folder = archive.write()
     if source == "lxmert":
-        (folder / "minival.json").write_text(json.dumps([{"question_id": 73000}, {"question_id": 42000}]))
+        listed = [{"question_id": number} for number in (73000, 42000, 73000)]
+        (folder / "minival.json").write_text(json.dumps(listed))
     build_official(folder, tmp_path / "out")
     assert ids(records, tmp_path / "out/minival.jsonl") == ["73000", "42000"]
     assert all(len(record["answers"]) == 10 for record in records(tmp_path / "out/minival.jsonl"))
     assert ids(records, tmp_path / "out/nominival.jsonl") == ["42001"]
 
 
-def test_minival_is_a_part_of_val(archive: Any, tmp_path: Path) -> None:
-    (archive.write() / "minival.json").write_text(json.dumps([{"question_id": 42000}, {"question_id": 5}]))
-    with pytest.raises(DataError, match="question 5 of minival is not one of val"):
+@pytest.mark.parametrize("other", [5, "five", "042001"])
+def test_minival_is_a_part_of_val(archive: Any, tmp_path: Path, other: Any) -> None:
+    (archive.write() / "minival.json").write_text(json.dumps([{"question_id": 42000}, {"question_id": other}]))
+    with pytest.raises(DataError, match=f"question {other} of minival is not one of val"):
         build_official(archive.folder, tmp_path / "out")
 
 

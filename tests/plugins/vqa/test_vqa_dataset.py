@@ -85,6 +85,7 @@ def test_a_damaged_line_is_named(open_split: Any, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"id": "042"}, "should match pattern"),
+        ({"id": "9" * 19}, "should match pattern"),
         ({"id": 42001}, "valid string"),
         ({"image": "val2014/COCO_val2014_000000000042.jpg"}, "should be written 'COCO_val2014_000000000042'"),
         ({"answers": []}, "at least 1 item"),

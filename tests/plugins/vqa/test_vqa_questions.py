@@ -26,7 +26,7 @@ def test_they_keep_their_order_and_are_found_by_id(tmp_path: Path) -> None:
     assert [record.text for record in questions.values()] == ["What?", "Which?", "What?"]
     assert (len(questions), len(questions.values())) == (3, 3)
     assert "20" in questions
-    assert not {"5", "x", "", 20} & {name for name in ("5", "x", "", 20) if name in questions}
+    assert [name for name in ("5", "x", "", "020", "9" * 5000, 20) if name in questions] == []
     assert questions.get("5") is None
     with pytest.raises(KeyError):
         questions["no"]
@@ -37,7 +37,8 @@ def test_a_part_is_read_from_the_same_file(tmp_path: Path) -> None:
     questions = Questions(tmp_path)
     for number in range(5):
         questions.add(question(number, f"text {number}"))
-    part = questions.only(["3", "9", "1"])
+    part = questions.only(["3", "9", "1", "3", "x"])
+    assert list(part) == ["3", "1"]
     assert [record.text for record in part.values()] == ["text 3", "text 1"]
     questions.add(question(7))
     assert part["1"].text == "text 1"
