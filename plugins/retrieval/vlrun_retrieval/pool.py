@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,6 +206,13 @@ def _prepare(matrix: ScoreMatrix, plan: _Plan, pool: CandidatePool, final: bool)
     return np.arange(len(plan.tiles)) if is_dense else unfinished(matrix.open(), plan.tiles)
 
 
+class _Batch(NamedTuple):
+    """Scores that are under way, and where in the matrix they belong: a block, or pairs of a row and a column."""
+
+    place: tuple[slice | Rows, Rows]
+    scores: OnTheWay
+
+
 @dataclass(frozen=True)
 class _PoolWork:
     """What scoring a pool works on."""
@@ -224,7 +230,7 @@ class _PoolWork:
         The scores of a tile are written when the next one is under way, the last ones when it is asked once more.
         """
         block = group = -1
-        write: Callable[[], None] = _write_nothing
+        under_way: list[_Batch] = []
         images: Part = {}
         tile_images: Part = {}
         texts: Part = {}
@@ -238,41 +244,30 @@ class _PoolWork:
             if tile.group != group:
                 group, texts = tile.group, self.scorer.text_part(self.texts, tile.texts)
             tile_images = take(images, slice(tile.images.start - first, tile.images.stop - first))
-            place = (tile.images, tile.texts)
-            write, write_last = self.started(texts, tile_images, place), write
-            write_last()
+            started = self.started(texts, tile_images, (tile.images, tile.texts))
+            self.write(under_way)
+            under_way = started
             yield
-        write()
+        self.write(under_way)
 
-    def started(self, texts: Part, images: Part, place: tuple[slice, Rows]) -> Callable[[], None]:
-        """Starts to score what is not left out in a tile; what it returns writes the scores.
-
-        Args:
-            place: of the tile in the matrix.
-        """
+    def started(self, texts: Part, images: Part, place: tuple[slice, Rows]) -> list[_Batch]:
+        """Starts to score what is not left out of the tile at ``place``."""
         wanted = ~np.isneginf(self.scores[place])
         if wanted.all() and wanted.size <= self.pairs_per_batch:
-            return partial(self._write, place, OnTheWay(self.scorer.all_pairs(texts, images)))
+            return [_Batch(place, OnTheWay(self.scorer.all_pairs(texts, images)))]
         rows, columns = np.nonzero(wanted)
         batches = []
         for start in range(0, len(rows), self.pairs_per_batch):
             some = slice(start, start + self.pairs_per_batch)
             batch = self.scorer.scores(take(texts, columns[some]), take(images, rows[some]))
             in_matrix = place[0].start + rows[some], place[1][columns[some]]
-            batches.append(partial(self._write, in_matrix, OnTheWay(batch)))
-        return partial(_call_all, batches)
+            batches.append(_Batch(in_matrix, OnTheWay(batch)))
+        return batches
 
-    def _write(self, place: tuple[slice | Rows, Rows], scores: OnTheWay) -> None:
-        self.scores[place] = scores.values()
-
-
-def _write_nothing() -> None:
-    pass
-
-
-def _call_all(functions: Sequence[Callable[[], None]]) -> None:
-    for function in functions:
-        function()
+    def write(self, batches: Sequence[_Batch]) -> None:
+        """Waits for scores that are under way and writes them."""
+        for batch in batches:
+            self.scores[batch.place] = batch.scores.values()
 
 
 def _fill(work: _PoolWork, run: RunView, split: str, pending: Rows) -> None:
