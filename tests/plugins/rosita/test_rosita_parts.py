@@ -7,12 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from network_checks import check_pooled_alone, check_recomputation
 from torch import Tensor
 
 from vlrun import Encoding
-from vlrun.blocks.heads import PooledClassifier
-from vlrun.engine.model import TaskModel
-from vlrun.engine.recomputation import recompute_layers
 from vlrun.testing import check_backbone
 from vlrun_rosita.model import Rosita
 
@@ -192,48 +190,11 @@ def test_the_kit_finds_parts_that_are_wrong(make_rosita: MakeRosita, broken: typ
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["padded", "nothing padded"])
-def test_a_head_that_reads_the_pooled_output_alone_gets_the_same_gradients_for_less_work(
+def test_a_head_that_reads_the_pooled_output_alone_gets_the_same_gradients(
     make_rosita: MakeRosita, encoding: Encoding, full: bool
 ) -> None:
-    network = make_rosita(dropout=0.0).double()
-    if full:
-        ones = {mask: torch.ones_like(getattr(encoding, mask)) for mask in ("text_mask", "region_mask")}
-        encoding = replace(encoding, **ones, full_texts=True, full_regions=True)
-    model = TaskModel(network, {"task": PooledClassifier(network.hidden_size, 3)}).double()
-    unflagged = replace(encoding, full_texts=False, full_regions=False)
-
-    def found(whole: bool) -> dict[str, Tensor | None]:
-        model.heads["task"].reads_pooled_alone = not whole
-        model.zero_grad()
-        model("task", unflagged if whole else encoding).square().sum().backward()
-        return {name: parameter.grad for name, parameter in model.named_parameters()}
-
-    expected, gradients = found(whole=True), found(whole=False)
-    for name, gradient in expected.items():
-        if gradient is None:
-            assert gradients[name] is None, name
-        else:
-            torch.testing.assert_close(gradients[name], gradient, rtol=0, atol=1e-12)
-    for states in ("text", "regions", "pooled"):
-        flagged, known = (getattr(network(seen), states) for seen in (encoding, unflagged))
-        torch.testing.assert_close(flagged, known, rtol=0, atol=1e-12)
+    check_pooled_alone(make_rosita(dropout=0.0).double(), encoding, full=full)
 
 
 def test_layers_that_are_computed_again_drop_the_same(make_rosita: MakeRosita, encoding: Encoding) -> None:
-    network = make_rosita(dropout=0.3)
-    names = list(network.state_dict())
-
-    def found() -> list[Tensor | None]:
-        torch.manual_seed(4)
-        network.zero_grad()
-        output = network(encoding)
-        (output.pooled.square().sum() + output.regions.square().sum()).backward()
-        return [parameter.grad for parameter in network.parameters()]
-
-    expected = found()
-    assert recompute_layers(network) > 1
-    for gradient, known in zip(found(), expected, strict=True):
-        assert (gradient is None) == (known is None)
-        assert gradient is None or torch.equal(gradient, known)
-    assert list(network.state_dict()) == names
-    assert torch.equal(network.eval()(encoding).pooled, network(encoding).pooled)
+    check_recomputation(make_rosita(dropout=0.3), encoding)
