@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 from vlrun_demo.official_refcoco import Referent, referents_of
 from vlrun_demo.scene import Scene, Thing
@@ -48,3 +49,12 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "made"
     made.mkdir()
     return made
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Layers and matrices of these tests are too small to share out."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,9 @@ from vlrun_demo.regions import FEATURE_SIZE, NUM_REGIONS
 from vlrun_demo.scene import COLOURS, KINDS, Scene
 from vlrun_demo.world import COCO, DETECTOR, IMAGE_SETS, VQA, images
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 _PICTURES = 40  # of what is held out
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The layers are too small to share out."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ backbone, of which the tests of this plugin know nothing.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,8 @@ from vlrun_demo.language import all_words
 from vlrun_demo.official_refcoco import referents_of
 from vlrun_demo.regions import FEATURE_SIZE, region_features
 from vlrun_demo.world import Image, images
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 _TRAIN_IMAGES = 250
 _WORDS = {word: number for number, word in enumerate(all_words(), 1)}
@@ -49,15 +50,6 @@ class WordsTimesRegions(nn.Module):
 
     def forward(self, words: Tensor, regions: Tensor) -> Tensor:
         return torch.einsum("nh,nrh->nr", self.meaning(words), self.seeing(regions))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The matrices are too small to share out."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
