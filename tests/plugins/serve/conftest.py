@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from page_requests import HEIGHT, WIDTH
 from PIL import Image
 from werkzeug.serving import make_server
+from werkzeug.test import Client
 
 from vlrun import Answer, Choice, DataError, Question, RegionAttention, RegionFeatures
 from vlrun_serve.app import AskPage
-
-WIDTH, HEIGHT = 200, 100
 
 
 def features(image_id: str, width: int = WIDTH, height: int = HEIGHT) -> RegionFeatures:
@@ -86,6 +86,12 @@ def pictures(tmp_path: Path) -> Path:
     folder.mkdir()
     Image.new("RGB", (WIDTH, HEIGHT), "green").save(folder / "img1.jpg")
     return folder
+
+
+@pytest.fixture
+def client(run: FakeRun, pictures: Path) -> Client:
+    """Asks the page without a server."""
+    return Client(AskPage(run, pictures, trusted_hosts=["localhost"]))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ Needs playwright (the extra ``browser`` of vlrun-serve) and a Chromium: CHROMIUM
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from page_requests import picture
 from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -134,14 +134,12 @@ def test_what_the_text_attends_to_is_shaded_and_a_word_can_be_chosen(page: Any, 
 
 
 def test_a_picture_is_dropped(page: Any, run: Any) -> None:
-    stream = io.BytesIO()
-    Image.new("RGB", (200, 100), "red").save(stream, "PNG")
     script = """([bytes, name]) => {
         const transfer = new DataTransfer();
         transfer.items.add(new File([new Uint8Array(bytes)], name, {type: "image/png"}));
         return transfer;
     }"""
-    transfer = page.evaluate_handle(script, [list(stream.getvalue()), "img2.png"])
+    transfer = page.evaluate_handle(script, [list(picture()), "img2.png"])
     page.dispatch_event(".drop", "drop", {"dataTransfer": transfer})
     page.wait_for_selector(".slot .shown:not([hidden])")
     ask(page, "the red ball")

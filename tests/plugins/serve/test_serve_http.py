@@ -12,32 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from page_requests import HEIGHT, WIDTH, picture, post
 from PIL import Image
 from werkzeug.test import Client, TestResponse
 
 from vlrun import RegionFeatures, UsageError
 from vlrun_serve import app, serve_command
 from vlrun_serve.app import AskPage
-
-WIDTH, HEIGHT = 200, 100
-
-
-def picture(kind: str = "PNG", size: tuple[int, int] = (WIDTH, HEIGHT)) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", size, "red").save(stream, kind)
-    return stream.getvalue()
-
-
-@pytest.fixture
-def client(run: Any, pictures: Path) -> Client:
-    return Client(AskPage(run, pictures, trusted_hosts=["localhost"]))
-
-
-def post(client: Client, headers: dict[str, str] | None = None, **fields: Any) -> TestResponse:
-    data = {
-        name: (io.BytesIO(value[0]), value[1]) if isinstance(value, tuple) else value for name, value in fields.items()
-    }
-    return client.post("/ask", data=data, headers=headers, content_type="multipart/form-data")
 
 
 def error(response: TestResponse) -> tuple[int, str]:

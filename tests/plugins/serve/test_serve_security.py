@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import socket
 import tempfile
@@ -13,33 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from page_requests import HEIGHT, WIDTH, picture, post
 from werkzeug.serving import make_server
-from werkzeug.test import Client, TestResponse
+from werkzeug.test import Client
 
 from vlrun_serve import app
 from vlrun_serve.app import AskPage
 from vlrun_serve.serve_command import request_handler
-
-WIDTH, HEIGHT = 200, 100
-
-
-def picture() -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (WIDTH, HEIGHT), "red").save(stream, "PNG")
-    return stream.getvalue()
-
-
-@pytest.fixture
-def client(run: Any, pictures: Path) -> Client:
-    return Client(AskPage(run, pictures, trusted_hosts=["localhost"]))
-
-
-def post(client: Client, headers: dict[str, str] | None = None, **fields: Any) -> TestResponse:
-    data = {
-        name: (io.BytesIO(value[0]), value[1]) if isinstance(value, tuple) else value for name, value in fields.items()
-    }
-    return client.post("/ask", data=data, headers=headers, content_type="multipart/form-data")
 
 
 @pytest.mark.parametrize(
