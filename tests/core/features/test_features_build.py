@@ -215,7 +215,9 @@ def test_what_cannot_be_region_features_is_refused(tmp_path, make_regions, chang
 
 
 def test_a_box_may_leave_the_image_by_a_pixel(tmp_path, make_regions):
-    write_store(tmp_path / "out", [make_regions("a", boxes=np.full((5, 4), [-1, 0, 641, 480.5], np.float32))])
+    boxes = np.full((5, 4), [-1, 0, 641, 480.5], np.float32)
+    write_store(tmp_path / "out", [make_regions("a", boxes=boxes)])
+    assert np.array_equal(RegionFeatureStore(tmp_path / "out")["a"].boxes, boxes)
 
 
 def test_images_of_another_feature_width_are_refused(tmp_path, make_regions):
