@@ -84,7 +84,8 @@ class AskPage:
         self.trusted_hosts = list(trusted_hosts) if trusted_hosts is not None else None
         self.note = note
         stored = set(self.ids)
-        self.pool = [name for name in self.pictures if name in stored] if run.asked_images is None else []
+        pool = [name for name in self.pictures if name in stored] if run.asked_images is None else []
+        self.pool = pool if 1 < len(pool) <= MAX_POOL else []
         self._asking, self._decoding = Lock(), Lock()  # one picture at a time is decoded, which bounds the memory
         rules = [Rule(f"/{name.replace('page.html', '')}", endpoint="file", defaults={"name": name}) for name in _TYPES]
         self._map = Map(
@@ -126,7 +127,7 @@ class AskPage:
                 "images": self.run.asked_images,
                 "texts": self.run.asked_texts,
                 "stored": len(self.ids),
-                "pool": len(self.pool) if 1 < len(self.pool) <= MAX_POOL else 0,
+                "pool": len(self.pool),
                 "detector": self.run.detector is not None,
                 "note": self.note,
                 "max_upload_bytes": MAX_UPLOAD_BYTES,
@@ -158,7 +159,7 @@ class AskPage:
         fields = [request.form.get(key) or request.files.get(key) for key in map("image{}".format, range(_MAX_PARTS))]
         given = [field for field in fields if (field.strip() if isinstance(field, str) else field)]
         if "pool" in request.form:
-            if not 1 < len(self.pool) <= MAX_POOL:
+            if not self.pool:
                 raise BadRequest(f"there is no folder of 2 to {MAX_POOL:,} stored pictures to choose from")
             given += self.pool
         if not texts or not given:
