@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,10 +39,10 @@ _PATTERN_STEPS = 6  # stripes, dots or checks along a side
 
 def write_pictures(image_set: str, folder: Path, per_split: int | None = PICTURES_PER_SPLIT) -> None:
     """Writes the pictures of the first images of each split, or of all, as PNG files."""
-    written: dict[str, int] = {}
+    written: Counter[str] = Counter()
     for image in images(image_set):
-        if per_split is None or written.setdefault(image.split, 0) < per_split:
-            written[image.split] = written.get(image.split, 0) + 1
+        if per_split is None or written[image.split] < per_split:
+            written[image.split] += 1
             draw(image.scene()).save(folder / image.name, compress_level=1)
 
 
