@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vlrun_demo.official_refcoco import Referent, referents_of
+from vlrun_demo.provider import DemoWorld
 from vlrun_demo.scene import Scene, Thing
 from vlrun_demo.world import Image, images
 
@@ -31,6 +32,19 @@ def referents() -> Callable[[str], list[Referent]]:
     """``referents(dataset)``: what the dataset talks about in all test images and in some of the others."""
     chosen = [image for image in images() if image.split.startswith("test") or image.image_id % 12 == 0]
     return cache(lambda dataset: list(referents_of(dataset, chosen)))
+
+
+@pytest.fixture(scope="session")
+def annotations(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``annotations(dataset)``: the folder of its files, about all images; to be read alone."""
+
+    @cache
+    def written(dataset: str) -> Path:
+        folder = tmp_path_factory.mktemp(dataset)
+        DemoWorld().write_annotations(dataset, folder)
+        return folder
+
+    return written
 
 
 @pytest.fixture

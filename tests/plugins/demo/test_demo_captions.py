@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,9 @@ Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+def archives(annotations: Callable[[str], Path]) -> Mapping[str, Path]:
     """The files of all caption datasets, by dataset."""
-    folders = {dataset: tmp_path_factory.mktemp(dataset) for dataset in CAPTION_SETS}
-    for dataset, folder in folders.items():
-        DemoWorld().write_annotations(dataset, folder)
-    return folders
+    return {dataset: annotations(dataset) for dataset in CAPTION_SETS}
 
 
 @pytest.fixture(scope="module")

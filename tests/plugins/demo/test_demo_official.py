@@ -162,11 +162,10 @@ DemoWorld().write_vocabulary(folder / "vocabulary.txt")
 
 
 @pytest.mark.parametrize("dataset", ["vqav2", "gqa", "nlvr2", "coco-retrieval", "flickr30k", "coco-captions"])
-def test_two_processes_write_the_same_about_all_images(dataset: str, tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir()
-    two.mkdir()
-    DemoWorld().write_annotations(dataset, one)
+def test_two_processes_write_the_same_about_all_images(
+    dataset: str, annotations: Callable[[str], Path], tmp_path: Path
+) -> None:
+    one, two = annotations(dataset), tmp_path
     run_python(f"""
 from pathlib import Path
 from vlrun_demo.provider import DemoWorld
@@ -189,23 +188,22 @@ def test_images_of_all_sets_have_ids_of_their_own(image_set: str) -> None:
 
 
 @pytest.mark.parametrize("dataset", ["vqav2", "gqa", "nlvr2"])
-def test_every_image_of_a_dataset_has_features(dataset: str, tmp_path: Path) -> None:
+def test_every_image_of_a_dataset_has_features(
+    dataset: str, annotations: Callable[[str], Path], tmp_path: Path
+) -> None:
     """Their names, as the annotations spell them; rows are made for the images of the set."""
     pytest.importorskip({"vqav2": "vlrun_vqa"}.get(dataset, f"vlrun_{dataset}"))
     builders = create_plugins().find("dataset", dataset).builders
-    sources, out = tmp_path / "sources", tmp_path / "out"
-    sources.mkdir()
-    DemoWorld().write_annotations(dataset, sources)
-    next(builder for builder in builders if builder.source == "official").build(sources, out)
+    out = tmp_path / "out"
+    next(builder for builder in builders if builder.source == "official").build(annotations(dataset), out)
     rows = [json.loads(line) for path in out.glob("*.jsonl") for line in path.read_text().splitlines()]
     named = {name for row in rows for name in row.get("images", [row.get("image")])}
 
     assert named <= {image.stem for image in images(DemoWorld().datasets[dataset].image_set)}
 
 
-def test_the_provider_writes_about_all_images(folder: Path) -> None:
-    DemoWorld().write_annotations("refcoco+", folder)
-    references, instances = contents(("refcoco+", folder))
+def test_the_provider_writes_about_all_images(annotations: Callable[[str], Path]) -> None:
+    references, instances = contents(("refcoco+", annotations("refcoco+")))
 
     assert len(instances["images"]) > 0.98 * sum(SPLIT_SIZES.values())  # some scenes hold nothing but twins
     assert {image["id"] for image in instances["images"]} <= {image.image_id for image in images()}
