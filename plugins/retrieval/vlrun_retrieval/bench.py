@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from vlrun import ByTurns, CheckpointError, Encoding, Measurement, Pair, RunView, full_precision
 from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.config import MatchingConfig
-from vlrun_retrieval.scorer import PairScorer, bytes_of
+from vlrun_retrieval.scorer import PairScorer
 from vlrun_retrieval.sizes import pairs_at_once
 
 PLAIN = "plain loop, fp32"
@@ -79,7 +79,7 @@ def measured(
 
 def _pairs_in_a_tile(scorer: PairScorer, pool: CandidatePool, config: MatchingConfig) -> int:
     """As an evaluation takes them; on a CPU a tile for a GPU would take half a minute."""
-    own = pairs_at_once(scorer.device, bytes_of(scorer.region_part(pool.image_ids[:1])))
+    own = pairs_at_once(scorer.device, scorer.image_bytes(pool.image_ids[0]))
     if scorer.device.type == "cpu":
         return min(own, config.pairs_per_batch or own)
     return config.pairs_per_batch or own

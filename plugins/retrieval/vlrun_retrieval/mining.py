@@ -117,10 +117,7 @@ def mine_negatives(task: MatchingTask, run: RunView, pool: CandidatePool, plan: 
         with run.ranks.together():
             texts = scorer.encoded(pool.texts, pool.image_ids[0])
         pairs_per_batch = run.ranks.from_main(
-            lambda: (
-                task.config.pairs_per_batch
-                or pairs_at_once(scorer.device, bytes_of(scorer.region_part(pool.image_ids[:1])))
-            )
+            lambda: task.config.pairs_per_batch or pairs_at_once(scorer.device, scorer.image_bytes(pool.image_ids[0]))
         )
         mining = Mining(
             scorer,
@@ -212,7 +209,7 @@ class Mining:
     def anchors_per_block(self, kind: AnchorKind) -> int:
         """So many that their parts take no more than a block of images in an evaluation."""
         if kind == "image":
-            bytes_each = float(bytes_of(self.scorer.region_part(self.pool.image_ids[:1])))
+            bytes_each = float(self.scorer.image_bytes(self.pool.image_ids[0]))
         else:
             longest = np.array([int(self.encoded.lengths.argmax())])
             share = self.encoded.lengths.mean() / self.encoded.lengths.max()

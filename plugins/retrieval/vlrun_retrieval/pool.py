@@ -34,7 +34,7 @@ from vlrun_retrieval.matrix import (
 )
 from vlrun_retrieval.metric import needed_texts, pool_predictions, usable_protocols
 from vlrun_retrieval.ranking import Protocol
-from vlrun_retrieval.scorer import EncodedTexts, OnTheWay, PairScorer, Part, Rows, bytes_of, take
+from vlrun_retrieval.scorer import EncodedTexts, OnTheWay, PairScorer, Part, Rows, take
 from vlrun_retrieval.sizes import pairs_at_once, part_bytes
 
 _FLUSH_SECONDS = 30.0
@@ -175,7 +175,7 @@ def _plan(evaluation: PoolEvaluation, run: RunView, scorer: PairScorer, texts: E
 
 def _sizes(scorer: PairScorer, pool: CandidatePool, pairs_per_batch: int | None) -> tuple[int, int]:
     """Images in a block, and pairs in a forward pass."""
-    image_bytes = bytes_of(scorer.region_part(pool.image_ids[:1]))
+    image_bytes = scorer.image_bytes(pool.image_ids[0])
     images = max(1, part_bytes(scorer.device) // image_bytes)
     return images, pairs_per_batch or pairs_at_once(scorer.device, image_bytes)
 

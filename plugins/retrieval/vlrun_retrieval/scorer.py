@@ -166,6 +166,10 @@ class PairScorer:
         # a backbone may pad to the most regions of what it is given
         return _without_idle_masks({name: _stacked([chunk[name] for chunk in chunks]) for name in chunks[0]})
 
+    def image_bytes(self, any_image: str) -> int:
+        """What the part of one image takes on the device."""
+        return bytes_of(self.region_part([any_image]))
+
     def scores(self, texts: Part, images: Part) -> Tensor:
         """Row i of ``texts`` with row i of ``images`` -> (P,) float32, perhaps still being computed.
 
