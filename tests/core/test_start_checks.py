@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import toy_world as toy
 from toy_runs import experiment, ranks_run
 
 from vlrun.data import first_batch
-from vlrun.errors import ConfigError, DataError
+from vlrun.engine.ranks import Ranks
+from vlrun.errors import ConfigError, DataError, RunnerError
 from vlrun.plugins.manager import Plugins
+from vlrun.runs import run as runs
 from vlrun.runs.run import run_experiment
+from vlrun.testing import run_ranks
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -31,6 +35,21 @@ def count_nothing_before(monkeypatch: pytest.MonkeyPatch, look: int) -> None:
     monkeypatch.setattr(toy.ToyTask, "loss_counts", patched)
 
 
+def shown_by_ranks(world: Path, plugins: Plugins, *overrides: str) -> list[bool]:
+    """Whether each of two ranks leaves it to the other to show the error with which the run ends."""
+    loaded = experiment(world, plugins, *overrides)
+
+    def body(ranks: Ranks) -> bool | None:
+        runs.join_ranks = lambda timeout, threads: nullcontext(ranks)
+        try:
+            run_experiment(loaded, plugins=plugins)
+        except RunnerError as error:
+            return error.is_shown_elsewhere
+        return None
+
+    return run_ranks(body, world)
+
+
 def test_training_that_teaches_nothing_is_refused(
     world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,6 +60,7 @@ def test_training_that_teaches_nothing_is_refused(
     with pytest.raises(AssertionError) as caught:
         ranks_run(world, plugins, 2)
     assert str(caught.value).count(message) == 2
+    assert shown_by_ranks(world, plugins) == [False, True]
 
 
 def test_a_first_batch_that_teaches_nothing_is_no_reason(
@@ -48,6 +68,24 @@ def test_a_first_batch_that_teaches_nothing_is_no_reason(
 ) -> None:
     count_nothing_before(monkeypatch, 4)
     assert run_experiment(experiment(world, plugins, "train.epochs=1"), plugins=plugins).rows
+
+
+def test_items_that_one_rank_cannot_count_end_all(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts, looks = toy.ToyTask.loss_counts, [0]
+
+    def broken(task: Any, targets: Any) -> Any:
+        looks[0] += 1
+        if looks[0] == 2 and torch.distributed.get_rank() == 1:  # the first look is for their number
+            raise ValueError("no such item")
+        return counts(task, targets)
+
+    monkeypatch.setattr(toy.ToyTask, "loss_counts", broken)
+    with pytest.raises(AssertionError) as caught:
+        ranks_run(world, plugins, 2, "train.epochs=1")
+    assert "\nValueError: no such item" in str(caught.value)
+    assert "FailedElsewhereError: another process failed: ValueError: no such item" in str(caught.value)
 
 
 @pytest.mark.parametrize("epochs", [0, 1])
@@ -68,5 +106,6 @@ def test_evaluation_batches_that_do_not_fit_into_shared_memory_are_refused_at_th
     monkeypatch.setattr(first_batch.shutil, "disk_usage", lambda _: Usage(largest, 1, largest - 1))
     with pytest.raises(ConfigError, match=r"Lower train.workers or train.evaluate_batch_size"):
         run_experiment(loaded, plugins=plugins)
+    assert shown_by_ranks(world, plugins, *options) == [False, True]
     monkeypatch.setattr(first_batch.shutil, "disk_usage", lambda _: Usage(largest, 0, largest))
     run_experiment(loaded, plugins=plugins)

@@ -35,7 +35,8 @@ def check_first_batch(trainer: Trainer) -> None:
             shortages.append(shared_memory_problem(sent, run.workers, local_world_size()))
             batches.append(batch)
     if problems := run.ranks.gather(problems):
-        raise DataError(["the first batch cannot be trained on:", *dict.fromkeys(problems)])
+        with run.ranks.together():
+            raise DataError(["the first batch cannot be trained on:", *dict.fromkeys(problems)])
     _raise_shortage(run, shortages)
     for task_run, batch in zip(run.tasks, batches, strict=True):
         _check_that_it_learns(run, task_run, batch)
@@ -72,16 +73,18 @@ def _check_that_it_learns(run: Run, task_run: TaskRun, batch: Batch) -> None:
     for step in range(task_run.plan.steps_per_epoch):
         with run.ranks.together():
             made = [task_run.training.made(part) for part in task_run.plan.batches(0, step)] if step else [batch]
-        counts = [float(count) for each in made for count in task_run.task.loss_counts(each.targets).values()]
+            counts = [float(count) for each in made for count in task_run.task.loss_counts(each.targets).values()]
         if run.ranks.sum_counts([sum(counts)])[0] > 0:
             return
-    raise DataError(
-        f"task '{task_run.name}': there is nothing to learn: in none of the {task_run.plan.num_examples:,} training "
-        "examples does a loss count anything. Are the answers known, and do the boxes of the annotations and of the "
-        "region features belong to the same pictures, in the same units?"
-    )
+    with run.ranks.together():
+        raise DataError(
+            f"task '{task_run.name}': there is nothing to learn: in none of the {task_run.plan.num_examples:,} "
+            "training examples does a loss count anything. Are the answers known, and do the boxes of the annotations "
+            "and of the region features belong to the same pictures, in the same units?"
+        )
 
 
 def _raise_shortage(run: Run, shortages: list[str | None]) -> None:
     if shortage := next(filter(None, run.ranks.gather(shortages)), None):
-        raise ConfigError(shortage)
+        with run.ranks.together():
+            raise ConfigError(shortage)

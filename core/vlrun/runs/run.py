@@ -151,8 +151,7 @@ def _train_and_evaluate(
         run.reporters.note(f"--resume: there is {found}; starting from the first step")
     check_evaluation_batches(run)
     if trainer is not None:
-        with run.ranks.together():
-            check_first_batch(trainer)
+        check_first_batch(trainer)
         with ExitStack() as profiling:
             train(trainer, profiling.enter_context(_profiled(run, profile, trainer.total_steps - run.step)))
             run.ranks.from_main(profiling.close)  # writing a trace takes long
