@@ -13,10 +13,10 @@ from toy_runs import experiment, ranks_run
 
 from vlrun.data.loading import BatchLoader, JointBatchMaker
 from vlrun.engine import evaluation, steps
-from vlrun.engine.checkpoints import Checkpoints, EvaluationHistory
+from vlrun.engine.checkpoints import Checkpoint, Checkpoints, EvaluationHistory
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import RunFolder
-from vlrun.errors import DataError, DistributedError
+from vlrun.errors import CheckpointError, DataError, DistributedError
 from vlrun.plugins.manager import Plugins
 from vlrun.runs import run as runs
 from vlrun.runs.run import run_experiment
@@ -64,6 +64,23 @@ def test_memory_that_is_short_on_one_process_is_explained_and_ends_all(
     explained = "ConfigError: train.batch_size 6: a step does not fit into the memory of the GPU"
     assert str(caught.value).count(f"vlrun.errors.{explained}") == 2
     assert "DistributedError" not in str(caught.value)
+
+
+def test_a_checkpoint_that_one_process_cannot_read_ends_all_with_the_reason(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Checkpoint.load_model
+
+    def broken(*arguments: Any) -> None:
+        if torch.distributed.get_rank() == 1:
+            raise CheckpointError("no such file")
+        load(*arguments)
+
+    monkeypatch.setattr(Checkpoint, "load_model", broken)
+    with pytest.raises(AssertionError) as caught:
+        ranks_run(world, plugins, 2, "train.epochs=1")
+    assert str(caught.value).count("vlrun.errors.CheckpointError: no such file") == 2
+    assert "does not answer" not in str(caught.value)
 
 
 def test_a_training_batch_that_one_process_cannot_make_ends_all_with_the_reason(

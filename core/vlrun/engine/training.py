@@ -187,11 +187,12 @@ def resume(trainer: Trainer) -> bool:
         run.reporters.note(f"{reason}; the one before it is used")
     if checkpoint is None:
         return False
-    run.check_checkpoint(checkpoint)
-    checkpoint.load_model(run.model)
-    checkpoint.load_optimizer(trainer.optimizer, run.model)
-    if checkpoint.progress.scaler:
-        trainer.scaler.load_state_dict(dict(checkpoint.progress.scaler))
+    with run.ranks.together():
+        run.check_checkpoint(checkpoint)
+        checkpoint.load_model(run.model)
+        checkpoint.load_optimizer(trainer.optimizer, run.model)
+        if checkpoint.progress.scaler:
+            trainer.scaler.load_state_dict(dict(checkpoint.progress.scaler))
     run.step = checkpoint.progress.step
     trainer.evaluations.read(up_to=run.step)
     return True
@@ -204,5 +205,6 @@ def load_final_weights(trainer: Trainer, task_run: TaskRun) -> str:
     checkpoint = run.ranks.from_main(lambda: checkpoints.best(task_run.name) if is_best else checkpoints.newest()[0])
     if checkpoint is None:
         return "as built"
-    checkpoint.load_model(run.model)
+    with run.ranks.together():
+        checkpoint.load_model(run.model)
     return f"{f'best on {next(iter(task_run.splits))}' if is_best else 'last'} (step {checkpoint.progress.step})"
