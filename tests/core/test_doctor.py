@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import toy_world as toy
 from toy_runs import experiment
 from toy_world import NUM_IMAGES, WIDTH, image_features
 
@@ -19,6 +20,7 @@ from vlrun.cli.doctor.experiment_checks import Shape, check_batches, check_exper
 from vlrun.cli.doctor.findings import Finding
 from vlrun.cli.doctor.machine import Machine, Mount, Space, Torch, read_machine
 from vlrun.data.first_batch import HELD_BY_A_WORKER
+from vlrun.errors import DataError
 from vlrun.features.writer import write_store
 from vlrun.interfaces.examples import RegionFeatures
 from vlrun.plugins.manager import Plugins, create_plugins
@@ -130,6 +132,17 @@ def test_what_a_run_would_end_with_is_an_error(world: Path, plugins: Plugins) ->
 def demands_of(world: Path, plugins: Plugins, *overrides: str, processes: int = 1, workers: int = 2) -> Demands:
     one = experiment(world, plugins, *overrides)
     return measure_demands(one, plugins, processes, workers, torch.device("cpu"))
+
+
+def test_a_task_knows_its_training_data_before_the_first_batch(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise DataError("too few images to draw from")
+
+    monkeypatch.setattr(toy.ToyTask, "start_training", refuse)
+    (finding,) = bad(findings_of(world, plugins, MACHINE, Shape(1, 0)))
+    assert (finding.about, finding.what) == ("experiment", "too few images to draw from")
 
 
 def test_a_batch_is_as_large_as_the_records_of_the_store(world: Path, plugins: Plugins) -> None:

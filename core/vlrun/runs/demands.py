@@ -93,6 +93,7 @@ def _first_batches(
 
     splits = [data.datasets[name] for name in data.config.dataset.evaluate]
     if data.train is not None:
+        task.start_training(data.train, experiment.seed)
         plan = training_plan(experiment, data, 0, processes)
         yield sent(plan.batches(0, 0)[0], data.train, plan)
     if type(task).evaluate is not Task.evaluate:
