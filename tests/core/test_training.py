@@ -14,6 +14,7 @@ from toy_runs import experiment, lines, losses, ranks_run, stop_after, weights
 
 from vlrun.config.experiment import load_experiment
 from vlrun.engine.checkpoints import Checkpoints, open_checkpoint
+from vlrun.engine.device_copies import DeviceCopies
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import OpenedRun, RunFolder
 from vlrun.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, StoppedOnRequest
@@ -178,6 +179,22 @@ def test_a_step_that_does_not_fit_into_memory_says_what_would(
 
     monkeypatch.setattr(toy.ToyHead, "forward", full)
     with pytest.raises(ConfigError, match=r"Raise train.micro_batches \(now 1; the gradient stays the same\)"):
+        run_experiment(experiment(world, plugins), plugins=plugins)
+
+
+def test_memory_that_is_short_for_the_next_batch_is_explained_too(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, copied = DeviceCopies.start, []
+
+    def full(*arguments: Any) -> Any:
+        copied.append(arguments)
+        if len(copied) == 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return start(*arguments)
+
+    monkeypatch.setattr(DeviceCopies, "start", full)
+    with pytest.raises(ConfigError, match="a step does not fit into the memory of the GPU"):
         run_experiment(experiment(world, plugins), plugins=plugins)
 
 

@@ -47,7 +47,7 @@ def first_step(trainer: Trainer, feed: Iterator[LoadedStep]) -> ReadyStep | None
     """
     ranks = trainer.run.ranks
     with ranks.together():  # data may be damaged, or a worker killed, for one rank only
-        loaded = next(feed, None)
+        loaded = _next(trainer, feed)
     return None if loaded is None else _ready(loaded, ranks.sum_counts(list(loaded.counts.values())))
 
 
@@ -70,7 +70,7 @@ def train_step(trainer: Trainer, step: ReadyStep, feed: Iterator[LoadedStep]) ->
     failure: Exception | None = None
     loaded: LoadedStep | None = None
     try:
-        loaded = next(feed, None)
+        loaded = _next(trainer, feed)
     except Exception as error:
         failure = error
     before, trainer.unchecked = trainer.unchecked, None
@@ -107,6 +107,12 @@ def check_finite(trainer: Trainer) -> None:
     if record is not None:
         wrong = _wrong_losses(record)
         _judge(trainer, record, wrong, trainer.run.ranks.any(bool(wrong)))
+
+
+def _next(trainer: Trainer, feed: Iterator[LoadedStep]) -> LoadedStep | None:
+    """The next step of a segment, for which the device needs memory, too."""
+    with _out_of_memory_explained(trainer.run.experiment.train):
+        return next(feed, None)
 
 
 def _wrong_losses(record: StepRecord | None) -> dict[str, float]:
