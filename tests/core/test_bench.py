@@ -117,6 +117,7 @@ def test_products_are_counted_by_their_shapes(world: Path, plugins: Plugins) -> 
     linear = 2 * regions * 10 * 5 * 2  # forward; backward of the weight alone, for its input needs no gradient
     head = 2 * 6 * 10 * 2 * 3
     assert step["operations"]["value"] * 1e9 == pytest.approx(linear + head)
+    assert step["operations"]["precision"] == "fp32", "as it was measured, not 'auto'"
 
 
 def measured(world: Path, plugins: Plugins, *parts: str, ranks: Ranks | None = None, trace: Path | None = None) -> Any:
