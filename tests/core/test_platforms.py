@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 from packaging.requirements import Requirement
 from toy_runs import experiment, losses
 
-from vlrun.engine.model import check_precision
+from vlrun.engine.precision import check_precision
 from vlrun.engine.ranks import choose_device, gpu_names
 from vlrun.errors import ConfigError
 from vlrun.interfaces.tensors import Batch

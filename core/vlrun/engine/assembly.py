@@ -21,8 +21,8 @@ from vlrun.data.loading import BatchMaker, TrainingPlan, default_workers
 from vlrun.data.order import LengthGroups, text_lengths
 from vlrun.data.residency import Residency, bytes_needed, choose_place
 from vlrun.data.splits import TaskData, read_task_data
-from vlrun.engine.model import TaskModel, check_precision, matching_head_names
-from vlrun.engine.precision import precision_name, set_product_precision, settle_precision
+from vlrun.engine.model import TaskModel, matching_head_names
+from vlrun.engine.precision import precision_name, prepare_precision
 from vlrun.engine.ranks import Ranks, local_rank
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import RunFolder
@@ -60,9 +60,7 @@ def assemble(
         DataError: files are missing, images of a split have no features, or these are not of the weights' kind.
         CheckpointError: the weights do not fit the backbone.
     """
-    experiment = settle_precision(experiment, ranks.device)
-    check_precision(experiment.train.precision, ranks.device)
-    set_product_precision(experiment, ranks.device)
+    experiment = prepare_precision(experiment, ranks.device)
     paths = dict.fromkeys(config.dataset.features for config in experiment.tasks)
     stores = {str(path): RegionFeatureStore(path, copies.get(path)) for path in paths}
     data = [_task_data(experiment, config, stores, plugins, train) for config in experiment.tasks]

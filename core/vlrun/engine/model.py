@@ -1,4 +1,4 @@
-"""One shared backbone with a head for each task; what identifies its weights, and in which precision it computes."""
+"""One shared backbone with a head for each task, and what identifies its weights."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from vlrun.blocks.attention import attention_is_recorded
-from vlrun.errors import ConfigError
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.tensors import BackboneOutput, Encoding
 
-HALF_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _DRAWING = {
     torch.Tensor.normal_,
     torch.Tensor.uniform_,
@@ -84,30 +82,3 @@ class WithoutRandomNumbers(TorchFunctionMode):
         if function in _DRAWING:
             return given["tensor"] if "tensor" in given else args[0]
         return function(*args, **given)
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """Tries out the half precision that an experiment asks for: what a device offers depends on the version of torch.
-
-    Raises:
-        ConfigError: the device does not offer it.
-    """
-    dtype = HALF_PRECISIONS.get(precision)
-    if dtype is None:
-        return
-    try:
-        with torch.autocast(device.type, dtype):
-            one = torch.ones(1, 1, device=device) @ torch.ones(1, 1, device=device)
-        if one.dtype is not dtype:  # torch only warns, and goes on in full precision
-            raise TypeError(f"it computes in {one.dtype}")
-        if precision == "fp16":
-            weight = torch.nn.Parameter(torch.ones(1, device=device))
-            optimizer = torch.optim.SGD([weight])
-            scaler = torch.amp.GradScaler(device.type)
-            scaler.scale((one * weight).sum()).backward()  # type: ignore[no-untyped-call]
-            scaler.step(optimizer)
-    except (RuntimeError, TypeError, NotImplementedError) as error:
-        raise ConfigError(
-            f"train.precision {precision}: torch {torch.__version__} does not offer it on {device.type} "
-            f"({str(error).partition('. ')[0]}); use fp32"
-        ) from error

@@ -17,7 +17,8 @@ from vlrun.data.leaks import SPELLINGS
 from vlrun.data.loading import BatchMaker, Regions, TrainingPlan, shown_regions
 from vlrun.data.residency import Residency
 from vlrun.engine.checkpoints import Checkpoint
-from vlrun.engine.model import HALF_PRECISIONS, TaskModel
+from vlrun.engine.model import TaskModel
+from vlrun.engine.precision import HALF_PRECISIONS
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weights import LoadReport

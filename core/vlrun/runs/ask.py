@@ -18,8 +18,8 @@ from vlrun.data.coverage import Coverage
 from vlrun.data.feature_check import stated_origin
 from vlrun.engine.assembly import build_network
 from vlrun.engine.launch import StopRequest
-from vlrun.engine.model import TaskModel, WithoutRandomNumbers, check_precision
-from vlrun.engine.precision import set_product_precision, settle_precision
+from vlrun.engine.model import TaskModel, WithoutRandomNumbers
+from vlrun.engine.precision import prepare_precision
 from vlrun.engine.ranks import Ranks, choose_device
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import RunFolder, open_run_folder
@@ -307,9 +307,7 @@ def _assembled(experiment: Experiment, folder: RunFolder, plugins: Plugins) -> R
     if experiment.train.threads is not None:
         torch.set_num_threads(experiment.train.threads)
     ranks = Ranks(0, 1, choose_device())
-    experiment = settle_precision(experiment, ranks.device)
-    check_precision(experiment.train.precision, ranks.device)
-    set_product_precision(experiment, ranks.device)
+    experiment = prepare_precision(experiment, ranks.device)
     # a checkpoint fills every tensor, or is refused
     with WithoutRandomNumbers() if folder.checkpoints.is_dir() else nullcontext():
         backbone, tasks, heads, report = build_network(experiment, plugins)

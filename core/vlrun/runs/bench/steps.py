@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from vlrun.engine.launch import StopRequest
-from vlrun.engine.model import HALF_PRECISIONS
+from vlrun.engine.precision import HALF_PRECISIONS
 from vlrun.engine.run import Run
 from vlrun.engine.start_checks import check_first_batch
 from vlrun.engine.steps import check_finite
