@@ -125,9 +125,8 @@ def shared_memory_problem(
 
 
 def _tensors(batch: Batch) -> Iterator[np.ndarray]:
-    encoding = batch.encoding
-    inputs = (encoding.token_ids, encoding.text_mask, encoding.region_features, encoding.boxes, encoding.region_mask)
-    return (tensor.numpy() for tensor in (*inputs, *batch.targets.values()))
+    fields = (*vars(batch.encoding).values(), *batch.targets.values())
+    return (value.numpy() for value in fields if isinstance(value, Tensor))
 
 
 def _rows_with(claim: np.ndarray, real: np.ndarray) -> np.ndarray:
