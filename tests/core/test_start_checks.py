@@ -14,9 +14,12 @@ from toy_runs import experiment, ranks_run
 
 from vlrun.data import first_batch
 from vlrun.engine.ranks import Ranks
+from vlrun.engine.run_folder import OpenedRun, RunFolder
 from vlrun.errors import ConfigError, DataError, RunnerError
+from vlrun.interfaces.reporter import Reporters
 from vlrun.plugins.manager import Plugins
 from vlrun.runs import run as runs
+from vlrun.runs.again import evaluate_run, predict_run
 from vlrun.runs.run import run_experiment
 from vlrun.testing import run_ranks
 
@@ -107,5 +110,10 @@ def test_evaluation_batches_that_do_not_fit_into_shared_memory_are_refused_at_th
     with pytest.raises(ConfigError, match=r"Lower train.workers or train.evaluate_batch_size"):
         run_experiment(loaded, plugins=plugins)
     assert shown_by_ranks(world, plugins, *options) == [False, True]
-    monkeypatch.setattr(first_batch.shutil, "disk_usage", lambda _: Usage(largest, 0, largest))
-    run_experiment(loaded, plugins=plugins)
+    with monkeypatch.context() as patch:
+        patch.setattr(first_batch.shutil, "disk_usage", lambda _: Usage(largest, 0, largest))
+        folder = run_experiment(loaded, plugins=plugins).folder
+    opened = OpenedRun(RunFolder(folder), experiment(world, plugins, *options, "train.epochs=0"), plugins)
+    for verb in (evaluate_run, predict_run):
+        with pytest.raises(ConfigError, match=r"Lower train.workers or train.evaluate_batch_size"):
+            verb(opened, Ranks(0, 1, torch.device("cpu")), Reporters([]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vlrun.data.first_batch import batch_problems, outline_if_possible, shared_memory_problem
 from vlrun.engine.ranks import local_world_size
 from vlrun.engine.run import Run, TaskRun
@@ -42,10 +44,10 @@ def check_first_batch(trainer: Trainer) -> None:
         _check_that_it_learns(run, task_run, batch)
 
 
-def check_evaluation_batches(run: Run) -> None:
+def check_evaluation_batches(run: Run, tasks: Sequence[TaskRun]) -> None:
     """Checks that the workers' evaluation batches, often larger than those of training, fit into shared memory.
 
-    Of tasks whose splits are predicted example by example; called on all ranks together.
+    Of those tasks whose splits are predicted example by example; called on all ranks together.
 
     Raises:
         ConfigError: they do not.
@@ -54,7 +56,7 @@ def check_evaluation_batches(run: Run) -> None:
         return
     shortages = []
     with run.ranks.together():
-        for task_run in run.tasks:
+        for task_run in tasks:
             if type(task_run.task).evaluate is not Task.evaluate:
                 continue
             for maker in task_run.splits.values():

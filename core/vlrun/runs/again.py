@@ -22,6 +22,7 @@ from vlrun.engine.ranks import Ranks, join_ranks
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import OpenedRun
 from vlrun.engine.staging import stage_features
+from vlrun.engine.start_checks import check_evaluation_batches
 from vlrun.errors import DataError, UsageError, first_few
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.examples import Prediction, Score
@@ -56,10 +57,12 @@ def evaluate_into(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> tupl
     run = assembled(opened, ranks, reporters)
     with ranks.together():
         check_splits(run.tasks)
+    tasks = chosen_tasks(run, opened.labels)
+    check_evaluation_batches(run, tasks)
     config = parse_yaml(opened.folder.config.read_text(encoding="utf-8")).data
     rows: list[ResultRow] = []
     folders: list[Path] = []
-    for task_run in chosen_tasks(run, opened.labels):
+    for task_run in tasks:
         with ranks.together():
             name, checkpoint = _load(run, opened.checkpoint, task_run)
         run.outputs, differences = ranks.from_main(partial(outputs_of, opened, run, task_run, checkpoint))
@@ -82,8 +85,10 @@ def predict_run(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> list[P
     run = assembled(opened, ranks, reporters)
     with ranks.together():
         check_splits(run.tasks)
+    tasks = chosen_tasks(run, opened.labels)
+    check_evaluation_batches(run, tasks)
     written: list[Path] = []
-    for task_run in chosen_tasks(run, opened.labels):
+    for task_run in tasks:
         with ranks.together():
             _, checkpoint = _load(run, opened.checkpoint, task_run)
         outputs, _ = ranks.from_main(partial(outputs_of, opened, run, task_run, checkpoint))

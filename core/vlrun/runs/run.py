@@ -149,7 +149,7 @@ def _train_and_evaluate(
         where = run.folder.path.parent
         found = f"no run to continue in {where}" if is_new else f"no checkpoint to continue from in {run.folder.path}"
         run.reporters.note(f"--resume: there is {found}; starting from the first step")
-    check_evaluation_batches(run)
+    check_evaluation_batches(run, run.tasks)
     if trainer is not None:
         check_first_batch(trainer)
         with ExitStack() as profiling:
