@@ -199,19 +199,6 @@ def _task_run(
 ) -> TaskRun:
     config = data.config
     encode = backbone.pair_encoder(config.max_text_tokens)
-
-    def maker(dataset: Dataset[Any], plan: TrainingPlan | None = None) -> BatchMaker:
-        return BatchMaker(
-            task,
-            dataset,
-            data.store,
-            encode,
-            experiment.seed,
-            hides_images=config.dataset.hide_images,
-            plan=plan,
-            vocabulary=backbone.wordpiece,
-        )
-
     plan = None if data.train is None else training_plan(experiment, data, ranks.rank, ranks.world_size)
     if plan is not None and data.train is not None and experiment.train.group_by_length is not None:
         lengths = text_lengths(data.train, encode, data.store)
@@ -222,8 +209,10 @@ def _task_run(
         metrics=build_metrics(config, task, plugins),
         store=data.store,
         encode=encode,
-        train=None if data.train is None else maker(data.train, plan),
-        splits={name: maker(data.datasets[name]) for name in config.dataset.evaluate},
+        train=None if data.train is None else batch_maker(experiment, data, task, backbone, data.train, plan),
+        splits={
+            name: batch_maker(experiment, data, task, backbone, data.datasets[name]) for name in config.dataset.evaluate
+        },
         coverage=data.coverage,
         marks=marks,
         hidden=[
@@ -231,6 +220,27 @@ def _task_run(
             for name in config.dataset.evaluate
             if not any(example.target is not None for example in data.datasets[name])
         ],
+    )
+
+
+def batch_maker(
+    experiment: Experiment,
+    data: TaskData,
+    task: Task[Any],
+    backbone: Backbone,
+    dataset: Dataset[Any],
+    plan: TrainingPlan | None = None,
+) -> BatchMaker:
+    """What makes the batches of one of a task's datasets; ``plan`` in training alone."""
+    return BatchMaker(
+        task,
+        dataset,
+        data.store,
+        backbone.pair_encoder(data.config.max_text_tokens),
+        experiment.seed,
+        hides_images=data.config.dataset.hide_images,
+        plan=plan,
+        vocabulary=backbone.wordpiece,
     )
 
 

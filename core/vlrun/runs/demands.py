@@ -11,10 +11,10 @@ from torch import nn
 
 from vlrun.config.experiment import Experiment
 from vlrun.data.first_batch import batch_bytes, outline_if_possible
-from vlrun.data.loading import Address, BatchMaker, TrainingPlan
+from vlrun.data.loading import Address, TrainingPlan
 from vlrun.data.residency import Residency
 from vlrun.data.splits import TaskData, read_task_data
-from vlrun.engine.assembly import build_network, choose_residency, training_plan
+from vlrun.engine.assembly import batch_maker, build_network, choose_residency, training_plan
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.dataset import Dataset
@@ -78,16 +78,7 @@ def _first_batches(
     """The first batch of one process of training, if there is any, and of each split that is predicted one by one."""
 
     def sent(addresses: Sequence[Address], dataset: Dataset[Any], plan: TrainingPlan | None = None) -> Batch:
-        maker = BatchMaker(
-            task,
-            dataset,
-            data.store,
-            backbone.pair_encoder(data.config.max_text_tokens),
-            experiment.seed,
-            hides_images=data.config.dataset.hide_images,
-            plan=plan,
-            vocabulary=backbone.wordpiece,
-        )
+        maker = batch_maker(experiment, data, task, backbone, dataset, plan)
         outline_if_possible(data.name, maker, addresses, residency)
         return maker.sent(addresses)
 
