@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         Score,
         canonical_image_id,
     )
+    from vlrun.interfaces.masking import Unmasked
     from vlrun.interfaces.measurement import Baseline, ByTurns, Measurement
     from vlrun.interfaces.metric import Metric
     from vlrun.interfaces.question import Answer, Choice, Question, RegionAttention
@@ -129,6 +130,7 @@ _HOMES = {
     "Task": "interfaces.task",
     "TaskConfig": "config.base",
     "TransformerConfig": "blocks.transformer_config",
+    "Unmasked": "interfaces.masking",
     "View": "interfaces.cases",
     "Vocabulary": "interfaces.backbone",
     "canonical_image_id": "interfaces.examples",
@@ -226,6 +228,7 @@ __all__ = [
     "Task",
     "TaskConfig",
     "TransformerConfig",
+    "Unmasked",
     "UsageError",
     "View",
     "Vocabulary",

@@ -15,7 +15,7 @@ import pytest
 import torch
 import toy_world as toy
 
-from vlrun import Batch, DatasetConfig, Encoding, Example, Pair
+from vlrun import Batch, DatasetConfig, Example, Pair, Unmasked
 from vlrun.data.loading import (
     BatchLoader,
     BatchMaker,
@@ -144,9 +144,10 @@ class Neighbours(toy.ToyTask):
         other = batch[int(rng.integers(len(batch)))]
         return [Pair(example.text, example.image_ids[0]), Pair(example.text, other.image_ids[0])]
 
-    def mask(self, encoding: Encoding, rngs: Sequence[np.random.Generator], vocabulary: Any) -> Any:
-        noise = torch.tensor([rng.normal() for rng in rngs])
-        return replace(encoding, boxes=encoding.boxes + noise[:, None, None]), {"noise": noise}
+    def mask(self, unmasked: Unmasked[int]) -> Any:
+        noise = torch.tensor([rng.normal() for rng in unmasked.rngs])
+        boxes = unmasked.encoding.boxes + noise[:, None, None]
+        return replace(unmasked.encoding, boxes=boxes), {"noise": noise}
 
 
 @pytest.fixture
@@ -181,6 +182,27 @@ def test_pairs_from_the_batch_and_masks_are_the_same_for_any_spread(neighbours: 
     assert all(torch.equal(spread[name], alone[name]) for name in alone)
     other = made(neighbours, TrainingPlan(23, 6, 3, drop_last=False), epoch=2)
     assert not all(torch.equal(other[name], alone[name]) for name in alone)
+
+
+class Curious(toy.ToyTask):
+    """Keeps what it is given, and reads an image that is in no pair."""
+
+    def mask(self, unmasked: Unmasked[int]) -> Any:
+        other = unmasked.read_regions(["img0"])
+        self.seen = unmasked, other
+        return unmasked.encoding, {}
+
+
+def test_a_mask_sees_the_example_and_the_regions_of_each_pair_and_any_other_image(world: Path) -> None:
+    config = DatasetConfig(name="toys", annotations=world, features=world, evaluate=["val"])
+    dataset, store = toy.ToyDataset(config, "train"), RegionFeatureStore(world / "data" / "toys.lmdb")
+    task = Curious()
+    batch = BatchMaker(task, dataset, store, toy.ToyEncoder(None), seed=3).made([(0, 4), (0, 2)])
+    unmasked, other = task.seen
+    assert [example.id for example in unmasked.examples] == [name for name in batch.ids for _ in range(2)]
+    assert unmasked.regions.image_ids == tuple(pair.image_id for pair in unmasked.pairs)
+    assert len(unmasked.rngs) == len(unmasked.pairs) == len(unmasked.encoding.token_ids)
+    np.testing.assert_array_equal(other.features[0], store["img0"].features)
 
 
 def test_an_evaluation_has_no_batch_to_draw_from(neighbours: Callable[..., BatchMaker]) -> None:

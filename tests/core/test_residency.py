@@ -23,6 +23,7 @@ from vlrun import (
     RegionBatch,
     RegionFeatures,
     RegionFeatureStore,
+    Unmasked,
 )
 from vlrun.blocks.pair_encoding import fit_regions
 from vlrun.data.first_batch import outline_if_possible
@@ -128,11 +129,11 @@ def test_a_task_that_cannot_do_without_features_gets_them(
 def test_a_task_that_masks_regions_gets_them(
     world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def mask(self: Any, encoding: Encoding, rngs: Any, vocabulary: Any) -> tuple[Encoding, Mapping[str, Tensor]]:
-        features = encoding.region_features.clone()
-        for row, rng in enumerate(rngs):
+    def mask(self: Any, unmasked: Unmasked[Any]) -> tuple[Encoding, Mapping[str, Tensor]]:
+        features = unmasked.encoding.region_features.clone()
+        for row, rng in enumerate(unmasked.rngs):
             features[row, rng.integers(features.shape[1])] = 0
-        return replace(encoding, region_features=features), {}
+        return replace(unmasked.encoding, region_features=features), {}
 
     monkeypatch.setattr(toy.ToyTask, "mask", mask)
     _is_the_same_from_workers(world, plugins, capsys, "the task masks them")

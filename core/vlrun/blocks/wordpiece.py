@@ -54,6 +54,18 @@ class WordPiece:
             self._vocabulary[token] for token in SPECIAL_TOKENS
         )
 
+    @cached_property
+    def word_starts(self) -> NDArray[np.bool_]:
+        """(size,) True for a token that begins a word, False for one that continues it."""
+        import numpy as np
+
+        return np.array([not token.startswith("##") for token in self._vocabulary])
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of ``tokens``."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
     def tokens(self, text: str) -> list[str]:
         """The word pieces of ``text``, uncut and without [CLS] and [SEP]."""
         pieces: list[str] = self._tokenizer.encode(text, add_special_tokens=False).tokens

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from vlrun.cpus import usable_cpus
+from vlrun.data.hidden_images import shown_regions
 from vlrun.data.order import LengthGroups, epoch_order
 from vlrun.data.residency import OutlinedBatch, Residency
 from vlrun.errors import DistributedError, RunnerError
@@ -23,6 +24,7 @@ from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import PairEncoder, Vocabulary
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Example, Pair, RegionBatch
+from vlrun.interfaces.masking import Unmasked
 from vlrun.interfaces.task import Task
 from vlrun.interfaces.tensors import Batch
 from vlrun.seeds import derive_seed, example_rng
@@ -39,6 +41,10 @@ class RegionReader(Protocol):
 
     def read(self, image_ids: Sequence[str]) -> RegionBatch:
         """The regions of these images, in this order."""
+        ...
+
+    def read_with_classes(self, image_ids: Sequence[str]) -> RegionBatch:
+        """The same with the detector's classes; called only for a task that asks for them."""
         ...
 
 
@@ -231,7 +237,10 @@ class BatchMaker:
 
     def regions(self, pairs: Sequence[Sequence[Pair]]) -> RegionBatch:
         """The uncut regions of all pairs, in order."""
-        return self.store.read([pair.image_id for own_pairs in pairs for pair in own_pairs])
+        return self._read([pair.image_id for own_pairs in pairs for pair in own_pairs])
+
+    def _read(self, image_ids: Sequence[str]) -> RegionBatch:
+        return self.store.read_with_classes(image_ids) if self.task.reads_classes else self.store.read(image_ids)
 
     def batch(
         self,
@@ -252,8 +261,21 @@ class BatchMaker:
             for (epoch, position), own_pairs in zip(addresses, pairs, strict=True)
             for number in range(len(own_pairs))
         ]
-        encoding, mask_targets = self.task.mask(encoding, rngs, self.vocabulary)
+        encoding, mask_targets = self.task.mask(
+            Unmasked(
+                [example for example, own_pairs in zip(examples, pairs, strict=True) for _ in own_pairs],
+                [pair for own_pairs in pairs for pair in own_pairs],
+                regions,
+                encoding,
+                rngs,
+                self.vocabulary,
+                self._read_shown,
+            )
+        )
         return Batch(ids, encoding, {**targets, **mask_targets})
+
+    def _read_shown(self, image_ids: Sequence[str]) -> RegionBatch:
+        return shown_regions(self._read(image_ids), self.hides_images)
 
     def outlined(self, examples: Sequence[Example[Any]], pairs: Sequence[Sequence[Pair]]) -> OutlinedBatch:
         """What ``batch`` makes, without reading any region features."""
@@ -368,22 +390,6 @@ class _Feed:
 def default_workers(device: torch.device) -> int:
     """Loader processes per rank: none on the CPU, where they would take cores from the model."""
     return 0 if device.type == "cpu" else min(4, max(1, usable_cpus() // max(1, torch.cuda.device_count())))
-
-
-def shown_regions(regions: RegionBatch, hides_images: bool) -> RegionBatch:
-    """The regions as the model may see them: blank where images are hidden."""
-    return _blank(regions) if hides_images else regions
-
-
-def _blank(regions: RegionBatch) -> RegionBatch:
-    """As many regions, each without content and as large as the image."""
-    height, width = regions.sizes[:, None, 0], regions.sizes[:, None, 1]
-    whole = np.stack(np.broadcast_arrays(0 * width, 0 * height, width, height), axis=-1)  # (P, 1, 4)
-    return replace(
-        regions,
-        features=np.zeros_like(regions.features),
-        boxes=np.where(regions.mask[..., None], whole, 0).astype(np.float32),
-    )
 
 
 def _as_is(batch: Any) -> Any:

@@ -12,9 +12,10 @@ import torch
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
 from vlrun.data.coverage import Coverage
+from vlrun.data.hidden_images import shown_regions
 from vlrun.data.identities import Identities
 from vlrun.data.leaks import SPELLINGS
-from vlrun.data.loading import BatchMaker, Regions, TrainingPlan, shown_regions
+from vlrun.data.loading import BatchMaker, Regions, TrainingPlan
 from vlrun.data.residency import Residency
 from vlrun.engine.checkpoints import Checkpoint
 from vlrun.engine.model import TaskModel

@@ -12,7 +12,7 @@ import json
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, NamedTuple
 
@@ -37,7 +37,13 @@ _MAGIC = b"VLRF"
 _HEADER = struct.Struct("<4sBBBxIIII4xI")  # the checksum comes last
 _CHECKED_BYTES = _HEADER.size - 4
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f2"), 2: np.dtype("<f4")}  # by the code in the header
-_OPTIONAL = {"class_ids": "<i4", "attribute_ids": "<i4", "class_scores": "<f4", "attribute_scores": "<f4"}
+CLASS_FIELDS: Mapping[str, str] = {
+    "class_ids": "<i4",
+    "attribute_ids": "<i4",
+    "class_scores": "<f4",
+    "attribute_scores": "<f4",
+}
+"""What a detector says of each region beside features and box: name of the array -> type."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Manifest:
 
 
 class Header(NamedTuple):
-    """Decoded first bytes of a value; ``optional`` has one bit per array of ``_OPTIONAL``."""
+    """Decoded first bytes of a value; ``optional`` has one bit per array of ``CLASS_FIELDS``."""
 
     num_regions: int
     feature_width: int
@@ -124,7 +130,7 @@ def encode(regions: RegionFeatures, dtype: str) -> bytes:
         features = np.ascontiguousarray(regions.features, _DTYPES[code])
     parts: list[Any] = [np.ascontiguousarray(regions.boxes, "<f4"), features]
     optional = 0
-    for bit, (name, kind) in enumerate(_OPTIONAL.items()):
+    for bit, (name, kind) in enumerate(CLASS_FIELDS.items()):
         if (array := getattr(regions, name)) is not None:
             optional |= 1 << bit
             parts.append(np.ascontiguousarray(array, kind))
@@ -181,22 +187,27 @@ def features_as_bytes(value: memoryview | bytes, header: Header) -> NDArray[np.u
     return np.frombuffer(value, np.uint8, header.features_size, header.features_at)
 
 
+def class_views(value: memoryview | bytes, header: Header) -> dict[str, NDArray[Any]]:
+    """The arrays of ``CLASS_FIELDS`` that there are, (R,) each, as views on ``value``; valid as ``boxes_view`` is."""
+    at = header.features_at + header.features_size
+    views: dict[str, NDArray[Any]] = {}
+    for bit, (name, kind) in enumerate(CLASS_FIELDS.items()):
+        if header.optional >> bit & 1:
+            views[name] = np.frombuffer(value, kind, header.num_regions, at)
+            at += views[name].nbytes
+    return views
+
+
 def decode(image_id: str, value: memoryview | bytes) -> RegionFeatures:
     """One image with arrays of its own; raises ValueError like ``read_header``."""
     header = read_header(value)
-    at = header.features_at + header.features_size
-    optional: dict[str, NDArray[Any]] = {}
-    for bit, (name, kind) in enumerate(_OPTIONAL.items()):
-        if header.optional >> bit & 1:
-            optional[name] = np.frombuffer(value, kind, header.num_regions, at).copy()
-            at += optional[name].nbytes
     return RegionFeatures(
         image_id=image_id,
         features=features_as_bytes(value, header).copy().view(header.dtype).reshape(header.num_regions, -1),
         boxes=boxes_view(value, header).copy(),
         height=header.height,
         width=header.width,
-        **optional,
+        **{name: array.copy() for name, array in class_views(value, header).items()},
     )
 
 

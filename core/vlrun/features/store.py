@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from vlrun.errors import DataError, first_few
 from vlrun.features.handles import Handle, find_store_file, shared_handle
-from vlrun.features.layout import Header, Manifest, boxes_view, decode, features_as_bytes, read_header
+from vlrun.features.layout import (
+    CLASS_FIELDS,
+    Header,
+    Manifest,
+    boxes_view,
+    class_views,
+    decode,
+    features_as_bytes,
+    read_header,
+)
 from vlrun.features.origin import FeatureOrigin
 from vlrun.interfaces.examples import RegionBatch, RegionFeatures, canonical_image_id
 
@@ -120,11 +129,17 @@ class RegionFeatureStore:
             DataError: an image has no features, or its record is damaged.
         """
         with self._records(image_ids) as records:
-            counts = records.num_regions()
-            shape = (len(records.ids), int(counts.max(initial=0)), self.manifest.feature_width)
-            features = np.empty(shape, self.manifest.dtype)
-            records.copy_features(features)
-            return records.as_batch(features, counts)
+            return self._read(records)
+
+    def read_with_classes(self, image_ids: Sequence[str]) -> RegionBatch:
+        """What ``read`` gives, and what the detector saw in the regions, as far as the store has it.
+
+        Raises:
+            DataError: as for ``read``; or some of the images have classes and others have none.
+        """
+        with self._records(image_ids) as records:
+            classes: Any = self._classes(records)
+            return replace(self._read(records), **classes)
 
     def outline(self, image_ids: Sequence[str]) -> RegionBatch:
         """What ``read`` gives, but nothing of the features is read: they are zeros that take no memory.
@@ -184,6 +199,24 @@ class RegionFeatureStore:
                 raise self._unknown(unknown)
             headers = {image_id: self._header(image_id, value, manifest, dtype) for image_id, value in values.items()}
             yield _Records(ids, positions, values, headers)
+
+    def _read(self, records: _Records) -> RegionBatch:
+        counts = records.num_regions()
+        shape = (len(records.ids), int(counts.max(initial=0)), self.manifest.feature_width)
+        features = np.empty(shape, self.manifest.dtype)
+        records.copy_features(features)
+        return records.as_batch(features, counts)
+
+    def _classes(self, records: _Records) -> dict[str, NDArray[Any]]:
+        kinds = {header.optional for header in records.headers.values()}
+        if len(kinds) > 1:
+            fewest = min(kinds, key=int.bit_count)
+            poor = [image_id for image_id, header in records.headers.items() if header.optional == fewest]
+            raise DataError(
+                f"{self.path}: some images have what the detector saw (classes, attributes and scores) and others have "
+                f"less of it, such as {', '.join(first_few(poor, 3))}; build the region features again from one source"
+            )
+        return records.classes()
 
     def _header(self, image_id: str, value: memoryview, manifest: Manifest, dtype: np.dtype[Any]) -> Header:
         try:
@@ -247,6 +280,17 @@ class _Records:
             for position in self.positions[image_id]:
                 rows[position, : len(found)] = found
                 rows[position, len(found) :] = 0
+
+    def classes(self) -> dict[str, NDArray[Any]]:
+        """The arrays of ``CLASS_FIELDS`` that the records have, (P, R) each."""
+        shape = (len(self.ids), max((header.num_regions for header in self.headers.values()), default=0))
+        arrays: dict[str, NDArray[Any]] = {}
+        for image_id, value in self.values.items():
+            for name, own in class_views(value, self.headers[image_id]).items():
+                array = arrays.setdefault(name, np.zeros(shape, CLASS_FIELDS[name]))
+                for position in self.positions[image_id]:
+                    array[position, : len(own)] = own
+        return arrays
 
     def as_batch(self, features: NDArray[Any], counts: NDArray[np.int64]) -> RegionBatch:
         boxes = np.zeros((*features.shape[:2], 4), np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,18 @@ from torch import Tensor, nn
 from vlrun.interfaces.examples import Pair, RegionBatch
 from vlrun.interfaces.tensors import BackboneOutput, Encoding
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 class Vocabulary(Protocol):
-    """The ids of a tokeniser's special tokens, and its size; what masked language modelling has to know of it."""
+    """What masked language modelling has to know of a tokeniser.
+
+    Attributes:
+        size: number of tokens.
+        pad_id, unknown_id, cls_id, sep_id, mask_id: ids of the special tokens.
+    """
 
     size: int
     pad_id: int
@@ -22,6 +31,15 @@ class Vocabulary(Protocol):
     cls_id: int
     sep_id: int
     mask_id: int
+
+    @property
+    def word_starts(self) -> NDArray[np.bool_]:
+        """(size,) True for a token that begins a word, False for one that continues it."""
+        ...
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens of a text, uncut and without special ones around it."""
+        ...
 
 
 class PairEncoder(Protocol):

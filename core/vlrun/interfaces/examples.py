@@ -64,6 +64,9 @@ class RegionBatch:
         boxes: (P, R, 4) float32, xyxy in pixels.
         mask: (P, R) bool, True for a real region.
         sizes: (P, 2) float32, (height, width) of each image in pixels.
+        class_ids, attribute_ids: (P, R) int32, the detector's classes, 0 at padding; None where they were not asked for
+            or the source had none.
+        class_scores, attribute_scores: (P, R) float32 in [0, 1], 0 at padding; None likewise.
     """
 
     image_ids: tuple[str, ...]
@@ -71,6 +74,10 @@ class RegionBatch:
     boxes: NDArray[np.float32]
     mask: NDArray[np.bool_]
     sizes: NDArray[np.float32]
+    class_ids: NDArray[np.int32] | None = None
+    attribute_ids: NDArray[np.int32] | None = None
+    class_scores: NDArray[np.float32] | None = None
+    attribute_scores: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from vlrun.interfaces.cases import Case, View, in_words, target_fields
 from vlrun.interfaces.examples import Example, Pair, Prediction, RegionBatch, Target
+from vlrun.interfaces.masking import Unmasked
 from vlrun.interfaces.measurement import ByTurns, Measurement
 from vlrun.interfaces.metric import Metric
 from vlrun.interfaces.question import Answer, Choice, Question
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-    from vlrun.interfaces.backbone import Backbone, Vocabulary
+    from vlrun.interfaces.backbone import Backbone
     from vlrun.interfaces.dataset import Dataset
     from vlrun.interfaces.run_view import RunView
     from vlrun.interfaces.tensors import Batch, Encoding
@@ -32,6 +33,7 @@ class Task(ABC, Generic[Target]):
             if no known checkpoint has one, or none is wanted.
         submission_suffix: suffix of the files of ``write_submission``, such as ``.json``; None if there is no server.
         requires_matching_head: whether a run stops unless imported weights filled the backbone's matching head.
+        reads_classes: whether ``mask`` gets the classes that the detector saw, where the store has them.
         in_batch: whether training calls ``pairs_in_batch`` instead of ``pairs``.
         asked_images: how many images a question has; None: one or more.
         asked_texts: likewise how many texts.
@@ -40,6 +42,7 @@ class Task(ABC, Generic[Target]):
     imported_head: str | None = None
     submission_suffix: str | None = None
     requires_matching_head: bool = False
+    reads_classes: bool = False
     in_batch: bool = False
     asked_images: int | None = 1
     asked_texts: int | None = 1
@@ -70,15 +73,12 @@ class Task(ABC, Generic[Target]):
         the first batch shows that its targets depend on them.
         """
 
-    def mask(
-        self, encoding: Encoding, rngs: Sequence[np.random.Generator], vocabulary: Vocabulary | None
-    ) -> tuple[Encoding, Mapping[str, Tensor]]:
-        """Masks an encoding: what the model sees instead, and the targets that follow; by default no change.
+    def mask(self, unmasked: Unmasked[Target]) -> tuple[Encoding, Mapping[str, Tensor]]:
+        """Hides parts of pairs: what the model sees instead, and the targets that follow; by default no change.
 
-        Runs in loader workers after ``collate``. There is a generator for each pair, addressed by seed, epoch, position
-        of the example and number of the pair. ``vocabulary`` is the backbone's ``wordpiece``.
+        Runs in loader workers after ``collate``, in training and in evaluation.
         """
-        return encoding, {}
+        return unmasked.encoding, {}
 
     @abstractmethod
     def build_head(self, backbone: Backbone) -> nn.Module:

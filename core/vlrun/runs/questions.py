@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vlrun.data.loading import shown_regions
+from vlrun.data.hidden_images import shown_regions
 from vlrun.engine.evaluation import TaskView, head_outputs
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.examples import Example, RegionBatch, RegionFeatures

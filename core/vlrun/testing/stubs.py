@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -76,10 +77,5 @@ def _hashed_words(pairs: Sequence[Pair], regions: RegionBatch, max_text_tokens: 
 
 def chosen_regions(regions: RegionBatch, rows: Sequence[int]) -> RegionBatch:
     """The regions of these images; a row may repeat."""
-    return RegionBatch(
-        tuple(regions.image_ids[row] for row in rows),
-        regions.features[rows],
-        regions.boxes[rows],
-        regions.mask[rows],
-        regions.sizes[rows],
-    )
+    arrays = {name: array[rows] for name, array in vars(regions).items() if isinstance(array, np.ndarray)}
+    return replace(regions, image_ids=tuple(regions.image_ids[row] for row in rows), **arrays)

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlrun.data.loading import BatchMaker
 from vlrun.engine.model import TaskModel
 from vlrun.interfaces.backbone import Backbone
+from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Example, RegionBatch
 from vlrun.interfaces.task import Task
 from vlrun.interfaces.tensors import Batch, in_full_precision, on_cpu
-from vlrun.seeds import example_rng
 from vlrun.testing.stubs import chosen_regions
 
 _TOLERANCE = 1e-5
@@ -44,8 +45,7 @@ def check_task(
     assert set(whole) == set(counts), "loss and loss_counts must name the same losses"
     assert all(value.ndim == 0 for value in whole.values()), "losses must be scalars"
 
-    middle = len(examples) // 2
-    parts = [make_batch(task, backbone, part, regions) for part in (examples[:middle], examples[middle:])]
+    parts = [make_batch(task, backbone, examples[part], regions, part.start) for part in _halves(len(examples))]
     for name, value in whole.items():
         halves = [_losses(task, backbone, head, part) for part in parts]
         total = sum(losses[name].item() for losses, _ in halves)
@@ -66,13 +66,49 @@ def check_task(
     return batch
 
 
-def make_batch(task: Task[Any], backbone: Backbone, examples: Sequence[Example[Any]], regions: RegionBatch) -> Batch:
-    """Makes a batch as the loader does; ``regions`` must hold every image of the examples."""
+def make_batch(
+    task: Task[Any], backbone: Backbone, examples: Sequence[Example[Any]], regions: RegionBatch, first: int = 0
+) -> Batch:
+    """Makes a batch as the loader does, and masks what the task masks.
+
+    Args:
+        regions: must hold every image of the examples, and those that the task reads besides.
+        first: position of the first example, from which what is drawn follows.
+    """
+    dataset, reader = _Following(examples, first), _RegionsInMemory(regions)
     task = pickle.loads(pickle.dumps(task))  # noqa: S301 - workers get a copy of the task like this
-    pairs = [pair for index, example in enumerate(examples) for pair in task.pairs(example, example_rng(0, 0, index))]
-    chosen = chosen_regions(regions, [regions.image_ids.index(pair.image_id) for pair in pairs])
-    encoding = backbone.pair_encoder(20)(pairs, chosen)
-    return Batch(tuple(example.id for example in examples), encoding, task.collate(examples, chosen, encoding))
+    maker = BatchMaker(task, dataset, reader, backbone.pair_encoder(20), 0, vocabulary=backbone.wordpiece)
+    return maker.made([(0, position) for position in range(first, first + len(examples))])
+
+
+def _halves(count: int) -> tuple[slice, slice]:
+    return slice(0, count // 2), slice(count // 2, count)
+
+
+class _Following(Dataset[Any]):
+    """Examples that follow others, which are not there."""
+
+    def __init__(self, examples: Sequence[Example[Any]], first: int) -> None:
+        self.split, self.protocol = "given", {}
+        self._examples, self._first = examples, first
+
+    def __len__(self) -> int:
+        return self._first + len(self._examples)
+
+    def __getitem__(self, position: int) -> Example[Any]:
+        return self._examples[position - self._first]
+
+
+class _RegionsInMemory:
+    """A store of the regions that a test made."""
+
+    def __init__(self, regions: RegionBatch) -> None:
+        self._regions = regions
+
+    def read(self, image_ids: Sequence[str]) -> RegionBatch:
+        return chosen_regions(self._regions, [self._regions.image_ids.index(image_id) for image_id in image_ids])
+
+    read_with_classes = read
 
 
 def _losses(task: Task[Any], backbone: Backbone, head: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Any]:

@@ -27,6 +27,7 @@ from vlrun import (
     RegionBatch,
     RegionFeatureStore,
     Task,
+    Unmasked,
     View,
     Vocabulary,
 )
@@ -68,20 +69,18 @@ class PretrainTask(Task[Any]):
         own = [example.image_ids[0] for example in examples]
         return {"matched": torch.tensor([one == other for one, other in zip(own, regions.image_ids, strict=True)])}
 
-    def mask(
-        self, encoding: Encoding, rngs: Sequence[np.random.Generator], vocabulary: Vocabulary | None
-    ) -> tuple[Encoding, Mapping[str, Tensor]]:
+    def mask(self, unmasked: Unmasked[Any]) -> tuple[Encoding, Mapping[str, Tensor]]:
         """Masks words and regions; boxes stay, so that the model knows where it has to look.
 
         word_labels: (P, L), the masked token ids, -1 elsewhere. region_is_masked: (P, R) bool. region_features: (K, D),
         the features of the K masked regions, in order, in the type of the store.
         """
-        wordpiece = self._needed(vocabulary)
+        encoding, wordpiece = unmasked.encoding, self._needed(unmasked.vocabulary)
         token_ids, word_labels = encoding.token_ids.numpy().copy(), np.empty(encoding.token_ids.shape, np.int64)
         is_region = encoding.region_mask.numpy()
         masked: list[np.ndarray] = []
         sources: list[np.ndarray] = []
-        for row, rng in enumerate(rngs):
+        for row, rng in enumerate(unmasked.rngs):
             words = mask_words(token_ids[row], wordpiece, self.config.mask_words, rng)
             token_ids[row], word_labels[row] = words
             of_row = mask_regions(is_region[row], self.config.mask_regions, rng)

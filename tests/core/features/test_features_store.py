@@ -53,6 +53,36 @@ def test_a_batch_keeps_order_and_repeats_and_pads_with_zeros(store_path):
     np.testing.assert_array_equal(batch.sizes, [[480, 640]] * 3)
 
 
+def test_a_batch_has_the_classes_of_its_images_where_they_are_asked_for(store_path):
+    store = RegionFeatureStore(store_path)
+    ids = ["COCO_val2014_000000000007", "COCO_val2014_000000000000", "COCO_val2014_000000000007"]
+    batch, without = store.read_with_classes(ids), store.read(ids)
+    for field in fields(without):
+        if (array := getattr(without, field.name)) is not None:
+            np.testing.assert_array_equal(getattr(batch, field.name), array)
+    for name in ("class_ids", "attribute_ids", "class_scores", "attribute_scores"):
+        assert getattr(without, name) is None
+        array = getattr(batch, name)
+        assert array.shape == (3, 5)
+        for row, image_id in enumerate(ids):
+            own = getattr(store[image_id], name)
+            np.testing.assert_array_equal(array[row, : len(own)], own)
+            assert not array[row, len(own) :].any()
+
+
+def test_classes_that_the_source_did_not_have_are_none_in_a_batch(tmp_path, make_regions):
+    write_store(tmp_path / "s", [make_regions(name, attribute_ids=None) for name in "ab"])
+    batch = RegionFeatureStore(tmp_path / "s").read_with_classes(["a", "b"])
+    assert batch.attribute_ids is None
+    assert batch.class_ids is not None
+
+
+def test_classes_of_some_images_alone_are_an_error(tmp_path, make_regions):
+    write_store(tmp_path / "s", [make_regions("a"), make_regions("b", attribute_ids=None)])
+    with pytest.raises(DataError, match="less of it, such as b; build the region features again"):
+        RegionFeatureStore(tmp_path / "s").read_with_classes(["a", "b"])
+
+
 def test_an_empty_batch_is_allowed(store_path):
     assert RegionFeatureStore(store_path).read([]).features.shape == (0, 0, 8)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from vlrun import Encoding, Unmasked
 from vlrun.seeds import example_rng
+from vlrun.testing import make_regions
 from vlrun_pretraining.masking import mask_regions, mask_words
 
 SPECIAL = 5  # ids under this are special tokens
@@ -17,6 +20,11 @@ SPECIAL = 5  # ids under this are special tokens
 
 def rngs(count: int, epoch: int = 0) -> list[np.random.Generator]:
     return [example_rng(0, epoch, index) for index in range(count)]
+
+
+def unmasked(encoding: Encoding, rngs: Sequence[np.random.Generator], vocabulary: Any) -> Unmasked[Any]:
+    regions = make_regions([f"image{row}" for row in range(len(rngs))], encoding.region_features.shape[2])
+    return Unmasked([], [], regions, encoding, rngs, vocabulary, read_regions=lambda ids: regions)
 
 
 @pytest.fixture
@@ -83,7 +91,7 @@ def test_a_batch_has_its_targets_where_it_was_masked(make_task: Any, make_encodi
     encoding = make_encoding(["a red cat", "the blue dogs on the left ."] * 10)
     features = encoding.region_features.clone()
 
-    shown, targets = task.mask(encoding, rngs(20), wordpiece)
+    shown, targets = task.mask(unmasked(encoding, rngs(20), wordpiece))
 
     masked = targets["word_labels"] >= 0
     assert torch.equal(targets["word_labels"][masked], encoding.token_ids[masked])
@@ -104,14 +112,14 @@ def test_what_a_pair_looks_like_depends_on_its_generator_alone(
     task = make_task(mask_words=0.5, mask_regions=0.5)
     texts = ["a red cat", "the blue dogs on the left .", "cats"]
     encoding = make_encoding(texts)
-    whole, targets = task.mask(encoding, rngs(3), wordpiece)
-    again, _ = task.mask(encoding, rngs(3), wordpiece)
-    other, _ = task.mask(encoding, rngs(3, epoch=1), wordpiece)
+    whole, targets = task.mask(unmasked(encoding, rngs(3), wordpiece))
+    again, _ = task.mask(unmasked(encoding, rngs(3), wordpiece))
+    other, _ = task.mask(unmasked(encoding, rngs(3, epoch=1), wordpiece))
     assert torch.equal(whole.token_ids, again.token_ids)
     assert torch.equal(whole.region_features, again.region_features)
     assert not torch.equal(whole.region_features, other.region_features)
 
-    alone, of_one = task.mask(make_encoding(texts[:1]), rngs(1), wordpiece)
+    alone, of_one = task.mask(unmasked(make_encoding(texts[:1]), rngs(1), wordpiece))
     length = alone.token_ids.shape[1]
     assert torch.equal(alone.token_ids[0], whole.token_ids[0, :length])
     assert torch.equal(alone.region_features[0], whole.region_features[0])
@@ -121,7 +129,7 @@ def test_what_a_pair_looks_like_depends_on_its_generator_alone(
 def test_nothing_masked_is_no_error(make_task: Any, make_encoding: Any, wordpiece: Any) -> None:
     task = make_task(mask_words=0, mask_regions=0)
     encoding = make_encoding(["a red cat", "cats"])
-    shown, targets = task.mask(encoding, rngs(2), wordpiece)
+    shown, targets = task.mask(unmasked(encoding, rngs(2), wordpiece))
     assert torch.equal(shown.token_ids, encoding.token_ids)
     assert targets["region_features"].shape == (0, 6)
     assert not targets["region_is_masked"].any()
@@ -137,8 +145,8 @@ def test_masks_follow_the_vocabulary_given_and_no_earlier_call(
     other = copy(wordpiece)
     other.mask_id = wordpiece.unknown_id
 
-    shown = [task.mask(encoding, rngs(2), wordpiece)[0].token_ids for task in (fresh, used)]
-    with_other = used.mask(encoding, rngs(2), other)[0].token_ids
+    shown = [task.mask(unmasked(encoding, rngs(2), wordpiece))[0].token_ids for task in (fresh, used)]
+    with_other = used.mask(unmasked(encoding, rngs(2), other))[0].token_ids
 
     assert torch.equal(*shown)
     assert torch.equal(with_other == other.mask_id, shown[0] == wordpiece.mask_id)

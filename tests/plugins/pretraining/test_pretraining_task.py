@@ -12,14 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vlrun import Batch, ConfigError, DataError, Encoding, Example, Question, RegionFeatureStore
+from vlrun import Batch, ConfigError, DataError, Example, Question, RegionFeatureStore
 from vlrun.data.loading import BatchMaker
 from vlrun.data.splits import JoinedSplits
 from vlrun.seeds import example_rng
 from vlrun.testing import check_metric, check_task
 from vlrun_pretraining.head import PretrainingOutput, Undecoded
 from vlrun_pretraining.metric import PretrainingAccuracy
-from vlrun_pretraining.task import PretrainTask
 
 V, D, H = 15, 6, 8
 
@@ -204,28 +203,8 @@ def test_a_backbone_without_word_pieces_is_refused(make_task: Any, without_words
         make_task().build_head(without_words)
 
 
-class _Addressed(PretrainTask):
-    """Draws by example and not by place, so that half a batch is what it is in the whole; masks targets alone."""
-
-    words: Any
-
-    def pairs(self, example: Example[Any], rng: np.random.Generator) -> Any:
-        return super().pairs(example, self._rng(example))
-
-    def collate(self, examples: Any, regions: Any, encoding: Encoding) -> Any:
-        _, of_masks = super().mask(encoding, [self._rng(example) for example in examples], self.words)
-        return {**super().collate(examples, regions, encoding), **of_masks}
-
-    def mask(self, encoding: Encoding, rngs: Any, vocabulary: Any) -> Any:
-        return encoding, {}
-
-    def _rng(self, example: Example[Any]) -> np.random.Generator:
-        return np.random.default_rng([*example.id.encode()])
-
-
 def test_the_core_can_rely_on_the_task(make_task: Any, make_dataset: Any, backbone: Any, data: Any) -> None:
-    task = _Addressed(make_task(mask_words=0.5, mask_regions=0.5).config)
-    task.words = backbone.wordpiece
+    task = make_task(mask_words=0.5, mask_regions=0.5)
     train = make_dataset("train")
     task.start_training(train, 0)
     regions = RegionFeatureStore(data / "features").read([f"train{index}" for index in range(4)])
