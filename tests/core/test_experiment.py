@@ -34,6 +34,13 @@ PLUGIN = """
         ]
 
     @hookimpl
+    def vlrun_metrics():
+        return [
+            Entry(name=name, summary="", config="vlrun:MetricConfig", factory="builtins:print", target=kind)
+            for name, kind in {"hits": "class", "overlap": "box", "any": None}.items()
+        ]
+
+    @hookimpl
     def vlrun_datasets():
         return [
             Entry(name=name, summary="", config="vlrun:DatasetConfig", factory="builtins:print", target=kind)
@@ -113,6 +120,12 @@ def test_options_inside_optimizer_and_schedule_are_checked(experiment: Path) -> 
 def test_a_task_that_does_not_fit_the_dataset_names_those_that_do(experiment: Path) -> None:
     (problem,) = problems(experiment, "tasks.0.dataset.name=maps")
     assert "task 'classify' learns 'class', dataset 'maps' has 'box'. Datasets that fit: pets" in problem
+
+
+def test_a_metric_about_something_else_names_those_that_fit(experiment: Path) -> None:
+    (problem,) = problems(experiment, "tasks.0.metrics=[{name: hits}, {name: overlap}, {name: any}]")
+    assert "tasks.0.metrics.1.name: task 'classify' learns 'class', metric 'overlap' is about 'box'" in problem
+    assert "Metrics that fit: any, hits;" in problem
 
 
 def test_a_split_that_the_dataset_does_not_know_is_refused_with_the_nearest(

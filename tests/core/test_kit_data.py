@@ -319,7 +319,7 @@ def test_a_right_metric_passes_and_its_scores_come_back() -> None:
             "standard error of score 'accuracy' must be None or at least 0, and is -1.0",
         ),
         (Changed(standard_error=math.nan), "must be None or at least 0, and is nan"),
-        (Changed(protocol={}), "the protocol of score 'accuracy' lacks what dataset.protocol has: dataset, limit"),
+        (Changed(protocol={"limit": "none"}), "of score 'accuracy' says something else than dataset.protocol: limit"),
         (Changed(protocol={"dataset": {1}}), r"'dataset' .* score 'accuracy' cannot be written to JSON: \{1\}"),
         (Changed(primary=False), "exactly one score must be primary, and these are: none"),
         (Returns([Score(n, 1, "", 3, DATASET.protocol, primary=True) for n in "xy"]), "and these are: x, y"),

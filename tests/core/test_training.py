@@ -214,7 +214,9 @@ def test_predictions_survive_a_metric_that_refuses_them(
 def test_no_epochs_only_evaluates(world: Path, plugins: Plugins) -> None:
     result = run_experiment(experiment(world, plugins, "train.epochs=0"), plugins=plugins)
     assert [row.score.count for row in result.rows] == [13, 11]
-    assert result.rows[0].score.protocol["checkpoint"] == "as built"
+    protocol = result.rows[0].score.protocol
+    assert protocol["checkpoint"] == "as built"
+    assert protocol["annotations"] == "val"  # of the dataset, which the metric says nothing of
 
 
 def test_images_without_features_stop_the_run_before_it_starts(

@@ -31,7 +31,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLRUN_CACHE", str(place / "cache"))
         patch.setattr(world, "SPLIT_SIZES", {"train": 24, "val": 6, "testA": 6, "testB": 6})
-        options = ["--output", str(place), "train.epochs=1", "train.workers=0", "reporters=[{name: jsonl}]"]
+        options = [
+            "--output",
+            str(place),
+            "train.epochs=1",
+            "train.workers=0",
+            "reporters=[{name: jsonl}]",
+            "built_in_reporters=false",
+        ]
         assert main(["run", str(FILE), "--demo-pictures", *options]) == 0
     draw(make_scene(77)).save(place / "new.png")
     return place

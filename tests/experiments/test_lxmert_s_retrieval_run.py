@@ -105,6 +105,7 @@ def experiment_in(root: Path, original: Original, vectors: Any, **task: Any) -> 
         ],
         "train": {"epochs": 0, "batch_size": 4, "learning_rate": 5e-5, "workers": 0},
         "reporters": [{"name": "jsonl"}],
+        "built_in_reporters": False,
     }
     (root / "mini.yaml").write_text(dump_yaml(content))
     return load_experiment(root / "mini.yaml", [f"data_root={root}", f"runs_root={root}"])

@@ -202,6 +202,7 @@ def experiment_text(task: str, vectors: Vectors) -> str:
                 "workers": 0,
             },
             "reporters": [{"name": "jsonl"}],
+            "built_in_reporters": False,
         }
     )
 

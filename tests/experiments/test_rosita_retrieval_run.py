@@ -155,6 +155,7 @@ def experiment_of(original: Original) -> dict[str, Any]:
             "log_every": 1,
         },
         "reporters": [{"name": "jsonl"}],
+        "built_in_reporters": False,
     }
 
 

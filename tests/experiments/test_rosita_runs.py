@@ -200,6 +200,7 @@ def experiment_text(of: Original) -> str:
                 "final_checkpoint": "last",
             },
             "reporters": [{"name": "jsonl"}],
+            "built_in_reporters": False,
         }
     )
 

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ON_VQA = ("rosita_vqa", "lxmert_s_vqa", "lxmert_vqa")
 SHORT = ("train.epochs=1", "train.log_every=1", "tasks.0.dataset.limit=256", "train.order_seed=0")
 PLAIN = ("backbone.dropout=0", "backbone.weights=null", "train.precision=fp32")  # the same numbers on any device
-REPORTERS = ("reporters=[{name: jsonl}]",)
+REPORTERS = ("reporters=[{name: jsonl}]", "built_in_reporters=false")
 
 pytestmark = [
     pytest.mark.gpu,

@@ -22,6 +22,7 @@ from vlrun.config.problems import KeyPath, Problem, Sources, dotted, validation_
 from vlrun.config.published import Published
 from vlrun.config.roots import environment_roots, recorded_root
 from vlrun.config.shipped import find_experiment
+from vlrun.config.targets import target_problems
 from vlrun.config.train import TrainConfig
 from vlrun.config.yaml import annotate, dump_yaml, parse_value, parse_yaml
 from vlrun.errors import ConfigError, PluginError, RequiredFile, UsageError
@@ -63,9 +64,10 @@ class Experiment(Config):
     train: TrainConfig
     features: FeaturesConfig = Field(default_factory=FeaturesConfig)
     published: Published | None = None
-    reporters: list[SerializeAsAny[ReporterConfig]] | None = Field(
-        None, description="reporters instead of the built-in ones; null keeps those"
+    reporters: list[SerializeAsAny[ReporterConfig]] = Field(
+        default_factory=list, description="reporters beside the built-in ones, or options of one of these"
     )
+    built_in_reporters: bool = Field(True, description="whether those that reporters does not list work, too")
 
     _sources: Sources | None = PrivateAttr(None)
 
@@ -343,24 +345,14 @@ class _Check:
         """Checks what no single section can know."""
         self.check_tasks_together(experiment)
         for index, task in enumerate(experiment.tasks):
-            task_entry = self.plugins.find("task", task.name)
             dataset_entry = self.plugins.find("dataset", task.dataset.name)
             task.dataset._unusable_sources = frozenset(
                 builder.source for builder in dataset_entry.builders if {*builder.lacks} & {*task.needed_fields}
             )
-            path: KeyPath = ("tasks", index, "dataset", "name")
             if experiment.train.epochs and not task.dataset.train:
                 where: KeyPath = ("tasks", index, "dataset", "train")
                 self.problems.append(Problem(where, "there is no split to train on (train.epochs=0 only evaluates)"))
-            if task_entry.target != dataset_entry.target:
-                fitting = [entry.name for entry in self.plugins.entries("dataset") if entry.target == task_entry.target]
-                self.problems.append(
-                    Problem(
-                        path,
-                        f"task '{task.name}' learns '{task_entry.target}', dataset '{task.dataset.name}' has "
-                        f"'{dataset_entry.target}'. Datasets that fit: {', '.join(fitting) or 'none installed'}",
-                    )
-                )
+            self.problems += target_problems(self.plugins, index, task)
         names = {task.display_name for task in experiment.tasks}
         for index, result in enumerate(experiment.published.results if experiment.published else []):
             if result.task not in names:

@@ -1,4 +1,4 @@
-"""Options of the built-in reporters; all of them are on unless an experiment lists others."""
+"""Options of the built-in reporters, which work unless ``built_in_reporters`` is false."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from vlrun.errors import DataError
 from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Example, Prediction, RegionBatch, Score
+from vlrun.interfaces.metric import Metric
 from vlrun.interfaces.reporter import EvaluationReport
 from vlrun.interfaces.run_view import RunView
 from vlrun.interfaces.tensors import Batch, in_full_precision, on_cpu
@@ -188,9 +189,17 @@ def score_predictions(
         **task_run.marks.get(split, {}),
         **task_run.task.evaluation_protocol(final=final),
     }
+    return metric_scores(task_run.metrics, predictions, dataset, common)
+
+
+def metric_scores(
+    metrics: Sequence[Metric], predictions: Sequence[Prediction], dataset: Dataset[Any], common: Mapping[str, Any]
+) -> list[Score]:
+    """The scores of all metrics; each says what data it is of, what ``common`` says, and what its metric says."""
+    common = {**dataset.protocol, **common}
     return [
         replace(score, protocol={**common, **score.protocol})
-        for metric in task_run.metrics
+        for metric in metrics
         for score in metric(predictions, dataset)
     ]
 

@@ -14,7 +14,8 @@ class Dataset(ABC, Generic[Target]):
 
     Attributes:
         split: name of the split, such as ``testA``.
-        protocol: what identifies the data behind a number (file, hash, box source); copied into every score.
+        protocol: what identifies the data behind a number (file, hash, box source); the core adds it to
+            every score.
     """
 
     split: str

@@ -15,7 +15,10 @@ class Metric(ABC):
 
     @abstractmethod
     def __call__(self, predictions: Sequence[Prediction], dataset: Dataset[Any]) -> list[Score]:
-        """Compares ``predictions`` with the targets of ``dataset``; each score names its protocol.
+        """Compares ``predictions`` with the targets of ``dataset``; each score says what of this metric changes it.
+
+        What the core knows goes into every protocol without this: ``dataset.protocol``, the split, the checkpoint, and
+        what the task says of its evaluation.
 
         Raises:
             DataError: a prediction is missing, unknown, or repeated.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from vlrun.interfaces.examples import Score
@@ -120,9 +120,11 @@ class Reporter:
 
     Attributes:
         shows_notes: whether somebody who watches the run sees the notes.
+        leaves: label -> path in the run folder of what it leaves there for users, which the end of a run tells them.
     """
 
     shows_notes = False
+    leaves: Mapping[str, str] = MappingProxyType({})
 
     @classmethod
     def from_config(cls, config: Any) -> Reporter:
@@ -162,6 +164,11 @@ class Reporters(Reporter):
 
     def __init__(self, reporters: Iterable[Reporter]) -> None:
         self._active = list(reporters)
+
+    @property
+    def leaves(self) -> Mapping[str, str]:  # type: ignore[override]
+        """What all of them leave."""
+        return {label: path for reporter in self._active for label, path in reporter.leaves.items()}
 
     def start(self, run: RunInfo) -> None:
         self._tell("start", run)

@@ -134,7 +134,8 @@ class Entry(Declaration):
         config: path of the pydantic model of the options; its module must not import torch.
         factory: path of the class, class method or function that makes the component. Datasets are made with
             ``factory(config, split)``, everything else with ``factory(config)``.
-        target: tasks and datasets: the kind of target, such as ``"referent"``. A task takes datasets of the same kind.
+        target: tasks, datasets and metrics: the kind of target, such as ``"referent"``. A task takes datasets and
+            metrics of the same kind; a metric without one fits any task.
         record: datasets: path of the pydantic model of one line of the annotation files, which is the published schema.
         builders: datasets: how annotation files are made from the official ones.
         obtain: where a user gets the source files; shown when they are missing.

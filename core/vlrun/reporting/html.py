@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -48,6 +49,8 @@ ScoreKey = tuple[str, str, str]  # task, split, name
 
 class HtmlReporter(Reporter):
     """Writes ``header.json``, with the recipe, when the run starts, and the page when it ends."""
+
+    leaves = MappingProxyType({"report": "report.html"})
 
     def __init__(self) -> None:
         self._run: RunInfo | None = None

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 from vlrun.files import atomic_write
@@ -21,6 +22,8 @@ class JsonLinesReporter(Reporter):
     A continued run first removes lines that are newer than its checkpoint, so the file is like that of an unbroken run.
     Reading a float gives the same bits as were written; nan and infinity, which JSON lacks, become null.
     """
+
+    leaves = MappingProxyType({"metrics": "metrics.jsonl"})
 
     def __init__(self) -> None:
         self._file: TextIO | None = None

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 _NO_RECIPE = re.compile(
-    r"name|data_root|runs_root|seed|demo|demo_pretraining|image_identities|(published|reporters)(\..*)?"
+    r"name|data_root|runs_root|seed|demo|demo_pretraining|image_identities"
+    r"|built_in_reporters|(published|reporters)(\..*)?"
     r"|backbone\.(weights|vocabulary)|tasks\.\d+\.(label|dataset\.(annotations|features|evaluate|pictures))"
     r"|train\.(micro_batches|evaluate_batch_size|checkpoint_every|keep_checkpoints|log_every|workers|threads"
     r"|distributed_timeout|compile|activation_checkpointing)|features\..*"

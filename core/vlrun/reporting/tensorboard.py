@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vlrun.interfaces.reporter import EvaluationReport, Outcome, Reporter, RunInfo, StepReport
@@ -18,6 +19,8 @@ class TensorBoardReporter(Reporter):
 
     A continued run tells TensorBoard to forget the steps after its checkpoint.
     """
+
+    leaves = MappingProxyType({"TensorBoard": "tensorboard"})
 
     def __init__(self) -> None:
         self._writer: SummaryWriter | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from vlrun.data.splits import describe_features
 from vlrun.engine.assembly import assemble, build_metrics, check_splits
 from vlrun.engine.checkpoints import Checkpoints
 from vlrun.engine.claim import refuse_if_claimed
-from vlrun.engine.evaluation import TaskView, evaluate_split, write_outputs
+from vlrun.engine.evaluation import TaskView, evaluate_split, metric_scores, write_outputs
 from vlrun.engine.launch import StopRequest
 from vlrun.engine.ranks import Ranks, join_ranks
 from vlrun.engine.run import Run, TaskRun
@@ -159,9 +159,8 @@ def score_file(
         }
     predictions = read_predictions(path)
     part = task.evaluated_part(dataset, final=True)
-    scores = [score for metric in build_metrics(config, task, plugins) for score in metric(predictions, part)]
     common = {"split": split, **task.evaluation_protocol(final=True)}
-    return config.display_name, [replace(score, protocol={**common, **score.protocol}) for score in scores]
+    return config.display_name, metric_scores(build_metrics(config, task, plugins), predictions, part, common)
 
 
 def read_predictions(path: Path) -> list[Prediction]:

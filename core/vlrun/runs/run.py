@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,7 @@ _MAY_CHANGE_ON_RESUME = {
     "train.evaluate_batch_size",
     "features",
     "reporters",
+    "built_in_reporters",
     "published",
 }
 
@@ -126,13 +127,17 @@ def _with_initial_weights(
 
 
 def build_reporters(experiment: Experiment, plugins: Plugins, ranks: Ranks) -> Reporters:
-    """The reporters that the experiment names, or all built-in ones; the main rank alone has any."""
+    """The built-in reporters and those that the experiment names; the main rank alone has any."""
     if not ranks.is_main:
         return Reporters([])
-    if experiment.reporters is not None:
-        return Reporters([plugins.find("reporter", config.name).build(config) for config in experiment.reporters])
-    built_in = [entry for entry in plugins.entries("reporter") if plugins.is_built_in("reporter", entry.name)]
-    return Reporters([entry.build(config_model("reporter", entry)(name=entry.name)) for entry in built_in])
+    named = {config.name for config in experiment.reporters}
+    built_in = [
+        entry.build(config_model("reporter", entry)(name=entry.name))
+        for entry in plugins.entries("reporter")
+        if experiment.built_in_reporters and plugins.is_built_in("reporter", entry.name) and entry.name not in named
+    ]
+    listed = [plugins.find("reporter", config.name).build(config) for config in experiment.reporters]
+    return Reporters([*built_in, *listed])
 
 
 def _train_and_evaluate(
@@ -233,7 +238,7 @@ def _recorded(
 
     def end(status: str, message: str) -> None:
         folder.write_status(status=status, message=message, finished=now())
-        reporters.finish(Outcome(status, message, rows, _locations(folder)))
+        reporters.finish(Outcome(status, message, rows, _locations(folder, reporters.leaves)))
 
     ranks.from_main(start)
     try:
@@ -327,17 +332,15 @@ def _profiled(run: Run, wanted: bool, total_steps: int) -> Any:
     return profile(run.folder.path / "traces", run.device, total_steps)
 
 
-def _locations(folder: RunFolder) -> list[tuple[str, str]]:
-    """The labelled files and folders that the run has left; the report is written after this."""
+def _locations(folder: RunFolder, reported: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The labelled files and folders that the run leaves; reporters may write theirs after this."""
     places = {
         "run folder": folder.path,
-        "report": folder.path / "report.html",
-        "metrics": folder.path / "metrics.jsonl",
+        **{label: folder.path / path for label, path in reported.items()},
         "predictions": folder.path / "predictions",
         "submission files": folder.path / "submission",
         "best checkpoint": folder.checkpoints / "best",
         "last checkpoint": folder.checkpoints / "last",
         "profiler traces": folder.path / "traces",
-        "TensorBoard": folder.path / "tensorboard",
     }
-    return [(label, str(path)) for label, path in places.items() if path.exists() or label == "report"]
+    return [(label, str(path)) for label, path in places.items() if label in reported or path.exists()]

@@ -71,8 +71,8 @@ def _check_scores(scores: Any, dataset: Dataset[Any]) -> None:
             f"the standard error of {whose} must be None or at least 0, and is {error!r}"
         )
         check_protocol(score.protocol, whose)
-        missing = [name for name in dataset.protocol if name not in score.protocol]
-        assert not missing, f"the protocol of {whose} lacks what dataset.protocol has: {', '.join(missing)}"
+        changed = [name for name, value in dataset.protocol.items() if score.protocol.get(name, value) != value]
+        assert not changed, f"the protocol of {whose} says something else than dataset.protocol: {', '.join(changed)}"
     names = [score.name for score in scores]
     assert len(set(names)) == len(names), f"each score needs a name of its own: {', '.join(names)}"
     primary = [score.name for score in scores if score.primary]

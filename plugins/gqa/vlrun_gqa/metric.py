@@ -61,7 +61,7 @@ class GqaAccuracy(Metric):
 
     def __call__(self, predictions: Sequence[Prediction], dataset: Dataset[Answers]) -> list[Score]:
         questions, rightness, counted = _joined(predictions, dataset)
-        protocol = {**dataset.protocol, "split": dataset.split, "questions": counted, "match": "exact text"}
+        protocol = {"questions": counted, "match": "exact text"}
         mean = partial(Score.mean, protocol=protocol)
         shares: dict[str, Sequence[float] | None] = {
             **_by_openness(questions),
@@ -73,7 +73,7 @@ class GqaAccuracy(Metric):
         scores = [mean("accuracy", right, primary=True)]
         scores += [mean(name, values) for name, values in shares.items() if values]
         if grouped := [question for question in questions if question.target.group is not None]:
-            scores.append(_distribution(grouped, protocol))
+            scores.append(_distribution(grouped, protocol, dataset.split))
         if self.vocabulary is not None:
             scores.append(_upper_bound(scores[0], questions, self.vocabulary))
         for kind, key_of in _KINDS.items():
@@ -167,7 +167,7 @@ def _hits(questions: Sequence[_Question], choices_of: Callable[[GqaAnswer], Sequ
     return hits
 
 
-def _distribution(questions: Sequence[_Question], protocol: Mapping[str, Any]) -> Score:
+def _distribution(questions: Sequence[_Question], protocol: Mapping[str, Any], split: str) -> Score:
     """Chi-squared of predicted against true answers per group, weighted by the group's questions, divided by 100.
 
     Predicted answers that are never true in a group are left out, as in the official evaluator.
@@ -197,7 +197,7 @@ def _distribution(questions: Sequence[_Question], protocol: Mapping[str, Any]) -
         count=len(questions),
         protocol=protocol,
         higher_is_better=False,
-        standard_error=error_by_resampling(len(questions), of, str(protocol["split"]), "distribution"),
+        standard_error=error_by_resampling(len(questions), of, split, "distribution"),
     )
 
 

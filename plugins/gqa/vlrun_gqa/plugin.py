@@ -72,6 +72,7 @@ def vlrun_metrics() -> list[Entry]:
             summary="Accuracy, consistency, validity, plausibility and distribution of GQA's evaluator",
             config="vlrun_gqa.config:GqaAccuracyConfig",
             factory="vlrun_gqa.metric:GqaAccuracy.from_config",
+            target=TARGET,
         )
     ]
 

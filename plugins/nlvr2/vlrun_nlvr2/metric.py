@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from vlrun import DataError, Dataset, Metric, Prediction, Score
 from vlrun.blocks.predictions import listed, mismatches
@@ -31,15 +30,15 @@ class Nlvr2Accuracy(Metric):
 
     def __call__(self, predictions: Sequence[Prediction], dataset: Dataset[Statement]) -> list[Score]:
         judged = _judged(predictions, dataset)
-        protocol = {**dataset.protocol, "split": dataset.split}
         return [
-            *_scores(judged, protocol, primary=True),
-            *_subset_scores(judged, protocol),
-            *_phenomenon_scores(judged, protocol),
+            *_scores(judged, primary=True),
+            *_subset_scores(judged),
+            *_phenomenon_scores(judged),
         ]
 
 
-def _scores(judged: Judged, protocol: dict[str, Any], prefix: str = "", *, primary: bool = False) -> list[Score]:
+def _scores(judged: Judged, subset: str = "", *, primary: bool = False) -> list[Score]:
+    prefix, protocol = (f"{subset}-", {"subset": subset}) if subset else ("", {})
     groups: dict[str, bool] = {}
     for target, right in judged:
         groups[target.group] = groups.get(target.group, True) and right
@@ -59,16 +58,16 @@ def _scores(judged: Judged, protocol: dict[str, Any], prefix: str = "", *, prima
     ]
 
 
-def _subset_scores(judged: Judged, protocol: dict[str, Any]) -> list[Score]:
+def _subset_scores(judged: Judged) -> list[Score]:
     names = sorted({name for target, _ in judged for name in target.subsets or ()})
     scores = []
     for name in names:
         inside = [(target, right) for target, right in judged if name in (target.subsets or ())]
-        scores += _scores(inside, {**protocol, "subset": name}, prefix=f"{name}-")
+        scores += _scores(inside, name)
     return scores
 
 
-def _phenomenon_scores(judged: Judged, protocol: dict[str, Any]) -> list[Score]:
+def _phenomenon_scores(judged: Judged) -> list[Score]:
     names = sorted({name for target, _ in judged for name in target.categories or ()})
     scores = []
     for name in names:
@@ -77,7 +76,7 @@ def _phenomenon_scores(judged: Judged, protocol: dict[str, Any]) -> list[Score]:
             Score.mean(
                 f"accuracy-{name.replace(' ', '-')}",
                 rights,
-                protocol={**protocol, "unit": "statements", "phenomenon": name},
+                protocol={"unit": "statements", "phenomenon": name},
                 detail=True,
             )
         )

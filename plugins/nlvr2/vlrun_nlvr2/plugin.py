@@ -69,6 +69,7 @@ def vlrun_metrics() -> list[Entry]:
             summary="Share of right statements, and of sentences right for all their image pairs, in percent",
             config="vlrun_nlvr2.config:Nlvr2AccuracyConfig",
             factory="vlrun_nlvr2.metric:Nlvr2Accuracy",
+            target=TARGET,
         )
     ]
 

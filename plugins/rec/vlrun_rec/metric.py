@@ -60,8 +60,6 @@ class GroundingAccuracy(Metric):
 
     def _protocol(self, dataset: Dataset[Any]) -> dict[str, str]:
         return {
-            **dataset.protocol,
-            "split": dataset.split,
             "unit": "sentences",
             "iou_rule": self.config.iou_rule,
             "hit": f"IoU {self.config.comparison} {self.config.iou_threshold:g}",

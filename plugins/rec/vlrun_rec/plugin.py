@@ -85,6 +85,7 @@ def vlrun_metrics() -> list[Entry]:
             summary="Share of expressions whose box has enough IoU, with the oracle of the candidate boxes",
             config="vlrun_rec.config:GroundingAccuracyConfig",
             factory="vlrun_rec.metric:GroundingAccuracy",
+            target=TARGET,
         )
     ]
 

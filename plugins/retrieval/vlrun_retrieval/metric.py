@@ -157,7 +157,7 @@ class RetrievalMetric(Metric):
             pools = protocol.pools(pool.owner, len(pool.image_ids))
             ranks = [_ranks(pool, part, protocol, given) for part in pools]
             means = mean_over_pools(ranks, pools, protocol, self.ties)
-            facts = {**dataset.protocol, **self.facts, **_facts(means)}
+            facts = {**self.facts, **_facts(means)}
             suffix = "" if protocol is protocols[0] else f" [{protocol.name}]"
             errors = _Errors(pool, pools, ranks, self.ties, (dataset.split, protocol.name))
             scores += _scores(means, errors, suffix, facts, primary=not suffix)

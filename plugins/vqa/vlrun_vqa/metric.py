@@ -73,7 +73,7 @@ class VqaAccuracy(Metric):
         _refuse_what_does_not_fit(predictions, ids, dataset.split)
         if not judged:
             raise DataError(f"split '{dataset.split}': the answers to all questions are hidden, so none can be scored")
-        protocol = {**dataset.protocol, "split": dataset.split, **self._protocol(judged, len(ids))}
+        protocol = self._protocol(judged, len(ids))
         return [
             Score.mean("accuracy", [item.accuracy for item in judged], protocol, primary=True),
             *_by_answer_type(judged, protocol),

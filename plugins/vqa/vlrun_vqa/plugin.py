@@ -78,6 +78,7 @@ def vlrun_metrics() -> list[Entry]:
             summary="Official VQA accuracy, by answer type and question type, with the bound that the vocabulary sets",
             config="vlrun_vqa.config:VqaAccuracyConfig",
             factory="vlrun_vqa.metric:VqaAccuracy",
+            target=TARGET,
         )
     ]
 

@@ -97,9 +97,6 @@ def test_every_score_names_what_makes_it_comparable(make_dataset: Any) -> None:
         ("oracle", 0, False),
     ]
     assert scores[0].protocol == {
-        "annotations": "testA.jsonl",
-        "features": "coco-bua36",
-        "split": "testA",
         "unit": "sentences",
         "iou_rule": "plus_one",
         "hit": "IoU >= 0.5",
