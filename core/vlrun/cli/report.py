@@ -18,6 +18,7 @@ from vlrun.interfaces.reporter import ResultRow
 from vlrun.reporting.comparison import backbone_of, tables_of, task_of, tasks_of
 from vlrun.reporting.jsonl import finite
 from vlrun.reporting.options import flat_options, is_recipe, shown
+from vlrun.reporting.repeats import repeated_scores
 from vlrun.reporting.results import difference_to_published
 from vlrun.reporting.run_record import RunRecord, is_run_folder, read_run
 from vlrun.reporting.tables import encodable, plain, print_table
@@ -56,7 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
     runs = matching([read_run(folder) for folder in find_runs(folders)], arguments.where)
     pages = {record.folder: _write_page(record) for record in runs} if arguments.html else {}
     if arguments.json:
-        content = {"runs": [_as_json(record, pages.get(record.folder)) for record in runs]}
+        content = {
+            "runs": [_as_json(record, pages.get(record.folder)) for record in runs],
+            "repeats": [score.as_json() for score in repeated_scores(runs)],
+        }
         print(json.dumps(finite(content), indent=2, ensure_ascii=False, default=str))
         return 0
     for place, (title, tables) in enumerate(tables_of(runs)):

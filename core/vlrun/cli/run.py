@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nproc", type=int, default=None, metavar="N", help="processes on each machine (default: 1)")
     parser.add_argument("--output", metavar="DIR", help="where run folders go: DIR/<experiment>/<timestamp>-<id>/")
     parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run, if there is one")
+    seeds = "run with N seeds, from that of the experiment on, or with those listed (888,1,2), and show the means"
+    parser.add_argument("--seeds", metavar="N", help=seeds)
     slurm = "submit as a batch job, with these long options of sbatch, such as time=12:00:00 nodes=2 (docs/cluster.md)"
     parser.add_argument("--slurm", nargs="*", metavar="KEY=VALUE", help=slurm)
     parser.add_argument("--profile", action="store_true", help="record a short trace and a table of operators")
@@ -41,31 +43,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Checks the experiments and the files that they need, then trains or resumes, in one process or several."""
     experiments, overrides = _sorted_words(arguments)
-    if len(experiments) == 1:
+    if len(experiments) == 1 and arguments.seeds is None:
         return _run_one(arguments)
     from vlrun.engine.ranks import is_launched
 
     if is_launched() or arguments.slurm is not None:
+        several = f"{len(experiments)} experiments" if len(experiments) > 1 else "several seeds"
         raise UsageError(
-            f"{len(experiments)} experiments in one job: a launcher or batch system runs one experiment at a time; "
+            f"{several} in one job: a launcher or batch system runs one experiment at a time; "
             "start a job for each, or use --nproc"
         )
-    plugins, earlier = create_plugins(), set[str]()
     stages = [
         argparse.Namespace(**{**vars(arguments), "experiment": each, "overrides": overrides, "command": command})
         for each, command in _commands(arguments, experiments)
     ]
-    for stage in stages if not arguments.print_config else []:  # the last one's mistakes are not for the third day
+    if arguments.seeds is not None:
+        from vlrun.cli.run_seeds import run_seeds
+
+        return run_seeds(stages, lambda stage: _load(stage, create_plugins()), _run_in_order)
+    return _run_in_order(stages)
+
+
+def _run_in_order(stages: Sequence[argparse.Namespace]) -> int:
+    plugins, earlier = create_plugins(), set[str]()
+    for stage in stages if not stages[0].print_config else []:  # the last one's mistakes are not for the third day
         experiment, _ = _checked(stage, plugins, earlier)
         earlier.add(experiment.name)
+    names = [getattr(stage, "label", stage.experiment) for stage in stages]
     for number, stage in enumerate(stages, 1):
         try:
             status = _run_one(stage)
         except BaseException:
-            _say_where(experiments, number)
+            _say_where(names, number)
             raise
         if status:
-            _say_where(experiments, number)
+            _say_where(names, number)
             return status
     return 0
 
@@ -85,7 +97,7 @@ def _sorted_words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 def _commands(arguments: argparse.Namespace, experiments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Each experiment, and the command that runs it alone; an option's value may look like an experiment."""
-    last = max(at for at, word in enumerate(arguments.overrides) if word in experiments)
+    last = max((at for at, word in enumerate(arguments.overrides) if word in experiments), default=-1)
     group, words = [arguments.experiment, *arguments.overrides[: last + 1]], list(arguments.command)
     start = next(at for at in range(len(words)) if words[at : at + len(group)] == group)
     kept = [word for word in group if word not in experiments]

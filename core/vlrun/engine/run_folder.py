@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlrun.config.yaml import parse_yaml
 from vlrun.errors import ConfigError
 from vlrun.files import atomic_write, point_symlink, read_object_or_empty, write_json, write_text
 from vlrun.interfaces.cases import Case
@@ -142,9 +143,9 @@ def create_run_folder(runs_root: Path, experiment: str) -> RunFolder:
     Raises:
         ConfigError: the runs root cannot be written.
     """
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    parent = runs_root / experiment
-    path = parent / f"{stamp}-{secrets.token_hex(3)}"
+    now = datetime.now()
+    unique = f"{now.microsecond:05x}{secrets.token_hex(1)[0]}"  # so that names of one second are in order, too
+    path = runs_root / experiment / f"{now:%Y%m%d-%H%M%S}-{unique}"
     try:
         path.mkdir(parents=True)
     except OSError as error:
@@ -156,6 +157,15 @@ def latest_run_folder(runs_root: Path, experiment: str) -> RunFolder | None:
     """The newest run of an experiment; None if there is none."""
     newest = _newest(runs_root / experiment)
     return None if newest is None else RunFolder(newest.resolve())
+
+
+def seeded_run_folder(runs_root: Path, experiment: str, seed: int, is_demo: bool) -> RunFolder | None:
+    """The newest run of an experiment with this seed, or demo run; None if there is none."""
+    for path in sorted((runs_root / experiment).glob("[0-9]*/config.yaml"), reverse=True):
+        config: Any = parse_yaml(path.read_text(encoding="utf-8")).data
+        if isinstance(config, dict) and config.get("seed") == seed and bool(config.get("demo")) == is_demo:
+            return RunFolder(path.parent.resolve())
+    return None
 
 
 def run_folder_of(runs_root: Path, experiment: str, job: str) -> RunFolder | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vlrun.interfaces.reporter import ResultRow
 from vlrun.reporting.options import is_recipe, portable_options, shown
+from vlrun.reporting.repeats import CHECKPOINT, repeat_table, repeated_scores
 from vlrun.reporting.results import (
     NUMERIC,
     compare_protocols,
@@ -22,7 +23,6 @@ from vlrun.reporting.results import (
 from vlrun.reporting.run_record import RunRecord
 from vlrun.reporting.tables import TextTable, plain
 
-_CHECKPOINT = "checkpoint"
 _MOST_DIFFERENCES = 8  # in a cell; a row that differs in more is another experiment
 
 _LONGEST_REASON = 160  # characters
@@ -54,7 +54,8 @@ class _Line:
 
 
 def tables_of(runs: Sequence[RunRecord]) -> list[tuple[str, list[TextTable]]]:
-    """For each place, in order of their names, its runs and their results; at last the runs without results."""
+    """For each place, in order of their names, its runs and their results; then means over seeds, where runs differ in
+    nothing else; at last the runs without results."""
     places: dict[Place, list[tuple[RunRecord, ResultRow]]] = {}
     ordered = sorted(runs, key=lambda run: (run.experiment, run.folder.name))
     for run in ordered:
@@ -66,6 +67,8 @@ def tables_of(runs: Sequence[RunRecord]) -> list[tuple[str, list[TextTable]]]:
     for place, results in sorted(places.items(), key=lambda at: str(at[0])):
         lines = [_Line(numbers.setdefault(run.folder, len(numbers) + 1), run, row) for run, row in results]
         tables.append((plain(str(place)), [_runs(lines), _results(lines)]))
+    if repeats := repeated_scores(ordered):
+        tables.append(("one recipe with several seeds", [repeat_table(repeats)]))
     if without := [run for run in ordered if not run.rows]:
         tables.append(("runs without results", [_without_results(without, len(numbers) + 1)]))
     return tables
@@ -132,7 +135,7 @@ def _runs(lines: Sequence[_Line]) -> TextTable:
     for number in dict.fromkeys(line.number for line in lines):
         own = [line for line in lines if line.number == number]
         run = own[0].run
-        checkpoints = dict.fromkeys(str(line.row.score.protocol.get(_CHECKPOINT, "-")) for line in own)
+        checkpoints = dict.fromkeys(str(line.row.score.protocol.get(CHECKPOINT, "-")) for line in own)
         cells.append(
             {
                 "no.": str(number),
@@ -177,7 +180,7 @@ def _score_key(line: _Line) -> tuple[str, str, str]:
 
 def _without_checkpoint(row: ResultRow) -> ResultRow:
     """The row without the checkpoint in its protocol: that has a column, and differs between nearly all runs."""
-    protocol = {key: value for key, value in row.score.protocol.items() if key != _CHECKPOINT}
+    protocol = {key: value for key, value in row.score.protocol.items() if key != CHECKPOINT}
     return replace(row, score=replace(row.score, protocol=protocol))
 
 

@@ -1,0 +1,110 @@
+"""``runner run --seeds``: the same with several seeds, one run after the other, and the means of the scores."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from vlrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from vlrun.config.experiment import Experiment
+
+Stages = Sequence[argparse.Namespace]
+
+
+def run_seeds(
+    stages: Stages,
+    load: Callable[[argparse.Namespace], Experiment],
+    run_in_order: Callable[[Stages], int],
+) -> int:
+    """Runs the stages in order with each seed, then shows means, deviations and single values.
+
+    Args:
+        stages: arguments of each experiment.
+        load: the experiment of a stage.
+        run_in_order: runs stages, and returns their exit status.
+
+    Raises:
+        UsageError: the seeds are neither a number of them nor a list, or one is repeated.
+    """
+    if stages[0].print_config:
+        return run_in_order(stages)
+    seeds = parse_seeds(stages[0].seeds, load(stages[0]).seed)
+    for seed in seeds:
+        if status := run_in_order([_with_seed(stage, seed, load) for stage in stages]):
+            return status
+    _show([load(stage) for stage in stages], seeds)
+    return 0
+
+
+def parse_seeds(text: str, first: int) -> list[int]:
+    """``3``: three seeds from ``first`` on; ``888,1,2``: these.
+
+    Raises:
+        UsageError: it is neither, or a seed is repeated.
+    """
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    seeds = list(range(first, first + numbers[0])) if len(numbers) == 1 and numbers[0] < 1_000 else numbers
+    if len(seeds) < 2 or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UsageError(f"--seeds {text}: give how many seeds, two at least, or different seeds such as 888,1,2")
+    return seeds
+
+
+def _with_seed(
+    stage: argparse.Namespace, seed: int, load: Callable[[argparse.Namespace], Experiment]
+) -> argparse.Namespace:
+    """The arguments that run a stage with one seed, or continue its newest run with it."""
+    override = f"seed={seed}"
+    words = list(stage.command)
+    at = words.index(stage.experiment)
+    words = _without_seeds([*words[: at + 1], override, *words[at + 1 :]])
+    changes = {"overrides": [override, *stage.overrides], "seeds": None, "label": f"{stage.experiment} {override}"}
+    seeded = argparse.Namespace(**{**vars(stage), **changes, "command": words})
+    if not stage.resume:
+        return seeded
+    from vlrun.engine.run_folder import seeded_run_folder
+
+    experiment = load(seeded)
+    folder = seeded_run_folder(experiment.runs_root, experiment.name, seed, bool(experiment.demo))
+    if folder is None:
+        seeded.resume = False
+        seeded.command = [word for word in words if word != "--resume"]
+        return seeded
+    seeded.experiment, seeded.demo, seeded.demo_pictures = str(folder.path), False, False
+    words[at] = seeded.experiment
+    seeded.command = [word for word in words if word not in ("--demo", "--demo-pictures")]
+    return seeded
+
+
+def _without_seeds(words: Sequence[str]) -> list[str]:
+    kept, rest = list[str](), iter(words)
+    for word in rest:
+        if word == "--seeds":
+            next(rest, None)
+        elif not word.startswith("--seeds="):
+            kept.append(word)
+    return kept
+
+
+def _show(experiments: Sequence[Experiment], seeds: Sequence[int]) -> None:
+    from vlrun.engine.run_folder import seeded_run_folder
+    from vlrun.reporting.repeats import repeat_table, repeated_scores
+    from vlrun.reporting.run_record import read_run
+    from vlrun.reporting.tables import print_table
+    from vlrun.reporting.wording import DEMO_NOTICE
+
+    found = [
+        seeded_run_folder(experiment.runs_root, experiment.name, seed, bool(experiment.demo))
+        for experiment in experiments
+        for seed in seeds
+    ]
+    folders = [folder.path for folder in found if folder is not None]
+    print()
+    print_table(repeat_table(repeated_scores([read_run(folder) for folder in folders])))
+    if any(experiment.demo for experiment in experiments):
+        print(f"\n{DEMO_NOTICE}")
