@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from vlrun.interfaces.run_view import RanksView, RunView
     from vlrun.interfaces.task import Task
     from vlrun.interfaces.tensors import BackboneOutput, Batch, Encoding, full_precision
-    from vlrun.interfaces.uncertainty import error_by_resampling, error_of_mean
+    from vlrun.interfaces.uncertainty import Units, error_by_resampling, error_of_mean
     from vlrun.runs.ask import LoadedRun, load_run
     from vlrun.runs.run import run_experiment
 
@@ -130,6 +130,7 @@ _HOMES = {
     "Task": "interfaces.task",
     "TaskConfig": "config.base",
     "TransformerConfig": "blocks.transformer_config",
+    "Units": "interfaces.uncertainty",
     "Unmasked": "interfaces.masking",
     "View": "interfaces.cases",
     "Vocabulary": "interfaces.backbone",
@@ -228,6 +229,7 @@ __all__ = [
     "Task",
     "TaskConfig",
     "TransformerConfig",
+    "Units",
     "Unmasked",
     "UsageError",
     "View",

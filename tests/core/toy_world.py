@@ -29,6 +29,7 @@ from vlrun import (
     Score,
     Task,
     TaskConfig,
+    Units,
     hookimpl,
 )
 from vlrun.features.writer import write_store
@@ -107,7 +108,8 @@ class Accuracy(Metric):
     def __call__(self, predictions: Sequence[Prediction], dataset: Dataset[Any]) -> list[Score]:
         targets = {example.id: example.target for example in dataset}
         right = [prediction.fields["answer"] == targets[prediction.id] for prediction in predictions]
-        return [Score("accuracy", 100 * sum(right) / len(right), count=len(right), primary=True)]
+        hits = 100 * np.array(right, float)
+        return [Score("accuracy", float(hits.mean()), count=len(right), primary=True, units=Units(hits))]
 
 
 class ToyConfig(BackboneConfig):

@@ -67,10 +67,9 @@ def _with_seed(
     seeded = argparse.Namespace(**{**vars(stage), **changes, "command": words})
     if not stage.resume:
         return seeded
-    from vlrun.engine.run_folder import seeded_run_folder
+    from vlrun.runs.stages import seeded_run
 
-    experiment = load(seeded)
-    folder = seeded_run_folder(experiment.runs_root, experiment.name, seed, bool(experiment.demo))
+    folder = seeded_run(load(seeded), seed)
     if folder is None:
         seeded.resume = False
         seeded.command = [word for word in words if word != "--resume"]
@@ -92,17 +91,13 @@ def _without_seeds(words: Sequence[str]) -> list[str]:
 
 
 def _show(experiments: Sequence[Experiment], seeds: Sequence[int]) -> None:
-    from vlrun.engine.run_folder import seeded_run_folder
     from vlrun.reporting.repeats import repeat_table, repeated_scores
     from vlrun.reporting.run_record import read_run
     from vlrun.reporting.tables import print_table
     from vlrun.reporting.wording import DEMO_NOTICE
+    from vlrun.runs.stages import seeded_run
 
-    found = [
-        seeded_run_folder(experiment.runs_root, experiment.name, seed, bool(experiment.demo))
-        for experiment in experiments
-        for seed in seeds
-    ]
+    found = [seeded_run(experiment, seed) for experiment in experiments for seed in seeds]
     folders = [folder.path for folder in found if folder is not None]
     print()
     print_table(repeat_table(repeated_scores([read_run(folder) for folder in folders])))

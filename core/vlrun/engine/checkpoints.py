@@ -210,7 +210,7 @@ class EvaluationHistory:
 
     def add(self, step: int, task: str, split: str, scores: Sequence[Score]) -> None:
         """Adds the scores of an evaluation after ``step``."""
-        self.rows.append({"step": step, "task": task, "split": split, "scores": [asdict(score) for score in scores]})
+        self.rows.append({"step": step, "task": task, "split": split, "scores": [score.as_json() for score in scores]})
 
     def has(self, step: int) -> bool:
         """Whether there was an evaluation after ``step``."""

@@ -189,7 +189,8 @@ def score_predictions(
         **task_run.marks.get(split, {}),
         **task_run.task.evaluation_protocol(final=final),
     }
-    return metric_scores(task_run.metrics, predictions, dataset, common)
+    scores = metric_scores(task_run.metrics, predictions, dataset, common)
+    return [replace(score, units=None) for score in scores]  # as many as examples, so they stay here
 
 
 def metric_scores(

@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlrun.config.yaml import parse_yaml
 from vlrun.errors import ConfigError
 from vlrun.files import atomic_write, point_symlink, read_object_or_empty, write_json, write_text
 from vlrun.interfaces.cases import Case
@@ -157,15 +156,6 @@ def latest_run_folder(runs_root: Path, experiment: str) -> RunFolder | None:
     """The newest run of an experiment; None if there is none."""
     newest = _newest(runs_root / experiment)
     return None if newest is None else RunFolder(newest.resolve())
-
-
-def seeded_run_folder(runs_root: Path, experiment: str, seed: int, is_demo: bool) -> RunFolder | None:
-    """The newest run of an experiment with this seed, or demo run; None if there is none."""
-    for path in sorted((runs_root / experiment).glob("[0-9]*/config.yaml"), reverse=True):
-        config: Any = parse_yaml(path.read_text(encoding="utf-8")).data
-        if isinstance(config, dict) and config.get("seed") == seed and bool(config.get("demo")) == is_demo:
-            return RunFolder(path.parent.resolve())
-    return None
 
 
 def run_folder_of(runs_root: Path, experiment: str, job: str) -> RunFolder | None:

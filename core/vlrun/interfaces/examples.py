@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from vlrun.interfaces.uncertainty import error_of_mean
+from vlrun.interfaces.uncertainty import Units, error_of_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,6 +131,7 @@ class Score:
         protocol: split file, candidate pool, IoU rule and whatever else changes the number.
         primary: whether the best checkpoint is chosen by it; one score of a metric at most.
         detail: the score of one group among many; reports show it, tables on the console leave it out.
+        units: what it is the mean of, for ``runner compare``; only a metric's caller sees it. ``Score.mean`` sets it.
     """
 
     name: str
@@ -142,6 +143,11 @@ class Score:
     higher_is_better: bool = True
     detail: bool = False
     standard_error: float | None = None
+    units: Units | None = field(default=None, compare=False, repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """The score as JSON, without its units."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "units"}
 
     @classmethod
     def mean(
@@ -151,20 +157,22 @@ class Score:
         protocol: Mapping[str, Any] = MappingProxyType({}),
         *,
         unit: str = "%",
-        **fields: Any,
+        **others: Any,
     ) -> Score:
         """The mean of one value for each example, with its standard error.
 
         Args:
             values: one at least; in [0, 1] if the unit is ``%``.
-            fields: further fields of the score.
+            others: further fields of the score.
         """
         scale = 100 if unit == "%" else 1
+        import numpy as np
+
         floats = [float(value) for value in values]
         value = scale * math.fsum(floats) / len(floats)
         error = error_of_mean(floats)
-        error = None if error is None else scale * error
-        return cls(name, value, unit, len(floats), protocol, standard_error=error, **fields)
+        others["standard_error"] = None if error is None else scale * error
+        return cls(name, value, unit, len(floats), protocol, units=Units(scale * np.array(floats)), **others)
 
 
 @dataclass(frozen=True)

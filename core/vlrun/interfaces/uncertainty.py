@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlrun.seeds import derive_seed
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SAMPLES = 400  # of a bootstrap; its error is then itself known to within 4 %
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """What a score is the mean of: a paired comparison of two models draws these anew.
+
+    Attributes:
+        values: (n,) one for each unit, in the order of the data, in the unit of the score.
+        sizes: (n,) how many items each value is the sum over; None: each is one.
+    """
+
+    values: NDArray[np.float64]
+    sizes: NDArray[np.float64] | None = None
 
 
 def error_of_mean(

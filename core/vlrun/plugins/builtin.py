@@ -27,6 +27,7 @@ _VERBS = {
     "features": "extract, build, inspect, verify and compare region features",
     "weights": "import, export and inspect model weights",
     "report": "show the results of runs",
+    "compare": "show the difference of two runs on the same examples, and how sure it is",
     "bench": "measure how fast an experiment is on this machine, part by part",
     "doctor": "check machine, packages and plugins, and what an experiment needs of them",
     "new-plugin": "start a plugin of your own",

@@ -93,6 +93,16 @@ def finished_run(experiment: Experiment, reference: RunReference) -> RunFolder:
     )
 
 
+def seeded_run(experiment: Experiment, seed: int) -> RunFolder | None:
+    """The newest run of an experiment with this seed, a demo run for a demo; None if there is none."""
+    for path in sorted((experiment.runs_root / experiment.name).glob("[0-9]*/config.yaml"), reverse=True):
+        run = RunFolder(path.parent.resolve())
+        config = _config(run)
+        if config.get("seed") == seed and config.get("demo", False) == experiment.demo:
+            return run
+    return None
+
+
 def _place(experiment: Experiment, reference: RunReference) -> Path:
     place = experiment.runs_root / Path(reference.place).expanduser()
     return (place.parent if place.name == "latest" else place).resolve()  # that link may have moved on since

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlrun import DataError, Dataset, Metric, Prediction, Score, error_by_resampling, error_of_mean
+from vlrun import DataError, Dataset, Metric, Prediction, Score, Units, error_by_resampling, error_of_mean
 from vlrun.blocks.predictions import mismatches
 from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.ranking import (
@@ -232,12 +232,28 @@ class _Errors:
         limit = int(field.removeprefix("r"))
         return _over_pools([error_of_mean(100.0 * (own < limit)) for own in ranks])
 
+    def units(self, field: str, direction: str) -> Units | None:
+        """What a recall of one direction is the mean of: the queries; of other scores nothing."""
+        if field not in {field for _, field in _RECALLS}:
+            return None
+        limit = int(field.removeprefix("r"))
+        queries = [each.image_retrieval if direction == "IR" else each.text_retrieval for each in self.ranks]
+        return _as_units([100.0 * (each.ranks(self.ties) < limit) for each in queries])
+
     def of_sum(self) -> float | None:
-        """Of the sum of all six recalls; an image with its captions is one unit, as all six see the same queries.
+        """Of the sum of all six recalls; an image with its captions is one unit, as all six see the same queries."""
+        return _over_pools([error_of_mean(values) for values in self._of_images()])
+
+    def units_of_sum(self) -> Units | None:
+        """What that sum is the mean of."""
+        return _as_units(self._of_images())
+
+    def _of_images(self) -> list[NDArray[np.float64]]:
+        """Of each pool, what each image adds to the sum of all recalls, which is the mean of it.
 
         To first order the sum varies as the mean over images of the image's own recalls, plus what its captions add.
         """
-        errors = []
+        found = []
         for pool, each in zip(self.pools, self.ranks, strict=True):
             images, texts = (
                 sum(100.0 * (queries.ranks(self.ties) < limit) for limit in (1, 5, 10))
@@ -245,8 +261,13 @@ class _Errors:
             )
             owner = self.candidates.owner[pool.captions] - pool.images.start
             of_texts = np.bincount(owner, weights=texts - texts.mean(), minlength=len(images)) / len(texts)
-            errors.append(error_of_mean(len(images) * of_texts + images))
-        return _over_pools(errors)
+            found.append(len(images) * of_texts + images + texts.mean())
+        return found
+
+
+def _as_units(pools: Sequence[NDArray[Any]]) -> Units | None:
+    """The units of a mean over pools; None where these differ in size, so that units would not weigh alike."""
+    return Units(np.concatenate(pools)) if len({len(each) for each in pools}) == 1 else None
 
 
 def _over_pools(errors: Sequence[float | None]) -> float | None:
@@ -268,13 +289,14 @@ def _scores(
             count=scores.queries,
             protocol=facts,
             standard_error=errors.of(field, direction),
+            units=errors.units(field, direction),
             **options,
         )
 
     error = errors.of_sum()
     return [
         *(score(name, shown, field, scores) for name, scores in directions for shown, field in _RECALLS),
-        Score(f"rsum{suffix}", means.rsum, "", queries, facts, standard_error=error),
+        Score(f"rsum{suffix}", means.rsum, "", queries, facts, standard_error=error, units=errors.units_of_sum()),
         Score(
             f"mean recall{suffix}",
             means.rsum / 6,
