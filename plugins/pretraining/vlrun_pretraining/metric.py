@@ -25,7 +25,8 @@ class PretrainingAccuracy(Metric):
         ids = [example.id for example in dataset]
         if problems := mismatches(predictions, ids, split=dataset.split, unit="captions"):
             raise DataError(problems)
-        rows = [_checked(prediction) for prediction in predictions]
+        by_id = {prediction.id: prediction for prediction in predictions}
+        rows = [_checked(by_id[each]) for each in ids]  # the order of the data, in which two runs are compared
         hits = [(row["match"] > 0.5) == row["matched"] for row in rows]
         masked, found = ([row[name] for row in rows] for name in ("masked_words", "right_words"))
         words, right = sum(masked), sum(found)
