@@ -17,8 +17,9 @@ from vlrun.cli.parser import sentence
 from vlrun.config.components import config_model
 from vlrun.config.experiment import Experiment
 from vlrun.config.features import FeaturesConfig
+from vlrun.config.optimisation import AverageConfig, ParameterGroup
 from vlrun.config.published import Published, PublishedResult
-from vlrun.config.train import OptimizerConfig, SamplingConfig, ScheduleConfig, StopAndGoConfig, TrainConfig
+from vlrun.config.train import SamplingConfig, StopAndGoConfig, TrainConfig
 from vlrun.plugins import hookspecs
 from vlrun.plugins.manager import HOOKS, create_plugins
 from vlrun.testing import PUBLIC
@@ -73,8 +74,8 @@ def experiment() -> Iterator[str]:
         ("published", Published),
         ("published.results", PublishedResult),
         ("train", TrainConfig),
-        ("train.optimizer", OptimizerConfig),
-        ("train.schedule", ScheduleConfig),
+        ("train.groups", ParameterGroup),
+        ("train.ema", AverageConfig),
         ("train.sampling", SamplingConfig),
         ("train.stop_and_go", StopAndGoConfig),
         ("features", FeaturesConfig),
@@ -85,7 +86,7 @@ def experiment() -> Iterator[str]:
 
 def components() -> Iterator[str]:
     plugins = create_plugins()
-    for kind in ("backbone", "task", "dataset", "metric", "reporter", "detector"):
+    for kind in ("backbone", "task", "dataset", "metric", "reporter", "optimizer", "schedule", "detector"):
         yield from ("", f"## {kind.capitalize()}s")
         for entry in plugins.entries(kind):
             record = plugins.provider_of(kind, entry.name)

@@ -42,7 +42,9 @@ if TYPE_CHECKING:
         DetectorConfig,
         MetricConfig,
         NamedOptions,
+        OptimizerConfig,
         ReporterConfig,
+        ScheduleConfig,
         TaskConfig,
     )
     from vlrun.config.experiment import Experiment, load_experiment
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from vlrun.interfaces.run_view import RanksView, RunView
     from vlrun.interfaces.task import Task
     from vlrun.interfaces.tensors import BackboneOutput, Batch, Encoding, full_precision
+    from vlrun.interfaces.training import TrainingLength
     from vlrun.interfaces.uncertainty import Units, error_by_resampling, error_of_mean
     from vlrun.runs.ask import LoadedRun, load_run
     from vlrun.runs.run import run_experiment
@@ -108,6 +111,9 @@ _HOMES = {
     "Metric": "interfaces.metric",
     "MetricConfig": "config.base",
     "NamedOptions": "config.base",
+    "OptimizerConfig": "config.base",
+    "ScheduleConfig": "config.base",
+    "TrainingLength": "interfaces.training",
     "Outcome": "interfaces.reporter",
     "Pair": "interfaces.examples",
     "PairEncoder": "interfaces.backbone",
@@ -201,6 +207,7 @@ __all__ = [
     "Metric",
     "MetricConfig",
     "NamedOptions",
+    "OptimizerConfig",
     "Outcome",
     "Pair",
     "PairEncoder",
@@ -222,12 +229,14 @@ __all__ = [
     "RunInfo",
     "RunView",
     "RunnerError",
+    "ScheduleConfig",
     "Score",
     "StepReport",
     "SubmissionFormat",
     "SubmissionRows",
     "Task",
     "TaskConfig",
+    "TrainingLength",
     "TransformerConfig",
     "Units",
     "Unmasked",

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from optimising import make_optimizer, make_options, make_schedule
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from vlrun.config.train import OptimizerConfig, ScheduleConfig
-from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
+from vlrun import OptimizerConfig, ScheduleConfig
+from vlrun.engine.optimisation import clip_gradients, set_learning_rate
 from vlrun.errors import ConfigError
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
@@ -33,17 +34,18 @@ def shipped_schedule(recipe: str, steps: int) -> tuple[int, Callable[[int], floa
     """Epochs and rates of our experiment that has the recipe of this name."""
     file = EXPERIMENTS / f"rosita_{recipe.replace('plus', '+')}.yaml"
     train = yaml.safe_load(file.read_text())["train"]
-    config = ScheduleConfig(**train["schedule"])
-    return train["epochs"], build_schedule(config, train["learning_rate"], steps, train["epochs"])
+    config = make_options("schedule", **train["schedule"])
+    return train["epochs"], make_schedule(config, train["learning_rate"], steps, train["epochs"])
 
 
 def pretraining_schedule(traces: dict[str, Any], steps: int) -> Callable[[int], float]:
-    config = ScheduleConfig(
+    config = make_options(
+        "schedule",
         name="warmup-linear",
         warmup_epochs=float(traces["bert_adam/warmup_epochs"]),
         schedule_epochs=float(traces["bert_adam/optim_epochs"]),
     )
-    return build_schedule(config, float(traces["bert_adam/lr_base"]), steps, int(traces["bert_adam/epochs_run"]))
+    return make_schedule(config, float(traces["bert_adam/lr_base"]), steps, int(traces["bert_adam/epochs_run"]))
 
 
 def parameter(values: list[float]) -> nn.Parameter:
@@ -95,7 +97,7 @@ def test_bert_adam_moves_a_parameter_as_the_authors_does(traces: dict[str, Any])
     for name in names:
         rate = pretraining_schedule(traces, steps_per_epoch(name))
         moved = parameter([0.0])
-        optimizer = build_optimizer(OptimizerConfig(name="bert-adam", weight_decay=0.0), [("moved", moved)])
+        optimizer = make_optimizer(make_options("optimizer", name="bert-adam", weight_decay=0.0), [("moved", moved)])
         decreases = []
 
         for step in range(len(traces[name])):
@@ -109,12 +111,12 @@ def test_bert_adam_moves_a_parameter_as_the_authors_does(traces: dict[str, Any])
 
 
 def test_bert_adam_is_adam_without_bias_correction_and_with_decoupled_decay() -> None:
-    config = OptimizerConfig(name="bert-adam")
+    config = make_options("optimizer", name="bert-adam")
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(5, generator=generator, dtype=torch.float64)
     gradients = torch.randn(20, 5, generator=generator, dtype=torch.float64)
     trained = nn.Parameter(start.clone())
-    optimizer = build_optimizer(config, [("trained", trained)])
+    optimizer = make_optimizer(config, [("trained", trained)])
 
     for step, gradient in enumerate(gradients):
         trained.grad = gradient.clone()
@@ -138,7 +140,7 @@ def written_out_bert_adam(config: OptimizerConfig, start: Tensor, gradients: Ten
 def test_parameters_without_gradient_stay_as_they_are(name: str) -> None:
     used, unused, frozen = parameter([1.0]), parameter([1.0]), parameter([1.0]).requires_grad_(False)
     named = [("used", used), ("unused", unused), ("frozen", frozen)]
-    optimizer = build_optimizer(OptimizerConfig(name=name, weight_decay=0.1), named)
+    optimizer = make_optimizer(make_options("optimizer", name=name, weight_decay=0.1), named)
     used.grad = torch.ones_like(used)
     set_learning_rate(optimizer, 0.1)
 
@@ -151,12 +153,12 @@ def test_parameters_without_gradient_stay_as_they_are(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "bert-adam"])
 def test_a_reloaded_optimiser_continues_bit_for_bit(name: str) -> None:
-    config = OptimizerConfig(name=name)
+    config = make_options("optimizer", name=name)
     unbroken, resumed = parameter([1.0, -2.0]), parameter([1.0, -2.0])
-    first, second = build_optimizer(config, [("p", unbroken)]), build_optimizer(config, [("p", resumed)])
+    first, second = make_optimizer(config, [("p", unbroken)]), make_optimizer(config, [("p", resumed)])
     for step in range(6):
         if step == 3:
-            again = build_optimizer(config, [("p", resumed)])
+            again = make_optimizer(config, [("p", resumed)])
             again.load_state_dict(second.state_dict())
             second = again
         for optimizer, moved in ((first, unbroken), (second, resumed)):
@@ -169,7 +171,7 @@ def test_a_reloaded_optimiser_continues_bit_for_bit(name: str) -> None:
 
 def test_an_optimiser_stands_still_until_its_rate_is_set() -> None:
     still = parameter([1.0])
-    optimizer = build_optimizer(OptimizerConfig(), [("still", still)])
+    optimizer = make_optimizer(make_options("optimizer", name="adamw"), [("still", still)])
     still.grad = torch.ones_like(still)
 
     optimizer.step()
@@ -201,28 +203,32 @@ def test_the_norm_of_no_gradient_is_zero() -> None:
 
 
 def test_linear_schedule_starts_and_ends_at_zero() -> None:
-    rate = build_schedule(ScheduleConfig(name="warmup-linear", warmup_epochs=1), 1.0, steps_per_epoch=2, epochs=4)
+    rate = make_schedule(
+        make_options("schedule", name="warmup-linear", warmup_epochs=1), 1.0, steps_per_epoch=2, epochs=4
+    )
 
     assert [rate(step) for step in range(9)] == pytest.approx([0, 0.5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0])
 
 
 def test_linear_schedule_can_start_at_the_top() -> None:
-    rate = build_schedule(ScheduleConfig(name="warmup-linear", warmup_epochs=0), 1.0, steps_per_epoch=2, epochs=1)
+    rate = make_schedule(
+        make_options("schedule", name="warmup-linear", warmup_epochs=0), 1.0, steps_per_epoch=2, epochs=1
+    )
 
     assert [rate(0), rate(1)] == [1.0, 0.5]
 
 
 def test_linear_warmup_as_long_as_the_training_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"warmup_epochs 2\.0 is not less than the 2 epochs to train"):
-        build_schedule(ScheduleConfig(name="warmup-linear", warmup_epochs=2), 1.0, steps_per_epoch=5, epochs=2)
+        make_schedule(make_options("schedule", name="warmup-linear", warmup_epochs=2), 1.0, steps_per_epoch=5, epochs=2)
 
 
 def test_an_evaluation_alone_needs_no_valid_schedule() -> None:
-    build_schedule(ScheduleConfig(name="warmup-linear", warmup_epochs=2), 1.0, steps_per_epoch=5, epochs=0)
+    make_schedule(make_options("schedule", name="warmup-linear", warmup_epochs=2), 1.0, steps_per_epoch=5, epochs=0)
 
 
 def test_constant_schedule_is_constant() -> None:
-    rate = build_schedule(ScheduleConfig(), 0.25, steps_per_epoch=5, epochs=2)
+    rate = make_schedule(make_options("schedule", name="constant"), 0.25, steps_per_epoch=5, epochs=2)
 
     assert {rate(step) for step in range(10)} == {0.25}
 
@@ -231,14 +237,14 @@ def test_constant_schedule_is_constant() -> None:
     ("name", "expected"), [("adam", (1e-8, 0.0)), ("adamw", (1e-8, 0.01)), ("bert-adam", (1e-6, 0.01))]
 )
 def test_each_optimiser_has_its_own_defaults(name: str, expected: tuple[float, float]) -> None:
-    config = OptimizerConfig.model_validate({"name": name})
+    config = make_options("optimizer", name=name)
 
     assert (config.eps, config.weight_decay) == expected
 
 
 @pytest.mark.parametrize(
     "config",
-    [OptimizerConfig(name="bert-adam"), ScheduleConfig(name="warmup-staircase")],
+    [make_options("optimizer", name="bert-adam"), make_options("schedule", name="warmup-staircase")],
     ids=["optimizer", "schedule"],
 )
 def test_resolved_options_are_valid_again(config: OptimizerConfig | ScheduleConfig) -> None:
@@ -248,18 +254,18 @@ def test_resolved_options_are_valid_again(config: OptimizerConfig | ScheduleConf
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "constant", "warmup_epochs": 1}, "'constant' takes no option 'warmup_epochs'"),
-        ({"name": "warmup-linear", "decay_epochs": [1]}, "takes no option 'decay_epochs'"),
+        ({"name": "constant", "warmup_epochs": 1}, "warmup_epochs\n  Extra inputs"),
+        ({"name": "warmup-linear", "decay_epochs": [1]}, "decay_epochs\n  Extra inputs"),
         ({"name": "warmup-linear", "warmup_epochs": 4, "schedule_epochs": 3}, "is not less than schedule_epochs"),
-        ({"name": "warmup-staircase", "decay_epoch": None}, "decay_epoch"),
-        ({"name": "cosine"}, "warmup-staircase"),
+        ({"name": "warmup-staircase", "decay_epoch": [1]}, "decay_epoch"),
+        ({"name": "cosine", "end_factor": 2}, "end_factor"),
     ],
 )
 def test_wrong_schedule_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        ScheduleConfig.model_validate(options)
+        make_options("schedule", **options)
 
 
 def test_wrong_optimiser_options_are_refused() -> None:
     with pytest.raises(ValidationError, match="betas"):
-        OptimizerConfig.model_validate({"name": "adam", "betas": [0.9, 1.0]})
+        make_options("optimizer", name="adam", betas=[0.9, 1.0])

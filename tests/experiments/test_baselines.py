@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from optimising import make_optimizer, make_options
 from torch import nn
 
 from vlrun import Backbone, Encoding
 from vlrun.blocks.wordpiece import SPECIAL_TOKENS
 from vlrun.cli import main
-from vlrun.config.train import OptimizerConfig
 from vlrun.engine.model import TaskModel
-from vlrun.engine.optimisation import build_optimizer, set_learning_rate
+from vlrun.engine.optimisation import set_learning_rate
 from vlrun.interfaces.examples import Pair
 from vlrun.plugins.manager import create_plugins
 from vlrun.runs.bench.baseline import load_baselines
@@ -82,11 +82,11 @@ def test_lxmert_is_also_measured_against_transformers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["adam", "bert-adam"])
 def test_optimisers_that_go_tensor_by_tensor_update_as_ours_do(name: str, written_out: Any) -> None:
-    config = OptimizerConfig(name=name)  # type: ignore[arg-type]
+    config = make_options("optimizer", name=name)  # type: ignore[arg-type]
     start = [torch.linspace(-1, 1, 12).view(3, 4), torch.linspace(0, 1, 5)]
     ours, theirs = ([nn.Parameter(tensor.clone()) for tensor in start] for _ in range(2))
     build = {"adam": written_out.adam, "bert-adam": written_out.BertAdam}[name]
-    optimizers = build_optimizer(config, [(str(i), each) for i, each in enumerate(ours)]), build(theirs, config)
+    optimizers = make_optimizer(config, [(str(i), each) for i, each in enumerate(ours)]), build(theirs, config)
     for step in range(3):
         for one, other in zip(ours, theirs, strict=True):
             one.grad = torch.sin(torch.arange(one.numel(), dtype=torch.float32) + step).view_as(one) / 10

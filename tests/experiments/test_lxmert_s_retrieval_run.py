@@ -11,13 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from optimising import make_optimizer, make_options, make_schedule
 from torch import Tensor, nn
 
 from vlrun import Encoding, Example, Experiment, load_experiment, run_experiment
 from vlrun.cli import main
-from vlrun.config.train import OptimizerConfig, ScheduleConfig
 from vlrun.config.yaml import dump_yaml
-from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
+from vlrun.engine.optimisation import clip_gradients, set_learning_rate
 from vlrun.engine.weights import load_weights
 from vlrun.plugins.manager import create_plugins
 from vlrun.runs.run import RunResult
@@ -194,9 +194,9 @@ def test_gradients(network: Network) -> None:
 
 def test_updates(original: Original, network: Network) -> None:
     total = original.option("train/t_total")
-    optimizer = build_optimizer(OptimizerConfig(name="bert-adam"), network.parameters().items())
-    schedule = ScheduleConfig(name="warmup-linear", warmup_epochs=original.option("train/warmup") * total)
-    rate = build_schedule(schedule, original.option("train/lr_peak"), steps_per_epoch=1, epochs=total)
+    optimizer = make_optimizer(make_options("optimizer", name="bert-adam"), network.parameters().items())
+    schedule = make_options("schedule", name="warmup-linear", warmup_epochs=original.option("train/warmup") * total)
+    rate = make_schedule(schedule, original.option("train/lr_peak"), steps_per_epoch=1, epochs=total)
     rates, losses, norms = [], [], []
     for step in original.steps:
         optimizer.zero_grad()

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from optimising import make_optimizer, make_options, make_schedule
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vlrun import Encoding, Experiment, Pair, load_experiment, run_experiment
 from vlrun.cli import main
-from vlrun.config.train import ScheduleConfig
 from vlrun.config.yaml import dump_yaml
-from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
+from vlrun.engine.optimisation import clip_gradients, set_learning_rate
 from vlrun.engine.weights import load_weights
 from vlrun.plugins.manager import create_plugins
 from vlrun.runs.run import RunResult
@@ -238,10 +238,10 @@ def test_logits_loss_and_gradients_of_three_pairs_in_one_forward(
 
 def test_updates(original: Original, network: Network, experiment: Experiment, dtype: str) -> None:
     tolerance = TOLERANCES[dtype]
-    optimizer = build_optimizer(experiment.train.optimizer, network.parameters().items())
-    schedule = ScheduleConfig(name="warmup-staircase", warmup_epochs=original.option("opt/warmup_epochs"))
+    optimizer = make_optimizer(experiment.train.optimizer, network.parameters().items())
+    schedule = make_options("schedule", name="warmup-staircase", warmup_epochs=original.option("opt/warmup_epochs"))
     steps = len(original.network["trace/lr"])
-    rate = build_schedule(schedule, original.option("opt/lr_base"), original.option("opt/epoch_steps"), epochs=steps)
+    rate = make_schedule(schedule, original.option("opt/lr_base"), original.option("opt/epoch_steps"), epochs=steps)
     rates, losses, norms = [], [], []
     for step in range(steps):
         optimizer.zero_grad()

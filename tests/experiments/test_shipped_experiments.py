@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
+from optimising import make_schedule
 
 from vlrun import load_experiment
 from vlrun.cli import main
-from vlrun.engine.optimisation import build_schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
@@ -127,7 +127,7 @@ def test_an_experiment_trains_by_its_own_optimiser_and_schedule(file: Path, demo
     assert len(steps) == own.epochs * per_epoch
     assert all(math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"]) for row in steps)
     if own.epochs:
-        rate = build_schedule(own.schedule, own.learning_rate, per_epoch, own.epochs)
+        rate = make_schedule(own.schedule, own.learning_rate, per_epoch, own.epochs)
         assert [row["learning_rate"] for row in steps] == [rate(step) for step in range(len(steps))]
 
 

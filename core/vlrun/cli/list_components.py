@@ -14,7 +14,18 @@ from vlrun.reporting.tables import TextTable, print_table
 
 SUBMISSIONS = "submissions"
 EXPERIMENTS = "experiments"
-KINDS = ("backbones", "tasks", "datasets", "metrics", "reporters", "detectors", SUBMISSIONS, EXPERIMENTS)
+KINDS = (
+    "backbones",
+    "tasks",
+    "datasets",
+    "metrics",
+    "reporters",
+    "optimizers",
+    "schedules",
+    "detectors",
+    SUBMISSIONS,
+    EXPERIMENTS,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -256,6 +256,12 @@ class TaskConfig(Config):
     metrics: list[SerializeAsAny[MetricConfig]] | None = Field(
         None, description="metrics instead of the task's own protocol; null keeps that"
     )
+    best_score: str | None = Field(
+        None,
+        min_length=1,
+        description="score of the first evaluation split that chooses the best checkpoint, and that train.stop_and_go "
+        "watches, such as 'consistency'; null: the first primary score",
+    )
 
     @property
     def display_name(self) -> str:
@@ -287,6 +293,34 @@ class TaskConfig(Config):
     def demo_overrides(self) -> dict[str, Any]:
         """Option values with which this task runs on the demo data."""
         return {"batch_size": None}
+
+
+class _Chosen(Config):
+    """Options of what is chosen by name. One that is null is as one that is not there: records of earlier versions have
+    such options of other choices."""
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, options: Any) -> Any:
+        if not isinstance(options, dict):
+            return options
+        return {key: value for key, value in options.items() if value is not None}
+
+
+class OptimizerConfig(_Chosen):
+    """Options that every optimiser has."""
+
+    weight_decay: NonNegativeFloat = Field(0.0, description="of every parameter, unless train.groups says otherwise")
+
+
+class ScheduleConfig(_Chosen):
+    """Options that every schedule of the learning rate has; times are in epochs, so they hold for any batch size."""
+
+    def epochs_problem(self, epochs: int) -> str | None:
+        """What is wrong with the schedule for a training of so many epochs; None: nothing."""
+        return None
 
 
 class ReporterConfig(Config):

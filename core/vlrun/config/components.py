@@ -12,7 +12,9 @@ from vlrun.config.base import (
     DatasetConfig,
     DetectorConfig,
     MetricConfig,
+    OptimizerConfig,
     ReporterConfig,
+    ScheduleConfig,
     TaskConfig,
 )
 from vlrun.errors import PluginError
@@ -25,6 +27,8 @@ _BASES: dict[str, type[Config]] = {
     "dataset": DatasetConfig,
     "metric": MetricConfig,
     "reporter": ReporterConfig,
+    "optimizer": OptimizerConfig,
+    "schedule": ScheduleConfig,
     "detector": DetectorConfig,
 }
 
@@ -39,6 +43,11 @@ def config_model(kind: str, entry: Entry) -> type[Any]:
     if isinstance(model, type) and issubclass(model, base):
         return model
     raise PluginError(f"{entry.plugin}: {entry.config} of {kind} '{entry.name}' must derive from vlrun.{base.__name__}")
+
+
+def config_base(kind: str) -> type[Any]:
+    """What the options of a kind derive from."""
+    return _BASES[kind]
 
 
 def check_references(plugins: Plugins) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, ValidationError
 
 from vlrun.config.base import BackboneConfig, Config, DataPath, DatasetConfig, FileName, ReporterConfig, TaskConfig
-from vlrun.config.components import config_model
+from vlrun.config.components import config_base, config_model
 from vlrun.config.features import FeaturesConfig
 from vlrun.config.problems import KeyPath, Problem, Sources, dotted, validation_problems
 from vlrun.config.published import Published
@@ -274,6 +274,8 @@ class _Check:
             frame["backbone"] = self.component("backbone", raw["backbone"], ("backbone",)) or _unchecked(BackboneConfig)
         if isinstance(raw.get("tasks"), list):
             frame["tasks"] = [self.task(task, ("tasks", index)) for index, task in enumerate(raw["tasks"])]
+        if isinstance(raw.get("train"), dict):
+            frame["train"] = self.train(raw["train"])
         if isinstance(raw.get("reporters"), list):
             frame["reporters"] = [
                 self.component("reporter", item, ("reporters", index)) or _unchecked(ReporterConfig)
@@ -317,6 +319,16 @@ class _Check:
         except PluginError as error:
             self.problems.append(Problem(path, str(error), is_plugin=True))
             return None
+
+    def train(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """The section, with the options of the optimiser and the schedule that it names, or of the usual ones."""
+        content = dict(raw)
+        for kind, usual in (("optimizer", "adamw"), ("schedule", "constant")):
+            if isinstance(options := content.get(kind), dict):
+                named = options if options.get("name") is not None else {**options, "name": usual}
+                made = self.component(kind, named, ("train", kind))
+                content[kind] = made or _unchecked(config_base(kind))
+        return content
 
     def task(self, raw: Any, path: KeyPath) -> Any:
         """The options of a task, with those of its dataset and metrics."""

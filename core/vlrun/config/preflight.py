@@ -21,13 +21,8 @@ def check_recipe(experiment: Experiment) -> None:
     Raises:
         ConfigError: the rate would still rise when training ends.
     """
-    epochs, schedule = experiment.train.epochs, experiment.train.schedule
-    warmup = schedule.warmup_epochs or 0
-    if schedule.name == "warmup-linear" and schedule.schedule_epochs is None and 0 < epochs <= warmup:
-        raise ConfigError(
-            f"train.schedule: warmup_epochs {warmup:g} is not less than the {epochs} epoch{'s' if epochs > 1 else ''} "
-            f"to train (train.epochs); set train.schedule.warmup_epochs to less, such as {epochs / 10:g} (a tenth)"
-        )
+    if problem := experiment.train.schedule.epochs_problem(experiment.train.epochs):
+        raise ConfigError(f"train.schedule: {problem}")
 
 
 def check_files(experiment: Experiment) -> None:

@@ -2,67 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    model_validator,
+)
 
-from vlrun.config.base import Config, NamedOptions
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class OptimizerConfig(NamedOptions):
-    """The optimiser; weight decay applies to every parameter, also to biases and layer norms, as in the papers."""
-
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "adam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
-        "adamw": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01},
-        "bert-adam": {"betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01},
-    }
-
-    name: Literal["adam", "adamw", "bert-adam"] = Field(
-        "adamw", description="bert-adam: AdamW without bias correction, as BERT was trained"
-    )
-    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="decay rates of the two moments")
-    eps: PositiveFloat = Field(1e-8, description="added to the root of the second moment (bert-adam: 1e-6)")
-    weight_decay: NonNegativeFloat = Field(
-        0.01, description="decoupled in adamw and bert-adam, part of the gradient in adam (default there: 0)"
-    )
-
-
-class ScheduleConfig(NamedOptions):
-    """How the learning rate changes; times are in epochs, so a recipe is valid for any batch size."""
-
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "warmup-staircase": {"warmup_epochs": 1.0, "decay_epochs": (), "decay_factor": 0.1},
-        "warmup-linear": {"warmup_epochs": 1.0, "schedule_epochs": None},
-        "constant": {},
-    }
-
-    name: Literal["warmup-staircase", "warmup-linear", "constant"] = Field(
-        "constant",
-        description="warmup-staircase: a quarter, half and three quarters of the rate for a third of the warm-up each, "
-        "then the full rate, with a drop at each of decay_epochs; warmup-linear: up, then down to zero",
-    )
-    warmup_epochs: NonNegativeFloat | None = Field(
-        None, description="length of the warm-up in epochs (default, except for constant: 1)"
-    )
-    decay_epochs: tuple[NonNegativeInt, ...] | None = Field(
-        None, description="warmup-staircase: epochs, counted from 0, at whose start the rate drops"
-    )
-    decay_factor: PositiveFloat | None = Field(None, description="warmup-staircase: factor of each drop (default: 0.1)")
-    schedule_epochs: PositiveFloat | None = Field(
-        None, description="warmup-linear: epoch at which the rate reaches zero; null: the last"
-    )
-
-    @model_validator(mode="after")
-    def _warmup_ends_before_the_schedule(self) -> Any:
-        if self.warmup_epochs and self.schedule_epochs and self.warmup_epochs >= self.schedule_epochs:
-            raise ValueError(
-                f"warmup_epochs {self.warmup_epochs} is not less than schedule_epochs {self.schedule_epochs}"
-            )
-        return self
+from vlrun.config.base import Config, OptimizerConfig, ScheduleConfig
+from vlrun.config.optimisation import AdamWConfig, AverageConfig, ConstantConfig, ParameterGroup
 
 
 class SamplingConfig(Config):
@@ -96,8 +49,14 @@ class TrainConfig(Config):
         "to this one trains the same model, with 2 to the last bit",
     )
     learning_rate: PositiveFloat = Field(description="peak value")
-    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    optimizer: SerializeAsAny[OptimizerConfig] = Field(default_factory=AdamWConfig)
+    schedule: SerializeAsAny[ScheduleConfig] = Field(default_factory=ConstantConfig)
+    groups: tuple[ParameterGroup, ...] = Field(
+        (), description="parameters with a rate or weight decay of their own, or that stay as they are"
+    )
+    ema: AverageConfig | None = Field(
+        None, description="evaluate and keep an exponential moving average of the weights; null: the weights themselves"
+    )
     max_grad_norm: PositiveFloat | None = Field(1.0, description="global gradient norm limit; null clips nothing")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",

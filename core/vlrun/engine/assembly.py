@@ -74,6 +74,8 @@ def assemble(
         features += check_cut_regions(check.data, experiment.backbone.num_regions)
     precision = precision_name(experiment, ranks.device)
     inexact = {} if precision == "fp32" else {"precision": precision}
+    if (ema := experiment.train.ema) is not None:
+        inexact["weights"] = f"averaged over steps, decay {ema.decay:g}"
     runs = [
         _task_run(
             experiment,
@@ -251,8 +253,8 @@ def _marks(
     known: Mapping[str, Mapping[str, Mapping[str, str]]],
     inexact: Mapping[str, str],
 ) -> dict[str, Mapping[str, str]]:
-    """What the scores of each split must say: which images it shares, features of another kind, hidden images, less
-    than full precision (``inexact``).
+    """What the scores of each split must say: which images it shares, features of another kind, hidden images, and how
+    the model that is scored differs from the trained one (``inexact``): less than full precision, averaged weights.
 
     Marks that are known already take precedence: training has compared its images, too.
     """

@@ -5,12 +5,15 @@ Also the scores during training, by which the best checkpoints are chosen.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,12 +22,17 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vlrun.errors import CheckpointError
+from vlrun.engine.averaging import AveragedWeights
+from vlrun.errors import CheckpointError, ConfigError
 from vlrun.files import make_readable, point_symlink, sha256_of, sync_folder, write_json
 from vlrun.interfaces.examples import Score
 
 MODEL, OPTIMIZER, PROGRESS, MANIFEST = "model.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"
 HEADS = "heads.json"
+TRAINED = "trained.safetensors"
+"""The weights from which training goes on, where those of ``MODEL`` are their average."""
+
+_COUNT = "@step"
 
 _REPLACED = ".replaced"
 
@@ -68,9 +76,27 @@ class Checkpoint:
         except RuntimeError as error:
             raise CheckpointError(f"{self.path}: the weights do not fit this model: {error}") from error
 
+    def load_trained(self, model: nn.Module) -> None:
+        """As ``load_model``, with the weights from which training goes on.
+
+        Raises:
+            CheckpointError: names or shapes differ.
+        """
+        if not (self.path / TRAINED).exists():
+            self.load_model(model)
+            return
+        try:
+            load_model(model, self.path / TRAINED)
+        except RuntimeError as error:
+            raise CheckpointError(f"{self.path}: the weights do not fit this model: {error}") from error
+
     def load_optimizer(self, optimizer: Optimizer, model: nn.Module) -> None:
-        """Fills the state of ``optimizer``, by the names of the parameters."""
+        """Fills the state of ``optimizer``, by the names of the parameters, in whatever groups they are."""
         tensors = load_file(self.path / OPTIMIZER)
+        for group in optimizer.param_groups:
+            counts = [tensors.pop(f"{name}/{_COUNT}", None) for name in _named(optimizer, model, group)]
+            if known := [int(count) for count in counts if count is not None]:
+                group["step"] = max(known)
         for name, parameter in _named(optimizer, model).items():
             prefix = f"{name}/"
             state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -93,9 +119,18 @@ class Checkpoints:
         self.damaged: set[str] = set()
 
     def save(
-        self, progress: Progress, model: nn.Module, optimizer: Optimizer, heads: Mapping[str, Any] | None = None
+        self,
+        progress: Progress,
+        model: nn.Module,
+        optimizer: Optimizer,
+        heads: Mapping[str, Any] | None = None,
+        average: AveragedWeights | None = None,
     ) -> Path:
-        """Writes a checkpoint beside the others, then renames it into place; ``heads`` is what each head means.
+        """Writes a checkpoint beside the others, then renames it into place.
+
+        Args:
+            heads: what each head means.
+            average: of the weights, which is what the model of the checkpoint is then.
 
         Raises:
             CheckpointError: it cannot be written, for instance because the disk is full; earlier ones stay as they are.
@@ -105,13 +140,17 @@ class Checkpoints:
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir(parents=True)
-            save_model(model, str(temporary / MODEL))  # a tensor that two names share is written once
+            with nullcontext() if average is None else average.applied():
+                save_model(model, str(temporary / MODEL))  # a tensor that two names share is written once
+            if average is not None:
+                save_model(model, str(temporary / TRAINED))
             save_file(_optimizer_tensors(optimizer, model), temporary / OPTIMIZER)
-            for name in (MODEL, OPTIMIZER):
+            files = [MODEL, OPTIMIZER, *([] if average is None else [TRAINED])]
+            for name in files:
                 make_readable(temporary / name)
             write_json(temporary / PROGRESS, asdict(progress))
             write_json(temporary / HEADS, dict(heads or {}))
-            hashes = {name: sha256_of(temporary / name) for name in (MODEL, OPTIMIZER, PROGRESS, HEADS)}
+            hashes = {name: sha256_of(temporary / name) for name in (*files, PROGRESS, HEADS)}
             write_json(temporary / MANIFEST, hashes)
             sync_folder(temporary)
             self._put_in_place(temporary, final)
@@ -204,12 +243,26 @@ class Checkpoints:
 class EvaluationHistory:
     """``evaluations.json``: step, task, split and scores of every evaluation during training."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, best_scores: Mapping[str, str | None] = MappingProxyType({})) -> None:
+        """``best_scores``: task -> the score that counts; without one its primary score does."""
         self.path = path
         self.rows: list[dict[str, Any]] = []
+        self._best_scores = best_scores
 
     def add(self, step: int, task: str, split: str, scores: Sequence[Score]) -> None:
-        """Adds the scores of an evaluation after ``step``."""
+        """Adds the scores of an evaluation after ``step``.
+
+        Raises:
+            ConfigError: the score that counts is not among them.
+        """
+        wanted, names = self._best_scores.get(task), [score.name for score in scores]
+        if wanted is not None and wanted not in names:
+            near = difflib.get_close_matches(wanted, names, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ConfigError(
+                f"task '{task}': best_score '{wanted}' is none of its scores on {split}: {', '.join(names)}.{hint} "
+                "The checkpoint of this epoch is written: --resume goes on with another name"
+            )
         self.rows.append({"step": step, "task": task, "split": split, "scores": [score.as_json() for score in scores]})
 
     def has(self, step: int) -> bool:
@@ -217,9 +270,10 @@ class EvaluationHistory:
         return any(row["step"] == step for row in self.rows)
 
     def merits(self, task: str, up_to: int | None = None) -> dict[int, float]:
-        """Step -> primary score of a task, negated where lower is better; for steps up to ``up_to``."""
+        """Step -> the score of a task that counts, negated where lower is better; for steps up to ``up_to``."""
+        wanted = self._best_scores.get(task)
         rows = [row for row in self.rows if row["task"] == task and (up_to is None or row["step"] <= up_to)]
-        return {row["step"]: _merit(row["scores"]) for row in rows}
+        return {row["step"]: _merit(row["scores"], wanted) for row in rows}
 
     def best_step(self, tasks: Sequence[str]) -> int:
         """The best step for all of ``tasks`` together; for one task, the earliest with its best score.
@@ -252,8 +306,9 @@ def _relative_gain(before: float, after: float) -> float:
     return (after - before) / larger if larger else 0.0
 
 
-def _merit(scores: Sequence[dict[str, Any]]) -> float:
-    score = next((score for score in scores if score["primary"]), scores[0])
+def _merit(scores: Sequence[dict[str, Any]], wanted: str | None) -> float:
+    counts = [score for score in scores if score["name"] == wanted] or [score for score in scores if score["primary"]]
+    score = (counts or scores)[0]
     return float(score["value"]) * (1 if score["higher_is_better"] else -1)
 
 
@@ -270,7 +325,7 @@ def open_checkpoint(path: Path, model_only: bool = False) -> Checkpoint:
         if not isinstance(hashes, dict) or not hashes.keys() >= {MODEL, OPTIMIZER, PROGRESS}:
             raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} does not list the files of a checkpoint")
         for name, expected in hashes.items():
-            if not (model_only and name == OPTIMIZER) and sha256_of(path / name) != expected:
+            if not (model_only and name in (OPTIMIZER, TRAINED)) and sha256_of(path / name) != expected:
                 raise CheckpointError(f"checkpoint {path} is damaged: {name} does not agree with its hash")
         return Checkpoint(path, Progress(**json.loads((path / PROGRESS).read_text())))
     except (OSError, ValueError, TypeError) as error:
@@ -285,13 +340,20 @@ def _best_name(task: str | None) -> str:
     return "best" if task is None else f"best-{task}"
 
 
-def _named(optimizer: Optimizer, model: nn.Module) -> dict[str, nn.Parameter]:
-    owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+def _named(optimizer: Optimizer, model: nn.Module, group: Mapping[str, Any] | None = None) -> dict[str, nn.Parameter]:
+    groups = optimizer.param_groups if group is None else [group]
+    owned = {id(parameter) for each in groups for parameter in each["params"]}
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in owned}
 
 
 def _optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    return {
+    counts = {  # of optimisers that count steps by group, as those of pytorch-optimizer do
+        f"{name}/{_COUNT}": torch.tensor(group["step"])
+        for group in optimizer.param_groups
+        if isinstance(group.get("step"), int)
+        for name in _named(optimizer, model, group)
+    }
+    return counts | {
         f"{name}/{key}": torch.as_tensor(value).contiguous()
         for name, parameter in _named(optimizer, model).items()
         for key, value in optimizer.state.get(parameter, {}).items()

@@ -1,70 +1,139 @@
-"""Optimisers, learning-rate schedules and gradient clipping."""
+"""Which parameters train, and how: groups with a rate and a decay of their own, frozen ones, and gradient clipping."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
-from vlrun.config.train import OptimizerConfig, ScheduleConfig
+from vlrun.config.optimisation import ParameterGroup
+from vlrun.engine.layer_depths import layer_depths
+from vlrun.engine.model import TaskModel
 from vlrun.errors import ConfigError
 
-Schedule = Callable[[int], float]
-"""Learning rate of the optimiser step with that index, from 0."""
-
-_FUSED_DEVICES = {"cpu", "cuda"}
+RATE = "rate_factor"
+"""Key of a parameter group: factor on the learning rate."""
 
 
-class BertAdam(AdamW):
-    """Adam as BERT was trained: decoupled weight decay and *no bias correction*.
+@dataclass(frozen=True)
+class Treatment:
+    """How a parameter is trained.
 
-    ``p -= rate * (m / (sqrt(v) + eps) + weight_decay * p)``, on parameters that have a gradient.
-
-    Bias correction divides by ``1 - beta ** step``, which is 1 to the last bit once ``step`` is large. So this is
-    AdamW whose step counts start late, and it runs on the same fused kernel.
+    Attributes:
+        rate: factor on the learning rate.
+        weight_decay: None: that of the optimizer.
+        frozen: whether it stays as it is; until_epoch: in the epochs before this one alone.
     """
 
-    FIRST_STEP = 2**20
-    """0.999 ** 2**20 is 0 next to 1, and float32, in which steps are counted, stays exact for 15 million more."""
-
-    def step(self, closure: Any = None) -> Any:
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and not self.state[parameter]:
-                    self.state[parameter] = self._first_state(parameter, group["fused"])
-        return super().step(closure)
-
-    def _first_state(self, parameter: Tensor, fused: bool | None) -> dict[str, Tensor]:
-        device = parameter.device if fused else "cpu"  # the fused kernel wants the count beside the parameter
-        return {
-            "step": torch.full((), self.FIRST_STEP, dtype=torch.float32, device=device),  # unlike tensor(), no copy
-            "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-        }
+    rate: float = 1.0
+    weight_decay: float | None = None
+    frozen: bool = False
+    until_epoch: int | None = None
 
 
-_OPTIMIZERS: dict[str, type[Adam]] = {"adam": Adam, "adamw": AdamW, "bert-adam": BertAdam}
+@dataclass(frozen=True)
+class ParameterPlan:
+    """How each parameter of a model is trained, by name, in the order of the model."""
+
+    model: nn.Module
+    treatments: Mapping[str, Treatment]
+    matched: Sequence[tuple[ParameterGroup, Sequence[str]]] = ()
+
+    def freeze(self) -> None:
+        """Takes the gradient from what never trains; to be called before anything is made for the gradients."""
+        for name, parameter in self.model.named_parameters():
+            if self._never_trains(name):
+                parameter.requires_grad_(False)
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameter groups for torch, of what trains at any time; the rate of each is 0 until it is set."""
+        found: dict[tuple[float, float | None], list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            treatment = self.treatments[name]
+            if parameter.requires_grad and not self._never_trains(name):  # a backbone may freeze some, too
+                found.setdefault((treatment.rate, treatment.weight_decay), []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "lr": 0.0,
+                **({} if rate == 1.0 else {RATE: rate}),
+                **({} if decay is None else {"weight_decay": decay}),
+            }
+            for (rate, decay), parameters in found.items()
+        ]
+
+    def waiting(self) -> list[tuple[int, nn.Parameter]]:
+        """Parameters that train from some epoch on, with that epoch."""
+        return [
+            (self.treatments[name].until_epoch or 0, parameter)
+            for name, parameter in self.model.named_parameters()
+            if self.treatments[name].until_epoch is not None
+        ]
+
+    def facts(self) -> list[tuple[str, str]]:
+        """How many parameters each group of the experiment has, and how many train; none without groups."""
+        if not self.matched:
+            return []
+        sizes = {name: parameter.numel() for name, parameter in self.model.named_parameters()}
+        frozen = sum(each.numel() for each in self.model.parameters() if not each.requires_grad)
+        lines = [
+            f"{group.match}: {sum(sizes[name] for name in names):,} in {len(names):,} tensors, {_in_words(group)}"
+            for group, names in self.matched
+        ]
+        lines.append(f"{sum(sizes.values()) - frozen:,} of {sum(sizes.values()):,} parameters train")
+        return [("groups", line) for line in lines]
+
+    def _never_trains(self, name: str) -> bool:
+        treatment = self.treatments[name]
+        return treatment.frozen and treatment.until_epoch is None
 
 
-def build_optimizer(config: OptimizerConfig, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Optimizer:
-    """The optimiser over all parameters that are not frozen, in one group; its rate is 0 until it is set.
+def plan_parameters(model: TaskModel, groups: Sequence[ParameterGroup]) -> ParameterPlan:
+    """Applies the groups of an experiment to the names of a model's parameters, one after the other.
 
-    Fused kernels are used where the devices have them. The order of ``named_parameters`` is the order of the state.
+    Raises:
+        ConfigError: a group matches nothing, or nothing is left to train; or layers decay in a backbone that does not
+            say what its layers are.
     """
-    parameters = [parameter for _, parameter in named_parameters if parameter.requires_grad]
-    can_fuse = all(parameter.device.type in _FUSED_DEVICES for parameter in parameters)
-    return _OPTIMIZERS[config.name](
-        parameters, lr=0.0, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=can_fuse
-    )
+    names = [name for name, _ in model.named_parameters()]
+    treatments = dict.fromkeys(names, Treatment())
+    problems, matched = [], []
+    for number, group in enumerate(groups):
+        own = [name for name in names if _matches(name, group.match)]
+        if not own:
+            near = _nearest(group, names)
+            problems.append(f"train.groups.{number}.match: '{group.match}' matches no parameter; there is {near}")
+        if group.layer_decay is not None and not layer_depths(model.backbone):
+            problems.append(
+                f"train.groups.{number}.layer_decay: {type(model.backbone).__name__} does not say what its layers are "
+                "(layer_stacks, depth_options)"
+            )
+        matched.append((group, own))
+        for name in own:
+            treatments[name] = _changed(treatments[name], group)
+    if problems:
+        raise ConfigError(problems)
+    for group, own in matched:
+        if group.layer_decay is not None:
+            factors = _layer_factors(model, group.layer_decay)
+            for name in own:
+                treatments[name] = replace(treatments[name], rate=treatments[name].rate * factors.get(name, 1.0))
+    plan = ParameterPlan(model, treatments, matched)
+    if groups and not plan.groups():
+        raise ConfigError("train.groups: all parameters are frozen, so there is nothing to train")
+    return plan
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Sets the rate of the next step."""
+    """Sets the rate of the next step, times the factor of each group."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group[RATE] if RATE in group else rate
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
@@ -84,60 +153,40 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -
     return total
 
 
-def build_schedule(config: ScheduleConfig, learning_rate: float, steps_per_epoch: int, epochs: int) -> Schedule:
-    """The learning rate as a pure function of the step's index, so that a resumed run needs no state for it.
-
-    Deviation: ROSITA's code keeps the decayed rate in memory, so after its ``--resume`` earlier drops are forgotten and
-    the rate jumps back up. Here step n has the same rate whether or not the run was interrupted.
-
-    Raises:
-        ConfigError: the warm-up is as long as the whole schedule.
-    """
-    if config.name == "warmup-staircase":
-        return _warmup_staircase(config, learning_rate, steps_per_epoch)
-    if config.name == "warmup-linear" and epochs > 0:  # without epochs there is no step to ask for
-        return _warmup_linear(config, learning_rate, steps_per_epoch, epochs)
-    return lambda step: learning_rate
+def _matches(name: str, patterns: str) -> bool:
+    return any(fnmatchcase(name, pattern.strip()) for pattern in patterns.split("|"))
 
 
-def _warmup_staircase(config: ScheduleConfig, learning_rate: float, steps_per_epoch: int) -> Schedule:
-    """ROSITA's fine-tuning: warm-up in stairs of a quarter. Steps count from 1 here, so the first has a quarter."""
-    warmup_steps = steps_per_epoch * (config.warmup_epochs or 0)
-    decay_epochs = config.decay_epochs or ()
-    decay_factor = config.decay_factor or 1.0
-
-    def rate(step: int) -> float:
-        base = learning_rate
-        for epoch in decay_epochs:
-            if step >= epoch * steps_per_epoch:
-                base *= decay_factor
-        number = step + 1
-        for stair in (1, 2, 3):
-            if 3 * number <= stair * warmup_steps:
-                return base * stair / 4
-        return base
-
-    return rate
+def _changed(treatment: Treatment, group: ParameterGroup) -> Treatment:
+    changes: dict[str, Any] = {}
+    if group.rate is not None:
+        changes["rate"] = group.rate
+    if group.weight_decay is not None:
+        changes["weight_decay"] = group.weight_decay
+    if group.frozen is not None:
+        changes |= {"frozen": group.frozen, "until_epoch": group.until_epoch}
+    return replace(treatment, **changes)
 
 
-def _warmup_linear(config: ScheduleConfig, learning_rate: float, steps_per_epoch: int, epochs: int) -> Schedule:
-    """Pre-training of ROSITA and fine-tuning of LXMERT: up from 0 to the rate, then straight down to 0, where it stays.
+def _layer_factors(model: TaskModel, decay: float) -> dict[str, float]:
+    depths = layer_depths(model.backbone)
+    top = 1 + max(depths.values())
+    return {f"backbone.{name}": decay ** (top - depth) for name, depth in depths.items()}
 
-    Progress counts the steps already done, so the first step has rate 0 and changes no parameter.
-    """
-    schedule_epochs = config.schedule_epochs or epochs
-    total_steps = steps_per_epoch * schedule_epochs
-    warmup = (config.warmup_epochs or 0) / schedule_epochs
-    if warmup >= 1:
-        raise ConfigError(
-            f"train.schedule: warmup_epochs {config.warmup_epochs} is not less than the {schedule_epochs} epochs "
-            "to train"
-        )
 
-    def rate(step: int) -> float:
-        progress = step / total_steps
-        if progress < warmup:
-            return learning_rate * (progress / warmup)
-        return learning_rate * max((progress - 1) / (warmup - 1), 0.0)
+def _nearest(group: ParameterGroup, names: Sequence[str]) -> str:
+    wanted = group.match.split("|")[0].strip("*. ")
+    parts = {name.rpartition(".")[0] for name in names} | set(names)
+    near = difflib.get_close_matches(wanted, parts, n=3, cutoff=0.4) or sorted(parts, key=len)[:3]
+    return ", ".join(near)
 
-    return rate
+
+def _in_words(group: ParameterGroup) -> str:
+    parts = [
+        f"rate x {group.rate:g}" if group.rate is not None else "",
+        f"weight decay {group.weight_decay:g}" if group.weight_decay is not None else "",
+        (f"frozen before epoch {group.until_epoch}" if group.until_epoch else "frozen") if group.frozen else "",
+        "not frozen" if group.frozen is False else "",
+        f"rate x {group.layer_decay:g} a layer" if group.layer_decay is not None else "",
+    ]
+    return ", ".join(part for part in parts if part)

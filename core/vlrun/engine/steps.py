@@ -87,7 +87,10 @@ def train_step(trainer: Trainer, step: ReadyStep, feed: Iterator[LoadedStep]) ->
     trainer.model.drop_unused(rest[: len(used)])
     set_learning_rate(trainer.optimizer, rate)
     with run.ranks.announcing(), _out_of_memory_explained(run.experiment.train):
+        trainer.drop_frozen(planned.position)
         norm = _update(trainer)
+        if trainer.average is not None:
+            trainer.average.update(planned.position)
         numbers = Arriving(torch.stack([*losses.values(), norm.to(next(iter(losses.values())))]))
     name = run.tasks[planned.task_index].name
     trainer.unchecked = StepRecord(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from vlrun.data.first_batch import outline_if_possible
 from vlrun.data.loading import BatchLoader, JointBatchMaker
+from vlrun.engine.averaging import AveragedWeights
 from vlrun.engine.checkpoints import Checkpoints, EvaluationHistory
 from vlrun.engine.device_copies import DeviceCopies
 from vlrun.engine.evaluation import TaskView
@@ -17,11 +22,13 @@ from vlrun.engine.gradients import SharedModel
 from vlrun.engine.host_memory import keep_freed_memory
 from vlrun.engine.launch import StopRequest
 from vlrun.engine.mixing import TaskMix, build_mix, is_active
-from vlrun.engine.optimisation import Schedule, build_optimizer, build_schedule
+from vlrun.engine.optimisation import ParameterPlan, plan_parameters
 from vlrun.engine.recomputation import recompute_layers
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.step_window import StepRecord, StepWindow
 from vlrun.interfaces.task import Task
+from vlrun.interfaces.training import Schedule, TrainingLength
+from vlrun.plugins.manager import Plugins
 
 
 @dataclass
@@ -40,6 +47,7 @@ class Trainer:
     loader: BatchLoader
     copies: DeviceCopies
     mix: TaskMix
+    parameters: ParameterPlan
     optimizer: Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
@@ -47,6 +55,7 @@ class Trainer:
     evaluations: EvaluationHistory
     window: StepWindow
     stop: StopRequest
+    average: AveragedWeights | None = None
     unchecked: StepRecord | None = None
     epochs_started: dict[int, int] = field(default_factory=dict)
     most_losses: int = 0
@@ -71,6 +80,23 @@ class Trainer:
         changes = type(task_run.task).start_epoch is not Task.start_epoch
         return pickle.dumps(task_run.task) if changes and self.run.workers else b""
 
+    @contextmanager
+    def evaluated_weights(self) -> Iterator[None]:
+        """The model with the weights that are evaluated: their average, if there is one."""
+        with nullcontext() if self.average is None else self.average.applied():
+            yield
+
+    def drop_frozen(self, position: int) -> None:
+        """Takes the gradients of step ``position`` from what does not train yet, and so the weight decay."""
+        for epoch, parameter in self.waiting:
+            if position < epoch * self.mix.steps_per_epoch:
+                parameter.grad = None
+
+    @cached_property
+    def waiting(self) -> list[tuple[int, nn.Parameter]]:
+        """Parameters that train from some epoch on, with that epoch."""
+        return self.parameters.waiting()
+
     def active(self, epoch: int) -> list[list[bool]]:
         """For each joint epoch up to ``epoch``, which tasks it trains: a pure function of past evaluations."""
         config, per_epoch = self.run.experiment.train.stop_and_go, self.mix.steps_per_epoch
@@ -83,11 +109,17 @@ class Trainer:
         ]
 
 
-def build_trainer(run: Run, stop: StopRequest) -> Trainer:
-    """Builds what training needs, and tells every task what it will be trained on."""
+def build_trainer(run: Run, stop: StopRequest, plugins: Plugins) -> Trainer:
+    """Builds what training needs, and tells every task what it will be trained on.
+
+    Raises:
+        ConfigError: a group of parameters matches nothing, or the schedule does not fit the training.
+    """
     config = run.experiment.train
     if run.device.type == "cpu":
         keep_freed_memory()
+    parameters = plan_parameters(run.model, config.groups)
+    parameters.freeze()
     if config.activation_checkpointing:
         recompute_layers(run.model.backbone)
     for task_run in run.tasks:
@@ -97,7 +129,7 @@ def build_trainer(run: Run, stop: StopRequest) -> Trainer:
     own_steps = [task_run.plan.steps_per_epoch for task_run in run.tasks]
     weights = [task_run.config.sampling_weight for task_run in run.tasks]
     mix = build_mix(own_steps, weights, config.sampling, run.experiment.seed)
-    schedule = build_schedule(config.schedule, config.learning_rate, mix.steps_per_epoch, config.epochs)
+    length = TrainingLength(config.learning_rate, mix.steps_per_epoch, config.epochs)
     return Trainer(
         run=run,
         model=SharedModel(run.model, run.ranks, config.gradient_compression, compiled=config.compile),
@@ -110,11 +142,15 @@ def build_trainer(run: Run, stop: StopRequest) -> Trainer:
         ),
         copies=DeviceCopies(run.device),
         mix=mix,
-        optimizer=build_optimizer(config.optimizer, run.model.named_parameters()),
-        schedule=schedule,
+        parameters=parameters,
+        optimizer=plugins.find("optimizer", config.optimizer.name).build(config.optimizer, parameters.groups()),
+        schedule=plugins.find("schedule", config.schedule.name).build(config.schedule, length),
         scaler=torch.amp.GradScaler(run.device.type, enabled=config.precision == "fp16"),
         checkpoints=Checkpoints(run.folder.checkpoints),
-        evaluations=EvaluationHistory(run.folder.evaluations),
+        evaluations=EvaluationHistory(
+            run.folder.evaluations, {task_run.name: task_run.config.best_score for task_run in run.tasks}
+        ),
         window=StepWindow(run.reporters, run.ranks, mix.steps_per_epoch, mix.steps_per_epoch * config.epochs),
         stop=stop,
+        average=None if config.ema is None else AveragedWeights(run.model, config.ema.decay),
     )

@@ -126,7 +126,8 @@ def _evaluate_and_choose_best(trainer: Trainer) -> None:
     for task_run in run.tasks:
         split = task_run.validation_split
         if split is not None:
-            scores = evaluate_split(run, task_run, split, epoch=epoch, stop=trainer.stop)
+            with trainer.evaluated_weights():
+                scores = evaluate_split(run, task_run, split, epoch=epoch, stop=trainer.stop)
             trainer.evaluations.add(run.step, task_run.name, split, scores)
             names.append(task_run.name)
 
@@ -167,7 +168,7 @@ def save_checkpoint(trainer: Trainer) -> None:
 
     def write() -> None:
         progress = Progress(run.step, run.identity(), trainer.scaler.state_dict())
-        trainer.checkpoints.save(progress, run.model, trainer.optimizer, run.head_meanings())
+        trainer.checkpoints.save(progress, run.model, trainer.optimizer, run.head_meanings(), trainer.average)
         trainer.checkpoints.prune(run.experiment.train.keep_checkpoints)
         run.folder.write_status(step=run.step, total_steps=trainer.total_steps)
 
@@ -189,7 +190,10 @@ def resume(trainer: Trainer) -> bool:
         return False
     with run.ranks.together():
         run.check_checkpoint(checkpoint)
-        checkpoint.load_model(run.model)
+        if trainer.average is not None:
+            checkpoint.load_model(run.model)
+            trainer.average.take()
+        checkpoint.load_trained(run.model)
         checkpoint.load_optimizer(trainer.optimizer, run.model)
         if checkpoint.progress.scaler:
             trainer.scaler.load_state_dict(dict(checkpoint.progress.scaler))

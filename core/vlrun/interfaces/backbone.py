@@ -82,6 +82,8 @@ class Backbone(nn.Module, ABC):
         unused_weights: parts that a file of weights may have and this network does not, such as heads of
             pre-training. Any other tensor that the network has no place for is an error.
         depth_options: stack of layers -> the option that sets its depth, for messages.
+        layer_stacks: the stacks of layers from the inputs on, those in one tuple side by side, for ``layer_decay``;
+            empty: those of ``depth_options``, one after the other.
     """
 
     hidden_size: int
@@ -90,6 +92,7 @@ class Backbone(nn.Module, ABC):
     optional_weights: ClassVar[Sequence[str]] = ()
     unused_weights: ClassVar[Sequence[str]] = ()
     depth_options: ClassVar[Mapping[str, str]] = {}
+    layer_stacks: ClassVar[Sequence[Sequence[str]]] = ()
 
     @abstractmethod
     def pair_encoder(self, max_text_tokens: int) -> PairEncoder:

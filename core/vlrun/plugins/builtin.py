@@ -13,6 +13,21 @@ _REPORTERS = (
     ("tensorboard", "tensorboard/, curves", "TensorBoardConfig", "tensorboard:TensorBoardReporter"),
     ("html", "report.html, one page with results, curves and recipe", "HtmlConfig", "html:HtmlReporter"),
 )
+_OPTIMIZERS = (
+    ("adam", "Adam (Kingma and Ba 2015)", "AdamConfig", "adam"),
+    ("adamw", "AdamW (Loshchilov and Hutter 2019)", "AdamWConfig", "adamw"),
+    ("bert-adam", "AdamW without bias correction, as BERT was trained", "BertAdamConfig", "bert_adam"),
+    ("lamb", "LAMB (You et al. 2020), for very large batches (extra: optimizers)", "LambConfig", "lamb"),
+    ("sgd", "stochastic gradient descent with momentum", "SgdConfig", "sgd"),
+)
+_SCHEDULES = (
+    ("constant", "the same rate in every step", "ConstantConfig", "constant"),
+    ("cosine", "up in a straight line, down along a cosine wave", "CosineConfig", "cosine"),
+    ("one-cycle", "up and down in cosine waves (Smith and Topin 2019)", "OneCycleConfig", "one_cycle"),
+    ("polynomial", "up in a straight line, down as the remaining time to a power", "PolynomialConfig", "polynomial"),
+    ("warmup-linear", "up in a straight line, down to zero in another one", "WarmupLinearConfig", "warmup_linear"),
+    ("warmup-staircase", "ROSITA's: up in stairs, then drops", "WarmupStaircaseConfig", "warmup_staircase"),
+)
 _VERBS = {
     "run": "train, evaluate and report an experiment",
     "evaluate": "evaluate a run's checkpoint",
@@ -47,6 +62,34 @@ def vlrun_reporters() -> list[Entry]:
             factory=f"vlrun.reporting.{reporter}.from_config",
         )
         for name, summary, config, reporter in _REPORTERS
+    ]
+
+
+@hookimpl
+def vlrun_optimizers() -> list[Entry]:
+    """The optimisers of both papers and the usual ones."""
+    return [
+        Entry(
+            name=name,
+            summary=summary,
+            config=f"vlrun.config.optimisation:{config}",
+            factory=f"vlrun.engine.optimisers:{factory}",
+        )
+        for name, summary, config, factory in _OPTIMIZERS
+    ]
+
+
+@hookimpl
+def vlrun_schedules() -> list[Entry]:
+    """The schedules of both papers and the usual ones."""
+    return [
+        Entry(
+            name=name,
+            summary=summary,
+            config=f"vlrun.config.optimisation:{config}",
+            factory=f"vlrun.engine.schedules:{factory}",
+        )
+        for name, summary, config, factory in _SCHEDULES
     ]
 
 

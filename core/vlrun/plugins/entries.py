@@ -133,7 +133,8 @@ class Entry(Declaration):
         summary: one line, shown by ``runner list``.
         config: path of the pydantic model of the options; its module must not import torch.
         factory: path of the class, class method or function that makes the component. Datasets are made with
-            ``factory(config, split)``, everything else with ``factory(config)``.
+            ``factory(config, split)``; optimisers and schedules take a second argument, too (see their hooks);
+            everything else is made with ``factory(config)``.
         target: tasks, datasets and metrics: the kind of target, such as ``"referent"``. A task takes datasets and
             metrics of the same kind; a metric without one fits any task.
         record: datasets: path of the pydantic model of one line of the annotation files, which is the published schema.
@@ -152,9 +153,9 @@ class Entry(Declaration):
     builders: tuple[Builder, ...] = ()
     obtain: str = ""
 
-    def build(self, config: BaseModel, *split: str) -> Any:
-        """Makes the component with these options; a dataset also takes a split."""
-        return self.resolve("factory")(config, *split)
+    def build(self, config: BaseModel, *arguments: Any) -> Any:
+        """Makes the component with these options; some kinds take another argument, such as a dataset its split."""
+        return self.resolve("factory")(config, *arguments)
 
     def load_config(self) -> Any:
         """Imports the model of the options; ``vlrun.config.components`` checks what it derives from."""

@@ -40,6 +40,18 @@ def vlrun_reporters() -> list[Entry]:  # type: ignore[empty-body]
 
 
 @hookspec
+def vlrun_optimizers() -> list[Entry]:  # type: ignore[empty-body]
+    """Optimisers; ``config`` derives from OptimizerConfig, ``factory(config, groups)`` returns a torch Optimizer over
+    parameter groups as torch has them; what ``config`` says holds where a group does not say otherwise."""
+
+
+@hookspec
+def vlrun_schedules() -> list[Entry]:  # type: ignore[empty-body]
+    """Schedules; ``config`` derives from ScheduleConfig, ``factory(config, length)`` returns the learning rate as a
+    pure function of the step, counted from 0; ``length`` is a TrainingLength."""
+
+
+@hookspec
 def vlrun_detectors() -> list[Entry]:  # type: ignore[empty-body]
     """Detectors, for photographs; ``config`` derives from DetectorConfig, ``factory(config)`` returns a
     Detector."""

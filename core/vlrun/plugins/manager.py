@@ -36,6 +36,8 @@ HOOKS = {
     "dataset": "vlrun_datasets",
     "metric": "vlrun_metrics",
     "reporter": "vlrun_reporters",
+    "optimizer": "vlrun_optimizers",
+    "schedule": "vlrun_schedules",
     "detector": "vlrun_detectors",
     "feature format": "vlrun_feature_formats",
     "weight format": "vlrun_weight_formats",

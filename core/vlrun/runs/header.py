@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,6 +10,7 @@ from vlrun.cpus import usable_cpus
 from vlrun.engine.precision import precision_name
 from vlrun.engine.ranks import device_name
 from vlrun.engine.run import Run, TaskRun
+from vlrun.reporting.options import shown
 
 if TYPE_CHECKING:
     from vlrun.engine.trainer import Trainer
@@ -81,7 +82,7 @@ def _recipe(run: Run, trainer: Trainer) -> list[tuple[str, str]]:
     config, rate = run.experiment.train, trainer.schedule
     total, per_epoch = trainer.total_steps, trainer.mix.steps_per_epoch
     rates = [rate(step) for step in range(total)]
-    optimizer = config.optimizer
+    options = config.optimizer.model_dump(exclude={"name", "weight_decay"}).items()
     return [
         *(("batch", _batch(run, task_run)) for task_run in run.tasks),
         ("steps", f"{total:,}: {per_epoch:,} an epoch for {config.epochs} epoch{'s' if config.epochs > 1 else ''}"),
@@ -92,11 +93,18 @@ def _recipe(run: Run, trainer: Trainer) -> list[tuple[str, str]]:
         ),
         (
             "optimizer",
-            f"{optimizer.name}, betas {optimizer.betas[0]:g} {optimizer.betas[1]:g}, eps {optimizer.eps:g}, "
-            f"weight decay {optimizer.weight_decay:g}, gradient norm at most {config.max_grad_norm}",
+            ", ".join([config.optimizer.name, *(f"{name} {_number(value)}" for name, value in options)])
+            + f", weight decay {config.optimizer.weight_decay:g}, gradient norm at most {config.max_grad_norm}",
         ),
+        *trainer.parameters.facts(),
         ("seed", f"{run.experiment.seed}"),
     ]
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return " ".join(map(_number, value))
+    return f"{value:g}" if isinstance(value, float) else shown(value)
 
 
 def _batch(run: Run, task_run: TaskRun) -> str:

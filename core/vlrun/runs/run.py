@@ -144,7 +144,7 @@ def _train_and_evaluate(
     run: Run, plugins: Plugins, stop: StopRequest, is_new: bool, continues: bool, profile: bool
 ) -> list[ResultRow]:
     with run.ranks.together():
-        trainer = build_trainer(run, stop) if run.experiment.train.epochs else None
+        trainer = build_trainer(run, stop, plugins) if run.experiment.train.epochs else None
     continued = trainer is not None and not is_new and resume(trainer)
     run.ranks.share_weights(run.model)
     run.ranks.from_main(lambda: _start(run, trainer, plugins, is_new))
@@ -319,7 +319,7 @@ def changed_options(before: str, after: str) -> list[str]:
 
 
 def _may_change(key: str) -> bool:
-    if key.endswith(".dataset.pictures"):  # what a report shows
+    if key.endswith((".dataset.pictures", ".best_score")):  # what a report shows; what is the best of what is there
         return True
     return any(key == allowed or key.startswith(f"{allowed}.") for allowed in _MAY_CHANGE_ON_RESUME)
 

@@ -6,7 +6,7 @@ without their leading ``bert.``, which are also those of Hugging Face's ``Lxmert
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, TypeAlias, TypeVar
 
 import torch
@@ -74,6 +74,7 @@ class Lxmert(Backbone):
     wordpiece: WordPiece
     optional_weights = (MATCHING_HEAD,)
     unused_weights = CLASSIFIERS
+    layer_stacks: ClassVar[Sequence[Sequence[str]]] = (("encoder.layer", "encoder.r_layers"), ("encoder.x_layers",))
     depth_options: ClassVar[Mapping[str, str]] = {
         "encoder.layer": "num_language_layers",
         "encoder.x_layers": "num_cross_layers",

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optimising import make_optimizer, make_options, make_schedule
 from torch import nn
 
-from vlrun.config.train import OptimizerConfig, ScheduleConfig
-from vlrun.engine.optimisation import build_optimizer, build_schedule, set_learning_rate
+from vlrun.engine.optimisation import set_learning_rate
 
 pytestmark = pytest.mark.golden
 
@@ -48,8 +48,10 @@ def test_parameters_equal_the_original_after_every_step(traces: dict[str, Any]) 
         }
         decayed = [(name, parameter) for name, parameter in parameters.items() if name != UNDECAYED]
         optimizers = [
-            build_optimizer(OptimizerConfig(name="bert-adam"), decayed),
-            build_optimizer(OptimizerConfig(name="bert-adam", weight_decay=0.0), [(UNDECAYED, parameters[UNDECAYED])]),
+            make_optimizer(make_options("optimizer", name="bert-adam"), decayed),
+            make_optimizer(
+                make_options("optimizer", name="bert-adam", weight_decay=0.0), [(UNDECAYED, parameters[UNDECAYED])]
+            ),
         ]
         after: dict[str, list[Any]] = {name: [] for name in parameters}
 
@@ -72,16 +74,20 @@ def test_linear_schedules_equal_the_original_to_the_end_and_beyond(traces: dict[
     linear = runs(traces, lambda name, warmup, total: name == "warmup_linear" and warmup >= 0 and total > 0)
     for run in linear:
         total = int(traces["run_t_total"][run])
-        config = ScheduleConfig(name="warmup-linear", warmup_epochs=float(traces["run_warmup"][run]) * total)
+        config = make_options("schedule", name="warmup-linear", warmup_epochs=float(traces["run_warmup"][run]) * total)
 
-        assert_rates(traces, run, build_schedule(config, traces[f"run{run}/lr_peak"].item(), 1, total))
+        assert_rates(traces, run, make_schedule(config, traces[f"run{run}/lr_peak"].item(), 1, total))
 
 
 def test_no_schedule_at_all_is_a_constant_rate(traces: dict[str, Any]) -> None:
     for run in runs(traces, lambda name, warmup, total: total < 0):
         steps = len(traces[f"run{run}/lr_used"])
 
-        assert_rates(traces, run, build_schedule(ScheduleConfig(), traces[f"run{run}/lr_peak"].item(), 1, steps))
+        assert_rates(
+            traces,
+            run,
+            make_schedule(make_options("schedule", name="constant"), traces[f"run{run}/lr_peak"].item(), 1, steps),
+        )
 
 
 def assert_rates(traces: dict[str, Any], run: int, rate: Callable[[int], float]) -> None:

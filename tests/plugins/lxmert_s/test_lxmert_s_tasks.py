@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from optimising import make_optimizer, make_options, make_schedule
 from torch import Tensor, nn
 
 from vlrun import Encoding, Pair, RegionBatch
 from vlrun.blocks.heads import PooledClassifier
-from vlrun.config.train import OptimizerConfig, ScheduleConfig
-from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
+from vlrun.engine.optimisation import clip_gradients, set_learning_rate
 
 pytestmark = pytest.mark.golden
 
@@ -149,10 +149,10 @@ def test_gradients_equal_the_original(prove: Any, task: str) -> None:
 def test_three_optimiser_steps_equal_the_original(prove: Any, task: str) -> None:
     proof = prove(task)
     setting = {name: proof.golden.vectors[f"train/{name}"].item() for name in ("lr_peak", "t_total", "warmup")}
-    optimizer = build_optimizer(OptimizerConfig(name="bert-adam"), proof.parameters().items())
+    optimizer = make_optimizer(make_options("optimizer", name="bert-adam"), proof.parameters().items())
     total = setting["t_total"]
-    schedule = ScheduleConfig(name="warmup-linear", warmup_epochs=setting["warmup"] * total)
-    rate = build_schedule(schedule, setting["lr_peak"], steps_per_epoch=1, epochs=total)
+    schedule = make_options("schedule", name="warmup-linear", warmup_epochs=setting["warmup"] * total)
+    rate = make_schedule(schedule, setting["lr_peak"], steps_per_epoch=1, epochs=total)
     trace: dict[str, list[float]] = {"lr_used": [], "loss": [], "grad_norm_before_clip": []}
 
     for step in proof.steps:

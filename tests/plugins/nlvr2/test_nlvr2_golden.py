@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optimising import make_optimizer, make_options, make_schedule
 from torch import nn
 
 from vlrun import Batch, Encoding, Example, Pair, RegionBatch
 from vlrun.blocks.wordpiece import WordPiece
-from vlrun.config.train import OptimizerConfig, ScheduleConfig
-from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
+from vlrun.engine.optimisation import clip_gradients, set_learning_rate
 from vlrun_nlvr2.config import Nlvr2AccuracyConfig
 from vlrun_nlvr2.dataset import Statement
 from vlrun_nlvr2.metric import Nlvr2Accuracy
@@ -160,10 +160,15 @@ def test_three_training_steps_are_those_of_the_authors(nlvr2: Vectors, network: 
     checkpoint = pytest.importorskip("vlrun_lxmert_s.checkpoint")
     total = int(nlvr2["train/t_total"])
     peak, warmup = float(nlvr2["train/lr_peak"]), float(nlvr2["train/warmup"])
-    schedule = build_schedule(
-        ScheduleConfig(name="warmup-linear", warmup_epochs=warmup * total), peak, steps_per_epoch=1, epochs=total
+    schedule = make_schedule(
+        make_options("schedule", name="warmup-linear", warmup_epochs=warmup * total),
+        peak,
+        steps_per_epoch=1,
+        epochs=total,
     )
-    optimizer = build_optimizer(OptimizerConfig(name="bert-adam", weight_decay=0.01), network.named_parameters())
+    optimizer = make_optimizer(
+        make_options("optimizer", name="bert-adam", weight_decay=0.01), network.named_parameters()
+    )
     for step in steps_of(nlvr2):
         batch = batch_of(nlvr2, step, task, network.backbone)
         loss = mean_loss(task, network(batch.encoding), batch.targets)

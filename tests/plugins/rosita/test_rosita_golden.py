@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from optimising import make_optimizer, make_options, make_schedule
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vlrun import BackboneOutput, Encoding
 from vlrun.blocks.heads import PooledClassifier
-from vlrun.config.train import OptimizerConfig, ScheduleConfig
-from vlrun.engine.optimisation import build_optimizer, build_schedule, clip_gradients, set_learning_rate
+from vlrun.engine.optimisation import clip_gradients, set_learning_rate
 from vlrun.engine.weights import HeadSlot, load_weights
 from vlrun_rosita.model import Rosita
 
@@ -307,10 +307,10 @@ def test_three_optimiser_steps_equal_the_original(prove: Any, task: str, dtype: 
     proof = prove(task, dtype)
     option = {name: proof.vectors[f"opt/{name}"].item() for name in names_under(proof.vectors, "opt")}
     betas = (option["beta1"], option["beta2"])
-    adam = OptimizerConfig(name="adam", betas=betas, eps=option["eps"], weight_decay=option["weight_decay"])
-    staircase = ScheduleConfig(name="warmup-staircase", warmup_epochs=option["warmup_epochs"])
-    optimizer = build_optimizer(adam, proof.named_parameters().items())
-    rate = build_schedule(staircase, option["lr_base"], option["epoch_steps"], epochs=len(proof.vectors["trace/lr"]))
+    adam = make_options("optimizer", name="adam", betas=betas, eps=option["eps"], weight_decay=option["weight_decay"])
+    staircase = make_options("schedule", name="warmup-staircase", warmup_epochs=option["warmup_epochs"])
+    optimizer = make_optimizer(adam, proof.named_parameters().items())
+    rate = make_schedule(staircase, option["lr_base"], option["epoch_steps"], epochs=len(proof.vectors["trace/lr"]))
     trace: dict[str, list[float]] = {"lr": [], "loss": [], "grad_norm_before_clip": []}
 
     for step in range(len(proof.vectors["trace/lr"])):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from vlrun.engine.model import TaskModel
-from vlrun.engine.optimisation import build_optimizer, set_learning_rate
+from vlrun.engine.optimisation import set_learning_rate
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.steps import ReadyStep
 from vlrun.errors import CheckpointError, UsageError
@@ -24,6 +24,7 @@ from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.measurement import Baseline
 from vlrun.interfaces.task import Task
 from vlrun.interfaces.tensors import BackboneOutput, Batch, Encoding, in_full_precision
+from vlrun.plugins.manager import Plugins
 
 _TOLERANCE = 1e-3  # of numbers around 1 after a dozen layers in float32
 _LEARNING_RATE = 1e-5
@@ -53,7 +54,7 @@ def load_baselines(path: Path, backbone: Backbone, name: str) -> list[Baseline]:
 class BaselineSteps:
     """Trains what a run trains with the network of a baseline: in full precision, in one process, from memory."""
 
-    def __init__(self, run: Run, baseline: Baseline) -> None:
+    def __init__(self, run: Run, baseline: Baseline, plugins: Plugins) -> None:
         self.name, self.about = baseline.name, baseline.about
         self._run, self._baseline = run, baseline
         backbone: Any = baseline.network
@@ -61,7 +62,8 @@ class BaselineSteps:
         self._model.to(run.device).train()
         config = run.experiment.train.optimizer
         if baseline.optimizer is None:
-            self._optimizer = build_optimizer(config, self._model.named_parameters())
+            groups = [{"params": list(self._model.parameters()), "lr": 0.0}]
+            self._optimizer = plugins.find("optimizer", config.name).build(config, groups)
         else:
             self._optimizer = baseline.optimizer(self._model.parameters(), config)
         set_learning_rate(self._optimizer, _LEARNING_RATE)

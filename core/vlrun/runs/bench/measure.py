@@ -78,7 +78,7 @@ def measure(load: Load, options: BenchOptions, plugins: Plugins, ranks: Ranks, r
                 told.add(precision)
                 record.cases.append(Case(_task_rows(run, options.steps, reporters), 0, run.experiment.train.precision))
             if "step" in options.parts and experiment.train.epochs:
-                rows = _step_rows(run, options, reporters, options.trace if not number else None)
+                rows = _step_rows(run, plugins, options, reporters, options.trace if not number else None)
                 record.cases.append(Case(rows, run.tasks[0].plan.batch_size, run.experiment.train.precision))
     if not any(case.rows for case in record.cases):
         raise UsageError(
@@ -110,13 +110,16 @@ def _task_rows(run: Run, rounds: int, reporters: Reporters) -> list[Measurement]
         ]
 
 
-def _step_rows(run: Run, options: BenchOptions, reporters: Reporters, trace: Path | None) -> list[Measurement]:
+def _step_rows(
+    run: Run, plugins: Plugins, options: BenchOptions, reporters: Reporters, trace: Path | None
+) -> list[Measurement]:
     backbone, name = run.model.backbone, run.experiment.backbone.name
     against = options.against if run.ranks.world_size == 1 else None
     what = f"steps of {run.tasks[0].plan.batch_size}, {run.experiment.train.precision}"
     return list(
         step_rows(
             run,
+            plugins,
             lambda: load_baselines(against, backbone, name) if against else [],
             options.steps,
             _progress(reporters, what),

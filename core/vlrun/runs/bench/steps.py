@@ -19,6 +19,7 @@ from vlrun.engine.start_checks import check_first_batch
 from vlrun.engine.steps import check_finite
 from vlrun.engine.trainer import build_trainer
 from vlrun.interfaces.measurement import Baseline, Measurement
+from vlrun.plugins.manager import Plugins
 from vlrun.runs.bench.baseline import BaselineSteps
 from vlrun.runs.bench.clock import Seconds, synchronise, timed
 from vlrun.runs.bench.memory import MemoryWatch
@@ -53,6 +54,7 @@ class _Taken:
 
 def step_rows(
     run: Run,
+    plugins: Plugins,
     baselines: Callable[[], Sequence[Baseline]],
     num_steps: int,
     progress: Callable[[int, int], None],
@@ -71,7 +73,7 @@ def step_rows(
         CheckpointError: a baseline computes something else.
     """
     started = time.perf_counter()
-    trainer = build_trainer(run, StopRequest())
+    trainer = build_trainer(run, StopRequest(), plugins)
     run.ranks.share_weights(run.model)
     check_first_batch(trainer)
     watch = MemoryWatch(run.device)
@@ -91,7 +93,7 @@ def step_rows(
         _in_a_row(run, steps, plan.in_a_row, taken, advance)
         watch.look()
     yield from watch.rows()  # before there are other networks
-    others = [BaselineSteps(run, baseline) for baseline in baselines()]
+    others = [BaselineSteps(run, baseline, plugins) for baseline in baselines()]
     differences = _check(run, steps, others)
     _by_turns(run, steps, num_steps, taken, others, advance)
     check_finite(trainer)
