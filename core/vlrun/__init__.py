@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         Score,
         canonical_image_id,
     )
+    from vlrun.interfaces.heads import NamedHead
     from vlrun.interfaces.masking import Unmasked
     from vlrun.interfaces.measurement import Baseline, ByTurns, Measurement
     from vlrun.interfaces.metric import Metric
@@ -110,6 +111,7 @@ _HOMES = {
     "Measurement": "interfaces.measurement",
     "Metric": "interfaces.metric",
     "MetricConfig": "config.base",
+    "NamedHead": "interfaces.heads",
     "NamedOptions": "config.base",
     "OptimizerConfig": "config.base",
     "ScheduleConfig": "config.base",
@@ -206,6 +208,7 @@ __all__ = [
     "Measurement",
     "Metric",
     "MetricConfig",
+    "NamedHead",
     "NamedOptions",
     "OptimizerConfig",
     "Outcome",

@@ -109,6 +109,10 @@ class Backbone(nn.Module, ABC):
         Part of the network from its construction on, so that loading weights does not depend on the order of calls.
         """
 
+    def word_table(self) -> nn.Parameter | None:
+        """The word embeddings (V, H), which heads that score words are tied to; None, by default, if there are none."""
+        return None
+
     def text_part(self, encoding: Encoding) -> dict[str, Tensor]:
         """What depends on the texts alone, computed once for a text that is scored with many images.
 

@@ -15,6 +15,7 @@ PUBLIC = (
     "vlrun.blocks.answers",
     "vlrun.blocks.attention",
     "vlrun.blocks.boxes",
+    "vlrun.blocks.decoders",
     "vlrun.blocks.dropout",
     "vlrun.blocks.heads",
     "vlrun.blocks.pair_encoding",

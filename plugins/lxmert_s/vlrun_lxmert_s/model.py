@@ -168,6 +168,10 @@ class Lxmert(Backbone):
         """Pools states (P, T, H) of the text; ``regions`` (P, R, H) where ``pools_regions``."""
         return self.pooler(text)
 
+    def word_table(self) -> nn.Parameter:
+        """The word embeddings, which the authors' word head is tied to."""
+        return self.embeddings.word_embeddings.weight
+
     def matching_head(self) -> nn.Linear:
         """The authors' ``seq_relationship``, which not every file of theirs has.
 

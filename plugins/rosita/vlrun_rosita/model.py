@@ -285,6 +285,10 @@ class Rosita(Backbone):
         layers = [layer.parts() for layer in self.backbone.layers]
         return RositaScoring(self, layers, self.pooler, dtype)
 
+    def word_table(self) -> nn.Parameter:
+        """The word embeddings, which the authors' word head is tied to."""
+        return self.text_embeddings.word_embeddings.weight
+
     def matching_head(self) -> MatchingHead:
         """The authors' ``mm_itm_head``, which not every file of theirs has."""
         return self.mm_itm_head
