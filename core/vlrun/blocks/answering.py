@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ from torch import Tensor, nn
 
 from vlrun.blocks.answering_config import AnsweringConfig, answer_list_problem
 from vlrun.blocks.answers import AnswerVocabulary, read_answers, soft_score
+from vlrun.blocks.decoders import ANSWER_HEAD
 from vlrun.blocks.heads import PooledClassifier, num_classes
 from vlrun.errors import CheckpointError, DataError, first_few
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.cases import Case
 from vlrun.interfaces.examples import Answers, Example, Prediction, RegionBatch
+from vlrun.interfaces.heads import NamedHead
 from vlrun.interfaces.metric import Metric
 from vlrun.interfaces.question import Choice
 from vlrun.interfaces.run_view import RunView
@@ -34,6 +37,8 @@ class AnsweringTask(Task[Answers]):
         vocabulary: the answers that can be predicted. Others may be right, but are never given.
     """
 
+    imported_head = ANSWER_HEAD
+
     def __init__(self, config: AnsweringConfig) -> None:
         """Reads the answers that can be predicted.
 
@@ -42,7 +47,6 @@ class AnsweringTask(Task[Answers]):
         """
         self.config = config
         self.vocabulary: AnswerVocabulary = read_answers(config.answers_path)
-        self.imported_head = "answer_head" if config.transfer_head else None
         self.loss_now = _loss_in_epoch(config, 0)
 
     @abstractmethod
@@ -164,24 +168,12 @@ class AnsweringTask(Task[Answers]):
         self, tensors: Mapping[str, Tensor], meaning: Mapping[str, Any]
     ) -> tuple[Mapping[str, Tensor], list[str]]:
         """Gives each answer its row of the imported head, or zeros if that head lacks it (LXMERT, section 4)."""
-        theirs = meaning.get("answers")
-        if problem := answer_list_problem(num_classes(tensors), theirs):
-            raise CheckpointError(problem)
-        assert theirs is not None
-        if tuple(theirs) == self.vocabulary.answers:
-            return tensors, [
-                f"answer head: the same {len(theirs):,} answers in the same order (list {self.vocabulary.hash})"
-            ]
-        moved, missing = transplant_rows(
-            tensors["dense1.weight"], tensors["dense1.bias"], theirs, list(self.vocabulary), self.normalised_pretraining
-        )
-        num_moved = len(self.vocabulary) - len(missing)
-        lines = [
-            f"answer head: {num_moved:,} of {len(self.vocabulary):,} answers found among {len(theirs):,}; others zero"
-        ]
-        if missing:
-            lines.append(f"answer head: not found: {', '.join(first_few(list(map(repr, missing)), 10))}")
-        return {**tensors, **moved}, lines
+        return adapt_answers(self.vocabulary, self.normalised_pretraining, tensors, meaning)
+
+    def named_heads(self, head: nn.Module) -> Mapping[str, NamedHead]:
+        """The whole head; with ``transfer_head: false`` it is exported and takes nothing."""
+        adapt = self.adapt_imported_head if self.config.transfer_head else _take_nothing
+        return {ANSWER_HEAD: NamedHead(head, self.head_meaning(), adapt)}
 
     def _fill(self, soft_scores: np.ndarray, shares: np.ndarray, example: Example[Answers]) -> None:
         """Fills the rows (A,) of a question whose answers are known."""
@@ -205,6 +197,50 @@ class AnsweringTask(Task[Answers]):
         if self.loss_now == "cross-entropy":
             weights = weights * (targets["soft_scores"].sum(dim=1) > 0)
         return weights
+
+
+def answer_head(
+    module: PooledClassifier, vocabulary: AnswerVocabulary, spelling: Callable[[str], str] | None = None
+) -> NamedHead:
+    """A head over a list of answers with its meaning, for ``Task.named_heads`` under ``ANSWER_HEAD``.
+
+    Args:
+        spelling: from an answer of ``vocabulary`` to its spelling among those of an imported head; by default that of
+            LXMERT's pre-training.
+    """
+    adapt = partial(adapt_answers, vocabulary, spelling or pretraining_spelling)
+    return NamedHead(module, {"answers": list(vocabulary)}, adapt)
+
+
+def adapt_answers(
+    vocabulary: AnswerVocabulary,
+    spelling: Callable[[str], str],
+    tensors: Mapping[str, Tensor],
+    meaning: Mapping[str, Any],
+) -> tuple[Mapping[str, Tensor], list[str]]:
+    """Gives each answer of ``vocabulary`` its row of an imported ``PooledClassifier``, or zeros if that lacks it.
+
+    Raises:
+        CheckpointError: which answers the imported head has is unknown, or they are not as many as its rows.
+    """
+    theirs = meaning.get("answers")
+    if problem := answer_list_problem(num_classes(tensors), theirs):
+        raise CheckpointError(problem)
+    assert theirs is not None
+    if tuple(theirs) == vocabulary.answers:
+        return tensors, [f"answer head: the same {len(theirs):,} answers in the same order (list {vocabulary.hash})"]
+    moved, missing = transplant_rows(
+        tensors["dense1.weight"], tensors["dense1.bias"], theirs, list(vocabulary), spelling
+    )
+    num_moved = len(vocabulary) - len(missing)
+    lines = [f"answer head: {num_moved:,} of {len(vocabulary):,} answers found among {len(theirs):,}; others zero"]
+    if missing:
+        lines.append(f"answer head: not found: {', '.join(first_few(list(map(repr, missing)), 10))}")
+    return {**tensors, **moved}, lines
+
+
+def _take_nothing(tensors: Mapping[str, Tensor], meaning: Mapping[str, Any]) -> tuple[Mapping[str, Tensor], list[str]]:
+    return {}, [f"{ANSWER_HEAD}: left, {len(tensors)} tensors: transfer_head is false"]
 
 
 def transplant_rows(

@@ -126,9 +126,9 @@ def _import(arguments: argparse.Namespace) -> int:
         raise PluginError(plugins.why_missing("weight format", arguments.format))
 
     from vlrun.blocks.answers import read_answers
+    from vlrun.blocks.decoders import ANSWER_HEAD
     from vlrun.blocks.wordpiece import WordPiece
     from vlrun.data.declared import unreadable
-    from vlrun.engine.answer_lists import ANSWER_HEAD
     from vlrun.engine.weight_files import check_suffix, import_weights
     from vlrun.engine.weight_sources import find_source
 

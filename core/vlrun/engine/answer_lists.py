@@ -8,12 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from vlrun.blocks.answers import AnswerVocabulary
+from vlrun.blocks.decoders import ANSWER_HEAD
 from vlrun.blocks.heads import num_classes
 from vlrun.errors import CheckpointError
 from vlrun.plugins.entries import WeightFormat
-
-ANSWER_HEAD = "answer_head"
-"""The neutral name of a head that chooses an answer from a list."""
 
 
 def answer_remarks(

@@ -151,9 +151,9 @@ def build_network(
     if experiment.backbone.weights is None:
         return backbone, tasks, heads, None
     slots = [
-        HeadSlot(task.imported_head, head, task.adapt_imported_head)
+        HeadSlot(name, named.module, named.adapt)
         for task, head in zip(tasks, heads, strict=True)
-        if task.imported_head
+        for name, named in task.named_heads(head).items()
     ]
     return backbone, tasks, heads, load_weights(backbone, experiment.backbone.weights, heads=slots)
 

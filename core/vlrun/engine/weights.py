@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from vlrun.blocks.decoders import ANSWER_HEAD, REGION_HEAD, TOPIC_HEAD, WORD_DECODER, WORD_HEAD
 from vlrun.engine.weight_files import module_of, read_imported
 from vlrun.errors import CheckpointError, first_few
 from vlrun.interfaces.backbone import Backbone
+from vlrun.interfaces.heads import Adapt, as_imported
 from vlrun.reporting.tables import TextTable
 
 REQUIRED_SHARE = 0.99
 """Under this share of the backbone's tensors nothing is loaded: a wrong prefix must not train a random network."""
 
 _SHOWN_NAMES = 3
-
-Adapt = Callable[[Mapping[str, Tensor], Mapping[str, Any]], tuple[Mapping[str, Tensor], list[str]]]
-"""As ``Task.adapt_imported_head``."""
-
-
-def _as_imported(tensors: Mapping[str, Tensor], meaning: Mapping[str, Any]) -> tuple[Mapping[str, Tensor], list[str]]:
-    """Leaves an imported head as it is."""
-    return tensors, []
+_KNOWN_HEADS = (WORD_HEAD, REGION_HEAD, TOPIC_HEAD, ANSWER_HEAD)
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class HeadSlot:
 
     name: str
     module: nn.Module
-    adapt: Adapt = _as_imported
+    adapt: Adapt = as_imported
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class LoadReport:
         unexpected: in the file but not in the model, which knows nothing of them; none if anything was loaded.
         mismatched: in both with different shapes: name -> (shape in the file, shape in the model).
         metadata: where the weights come from, as ``import_weights`` wrote it.
-        remarks: how heads were made to fit.
+        remarks: which heads were taken, left or made to fit, and what starts random by design.
     """
 
     path: Path
@@ -89,31 +86,34 @@ def load_weights(backbone: Backbone, path: Path, *, heads: Sequence[HeadSlot] = 
     """Fills ``backbone``, and those ``heads`` that the file holds, from an imported file.
 
     A tensor goes to the parameter of the same name; a head's tensors carry its name as prefix. The backbone says which
-    of its parts the file may lack, and which others it may hold. Weights in another float type are cast.
+    of its parts the file may lack, and which others it may hold; heads that nobody wants are left. Parameters that a
+    head shares with the backbone are the backbone's. Weights in another float type are cast.
 
     Raises:
-        CheckpointError: the file cannot be read; it has under 99 % of the backbone or, if it fills only a part by
-            design, some layers of a stack but not all; a tensor has no place or another shape; a head is incomplete
-            or means something else; or the file was made for another vocabulary.
+        CheckpointError: the file cannot be read; it has under 99 % of the backbone, but for what its format leaves
+            random by design, or then some layers of a stack but not all; a tensor has no place or another shape; a head
+            is incomplete or means something else; or the file was made for another vocabulary.
     """
     tensors, metadata = read_imported(path)
     remarks: list[str] = []
-    filled = [(slot, _adapted(slot, tensors, metadata, remarks)) for slot in heads]
+    filled = [(slot, _filling(slot, backbone, tensors, metadata, remarks)) for slot in heads]
     trunk = {name: tensor for name, tensor in tensors.items() if not any(is_in(name, [slot.name]) for slot in heads)}
     fit = _compare(backbone, trunk)
-    fits = [_compare(slot.module, content, f"{slot.name}.") for slot, content in filled]
+    fits = [_compare(slot.module, content, f"{slot.name}.", _shared(slot, backbone)) for slot, content in filled]
+    others = [*backbone.unused_weights, *_KNOWN_HEADS, *metadata.get("heads", {})]
+    homeless = [name for name in fit.unexpected if not is_in(name, others)]
 
     report = LoadReport(
         path,
         matched=_in_order(part.matched for part in [fit, *fits]),
         missing=_in_order(part.missing for part in [fit, *fits]),
-        unused=tuple(name for name in fit.unexpected if is_in(name, backbone.unused_weights)),
-        unexpected=_in_order([_homeless(fit, backbone), *(part.unexpected for part in fits)]),
+        unused=tuple(name for name in fit.unexpected if name not in homeless),
+        unexpected=_in_order([homeless, *(part.unexpected for part in fits)]),
         mismatched={name: shapes for part in [fit, *fits] for name, shapes in part.mismatched.items()},
         metadata=metadata,
-        remarks=tuple(remarks),
+        remarks=(*_random_by_design(fit, metadata), *remarks, *_left(fit, metadata)),
     )
-    problems = _backbone_problems(fit, backbone, trunk, metadata)
+    problems = _backbone_problems(fit, homeless, backbone, trunk, metadata)
     problems += [
         line for (slot, content), part in zip(filled, fits, strict=True) if content for line in part.head_problems(slot)
     ]
@@ -124,7 +124,7 @@ def load_weights(backbone: Backbone, path: Path, *, heads: Sequence[HeadSlot] = 
     backbone.load_state_dict({name: trunk[name] for name in fit.matched}, strict=False)
     for slot, content in filled:
         if content:
-            slot.module.load_state_dict(dict(content))
+            slot.module.load_state_dict({**slot.module.state_dict(), **content})
     return report
 
 
@@ -159,8 +159,11 @@ class _Fit:
         return problems
 
 
-def _compare(module: nn.Module, content: Mapping[str, Tensor], prefix: str = "") -> _Fit:
-    ours = {f"{prefix}{key}": tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+def _compare(
+    module: nn.Module, content: Mapping[str, Tensor], prefix: str = "", shared: Mapping[str, str] = MappingProxyType({})
+) -> _Fit:
+    """Compares a module with the tensors for it, but for those of its parameters that are ``shared``."""
+    ours = {f"{prefix}{key}": tuple(tensor.shape) for key, tensor in module.state_dict().items() if key not in shared}
     theirs = {f"{prefix}{key}": tuple(tensor.shape) for key, tensor in content.items()}
     return _Fit(
         matched=[name for name, shape in ours.items() if theirs.get(name) == shape],
@@ -172,6 +175,13 @@ def _compare(module: nn.Module, content: Mapping[str, Tensor], prefix: str = "")
     )
 
 
+def _shared(slot: HeadSlot, backbone: Backbone) -> dict[str, str]:
+    """The parameters that a head shares with the backbone: name within the head -> name within the backbone."""
+    homes = {id(parameter): name for name, parameter in backbone.named_parameters()}
+    own = slot.module.named_parameters(remove_duplicate=False)
+    return {name: homes[id(parameter)] for name, parameter in own if id(parameter) in homes}
+
+
 def _in_order(parts: Iterable[Sequence[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for part in parts for name in part))
 
@@ -181,31 +191,67 @@ def is_in(name: str, parts: Sequence[str]) -> bool:
     return any(name.startswith(f"{part}.") for part in parts)
 
 
-def _adapted(
-    slot: HeadSlot, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], remarks: list[str]
-) -> Mapping[str, Tensor]:
+def _filling(
+    slot: HeadSlot,
+    backbone: Backbone,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, Any],
+    remarks: list[str],
+) -> dict[str, Tensor]:
     """The file's tensors for ``slot``, as its head needs them; empty if there are none."""
     prefix = f"{slot.name}."
     content = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     if not content:
         remarks.append(f"{slot.name}: not in the file; it starts from random weights")
         return {}
+    if slot.name == WORD_HEAD and WORD_DECODER not in content:  # tied in the file
+        table = backbone.word_table()
+        home = next((name for name, parameter in backbone.named_parameters() if parameter is table), "")
+        content |= {WORD_DECODER: tensors[home]} if home in tensors else {}
     adapted, lines = slot.adapt(content, metadata.get("heads", {}).get(slot.name, {}))
+    filling = dict(adapted)
+    for name, home in _shared(slot, backbone).items():
+        theirs = filling.pop(name, None)
+        if theirs is not None and home in tensors and not torch.equal(theirs, tensors[home]):
+            lines = [
+                *lines,
+                f"{slot.name}: '{name}' is not '{home}' in the file; here they are one table, and '{home}' is taken",
+            ]
+    if filling:
+        remarks.append(f"{slot.name}: taken, {sum(name in filling for name in content)} tensors")
     remarks += lines
-    return adapted
+    return filling
+
+
+def _left(fit: _Fit, metadata: Mapping[str, Any]) -> list[str]:
+    """A line for each head of the file that nobody wants."""
+    known = {*_KNOWN_HEADS, *metadata.get("heads", {})}
+    counts = Counter(module_of(name) for name in fit.unexpected)
+    return [f"{name}: left, {counts[name]} tensors: no task here has such a head" for name in counts if name in known]
+
+
+def _random_by_design(fit: _Fit, metadata: Mapping[str, Any]) -> list[str]:
+    """A line for each part of the backbone that a start of this kind leaves random."""
+    counts = {part: sum(is_in(name, [part]) for name in fit.missing) for part in metadata.get("random", ())}
+    return [
+        f"{part}: {count} tensors start random, as they do from every file of format '{metadata.get('format')}'"
+        for part, count in counts.items()
+        if count
+    ]
 
 
 def _backbone_problems(
-    fit: _Fit, backbone: Backbone, imported: Iterable[str], metadata: Mapping[str, Any]
+    fit: _Fit, homeless: Sequence[str], backbone: Backbone, imported: Iterable[str], metadata: Mapping[str, Any]
 ) -> list[str]:
     """Why the imported tensors (their names) cannot be loaded into the backbone."""
     problems = []
     names = [*backbone.state_dict()]
-    required = {name for name in names if not is_in(name, backbone.optional_weights)}
+    left_random = metadata.get("random", ())
+    required = {name for name in names if not is_in(name, [*backbone.optional_weights, *left_random])}
     present = required.intersection([*fit.matched, *fit.mismatched])
-    homeless = _homeless(fit, backbone)
     depths = _other_depths(imported, names, backbone.depth_options)
-    if not metadata.get("partial") and len(present) < REQUIRED_SHARE * len(required):
+    is_part, is_short = metadata.get("partial"), len(present) < REQUIRED_SHARE * len(required)
+    if is_short and not is_part:
         problems.append(
             f"only {len(present)} of the backbone's {len(required)} tensors are in it; nothing was loaded. The file "
             f"has, for example, '{next(iter(fit.unexpected), '-')}', the backbone '{next(iter(fit.missing), '-')}'"
@@ -218,9 +264,15 @@ def _backbone_problems(
         )
         made_for = f" for backbone '{metadata['backbone']}'" if "backbone" in metadata else ""
         problems += depths or [f"it was imported{made_for}; choose the backbone and its options as it was trained"]
-    elif metadata.get("partial") and depths:
+    elif is_part and depths:
         problems.append("it would fill some layers of the backbone and leave the others random; nothing was loaded")
         problems += depths
+    elif is_part and is_short and left_random:
+        lacking = [name for name in fit.missing if name in required]
+        problems.append(
+            f"{len(lacking):,} tensors are missing that a file of format '{metadata.get('format')}' has: "
+            f"{_first_names(lacking)}; nothing was loaded"
+        )
     if fit.mismatched:
         problems += fit.shape_problems()
         problems.append("set the size options under `backbone` to those of the file")
@@ -231,11 +283,6 @@ def _backbone_problems(
             "the same ids would mean other words"
         )
     return problems
-
-
-def _homeless(fit: _Fit, backbone: Backbone) -> list[str]:
-    """The tensors that have no place in the backbone, although it does not say that it has no use for them."""
-    return [name for name in fit.unexpected if not is_in(name, backbone.unused_weights)]
 
 
 def _other_depths(imported: Iterable[str], names: Iterable[str], options: Mapping[str, str]) -> list[str]:

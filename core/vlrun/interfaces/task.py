@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from vlrun.interfaces.cases import Case, View, in_words, target_fields
 from vlrun.interfaces.examples import Example, Pair, Prediction, RegionBatch, Target
+from vlrun.interfaces.heads import NamedHead
 from vlrun.interfaces.masking import Unmasked
 from vlrun.interfaces.measurement import ByTurns, Measurement
 from vlrun.interfaces.metric import Metric
@@ -29,8 +30,8 @@ class Task(ABC, Generic[Target]):
     """A view of text-image pairs. Everything here is per process; the core gathers, averages and repeats.
 
     Attributes:
-        imported_head: neutral name under which imported weights hold this task's head, such as ``answer_head``; None
-            if no known checkpoint has one, or none is wanted.
+        imported_head: neutral name under which files of weights hold this task's head, such as ``answer_head``; None
+            if it stays within its run, or has several parts with names (``named_heads``).
         submission_suffix: suffix of the files of ``write_submission``, such as ``.json``; None if there is no server.
         requires_matching_head: whether a run stops unless imported weights filled the backbone's matching head.
         reads_classes: whether ``mask`` gets the classes that the detector saw, where the store has them.
@@ -247,6 +248,18 @@ class Task(ABC, Generic[Target]):
             CheckpointError: what they mean is unknown, or cannot be changed.
         """
         return tensors, []
+
+    def named_heads(self, head: nn.Module) -> Mapping[str, NamedHead]:
+        """The parts of ``build_head``'s layers that travel between runs and files, by neutral name.
+
+        Imported weights fill them, checkpoints remember them, and exports write them. The matching head is the
+        backbone's and not among them. By default all of ``head``, under ``imported_head``; a task with several heads
+        returns each, such as ``{"word_head": ..., "region_head": ...}`` (``vlrun.blocks.decoders``). A head whose
+        ``adapt`` gives no tensors is left as it is.
+        """
+        if self.imported_head is None:
+            return {}
+        return {self.imported_head: NamedHead(head, self.head_meaning(), self.adapt_imported_head)}
 
     def write_submission(self, predictions: Sequence[Prediction], path: Path) -> None:
         """Writes ``predictions`` as the evaluation server wants them; called where ``submission_suffix`` is set."""
