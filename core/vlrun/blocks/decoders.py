@@ -6,14 +6,14 @@ chosen places.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
 
-from torch import Tensor, nn, zeros
+from torch import Tensor, equal, nn, zeros
 
 from vlrun.blocks.heads import NORM_EPSILON, init_layers
 from vlrun.errors import CheckpointError
@@ -202,6 +202,22 @@ class TopicHead(nn.Module):
         """The head with its meaning, for ``Task.named_heads`` under ``TOPIC_HEAD``."""
         meaning = words_meaning(self.dense.out_features, vocabulary_hash)
         return NamedHead(self, meaning, _of_vocabulary(vocabulary_hash))
+
+
+def renamed(name: str, pairs: Iterable[tuple[str, str]]) -> str | None:
+    """A name whose beginning is the first of a pair, with the second in its place; None if no pair fits."""
+    for before, after in pairs:
+        if name.startswith(before):
+            return after + name.removeprefix(before)
+    return None
+
+
+def without_tied_decoder(tensors: Mapping[str, Tensor], word_table: str) -> dict[str, Tensor]:
+    """Tensors without the decoder of their word head, where it is the same as the word embeddings of that name."""
+    name = f"{WORD_HEAD}.{WORD_DECODER}"
+    decoder, table = tensors.get(name), tensors.get(word_table)
+    is_tied = decoder is not None and table is not None and equal(decoder, table)
+    return {key: tensor for key, tensor in tensors.items() if not (is_tied and key == name)}
 
 
 def words_meaning(count: int, vocabulary_hash: str | None = "") -> dict[str, Any]:

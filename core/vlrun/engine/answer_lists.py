@@ -10,6 +10,7 @@ from torch import Tensor
 from vlrun.blocks.answers import AnswerVocabulary
 from vlrun.blocks.decoders import ANSWER_HEAD
 from vlrun.blocks.heads import num_classes
+from vlrun.engine.head_facts import head_of
 from vlrun.errors import CheckpointError
 from vlrun.plugins.entries import WeightFormat
 
@@ -22,8 +23,7 @@ def answer_remarks(
     Raises:
         CheckpointError: there is no such head, or there are more or fewer answers than rows.
     """
-    prefix = f"{ANSWER_HEAD}."
-    head = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    head = head_of(ANSWER_HEAD, tensors)
     answers = heads.get(ANSWER_HEAD, {}).get("answers")
     if not head:
         if answers is None:

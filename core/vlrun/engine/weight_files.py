@@ -27,6 +27,7 @@ from vlrun.config.preflight import WEIGHTS_SUFFIX as SUFFIX
 from vlrun.data.leaks import describe_declared
 from vlrun.engine.answer_lists import answer_remarks
 from vlrun.engine.forward_check import described
+from vlrun.engine.head_facts import head_meanings, tie_remarks
 from vlrun.engine.weight_sources import WeightSource, find_source
 from vlrun.errors import CheckpointError, first_few
 from vlrun.features.origin import UNKNOWN, FeatureOrigin
@@ -122,11 +123,17 @@ def import_weights(
         "pretraining_sets": list(dict.fromkeys(seen)),
         "features": features.filled_from(known).as_json(),
         "partial": weight_format.partial,
-        "heads": {name: dict(meaning) for name, meaning in {**before.get("heads", {}), **(heads or {})}.items()},
+        "random": list(weight_format.random),
     }
+    metadata["heads"] = head_meanings(
+        tensors, metadata["vocabulary_hash"], [weight_format.head_meanings, before.get("heads", {}), heads or {}]
+    )
     if backbone is not None and not weight_format.partial:
         metadata |= described(backbone, tensors, num_heads or source.config.get("num_attention_heads"))
-    remarks = answer_remarks(source.label, translated, weight_format, metadata["heads"])
+    remarks = [
+        *tie_remarks(tensors, backbone),
+        *answer_remarks(source.label, translated, weight_format, metadata["heads"]),
+    ]
     if entry:
         remarks.append(f"{source.label}: the weights lie under '{entry}', as a training program keeps them")
     left = () if weight_format.complete else left_behind(content, translated)
@@ -316,11 +323,14 @@ def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def left_behind(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """The entries of ``content`` that hold no tensor, or tensors whose memory is in none of ``tensors``.
+    """The entries of ``content`` that hold no tensor, or tensors that are in none of ``tensors``, nor copies of one.
 
     An entry is a top-level key; in a file of tensors alone, what their names have in common up to a first number.
     """
     kept = {tensor.data_ptr(): tensor.numel() for tensor in tensors.values()}
+    alike: dict[tuple[int, ...], list[Tensor]] = {}
+    for tensor in tensors.values():
+        alike.setdefault(tuple(tensor.shape), []).append(tensor)
     inside: Counter[str] = Counter()
     left: Counter[str] = Counter()
     entries: dict[str, None] = {}
@@ -331,15 +341,25 @@ def left_behind(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tu
         if not held:
             entries[str(key)] = None
         for name, tensor in held:
-            if kept.get(tensor.data_ptr()) == tensor.numel():
+            if kept.get(tensor.data_ptr(), 0) >= tensor.numel():
                 continue
             start = tensor.data_ptr()
             if any(start <= place < start + tensor.nbytes for place in kept):
                 entries[f"{name} (all but a part of it)"] = None
-            else:
+            elif not any(_is_copy(tensor, other) for other in alike.get(tuple(tensor.shape), ())):
                 left[entry] += 1
                 entries[entry] = None
     return tuple(f"{entry} ({left[entry]} of {inside[entry]} tensors)" if left[entry] else entry for entry in entries)
+
+
+def _is_copy(tensor: Tensor, other: Tensor) -> bool:
+    """Whether both are the same matrix, such as a tied table that a file has twice.
+
+    Their first numbers tell most apart. Fresh biases and counters are all alike without being copies.
+    """
+    if tensor.ndim < 2 or not torch.equal(tensor.flatten()[:2], other.flatten()[:2]):
+        return False
+    return torch.equal(tensor, other) and bool(tensor.any())
 
 
 def _entry_of(name: str) -> str:

@@ -79,7 +79,8 @@ def export_layout(
     origin = {key: value for key, value in metadata.items() if key not in _NOT_CARRIED and value}
     files = [folder / "model.safetensors", folder / "config.json"]
     with atomic_write(files[0], "wb") as file:
-        file.write(save(exported, {"format": "pt", ORIGIN_KEY: json.dumps(origin)}))
+        own = {name: tensor.contiguous() for name, tensor in exported.items()}
+        file.write(save(own, {"format": "pt", ORIGIN_KEY: json.dumps(origin)}))
     write_json(files[1], config)
     if tokens:
         files += [folder / "vocab.txt", folder / "tokenizer_config.json"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from vlrun.data.leaks import describe_declared
+from vlrun.engine.head_facts import KNOWN_HEADS, described_head, head_meanings, head_of
 from vlrun.engine.weight_files import leaves, module_of, read_source, translated_by
 from vlrun.engine.weight_sources import WeightSource, find_source
 from vlrun.errors import CheckpointError
@@ -38,6 +39,7 @@ class WeightSummary:
         metadata: where imported weights come from; of another .safetensors file, its header.
         other: entries that hold no tensor, such as an epoch counter, as text.
         formats: installed weight formats that can read it; empty for a file that is ours already.
+        heads: the heads in it by neutral name, in words; in a file that is not ours, as the first of ``formats`` says.
     """
 
     path: str
@@ -46,6 +48,7 @@ class WeightSummary:
     metadata: Mapping[str, Any]
     other: Mapping[str, str]
     formats: tuple[str, ...]
+    heads: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_imported(self) -> bool:
@@ -63,14 +66,17 @@ class WeightSummary:
         rows.append(["total", str(tensors), f"{parameters:,}", ""])
         columns = ["module", "tensors", "parameters", "types"]
         lines = [f"{self.path}: {self.bytes:,} bytes", *TextTable(columns, rows, columns[1:]).as_lines()]
-        facts = {**self.metadata, "heads": ", ".join(self.metadata.get("heads", {})), **self.other}
+        facts = {**self.metadata, "heads": "", **self.other}
         if "forward_check" in facts:
             facts["forward_check"] = "stored; `runner weights check` computes it again"
         if "features" in facts:
             facts["features"] = FeatureOrigin.from_json(facts["features"])
         if "pretraining_sets" in facts:
             facts["pretraining_sets"] = describe_declared(facts["pretraining_sets"])
+        if "random" in facts:
+            facts["random"] = ", ".join(facts["random"])
         lines += [f"{key}: {value}" for key, value in facts.items() if value]
+        lines += [f"head {name}: {words}" for name, words in self.heads.items()]
         if not self.is_imported:
             lines.append(f"formats that read it: {', '.join(self.formats) or 'none of those installed'}")
         return lines
@@ -105,13 +111,23 @@ def inspect_weights(source: Path | WeightSource, formats: Mapping[str, WeightFor
         )
         for name, tensors in grouped.items()
     )
-    readable = () if "backbone" in metadata else tuple(name for name, kind in formats.items() if _reads(kind, content))
     size = sum(path.stat().st_size for path in source.files)
-    return WeightSummary(label, size, modules, metadata, other, readable)
+    if "backbone" in metadata:
+        return WeightSummary(label, size, modules, metadata, other, (), _heads(content, metadata.get("heads", {})))
+    read = {name: tensors for name, kind in formats.items() if (tensors := _read_by(kind, content))}
+    heads: dict[str, str] = {}
+    for name, tensors in list(read.items())[:1]:
+        heads = _heads(tensors, head_meanings(tensors, None, [formats[name].head_meanings]))
+    return WeightSummary(label, size, modules, metadata, other, tuple(read), heads)
 
 
-def _reads(weight_format: WeightFormat, content: dict[str, Any]) -> bool:
+def _heads(tensors: Mapping[str, Tensor], meanings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    names = [name for name in dict.fromkeys([*KNOWN_HEADS, *meanings]) if head_of(name, tensors)]
+    return {name: described_head(name, tensors, meanings.get(name, {})) for name in names}
+
+
+def _read_by(weight_format: WeightFormat, content: dict[str, Any]) -> dict[str, Tensor]:
     try:
-        return bool(translated_by(weight_format, content)[0])
+        return translated_by(weight_format, content)[0]
     except CheckpointError:
-        return False
+        return {}

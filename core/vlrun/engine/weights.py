@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlrun.blocks.decoders import ANSWER_HEAD, REGION_HEAD, TOPIC_HEAD, WORD_DECODER, WORD_HEAD
+from vlrun.blocks.decoders import WORD_DECODER, WORD_HEAD
+from vlrun.engine.head_facts import KNOWN_HEADS, head_of
 from vlrun.engine.weight_files import module_of, read_imported
 from vlrun.errors import CheckpointError, first_few
 from vlrun.interfaces.backbone import Backbone
@@ -23,7 +24,6 @@ REQUIRED_SHARE = 0.99
 """Under this share of the backbone's tensors nothing is loaded: a wrong prefix must not train a random network."""
 
 _SHOWN_NAMES = 3
-_KNOWN_HEADS = (WORD_HEAD, REGION_HEAD, TOPIC_HEAD, ANSWER_HEAD)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def load_weights(backbone: Backbone, path: Path, *, heads: Sequence[HeadSlot] = 
     trunk = {name: tensor for name, tensor in tensors.items() if not any(is_in(name, [slot.name]) for slot in heads)}
     fit = _compare(backbone, trunk)
     fits = [_compare(slot.module, content, f"{slot.name}.", _shared(slot, backbone)) for slot, content in filled]
-    others = [*backbone.unused_weights, *_KNOWN_HEADS, *metadata.get("heads", {})]
+    others = [*backbone.unused_weights, *KNOWN_HEADS, *metadata.get("heads", {})]
     homeless = [name for name in fit.unexpected if not is_in(name, others)]
 
     report = LoadReport(
@@ -199,8 +199,7 @@ def _filling(
     remarks: list[str],
 ) -> dict[str, Tensor]:
     """The file's tensors for ``slot``, as its head needs them; empty if there are none."""
-    prefix = f"{slot.name}."
-    content = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    content = head_of(slot.name, tensors)
     if not content:
         remarks.append(f"{slot.name}: not in the file; it starts from random weights")
         return {}
@@ -225,7 +224,7 @@ def _filling(
 
 def _left(fit: _Fit, metadata: Mapping[str, Any]) -> list[str]:
     """A line for each head of the file that nobody wants."""
-    known = {*_KNOWN_HEADS, *metadata.get("heads", {})}
+    known = {*KNOWN_HEADS, *metadata.get("heads", {})}
     counts = Counter(module_of(name) for name in fit.unexpected)
     return [f"{name}: left, {counts[name]} tensors: no task here has such a head" for name in counts if name in known]
 

@@ -208,7 +208,8 @@ class WeightFormat(Declaration):
         summary: one line on the files it reads.
         translator: path of ``(content of the file) -> {our key: tensor}``; pure, raises CheckpointError.
         partial: whether such a file fills only a part of the backbone by design, as BERT's does. Loading then demands
-            that all of the file is used, instead of that nearly all of the backbone is filled.
+            that all of the file is used, and that it fills all but the parts in ``random``.
+        random: parts of the backbone that such a file does not have; they start random, and every run says so.
         seen: images that such weights are known to have seen, in the notation of ``vlrun.data.declared``, such as
             ``"COCO_train2014_*"``; every import records them, so that leaks can be found.
         features: what made the features that such weights were trained on, as far as it is known; every import records
@@ -220,6 +221,7 @@ class WeightFormat(Declaration):
         exporter: path of ``(our tensors, their options) -> (tensors, config.json)``, which is the way back, for
             ``runner weights export --to NAME``; raises CheckpointError. The options are those of
             ``BackboneConfig.options_of_weights``.
+        head_meanings: what the numbers of heads in such files mean, by neutral name, beyond what their shapes say.
         answer_lists: number of rows of an answer head -> the published list that such a head was trained with, in
             words, for messages.
     """
@@ -231,18 +233,21 @@ class WeightFormat(Declaration):
     summary: str
     translator: str
     partial: bool = False
+    random: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
     features: FeatureOrigin = UNKNOWN
     complete: bool = False
     reader: str | None = None
     licence: str = ""
     exporter: str | None = None
+    head_meanings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     answer_lists: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.seen, str):
-            raise ValueError(f"seen={self.seen!r} is a single text; write a tuple, ({self.seen!r},)")
+        for name, value in (("seen", self.seen), ("random", self.random)):
+            if isinstance(value, str):
+                raise ValueError(f"{name}={value!r} is a single text; write a tuple, ({value!r},)")
 
     def translate(self, content: dict[str, Any]) -> dict[str, Any]:
         """The tensors of a file under our names."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from vlrun import CheckpointError, first_few
+from vlrun.blocks.decoders import renamed, without_tied_decoder
 
 BERT_VOCABULARY_SIZE = 30522
 BERT_CLS_ID = 101
@@ -22,6 +23,26 @@ ANSWER_HEAD, NLVR2_HEAD = CLASSIFIERS = ("answer_head", "nlvr2_head")
 """Heads of tasks: a file has at most one of them, and a run of another task has no use for it."""
 HEAD_LAYERS = {"0": "dense0", "2": "layer_norm", "3": "dense1"}
 """Index in the authors' ``nn.Sequential`` -> our name; 1 is the GELU."""
+
+WORD_TABLE = "embeddings.word_embeddings.weight"
+WORD_LAYERS = (
+    ("cls.predictions.transform.dense.", "word_head.transform.dense."),
+    ("cls.predictions.transform.LayerNorm.", "word_head.transform.layer_norm."),
+    ("cls.predictions.decoder.weight", "word_head.decoder.weight"),
+    ("cls.predictions.bias", "word_head.bias"),
+    ("cls.predictions.decoder.bias", "word_head.bias"),  # the same, in newer files of transformers
+)
+PRETRAINING_LAYERS = (
+    *WORD_LAYERS,
+    ("obj_predict_head.transform.dense.", "region_head.transform.dense."),
+    ("obj_predict_head.transform.LayerNorm.", "region_head.transform.layer_norm."),
+    ("obj_predict_head.decoder_dict.feat.", "region_head.decoders.features."),
+    ("obj_predict_head.decoder_dict.obj.", "region_head.decoders.classes."),
+    ("obj_predict_head.decoder_dict.attr.", "region_head.decoders.attributes."),
+    ("cls.seq_relationship_new.", "topic_head.dense."),
+    ("cls.LayerNorm.", "topic_head.layer_norm."),
+)
+"""How the names of layers in the heads of pre-training begin in their files, and Hugging Face's -> and in ours."""
 
 _CLASSIFIER = re.compile(r"(?:answer_head\.)?logit_fc\.([023])\.(weight|bias)")
 _MATCHING = re.compile(r"(?:cls\.seq_relationship|seq_relationship_new)\.(weight|bias)")
@@ -48,7 +69,7 @@ def translate_lxmert_s(content: Mapping[str, Any], cls_id: int | None = None) ->
         CheckpointError: this is no such file, or its vocabulary is another one and ``cls_id`` is not given.
     """
     tensors = _tensors_of_kind("lxmert-s", content)
-    translated = {**_trunk(tensors, "bert."), **_heads(tensors)}
+    translated = _translated(tensors, "bert.")
     translated[VISUAL_CLS_TABLE] = _row_of_cls(translated[VISUAL_CLS_TABLE], cls_id)
     return translated
 
@@ -59,8 +80,7 @@ def translate_lxmert(content: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: this is no such file.
     """
-    tensors = _tensors_of_kind("lxmert", content)
-    return {**_trunk(tensors, "bert."), **_heads(tensors)}
+    return _translated(_tensors_of_kind("lxmert", content), "bert.")
 
 
 def translate_hf_lxmert(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -71,13 +91,15 @@ def translate_hf_lxmert(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """
     tensors = _tensors_of_kind("hf-lxmert", content)
     prefix = "lxmert." if any(name.startswith("lxmert.") for name in tensors) else ""
-    return {**_trunk(tensors, prefix), **_heads(tensors)}
+    return _translated(tensors, prefix)
 
 
 def translate_bert(content: Mapping[str, Any], num_layers: int = 0) -> dict[str, Tensor]:
-    """What the originals take from bert-base-uncased: embeddings, pooler, and the first ``num_layers`` layers.
+    """What the originals take from bert-base-uncased: embeddings, pooler, the first ``num_layers`` layers, word head.
 
-    Old files say ``gamma`` and ``beta`` for weight and bias of a norm; ``bert.`` may stand before the names or not.
+    Old files say ``gamma`` and ``beta`` for weight and bias of a norm; ``bert.`` may stand before the names or not. The
+    head of next sentences, which the originals take for matching in pre-training, stays behind: the matching head would
+    seem to be trained.
 
     Raises:
         CheckpointError: this is no file of BERT, or it has fewer layers.
@@ -90,12 +112,58 @@ def translate_bert(content: Mapping[str, Any], num_layers: int = 0) -> dict[str,
     lacking = [part for part in wanted if not any(name.startswith(part) for name in found)]
     if lacking:
         raise CheckpointError(f"a file of BERT, but without {', '.join(f'{prefix}{part}*' for part in lacking)}")
-    return {name: tensor for name, tensor in found.items() if name.startswith(wanted)}
+    trunk = {name: tensor for name, tensor in found.items() if name.startswith(wanted)}
+    new_names = {_new_norm_name(name): tensor for name, tensor in tensors.items()}
+    words = {ours: tensor for name, tensor in new_names.items() if (ours := renamed(name, WORD_LAYERS))}
+    return without_tied_decoder({**trunk, **words}, WORD_TABLE)
 
 
 def translate_bert_for_lxmert(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """What LXMERT takes from bert-base-uncased: also the layers that its language encoder starts from."""
     return translate_bert(content, num_layers=BERT_LANGUAGE_LAYERS)
+
+
+def export_lxmert(
+    tensors: Mapping[str, Tensor], options: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The names of the authors' pre-training network, with the decoder of the word head that is tied.
+
+    NLVR2's head and others that this network does not have stay behind; ``options`` go along as configuration.
+    """
+    return _authors_names(tensors), {"backbone": "lxmert", **options}
+
+
+def export_lxmert_s(
+    tensors: Mapping[str, Tensor], options: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The same for LXMERT-S. Its visual [CLS] table has the one row that we keep for every token."""
+    exported = _authors_names(tensors)
+    table = f"bert.{VISUAL_CLS_TABLE}"
+    exported[table] = exported[table].expand(len(tensors[WORD_TABLE]), -1)
+    return exported, {"backbone": "lxmert-s", **options}
+
+
+def heads_in_their_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The heads of pre-training and the answer head, under the names that the authors and Hugging Face give them."""
+    theirs = [
+        *((ours, theirs) for theirs, ours in PRETRAINING_LAYERS),
+        *((f"{ANSWER_HEAD}.{ours}.", f"{ANSWER_HEAD}.logit_fc.{index}.") for index, ours in HEAD_LAYERS.items()),
+        (f"{MATCHING_HEAD}.", f"cls.{MATCHING_HEAD}."),
+    ]
+    return {new: tensor for name, tensor in tensors.items() if (new := renamed(name, theirs))}
+
+
+def _authors_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    trunk = {f"bert.{name}": tensor for name, tensor in tensors.items() if name.startswith(TRUNK)}
+    exported = {**trunk, **heads_in_their_names(tensors)}
+    if "cls.predictions.bias" in exported and "cls.predictions.decoder.weight" not in exported:
+        exported["cls.predictions.decoder.weight"] = tensors[WORD_TABLE].clone()
+    return exported
+
+
+def _translated(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Backbone and heads; the decoder of the word head only where it is not the word embeddings."""
+    return without_tied_decoder({**_trunk(tensors, prefix), **_heads(tensors)}, WORD_TABLE)
 
 
 def _tensors_of_kind(wanted: str, content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -157,19 +225,21 @@ def _trunk(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _heads(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The answer head, or NLVR2's, which reads two images; and the matching head, of two rows.
+    """The heads of pre-training; the answer head, or NLVR2's, which reads two images; the matching head, of two rows.
 
     The topic head of LXMERT-S is named like the matching head of its retrieval network; its place and size differ.
     """
-    classifier, matching = {}, {}
+    classifier, matching, others = {}, {}, {}
     for name, tensor in tensors.items():
         if layer := _CLASSIFIER.fullmatch(name):
             classifier[f"{HEAD_LAYERS[layer[1]]}.{layer[2]}"] = tensor
         elif (layer := _MATCHING.fullmatch(name)) and len(tensor) == 2:
             matching[f"{MATCHING_HEAD}.{layer[1]}"] = tensor
+        elif ours := renamed(name, PRETRAINING_LAYERS):
+            others[ours] = tensor
     first = classifier.get("dense0.weight")  # its outputs are twice the hidden size, its inputs that of each image
     head = NLVR2_HEAD if first is not None and first.shape[0] == first.shape[1] else ANSWER_HEAD
-    return {**{f"{head}.{name}": tensor for name, tensor in classifier.items()}, **matching}
+    return {**{f"{head}.{name}": tensor for name, tensor in classifier.items()}, **matching, **others}
 
 
 def _row_of_cls(table: Tensor, cls_id: int | None) -> Tensor:

@@ -36,6 +36,7 @@ SEEN_BY_LXMERT_S = tuple(f"possibly {images}" for images in SEEN_BY_LXMERT)
 LICENCE_OF_LXMERT = "not stated by the authors (https://github.com/airsplay/lxmert)"
 LICENCE_OF_LXMERT_S = "not stated by the authors (https://github.com/lttsmn/LXMERT-S)"
 LICENCE_OF_BERT = "Apache-2.0 (https://huggingface.co/google-bert/bert-base-uncased)"
+HEADS = {"nlvr2_head": {}}
 ANSWER_LISTS = {
     9500: "all_ans.json of pre-training",
     3129: "trainval_label2ans.json of the authors' data/vqa",
@@ -52,6 +53,8 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             backbone="lxmert-s",
             summary="the authors' files, pre-trained or fine-tuned",
             translator="vlrun_lxmert_s.checkpoint:translate_lxmert_s",
+            exporter="vlrun_lxmert_s.checkpoint:export_lxmert_s",
+            head_meanings=HEADS | {"region_head": {"times_pooled": True}},
             seen=SEEN_BY_LXMERT_S,
             licence=LICENCE_OF_LXMERT_S,
             features=FEATURES,
@@ -62,6 +65,8 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             backbone="lxmert",
             summary="the authors' files, pre-trained or fine-tuned",
             translator="vlrun_lxmert_s.checkpoint:translate_lxmert",
+            exporter="vlrun_lxmert_s.checkpoint:export_lxmert",
+            head_meanings=HEADS,
             seen=SEEN_BY_LXMERT,
             licence=LICENCE_OF_LXMERT,
             features=FEATURES,
@@ -73,6 +78,7 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             summary="LXMERT of Hugging Face transformers, any class",
             translator="vlrun_lxmert_s.checkpoint:translate_hf_lxmert",
             exporter="vlrun_lxmert_s.hugging_face:export_hf_lxmert",
+            head_meanings=HEADS,
             seen=SEEN_BY_LXMERT,
             licence=LICENCE_OF_LXMERT,
             features=FEATURES,
@@ -81,17 +87,19 @@ def vlrun_weight_formats() -> list[WeightFormat]:
         WeightFormat(
             name="bert-lxmert-s",
             backbone="lxmert-s",
-            summary="bert-base-uncased: embeddings and pooler",
+            summary="bert-base-uncased as a start: embeddings, pooler, word head",
             translator="vlrun_lxmert_s.checkpoint:translate_bert",
             partial=True,
+            random=("encoder.visn_fc", "encoder.x_layers", "pooler_f", "word_embeddings"),
             licence=LICENCE_OF_BERT,
         ),
         WeightFormat(
             name="bert-lxmert",
             backbone="lxmert",
-            summary="bert-base-uncased: embeddings, pooler, the first 9 layers",
+            summary="bert-base-uncased as a start: embeddings, pooler, word head, the first 9 layers",
             translator="vlrun_lxmert_s.checkpoint:translate_bert_for_lxmert",
             partial=True,
+            random=("encoder.visn_fc", "encoder.x_layers", "encoder.r_layers"),
             licence=LICENCE_OF_BERT,
         ),
     ]

@@ -19,7 +19,7 @@ from vlrun.blocks.dropout import Dropout
 from vlrun.blocks.heads import init_layers
 from vlrun.blocks.pair_encoding import check_text_length
 from vlrun.blocks.wordpiece import WordPiece
-from vlrun_rosita.checkpoint import HEADS, MATCHING_HEAD
+from vlrun_rosita.checkpoint import HEADS, MATCHING_HEAD, OLD_HEADS
 from vlrun_rosita.config import RositaConfig
 from vlrun_rosita.scoring import LayerParts, RositaScoring, key_mask
 from vlrun_rosita.text import RositaPairEncoder
@@ -202,7 +202,7 @@ class Rosita(Backbone):
 
     wordpiece: WordPiece
     optional_weights = (MATCHING_HEAD,)
-    unused_weights = tuple(head for head in HEADS.values() if head != MATCHING_HEAD)
+    unused_weights = (*(head for head in HEADS.values() if head != MATCHING_HEAD), *OLD_HEADS)
     depth_options: ClassVar[Mapping[str, str]] = {"backbone.layers": "num_layers"}
 
     def __init__(

@@ -32,18 +32,29 @@ SEEN = (
 
 @hookimpl
 def vlrun_weight_formats() -> list[WeightFormat]:
-    """The authors' files."""
+    """The authors' files, and BERT's."""
     return [
         WeightFormat(
             name="rosita",
             backbone="rosita",
             summary="the authors' .pkl files, pre-trained or fine-tuned",
             translator="vlrun_rosita.checkpoint:translate",
+            exporter="vlrun_rosita.checkpoint:export_rosita",
             seen=SEEN,
             licence="not stated by the authors (https://github.com/MILVLG/rosita)",
             features=FEATURES,
+            head_meanings={"grounding_head": {}},
             answer_lists={3129: "answer_vocab.json of the authors' data (their order is not LXMERT's)"},
-        )
+        ),
+        WeightFormat(
+            name="bert-rosita",
+            backbone="rosita",
+            summary="BERT as a start: the authors' bert-base.pkl, or bert-base-uncased of Hugging Face",
+            translator="vlrun_rosita.checkpoint:translate_bert",
+            partial=True,
+            random=("visual_embeddings",),
+            licence="Apache-2.0 (https://huggingface.co/google-bert/bert-base-uncased)",
+        ),
     ]
 
 

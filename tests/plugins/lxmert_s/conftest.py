@@ -101,7 +101,7 @@ def golden_network(golden: Path) -> Callable[[str], GoldenNetwork]:
             key.removeprefix("state/"): torch.from_numpy(vectors[key]) for key in vectors if key.startswith("state/")
         }
         prefix = "bert." if "state/bert.pooler.dense.bias" in vectors else "lxrt_encoder.model.bert."
-        if file == "backbone_lxmert":
+        if file.endswith("_lxmert"):
             network, tensors = Lxmert(wordpiece, sizes, **options), translate_lxmert(state)
         else:
             network, tensors = LxmertS(wordpiece, sizes, **options), translate_lxmert_s(state, cls_id=wordpiece.cls_id)

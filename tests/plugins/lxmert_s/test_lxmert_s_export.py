@@ -214,7 +214,7 @@ def test_an_nlvr2_head_has_no_place_there_and_is_said_to_stay(
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--to", "rosita"], 2, "have no layout 'rosita' (they have: plain, hf-lxmert)"),
+        (["--to", "rosita"], 2, "have no layout 'rosita' (they have: plain, hf-lxmert, lxmert)"),
         ([], 2, "say in which layout: --to plain"),
     ],
 )

@@ -133,8 +133,8 @@ def test_a_tied_word_table_is_kept_only_where_it_differs(word_table: Tensor, is_
 
     tensors = translate(content)
 
-    assert ("text_mlm_head.decode.weight" in tensors) is is_kept
-    assert "text_mlm_head.bias" in tensors
+    assert ("word_head.decoder.weight" in tensors) is is_kept
+    assert "word_head.bias" in tensors
 
 
 @pytest.mark.parametrize(

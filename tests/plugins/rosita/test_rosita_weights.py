@@ -72,7 +72,7 @@ def test_it_is_written_with_our_names_alone(imported: Path, tmp_path: Path, caps
     assert json.loads((tmp_path / "plain" / "config.json").read_text())["backbone"] == "rosita"
 
     assert main(["weights", "export", str(imported), str(tmp_path / "hf"), "--to", "hf"]) == 2
-    assert "have no layout 'hf' (they have: plain)" in capsys.readouterr().err
+    assert "have no layout 'hf' (they have: plain, rosita)" in capsys.readouterr().err
 
 
 def test_the_inspection_does_not_print_the_numbers_of_the_check(
