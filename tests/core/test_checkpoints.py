@@ -49,7 +49,15 @@ def test_all_files_of_a_checkpoint_can_be_read_by_whoever_may_read_new_files(tmp
     finally:
         os.umask(before)
     assert {file.name: file.stat().st_mode & 0o777 for file in path.iterdir()} == dict.fromkeys(
-        ("model.safetensors", "optimizer.safetensors", "progress.json", "heads.json", "manifest.json"), 0o666 & ~mask
+        (
+            "model.safetensors",
+            "optimizer.safetensors",
+            "progress.json",
+            "heads.json",
+            "named_heads.json",
+            "manifest.json",
+        ),
+        0o666 & ~mask,
     )
 
 

@@ -172,9 +172,12 @@ def _check_matching_heads(
     if not wanted:
         return
     names = matching_head_names(backbone)
-    missing = [name for name in names if report is None or name not in report.matched]
+    is_start = report is not None and bool(report.metadata.get("partial"))
+    missing = [name for name in names if report is None or is_start or name not in report.matched]
     if missing:
         source = "no weights are loaded (backbone.weights)" if report is None else f"{report.path} does not have it"
+        if is_start:  # that of BERT is of next sentences
+            source += ", for it is a start without images"
         raise CheckpointError(
             f"task '{wanted[0]}' needs the pre-trained image-text matching head of backbone "
             f"'{experiment.backbone.name}' ({', '.join(missing)}): {source}. Import a checkpoint that has it, "

@@ -28,7 +28,7 @@ from vlrun.files import make_readable, point_symlink, sha256_of, sync_folder, wr
 from vlrun.interfaces.examples import Score
 
 MODEL, OPTIMIZER, PROGRESS, MANIFEST = "model.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"
-HEADS = "heads.json"
+HEADS, NAMED_HEADS = "heads.json", "named_heads.json"
 TRAINED = "trained.safetensors"
 """The weights from which training goes on, where those of ``MODEL`` are their average."""
 
@@ -64,6 +64,12 @@ class Checkpoint:
         path = self.path / HEADS
         meanings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return meanings
+
+    def named_heads(self) -> list[dict[str, Any]]:
+        """The heads that travel, as ``save`` got them; none in a checkpoint of an older version."""
+        path = self.path / NAMED_HEADS
+        named: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        return named
 
     def load_model(self, model: nn.Module) -> None:
         """Fills ``model`` strictly.
@@ -124,12 +130,14 @@ class Checkpoints:
         model: nn.Module,
         optimizer: Optimizer,
         heads: Mapping[str, Any] | None = None,
+        named_heads: Sequence[Mapping[str, Any]] = (),
         average: AveragedWeights | None = None,
     ) -> Path:
         """Writes a checkpoint beside the others, then renames it into place.
 
         Args:
-            heads: what each head means.
+            heads: what the head of each task means.
+            named_heads: ``name``, ``module`` (its name in ``model``) and ``meaning`` of each head that travels.
             average: of the weights, which is what the model of the checkpoint is then.
 
         Raises:
@@ -150,7 +158,8 @@ class Checkpoints:
                 make_readable(temporary / name)
             write_json(temporary / PROGRESS, asdict(progress))
             write_json(temporary / HEADS, dict(heads or {}))
-            hashes = {name: sha256_of(temporary / name) for name in (*files, PROGRESS, HEADS)}
+            write_json(temporary / NAMED_HEADS, list(named_heads))
+            hashes = {name: sha256_of(temporary / name) for name in (*files, PROGRESS, HEADS, NAMED_HEADS)}
             write_json(temporary / MANIFEST, hashes)
             sync_folder(temporary)
             self._put_in_place(temporary, final)

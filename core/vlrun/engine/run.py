@@ -125,7 +125,23 @@ class Run:
 
     def head_meanings(self) -> dict[str, Any]:
         """What the numbers of each head mean, by task; kept in checkpoints."""
-        return {task_run.name: dict(task_run.task.head_meaning()) for task_run in self.tasks}
+        return {task_run.name: self._head_meaning(task_run) for task_run in self.tasks}
+
+    def _head_meaning(self, task_run: TaskRun) -> dict[str, Any]:
+        """As the task says it of the whole head, else of the parts that have names."""
+        if meaning := task_run.task.head_meaning():
+            return dict(meaning)
+        named = task_run.task.named_heads(self.model.heads[task_run.name])
+        return {f"{name} {key}": value for name, head in named.items() for key, value in head.meaning.items()}
+
+    def named_heads(self) -> list[dict[str, Any]]:
+        """The heads that travel: ``name``, ``module`` within the model, and ``meaning``; kept in checkpoints."""
+        modules = {id(module): name for name, module in self.model.named_modules()}
+        return [
+            {"name": name, "module": modules[id(head.module)], "meaning": dict(head.meaning)}
+            for task_run in self.tasks
+            for name, head in task_run.task.named_heads(self.model.heads[task_run.name]).items()
+        ]
 
     def identity(self) -> dict[str, str]:
         """What must agree between a checkpoint and the run that continues it."""

@@ -168,7 +168,8 @@ def save_checkpoint(trainer: Trainer) -> None:
 
     def write() -> None:
         progress = Progress(run.step, run.identity(), trainer.scaler.state_dict())
-        trainer.checkpoints.save(progress, run.model, trainer.optimizer, run.head_meanings(), trainer.average)
+        meanings, named = run.head_meanings(), run.named_heads()
+        trainer.checkpoints.save(progress, run.model, trainer.optimizer, meanings, named, trainer.average)
         trainer.checkpoints.prune(run.experiment.train.keep_checkpoints)
         run.folder.write_status(step=run.step, total_steps=trainer.total_steps)
 

@@ -39,12 +39,12 @@ _BACKBONE, _HEADS = "backbone.", "heads."
 def export_weights(
     folder: RunFolder, experiment: Experiment, out: Path, plugins: Plugins, checkpoint: str = "best"
 ) -> ImportReport:
-    """Writes the backbone of a checkpoint to ``out`` (.safetensors), as ``import_weights`` does with foreign files.
+    """Writes the backbone and the heads of a checkpoint to ``out`` (.safetensors), as ``import_weights`` does.
 
-    An optional part of the backbone, such as its matching head, is exported if a task of the run has trained it. Task
-    heads are not: only the task knows the neutral name under which others look for its head, and building the task
-    needs its data. The training images, and those that the run's initial weights had seen, are recorded by id, for the
-    leak check.
+    An optional part of the backbone, such as its matching head, is exported if a task of the run has trained it. Heads
+    of tasks go by the neutral names of ``Task.named_heads``; those that have none stay behind, and those that several
+    tasks of the run have. The training images, and those that the run's initial weights had seen, are recorded by id,
+    for the leak check.
 
     Args:
         experiment: that of the run's ``config.yaml``.
@@ -58,7 +58,11 @@ def export_weights(
     chosen = Checkpoints(folder.checkpoints, model_only=True).choose(checkpoint)
     entry = plugins.find("backbone", experiment.backbone.name)
     backbone: Backbone = entry.build(experiment.backbone)
-    tensors, left_behind = _backbone(chosen.path / MODEL, backbone.optional_weights)
+    named = chosen.named_heads()
+    counts = Counter(head["name"] for head in named)
+    heads = {head["name"]: head for head in named if counts[head["name"]] == 1}
+    modules = {name: head["module"] for name, head in heads.items()}
+    tensors, left_behind = _exported(chosen.path / MODEL, backbone.optional_weights, modules)
     inherited = _inherited(experiment)
     metadata: dict[str, Any] = {
         "backbone": experiment.backbone.name,
@@ -70,31 +74,37 @@ def export_weights(
         "pretraining_sets": [*inherited.get("pretraining_sets", []), *_trained_on(folder, experiment, plugins)],
         "features": _features(experiment, inherited).as_json(),
         "partial": False,
-        "heads": {},
+        "heads": {name: head["meaning"] for name, head in heads.items()},
         **described(entry, tensors, _num_heads(experiment.backbone)),
     }
     return write_imported(out, tensors, metadata, left_behind)
 
 
-def _backbone(path: Path, optional: Sequence[str]) -> tuple[dict[str, Tensor], list[str]]:
-    """The backbone's tensors under the backbone's names, and what each head keeps back.
+def _exported(path: Path, optional: Sequence[str], heads: Mapping[str, str]) -> tuple[dict[str, Tensor], list[str]]:
+    """The backbone's tensors under its own names, those of ``heads`` under theirs; and what each part keeps back.
 
     A tensor with several names was written under one of them; the header maps the others to it. So exactly those parts
-    of the backbone that the head of a task uses have a name among the heads, too.
+    of the backbone that the head of a task uses have a name among the heads, too; they are exported with the backbone.
+
+    Args:
+        heads: neutral name -> name of its module in the model.
     """
     with safe_open(path, framework="pt", device="cpu") as file:
         homes = {name: name for name in file.keys()}  # noqa: SIM118
         homes |= {name: home for name, home in (file.metadata() or {}).items() if home in homes}
         used = {home for name, home in homes.items() if name.startswith(_HEADS)}
         ours = {
-            name: home
+            name.removeprefix(_BACKBONE): home
             for name, home in homes.items()
             if name.startswith(_BACKBONE) and (home in used or not is_in(name.removeprefix(_BACKBONE), optional))
         }
-        tensors = {name.removeprefix(_BACKBONE): file.get_tensor(home).clone() for name, home in ours.items()}
-    others = Counter(
-        ".".join(name.split(".")[:2]) for name in homes if name not in ours and homes[name] not in ours.values()
-    )
+        of_backbone = set(ours.values())
+        for neutral, module in heads.items():
+            own = {name: home for name, home in homes.items() if is_in(name, [module]) and home not in of_backbone}
+            ours |= {f"{neutral}.{name.removeprefix(f'{module}.')}": home for name, home in own.items()}
+        tensors = {name: file.get_tensor(home).clone() for name, home in ours.items()}
+    taken = set(ours.values())
+    others = Counter(".".join(name.split(".")[:2]) for name, home in homes.items() if home not in taken)
     return tensors, [f"{head} ({count} tensors)" for head, count in others.items()]
 
 
