@@ -189,6 +189,7 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
             "source": run.weights.metadata.get("source"),
             "source_sha256": run.weights.metadata.get("source_sha256"),
             "format": run.weights.metadata.get("format"),
+            "random": list(run.weights.metadata.get("random", [])),
             "report": run.weights.lines(),
         }
     if is_new:

@@ -27,7 +27,7 @@ def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, 
     The pair encoder is picklable and not random; shapes and masks are as stated; padding does not change the pooled
     output; the parts and ``pooled_output``, also ``for_scoring``, give the same pooled output as ``forward``; attention
     that is shown is that of tokens to regions; weights survive saving and loading; the matching head has two classes
-    and is part of the network from the start.
+    and is part of the network from the start; so are the word embeddings, if it offers them, with a row for each word.
     """
     pairs = [Pair(text, f"image_{index}") for index, text in enumerate(texts)]
     regions = make_regions([pair.image_id for pair in pairs], feature_size)
@@ -44,6 +44,10 @@ def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, 
     head = backbone.matching_head()
     assert all(id(parameter) in parts for parameter in head.parameters()), "build the matching head with the network"
     assert head is backbone.matching_head(), "the matching head must be the same at each call"
+    if (table := backbone.word_table()) is not None:
+        assert id(table) in parts, "the word embeddings must be a parameter of the network"
+        num_words = len(table) if backbone.wordpiece is None else backbone.wordpiece.size
+        assert table.shape == (num_words, backbone.hidden_size), "the word embeddings must be (V, H)"
     with torch.inference_mode(), record_attention(encoding) as record:
         output = backbone(encoding)
         logits = head(output.pooled)

@@ -35,9 +35,10 @@ def check_task(
     """Asserts what the core relies on in a task, and returns the batch that was used; needs at least two examples.
 
     The task is picklable; losses are sums, so those of two halves of a batch add up; losses and counts have the same
-    names; every example gets one prediction, in order, that JSON can express; the head gets a gradient; forward pass,
-    loss and backward pass read no value of a tensor and make none on another device, so that a GPU never waits
-    (``may_read_values`` allows it, at that price).
+    names; every example gets one prediction, in order, that JSON can express; the head gets a gradient; its named parts
+    are within it, mean what JSON can express and take their own weights; forward pass, loss and backward pass read no
+    value of a tensor and make none on another device, so that a GPU never waits (``may_read_values`` allows it, at that
+    price).
     """
     batch = make_batch(task, backbone, examples, regions)
     head = task.build_head(backbone)
@@ -56,6 +57,7 @@ def check_task(
 
     torch.stack([value / max(1.0, float(counts[name])) for name, value in whole.items()]).sum().backward()  # type: ignore[no-untyped-call]
     assert any(parameter.grad is not None for parameter in head.parameters()), "the head gets no gradient"
+    _check_named_heads(task, head)
     if not may_read_values:
         _check_nothing_is_read(task, backbone, head, batch)
     with torch.inference_mode():
@@ -64,6 +66,17 @@ def check_task(
     assert [prediction.id for prediction in predictions] == [example.id for example in examples]
     json.dumps([prediction.as_json() for prediction in predictions], allow_nan=False)
     return batch
+
+
+def _check_named_heads(task: Task[Any], head: nn.Module) -> None:
+    parts = {id(module) for module in head.modules()}
+    for name, named in task.named_heads(head).items():
+        assert id(named.module) in parts, f"head '{name}' must be a part of what build_head gives"
+        meaning = json.loads(json.dumps(dict(named.meaning), allow_nan=False))
+        assert meaning == named.meaning, f"the meaning of head '{name}' must be the same after JSON"
+        own = named.module.state_dict()
+        adapted, _ = named.adapt(own, meaning)
+        assert not adapted or adapted.keys() == own.keys(), f"head '{name}' must take weights of its own kind whole"
 
 
 def make_batch(

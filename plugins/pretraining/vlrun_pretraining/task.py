@@ -21,6 +21,7 @@ from vlrun import (
     Encoding,
     Example,
     Metric,
+    NamedHead,
     Pair,
     Prediction,
     Question,
@@ -31,6 +32,7 @@ from vlrun import (
     View,
     Vocabulary,
 )
+from vlrun.blocks.decoders import REGION_HEAD, WORD_HEAD
 from vlrun_pretraining.config import PretrainConfig
 from vlrun_pretraining.head import Guesses, PretrainingHead, PretrainingOutput
 from vlrun_pretraining.images import OtherImages, images_to_evaluate
@@ -49,6 +51,7 @@ class PretrainTask(Task[Any]):
         self.config = config
         self._training: OtherImages | None = None
         self._evaluation: Mapping[str, OtherImages] | None = None
+        self._vocabulary_hash = ""
 
     def start_training(self, dataset: Dataset[Any], seed: int) -> None:
         """Keeps the images that captions may meet in place of their own."""
@@ -107,9 +110,15 @@ class PretrainTask(Task[Any]):
         Raises:
             ConfigError: the backbone does not say what its vocabulary is.
         """
-        wordpiece = self._needed(backbone.wordpiece)
+        self._needed(backbone.wordpiece)
+        self._vocabulary_hash = backbone.vocabulary_hash
         width = RegionFeatureStore(self.config.dataset.features).manifest.feature_width
-        return PretrainingHead(backbone, wordpiece.size, width)
+        return PretrainingHead(backbone, width)
+
+    def named_heads(self, head: nn.Module) -> Mapping[str, NamedHead]:
+        """The heads of words and regions; that of matching is the backbone's."""
+        assert isinstance(head, PretrainingHead)
+        return {WORD_HEAD: head.words.named(self._vocabulary_hash), REGION_HEAD: head.regions.named()}
 
     def loss(self, outputs: PretrainingOutput, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``matching``: cross entropy, one item per pair. ``words``: cross entropy, one per masked word piece.

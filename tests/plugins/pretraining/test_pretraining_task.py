@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from vlrun import Batch, ConfigError, DataError, Example, Question, RegionFeatureStore
+from vlrun.blocks.decoders import FEATURES, Undecoded
 from vlrun.data.loading import BatchMaker
 from vlrun.data.splits import JoinedSplits
 from vlrun.seeds import example_rng
 from vlrun.testing import check_metric, check_task
-from vlrun_pretraining.head import PretrainingOutput, Undecoded
+from vlrun_pretraining.head import PretrainingOutput
 from vlrun_pretraining.metric import PretrainingAccuracy
 
 V, D, H = 15, 6, 8
@@ -195,7 +196,21 @@ def test_the_matching_head_is_the_backbones_own(make_task: Any, backbone: Any) -
     head = make_task().build_head(backbone)
     assert head.matching is backbone.matching_head()
     assert head.words.decoder.out_features == backbone.wordpiece.size
-    assert head.regions.decoder.out_features == D
+    assert head.regions.decoders[FEATURES].out_features == D
+
+
+def test_the_heads_of_words_and_regions_travel(make_task: Any, backbone: Any) -> None:
+    """Under the names that every pre-training has, tied to what the backbone offers."""
+    task = make_task()
+    table = torch.nn.Parameter(torch.rand(backbone.wordpiece.size, H))
+    backbone.word_table = lambda: table
+
+    head = task.build_head(backbone)
+    named = task.named_heads(head)
+
+    assert head.words.decoder.weight is table
+    assert {name: part.module for name, part in named.items()} == {"word_head": head.words, "region_head": head.regions}
+    assert named["region_head"].meaning == {"times_pooled": False, "features": {"count": D}}
 
 
 def test_a_backbone_without_word_pieces_is_refused(make_task: Any, without_words: Any) -> None:
