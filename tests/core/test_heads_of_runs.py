@@ -21,6 +21,7 @@ from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weight_files import read_imported
 from vlrun.errors import StoppedOnRequest
 from vlrun.plugins.manager import Plugins
+from vlrun.reporting.run_record import read_header
 from vlrun.runs.export import export_weights
 from vlrun.runs.run import RunResult, run_experiment
 
@@ -217,14 +218,31 @@ def test_a_run_that_goes_on_ends_with_the_same_tied_weights(
     assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(whole).items())
 
 
+@pytest.fixture
+def start(world: Path) -> Path:
+    """Weights without the part that sees regions, as BERT's are."""
+    state = WordyBackbone(toy.ToyConfig(name="toy")).state_dict()
+    tensors = {name: value.clone() for name, value in state.items() if not name.startswith("project.")}
+    facts = {"backbone": "toy", "format": "bert-toy", "partial": True, "random": ["project"]}
+    save_file(tensors, world / "bert.safetensors", {"vlrun": json.dumps(facts)})
+    return world / "bert.safetensors"
+
+
+def test_a_run_says_what_its_start_leaves_random(world: Path, plugins: Plugins, start: Path) -> None:
+    run = trained(world, plugins, f"backbone.weights={start}", "reporters=[{name: html}]")
+
+    record = RunFolder(run.folder).read_data()["weights"]
+    assert (record["format"], record["random"]) == ("bert-toy", ["project"])
+    line = "project: 2 tensors start random, as they do from every file of format 'bert-toy'"
+    assert line in record["report"]
+    assert ("weights", line) in read_header(run.folder)
+
+
 def test_a_start_without_images_has_no_matching_head_for_zero_shot(
-    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, start: Path
 ) -> None:
     """BERT's own is of next sentences."""
     monkeypatch.setattr(WordyTask, "requires_matching_head", True)
-    tensors = {name: value.clone() for name, value in WordyBackbone(toy.ToyConfig(name="toy")).state_dict().items()}
-    facts = {"backbone": "toy", "partial": True, "random": ["project"]}
-    save_file(tensors, world / "bert.safetensors", {"vlrun": json.dumps(facts)})
 
     with pytest.raises(CheckpointError, match="does not have it, for it is a start without images"):
-        trained(world, plugins, f"backbone.weights={world / 'bert.safetensors'}")
+        trained(world, plugins, f"backbone.weights={start}")

@@ -267,3 +267,29 @@ def test_a_decoder_that_is_not_tied_is_said_and_kept(pickled: Path, tmp_path: Pa
         import_weights(tmp_path / "odd.pkl", tmp_path / "odd.safetensors", ROSITA).remarks
     )
     assert "word_head.decoder.weight" in read_imported(tmp_path / "odd.safetensors")[0]
+
+
+def test_text_alone_gives_what_bert_gives(make_rosita: Callable[..., Rosita], tmp_path: Path) -> None:
+    """From a folder of transformers: embeddings, layers, pooler, word head and the head of next sentences."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.BertConfig(vocab_size=20, max_position_embeddings=12, **sizes)
+    bert = transformers.BertForPreTraining(config).eval()
+    for parameter in bert.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    bert.save_pretrained(tmp_path / "bert")
+    rosita = make_rosita(20).eval()
+    words = WordHead.of(rosita)
+    out = tmp_path / "bert.safetensors"
+
+    assert main(["weights", "import", "--from", "bert-rosita", str(tmp_path / "bert"), str(out)]) == 0
+    load_weights(rosita, out, heads=[HeadSlot(WORD_HEAD, words)])
+
+    token_ids = torch.tensor([[2, 5, 6, 7, 3]])
+    with torch.inference_mode():
+        expected = bert(input_ids=token_ids)
+        hidden = rosita.backbone(rosita.text_embeddings(token_ids), None)
+        torch.testing.assert_close(words(hidden).everywhere(), expected.prediction_logits, rtol=1e-5, atol=1e-5)
+        pooled = rosita.matching_head()(rosita.pooler(hidden))
+    torch.testing.assert_close(pooled, expected.seq_relationship_logits, rtol=1e-5, atol=1e-5)
