@@ -134,6 +134,8 @@ def import_weights(
         *tie_remarks(tensors, backbone),
         *answer_remarks(source.label, translated, weight_format, metadata["heads"]),
     ]
+    if weight_format.random:
+        remarks.append(f"a start: {', '.join(weight_format.random)} will be random in every run that loads it")
     if entry:
         remarks.append(f"{source.label}: the weights lie under '{entry}', as a training program keeps them")
     left = () if weight_format.complete else left_behind(content, translated)

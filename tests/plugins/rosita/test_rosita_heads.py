@@ -220,8 +220,10 @@ def test_bert_is_a_start_that_says_what_stays_random(pickled: Path, make: Any, t
     (backbone, head), out = make(), tmp_path / "bert.safetensors"
     visual = {name: value.clone() for name, value in backbone.visual_embeddings.state_dict().items()}
 
-    import_weights(tmp_path / "bert.bin", out, BERT)
+    remarks = import_weights(tmp_path / "bert.bin", out, BERT).remarks
     report = load(backbone, head, out)
+
+    assert remarks == ("a start: visual_embeddings will be random in every run that loads it",)
 
     assert {name.split(".")[0] for name in report.missing} == {"visual_embeddings", "region_head", "answer_head"}
     state = {**backbone.state_dict(), **{f"word_head.{n}": t for n, t in head.words.state_dict().items()}}
