@@ -40,3 +40,9 @@ class RositaConfig(TransformerConfig):
     stacks: ClassVar[Mapping[str, str]] = {"num_layers": "backbone.layers"}
 
     num_layers: PositiveInt | None = Field(None, description="layers; base has 12, tiny 2")
+
+    def weights_remedy(self) -> list[str]:
+        """Also the start of the authors' pre-training."""
+        command = f"runner weights import --from bert-rosita hf:google-bert/bert-base-uncased {self.weights}"
+        start = "or start from BERT, as pre-training does (their bert-base.pkl, or with pip install 'vlrun[hub]')"
+        return [*super().weights_remedy(), f"{start}: {command}"]
