@@ -20,7 +20,7 @@ from vlrun.engine.ranks import Ranks
 from vlrun.engine.recomputation import recompute_layers
 from vlrun.errors import ConfigError
 from vlrun.plugins.manager import Plugins
-from vlrun.runs.run import run_experiment
+from vlrun.runs.run import changed_options, run_experiment
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -76,6 +76,12 @@ def test_a_layer_that_is_computed_again_keeps_its_input_alone() -> None:
     before = kept()
     assert recompute_layers(network) == 1
     assert kept() < before / 4
+
+
+def test_a_run_may_go_on_with_layers_that_are_computed_again() -> None:
+    before = "train: {activation_checkpointing: false, micro_batches: 1}"
+    assert not changed_options(before, before.replace("false", "true"))
+    assert changed_options(before, before.replace("1", "2")), "dropout differs"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone is told")

@@ -44,6 +44,7 @@ _MAY_CHANGE_ON_RESUME = {
     "train.keep_checkpoints",
     "train.distributed_timeout",
     "train.evaluate_batch_size",
+    "train.activation_checkpointing",
     "features",
     "reporters",
     "built_in_reporters",
