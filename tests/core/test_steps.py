@@ -1,4 +1,4 @@
-"""What a training step asks of the device and of the other ranks."""
+"""What steps of training and of an evaluation ask of the device and of the other ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from toy_runs import experiment
 
-from vlrun.engine import steps, training
+from vlrun.engine import evaluation, steps, training
+from vlrun.engine.device_copies import DeviceCopies
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.step_window import Arriving
 from vlrun.plugins.manager import Plugins
@@ -68,6 +69,22 @@ def test_a_step_reads_the_numbers_of_the_step_before(
     with pytest.raises(EnoughError):
         run_experiment(experiment(world, plugins, "train.log_every=100"), plugins=plugins)
     assert events[:2] == ["compute", "compute"], "the device has work before anything of it is read"
+
+
+def test_an_evaluation_reads_a_batch_when_the_next_one_is_on_its_way(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def noted(name: str, function: Any) -> Any:
+        return lambda *arguments: (events.append(name), function(*arguments))[1]
+
+    monkeypatch.setattr(DeviceCopies, "start_encoding", noted("copy", DeviceCopies.start_encoding))
+    monkeypatch.setattr(evaluation, "on_cpu", noted("read", evaluation.on_cpu))
+    run_experiment(experiment(world, plugins, "train.epochs=0", "train.evaluate_batch_size=4"), plugins=plugins)
+    assert events[:4] == ["copy", "copy", "read", "copy"]
+    assert events.count("copy") == events.count("read")
+    assert events[-1] == "read"
 
 
 def test_ranks_exchange_one_message_a_step(world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:

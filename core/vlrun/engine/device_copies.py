@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
-from vlrun.data.residency import on_device
-from vlrun.interfaces.tensors import Batch
+from vlrun.data.residency import encoding_on_device, on_device
+from vlrun.interfaces.tensors import Batch, Encoding
+
+_Copied = TypeVar("_Copied", Batch, Encoding)
 
 
 class DeviceCopies:
@@ -19,12 +22,19 @@ class DeviceCopies:
 
     def start(self, batch: Batch) -> Batch:
         """The batch on the device; it must not be used before ``wait``."""
-        if self._stream is None:
-            return on_device(batch, self._device)
-        with torch.cuda.stream(self._stream):
-            return on_device(batch, self._device)
+        return self._copied(on_device, batch)
 
-    def wait(self, batches: Sequence[Batch]) -> None:
+    def start_encoding(self, batch: Batch) -> Encoding:
+        """The same of what the network reads alone."""
+        return self._copied(encoding_on_device, batch)
+
+    def _copied(self, copy: Callable[[Batch, torch.device], _Copied], batch: Batch) -> _Copied:
+        if self._stream is None:
+            return copy(batch, self._device)
+        with torch.cuda.stream(self._stream):
+            return copy(batch, self._device)
+
+    def wait(self, batches: Sequence[Batch | Encoding]) -> None:
         """Makes the device wait for the copies that were started; this process goes on."""
         if self._stream is None:
             return

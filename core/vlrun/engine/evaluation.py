@@ -17,6 +17,7 @@ from torch import nn
 from vlrun.data.first_batch import outline_if_possible
 from vlrun.data.loading import BatchLoader, EvaluationBatches
 from vlrun.data.residency import encoding_on_device
+from vlrun.engine.device_copies import DeviceCopies
 from vlrun.engine.examples import Chooser, Note, Pictures, example_record
 from vlrun.engine.launch import StopRequest, leave_if_asked
 from vlrun.engine.model import weights_fingerprint
@@ -31,7 +32,7 @@ from vlrun.interfaces.examples import Example, Prediction, RegionBatch, Score
 from vlrun.interfaces.metric import Metric
 from vlrun.interfaces.reporter import EvaluationReport
 from vlrun.interfaces.run_view import RunView
-from vlrun.interfaces.tensors import Batch, in_full_precision, on_cpu
+from vlrun.interfaces.tensors import Batch, Encoding, in_full_precision, on_cpu
 from vlrun.seeds import example_rng
 
 
@@ -208,6 +209,8 @@ def metric_scores(
 def predict_examples(run: Run, task_run: TaskRun, split: str, stop: StopRequest) -> list[Prediction]:
     """One prediction for each example of a split, in order, the same for any number of processes.
 
+    While the device works on a batch, the next one is loaded and on its way there.
+
     Raises:
         StoppedOnRequest: a signal came.
         DataError: the task did not predict each example exactly once.
@@ -225,18 +228,28 @@ def predict_examples(run: Run, task_run: TaskRun, split: str, stop: StopRequest)
         timeout_seconds=run.experiment.train.distributed_timeout,
         residency=run.residency,
     )
-    batches = loader.batches(mine)
+    batches, copies = loader.batches(mine), DeviceCopies(run.device)
+
+    def started() -> tuple[Batch, Encoding] | None:
+        batch = next(batches, None)
+        return None if batch is None else (batch, copies.start_encoding(batch))
+
     was_training = run.model.training
     run.model.eval()
     predicted: list[tuple[int, Prediction]] = []
     try:
+        with run.ranks.together():
+            coming = started()
         for number in range(mine.rounds):
             leave_if_asked(run.ranks, stop)
             with run.ranks.together():
-                if number < len(mine):
-                    batch = next(batches)
+                if coming is not None:
+                    batch, encoding = coming
+                    copies.wait([encoding])
+                    outputs = _forward(run, task_run, encoding)
+                    coming = started()
                     positions = [position for _, position in mine[number]]
-                    predicted += zip(positions, predict_batch(run, task_run, batch), strict=True)
+                    predicted += zip(positions, predict_batch(task_run, outputs, batch), strict=True)
             if run.ranks.is_main:
                 run.reporters.progress(f"evaluating {split}", number + 1, mine.rounds)
     finally:
@@ -248,14 +261,22 @@ def predict_examples(run: Run, task_run: TaskRun, split: str, stop: StopRequest)
 
 
 @torch.inference_mode()
-def predict_batch(run: Run, task_run: TaskRun, batch: Batch) -> list[Prediction]:
-    """Predictions of one batch, in order."""
-    return task_run.task.predict(head_outputs(run, task_run, batch), batch)
+def predict_batch(task_run: TaskRun, outputs: Any, batch: Batch) -> list[Prediction]:
+    """Predictions of one batch, in order, from what the head gives for it."""
+    return task_run.task.predict(_decoded(task_run, outputs, batch), batch)
 
 
 @torch.inference_mode()
 def head_outputs(run: Run, task_run: TaskRun, batch: Batch) -> Any:
     """What a task's ``predict`` takes, on the CPU."""
+    return _decoded(task_run, _forward(run, task_run, encoding_on_device(batch, run.device)), batch)
+
+
+@torch.inference_mode()
+def _forward(run: Run, task_run: TaskRun, encoding: Encoding) -> Any:
     with run.autocast():
-        outputs = run.model(task_run.name, encoding_on_device(batch, run.device))
+        return run.model(task_run.name, encoding)
+
+
+def _decoded(task_run: TaskRun, outputs: Any, batch: Batch) -> Any:
     return on_cpu(task_run.task.decode(in_full_precision(outputs), batch))
