@@ -58,6 +58,8 @@ RUNS: tuple[tuple[str, ...], ...] = (
     ("lxmert_retrieval_flickr", "--only", "task", "--precision", "fp32,bf16"),
 )
 """Experiments, and what of each is measured, on embedded data."""
+LARGE_STORE = ("--memory", "--images", "68000", "--batch", "8", "--steps", "8")
+"""Of feeding.py: a store of 10 GB, in the system's temporary folder."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ def _aims() -> Iterator[Aim]:
     yield Aim("retrieval", "pairs", 8.0, PLAIN, "rosita", None, "bf16")
     yield Aim("features", "store, in this process", 20_000)
     yield Aim("features", "store, through one loader worker", 10_000)
+    for place in ("workers", "host"):
+        yield Aim("memory", f"anonymous, training from {place}", 3e9 / 2**20, workers=2, is_most=True)
     yield Aim("start-up", "runner list-plugins", 3.0, BARE, is_most=True)
     yield Aim("step", "model FLOP utilisation", 45.0, precision="bf16", device="cuda")
     yield Aim("step", "waiting, in a row", 2.0, device="cuda", is_most=True)
@@ -137,9 +141,9 @@ def main() -> None:
         records = [record for file in arguments.show for record in read(file)]
     else:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        for number, run in enumerate(RUNS):
-            print(f"{number + 1} of {len(RUNS)}: {' '.join(run)}", file=sys.stderr, flush=True)
-            record = measured(run, arguments.steps, arguments.quick)
+        for number, run in enumerate([*RUNS, LARGE_STORE]):
+            print(f"{number + 1} of {len(RUNS) + 1}: {' '.join(run)}", file=sys.stderr, flush=True)
+            record = fed(arguments.quick) if run is LARGE_STORE else measured(run, arguments.steps, arguments.quick)
             failed += record is None
             records += [record] if record else []
             write_json(arguments.json, {"runs": records})
@@ -158,14 +162,22 @@ def measured(run: Sequence[str], steps: int, quick: bool) -> Record | None:
     """The record of a run; None if it failed, which it has said itself."""
     experiment, *words = run
     small = ["backbone.size=tiny"] if quick else []
+    path = HERE.parent / "experiments" / f"{experiment}.yaml"
+    command = ["-m", "vlrun", "bench", str(path), "--demo", *words, *small, "--steps", str(steps)]
+    return _record(experiment, command)
+
+
+def fed(quick: bool) -> Record | None:
+    """The record of feeding.py, likewise."""
+    small = ["--images", "2000", "--size", "tiny"] if quick else []
+    return _record("feeding", [str(HERE / "feeding.py"), *LARGE_STORE, *small])
+
+
+def _record(label: str, command: Sequence[str]) -> Record | None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "bench.json"
-        path = HERE.parent / "experiments" / f"{experiment}.yaml"
-        command = [sys.executable, "-m", "vlrun", "bench", path, "--demo", *words, *small]
-        done = subprocess.run([*command, "--steps", str(steps), "--json", file], stdout=subprocess.DEVNULL, check=False)
-        if done.returncode:
-            return None
-        return {"label": experiment, **json.loads(file.read_text())}
+        done = subprocess.run([sys.executable, *command, "--json", file], stdout=subprocess.DEVNULL, check=False)
+        return None if done.returncode else {"label": label, **json.loads(file.read_text())}
 
 
 def table(records: Sequence[Record]) -> TextTable:

@@ -2,7 +2,7 @@
 
 python benchmarks/feeding.py [--images 1024] [--workers 1 2]          images/s of each way, without a model
 python benchmarks/feeding.py --step [--batch 8 32] [--steps 4]        share of a ROSITA base step spent waiting
-python benchmarks/feeding.py --memory [--images 68000]                own memory of all processes, from a 10 GB store
+python benchmarks/feeding.py --memory [--images 68000] [--json FILE]  own memory of all processes, from a 10 GB store
 python benchmarks/feeding.py --padding TEXTS [--vocabulary FILE]      what train.group_by_length saves, a text a line
 
 A batch is 64 pairs of a text and an image with 36 regions of 2048 features in float16, made as in training: text to
@@ -37,14 +37,20 @@ from vlrun.data.first_batch import outline_if_possible
 from vlrun.data.loading import BatchLoader, BatchMaker, TrainingPlan
 from vlrun.data.order import LengthGroups
 from vlrun.data.residency import Residency, on_device
+from vlrun.engine.host_memory import keep_freed_memory
 from vlrun.engine.optimisation import build_optimizer
 from vlrun.engine.step_window import StepWindow
 from vlrun.features.writer import write_store
+from vlrun.files import write_json
+from vlrun.interfaces.measurement import Measurement
+from vlrun.runs.bench.record import Case, Record, machine_facts
 from vlrun_rosita.config import RositaConfig
 from vlrun_rosita.model import Rosita
 
 REGIONS, WIDTH, BATCH = 36, 2048, 64
 CPU = torch.device("cpu")
+TRAINING = "training"
+KINDS = ("Pss_Anon", "Pss_Shmem", "Pss_File")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -57,6 +63,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--step", action="store_true", help="measure waiting")
     parser.add_argument("--memory", action="store_true", help="measure memory")
+    parser.add_argument(
+        "--size", default="base", choices=("base", "tiny"), help="of the network of --step and --memory"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures of --memory to a file")
     parser.add_argument("--padding", type=Path, metavar="TEXTS", help="measure padding in these texts")
     parser.add_argument("--vocabulary", type=Path, help="vocab.txt for --padding; without it words count")
     arguments = parser.parse_args()
@@ -73,9 +83,12 @@ def main() -> None:
         words = [f"{first}{second}" for first in LETTERS for second in LETTERS]
         vocabulary.write_text("\n".join([*SPECIAL_TOKENS, *words]) + "\n", encoding="utf-8")
         if arguments.step:
-            measure_waiting(store, vocabulary, arguments.batch, max(arguments.workers), arguments.steps)
+            measure_waiting(store, vocabulary, arguments)
         elif arguments.memory:
-            measure_memory(store, vocabulary, max(arguments.workers))
+            rows = list(measure_memory(store, vocabulary, arguments))
+            if arguments.json:
+                facts = {"name": "feeding", "backbone": "rosita", "workers": max(arguments.workers)}
+                write_json(arguments.json, Record(facts, machine_facts(CPU), [Case(rows)]).as_json())
         else:
             measure_rates(store, vocabulary, arguments.workers, arguments.rounds)
 
@@ -158,60 +171,87 @@ def measure_rates(store: RegionFeatureStore, vocabulary: Path, workers: Sequence
         print(f"{ways.get(way, way):<52} {statistics.median(found):>10,.0f}")
 
 
-def measure_waiting(
-    store: RegionFeatureStore, vocabulary: Path, batches: Sequence[int], workers: int, steps: int
-) -> None:
+class Training:
+    """A training step of ROSITA: forward and backward pass, and Adam."""
+
+    def __init__(self, vocabulary: Path, size: str) -> None:
+        config = RositaConfig(name="rosita", vocabulary=vocabulary, size=size, region_feature_size=WIDTH)  # type: ignore[arg-type]
+        self.model = Rosita.from_config(config)
+        self.optimizer = build_optimizer(OptimizerConfig(name="adam"), self.model.named_parameters())
+
+    def step(self, batch: Batch) -> None:
+        made = on_device(batch, CPU)
+        self.model(made.encoding).pooled.square().sum().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def measure_waiting(store: RegionFeatureStore, vocabulary: Path, options: argparse.Namespace) -> None:
     torch.set_num_threads(2)
-    model = Rosita.from_config(RositaConfig(name="rosita", vocabulary=vocabulary))
-    optimizer = build_optimizer(OptimizerConfig(name="adam"), model.named_parameters())
+    training, workers, steps = Training(vocabulary, options.size), max(options.workers), options.steps
     print(f"{'features':<12} {'batch':>6} {'workers':>8} {'s a step':>9} {'waiting':>8}")
-    for batch, place in itertools.product(batches, ("workers", "host", "device")):
+    for batch, place in itertools.product(options.batch, ("workers", "host", "device")):
         window = StepWindow(None, None, 1, 1)  # type: ignore[arg-type]
         stream = window.timed(Feed(store, vocabulary, place, workers, batch).batches())
         for number in range(steps + 1):
             if number == 1:  # the first starts the workers
                 window.restart()
-            made = on_device(next(stream), CPU)
-            model(made.encoding).pooled.square().sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            training.step(next(stream))
         seconds = time.perf_counter() - window.started
         print(f"{place:<12} {batch:>6} {workers:>8} {seconds / steps:>9.2f} {window.waited / seconds:>8.2%}")
 
 
-def measure_memory(store: RegionFeatureStore, vocabulary: Path, workers: int) -> None:
+def measure_memory(store: RegionFeatureStore, vocabulary: Path, options: argparse.Namespace) -> Iterator[Measurement]:
+    workers = max(options.workers)
     print(f"a store of {store.file.stat().st_size / 1e9:.1f} GB, {workers} workers; MiB of all processes together")
-    print(f"{'features':<12} {'images/s':>10} {'own':>8} {'shared memory':>14} {'file pages':>11}")
-    sys.stdout.flush()
-    for place in ("workers", "host"):
-        process = multiprocessing.Process(target=measure_memory_of, args=(place, store, vocabulary, workers))
+    print(f"{'features':<12} {'work':<10} {'images/s':>10} {'own':>8} {'shared memory':>14} {'file pages':>11}")
+    for place, work in (("workers", "an epoch"), ("host", "an epoch"), ("workers", TRAINING), ("host", TRAINING)):
+        result = multiprocessing.SimpleQueue()
+        inputs = (place, work, store, vocabulary, options, result)
+        process = multiprocessing.Process(target=measure_memory_of, args=inputs)
         process.start()
         process.join()
+        rate, sizes = result.get()
+        shown = " ".join(f"{size:>{width},.0f}" for size, width in zip([rate, *sizes], (10, 8, 14, 11), strict=True))
+        print(f"{place:<12} {work:<10} {shown}", flush=True)
+        note = f"{workers} workers, a store of {store.file.stat().st_size / 1e9:.1f} GB"
+        yield Measurement("memory", f"anonymous, {work} from {place}", sizes[0], "MiB", note=note)
 
 
-def measure_memory_of(place: str, store: RegionFeatureStore, vocabulary: Path, workers: int) -> None:
-    """One epoch, in a process of its own."""
-    feed = Feed(store, vocabulary, place, workers, BATCH)
+def measure_memory_of(
+    place: str, work: str, store: RegionFeatureStore, vocabulary: Path, options: argparse.Namespace, result: Any
+) -> None:
+    """One epoch, or some steps of training, in a process of its own."""
+    if work == TRAINING:
+        torch.set_num_threads(2)
+        keep_freed_memory()
+        training, batch_size, every = Training(vocabulary, options.size), options.batch[0], 1
+    else:
+        training, batch_size, every = None, BATCH, 20
+    feed = Feed(store, vocabulary, place, max(options.workers), batch_size)
+    count = options.steps if training else feed.plan.steps_per_epoch
     begin, done = time.perf_counter(), 0
     most: dict[str, int] = {}
-    for batch in itertools.islice(feed.batches(), feed.plan.steps_per_epoch):
-        float(batch.encoding.region_features.sum(dtype=torch.float32))
+    for batch in itertools.islice(feed.batches(), count):
+        if training:
+            training.step(batch)
+        else:
+            float(batch.encoding.region_features.sum(dtype=torch.float32))
         done += 1
-        if done % 20 == 0:
+        if done % every == 0:
             used = memory_of_all()
             most = {name: max(most.get(name, 0), used[name]) for name in used}
-    rate = BATCH * done / (time.perf_counter() - begin)
-    sizes = [most[f"Rss{name}"] / 1024 for name in ("Anon", "Shmem", "File")]
-    print(f"{place:<12} {rate:>10,.0f} {sizes[0]:>8,.0f} {sizes[1]:>14,.0f} {sizes[2]:>11,.0f}", flush=True)
+    rate = batch_size * done / (time.perf_counter() - begin)
+    result.put((rate, [most[kind] / 1024 for kind in KINDS]))
 
 
 def memory_of_all() -> Mapping[str, int]:
-    """kB of this process and its children, by kind; pages of the store are counted in each process that has them."""
+    """kB of this process and its children together, by kind; what several of them have mapped counts once."""
     own = os.getpid()
     children = Path(f"/proc/{own}/task/{own}/children").read_text().split()
-    total = dict.fromkeys(("RssAnon", "RssShmem", "RssFile"), 0)
+    total = dict.fromkeys(KINDS, 0)
     for process in [str(own), *children]:
-        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             name, _, value = line.partition(":")
             if name in total:
                 total[name] += int(value.split()[0])
