@@ -101,6 +101,21 @@ def test_features_on_the_device_are_not_read_again(
     assert len(shapes) > 2 * len(with_features)
 
 
+def test_a_worker_reads_from_the_disk_what_it_does_not_send(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DatasetConfig(name="toys", annotations=world, features=world, evaluate=["val"])
+    store = RegionFeatureStore(world / "data" / "toys.lmdb")
+    maker = BatchMaker(toy.ToyTask(), toy.ToyDataset(config, "train"), store, toy.ToyEncoder(None), seed=3)
+    residency = Residency("workers", "", {store: store.image_ids()}, workers=1)
+    outline_if_possible("match", maker, [(0, 0), (0, 1)], residency)
+    touched: list[str] = []
+    monkeypatch.setattr(store, "touch", touched.extend)
+    sent = maker.sent([(0, 0), (0, 1)])
+    assert isinstance(sent, OutlinedBatch)
+    assert touched == list(sent.image_ids)
+    found, expected = residency.complete(sent), maker.made([(0, 0), (0, 1)])
+    assert torch.equal(found.encoding.region_features, expected.encoding.region_features)
+
+
 def test_a_task_that_makes_targets_of_features_gets_them(
     world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

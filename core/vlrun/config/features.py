@@ -15,8 +15,8 @@ class FeaturesConfig(Config):
     residency: Literal["auto", "device", "host", "workers"] = Field(
         "auto",
         description="device: in the memory of each accelerator; host: in the memory of the machine, once for all of "
-        "its processes, each of which reads its own batches there; workers: loader workers read them and pass them on; "
-        "auto: the first of these that has room",
+        "its processes, each of which reads its own batches there; workers: loader workers read each batch from the "
+        "disk; auto: the first of these that has room",
     )
     stage: str | None = Field(
         None,

@@ -62,7 +62,7 @@ def outline_if_possible(name: str, maker: BatchMaker, addresses: Sequence[Addres
     reason = _against_outlines(maker, addresses[:_LOOKED_AT], residency)
     if reason:
         residency.kept_with_workers[name] = reason
-    maker.outlines = not reason
+    maker.outlines, maker.touches = not reason, residency.place == "workers"
 
 
 def _against_outlines(maker: BatchMaker, addresses: Sequence[Address], residency: Residency) -> str:

@@ -175,6 +175,7 @@ class BatchMaker:
     Attributes:
         outlines: whether batches go out without their region features, which ``Residency`` then fills in;
             None until that is decided.
+        touches: whether those are read from the disk here all the same, so that they are in the system's cache then.
     """
 
     def __init__(
@@ -198,6 +199,7 @@ class BatchMaker:
         self.task, self.dataset, self.store, self.encode, self.seed = task, dataset, store, encode, seed
         self.hides_images = hides_images
         self.outlines: bool | None = None
+        self.touches = False
         self.plan = plan
         self.vocabulary = vocabulary
 
@@ -278,7 +280,7 @@ class BatchMaker:
         return shown_regions(self._read(image_ids), self.hides_images)
 
     def outlined(self, examples: Sequence[Example[Any]], pairs: Sequence[Sequence[Pair]]) -> OutlinedBatch:
-        """What ``batch`` makes, without reading any region features."""
+        """What ``batch`` makes, without its region features."""
         assert isinstance(self.store, RegionFeatureStore)
         flat = [pair for own_pairs in pairs for pair in own_pairs]
         regions = self.store.outline([pair.image_id for pair in flat])
@@ -286,6 +288,8 @@ class BatchMaker:
         # 0 wide from here on, so that nobody takes the zeros that the encoder has seen for features
         encoding = replace(encoding, region_features=encoding.region_features[..., :0].clone())
         targets = self.task.collate(examples, replace(regions, features=regions.features[..., :0]), encoding)
+        if self.touches:
+            self.store.touch(regions.image_ids)
         ids = tuple(example.id for example in examples)
         return OutlinedBatch(ids, encoding, targets, regions.image_ids, self.store.file)
 

@@ -155,8 +155,12 @@ class Residency:
 
     @property
     def outlines(self) -> bool:
-        """Whether batches are made without features; without workers this process may as well read them at once."""
-        return self.place == "device" or (self.place == "host" and self._workers > 0)
+        """Whether batches are made without features; without workers this process may as well read them at once.
+
+        Features of a batch that a worker sends would go through shared memory, whose pages the system makes anew for
+        each batch: that takes several times as long as reading them here.
+        """
+        return self.place == "device" or self._workers > 0
 
     def load(self, progress: Progress) -> None:
         """Loads the tables of the device; where that is not the place, or it is done, does nothing.

@@ -13,9 +13,12 @@ import numpy as np
 import torch
 
 from vlrun.data.loading import BatchLoader, RegionReader
+from vlrun.data.residency import OutlinedBatch, Residency
 from vlrun.engine.run import TaskRun
+from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.examples import RegionBatch
 from vlrun.interfaces.measurement import Measurement
+from vlrun.interfaces.tensors import Encoding
 from vlrun.runs.bench.clock import by_turns, timed
 
 TSV = "TSV, seek and base64"
@@ -74,20 +77,24 @@ def batch_rows(task_run: TaskRun, batch_size: int, rounds: int) -> Iterator[Meas
 class _Reads:
     """Reads batches of regions in a loader worker, and gives them on as a batch is given on."""
 
-    def __init__(self, store: RegionReader) -> None:
+    def __init__(self, store: RegionFeatureStore) -> None:
         self.store = store
 
     def __len__(self) -> int:
         return 1
 
-    def __getitems__(self, image_ids: Sequence[str]) -> Any:
-        regions = self.store.read(image_ids)
-        return torch.from_numpy(regions.features), torch.from_numpy(regions.boxes)
+    def __getitems__(self, image_ids: Sequence[str]) -> OutlinedBatch:
+        regions = self.store.outline(image_ids)
+        self.store.touch(image_ids)
+        boxes, mask = torch.from_numpy(regions.boxes), torch.from_numpy(regions.mask)
+        nothing, features = mask[:, :0], boxes[..., :0].clone()
+        encoding = Encoding(nothing.long(), nothing, features, boxes, mask)
+        return OutlinedBatch(tuple(image_ids), encoding, {}, regions.image_ids, self.store.file)
 
 
-def _worker_rate(store: RegionReader, ids: Sequence[str]) -> float:
+def _worker_rate(store: RegionFeatureStore, ids: Sequence[str]) -> float:
     maker: Any = _Reads(store)
-    loader = BatchLoader(maker, workers=1)
+    loader = BatchLoader(maker, workers=1, residency=Residency("workers", "", {store: ids}, workers=1))
 
     def work() -> None:
         for _ in loader.batches([list(ids)] * _WORKER_BATCHES):
