@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from vlrun.data.loading import BatchLoader, RegionReader
-from vlrun.data.residency import OutlinedBatch, Residency
+from vlrun.data.residency import FeatureTable, OutlinedBatch, Residency
 from vlrun.engine.run import TaskRun
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.examples import RegionBatch
@@ -40,13 +40,21 @@ def feature_rows(task_run: TaskRun, folder: Path, device: torch.device, rounds: 
     batches = cycle([drawn.sample(range(len(ids)), min(_BATCH, len(ids))) for _ in range(64)])
     size = min(_BATCH, len(ids))
     store = task_run.store
+    assert isinstance(store, RegionFeatureStore)
     tsv, npz = _tsv_reader(store, ids, folder), _npz_reader(store, ids, folder)
-    resident = torch.from_numpy(store.read(ids).features).to(device)
+    table = FeatureTable(store, ids, device, lambda what, done, total: None)
+    num_regions = store.manifest.max_regions
+
+    def gathered(chosen: Sequence[int]) -> torch.Tensor:
+        rows = table.rows([ids[row] for row in chosen], num_regions)
+        assert rows is not None
+        return table.gathered(rows.to(device))
+
     ways: dict[str, Callable[[], object]] = {
         TSV: lambda: tsv(next(batches)),
         NPZ: lambda: npz(next(batches)),
         "store, in this process": lambda: store.read([ids[row] for row in next(batches)]),
-        f"resident on {device.type}, gathered by index": lambda: resident[torch.tensor(next(batches), device=device)],
+        f"resident on {device.type}, gathered by index": lambda: gathered(next(batches)),
     }
     rates = {name: size / seconds for name, seconds in by_turns(ways, rounds, device).items()}
     rates["store, through one loader worker"] = _worker_rate(store, [ids[row] for row in next(batches)])
@@ -71,7 +79,7 @@ def batch_rows(task_run: TaskRun, batch_size: int, rounds: int) -> Iterator[Meas
     seconds = by_turns(ways, rounds, torch.device("cpu"))
     yield Measurement("batches", "tokenising, and boxes", len(flat) / seconds["encode"], "pairs/s")
     yield Measurement("batches", "collating targets", len(examples) / seconds["collate"], "examples/s")
-    yield Measurement("batches", "whole batches, with features", len(examples) / seconds["whole"], "examples/s")
+    yield Measurement("batches", "whole batches, with features", len(flat) / seconds["whole"], "pairs/s")
 
 
 class _Reads:
