@@ -24,7 +24,8 @@ def dropout(values: Tensor, share: float, training: bool = True) -> Tensor:
         return F.dropout(values, share)
     number = values.numel()
     draws = torch.empty(-(-2 * number // _BYTES_A_DRAW), dtype=torch.int64).random_(-(2**63), None)
-    keep = draws.view(torch.int16)[:number].view(values.shape) >= threshold - _STEPS // 2
+    least = threshold - _STEPS // 2  # of what is kept; 0 or 1 by arithmetic, for torch is slow with booleans on the CPU
+    keep = draws.view(torch.int16)[:number].view(values.shape).clamp_(least - 1, least).sub_(least - 1)
     dtype = values.dtype if values.is_floating_point() else torch.get_default_dtype()
     return values * keep.to(dtype).mul_(_STEPS / (_STEPS - threshold))
 
