@@ -5,14 +5,18 @@ from __future__ import annotations
 import gc
 import resource
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import toy_world as toy
 from torch import nn
-from toy_runs import experiment, losses, weights
+from toy_runs import experiment, losses, ranks_run, weights
 
+from vlrun import BackboneOutput, Encoding
 from vlrun.engine import gradients
 from vlrun.engine.gradients import SharedModel
 from vlrun.engine.host_memory import keep_freed_memory
@@ -61,6 +65,51 @@ def test_a_network_that_cannot_be_compiled_says_which_option_to_change(monkeypat
 def test_a_backbone_without_a_stack_of_layers_cannot_recompute_them(world: Path, plugins: Plugins) -> None:
     with pytest.raises(ConfigError, match=r"train\.activation_checkpointing: .*micro_batches"):
         run_experiment(experiment(world, plugins, "train.activation_checkpointing=true"), plugins=plugins)
+
+
+@pytest.fixture
+def stacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toy backbone with a stack of layers."""
+    made, forward = toy.ToyBackbone.__init__, toy.ToyBackbone.forward
+
+    def with_layers(self: Any, config: Any) -> None:
+        made(self, config)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Dropout(0.2)) for _ in range(2))
+
+    def through_layers(self: Any, encoding: Encoding) -> BackboneOutput:
+        output = forward(self, encoding)
+        regions = output.regions
+        for layer in self.layers:
+            regions = layer(regions)
+        return replace(output, regions=regions, pooled=output.pooled + regions.mean(1))
+
+    monkeypatch.setattr(toy.ToyBackbone, "__init__", with_layers)
+    monkeypatch.setattr(toy.ToyBackbone, "forward", through_layers)
+
+
+@pytest.mark.usefixtures("stacked")
+def test_layers_are_computed_again_under_all_that_a_run_offers(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several passes, bfloat16, two processes, and a network that is compiled."""
+    again, short = "train.activation_checkpointing=true", ("train.epochs=1", "train.micro_batches=2")
+
+    def both(run: Callable[..., Any], *options: str) -> list[Any]:
+        return [run(*short, *options), run(*short, *options, again)]
+
+    def alone(*options: str) -> list[float]:
+        return losses(run_experiment(experiment(world, plugins, *options), plugins=plugins))
+
+    plain, recomputed = both(alone)
+    assert recomputed == plain
+    assert len(plain) > 2
+    half, half_recomputed = both(alone, "train.precision=bf16")
+    assert half_recomputed == half != plain
+    two, two_recomputed = both(lambda *options: losses(ranks_run(world, plugins, 2, *options)[0][0]))
+    assert two_recomputed == two == plain
+    compile_for_real = torch.compile
+    monkeypatch.setattr(gradients.torch, "compile", lambda model, **_: compile_for_real(model, backend="aot_eager"))
+    assert alone(*short, again, "train.compile=true") == pytest.approx(plain, rel=1e-5)
 
 
 def test_a_layer_that_is_computed_again_keeps_its_input_alone() -> None:
