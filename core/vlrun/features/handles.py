@@ -1,11 +1,12 @@
-"""Opening LMDB files: finding them, refusing damaged ones, and sharing one handle per file and process."""
+"""Opening LMDB files: finding them, refusing damaged and changed ones, and sharing one handle per file and process."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +55,23 @@ def unfinished_build(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
+class Checked:
+    """Which records of a store were found to have their checksum; forked processes share what they find."""
+
+    def __init__(self, ids: list[str]) -> None:
+        self.positions: Mapping[str, int] = {image_id: position for position, image_id in enumerate(ids)}
+        self.marks = mmap.mmap(-1, max(1, len(ids)))  # one byte each, in memory that survives a fork as one
+
+    def __contains__(self, image_id: str) -> bool:
+        position = self.positions.get(image_id)  # None where the list of ids differs from the records
+        return position is not None and bool(self.marks[position])
+
+    def add(self, image_id: str) -> None:
+        """Marks a record."""
+        if (position := self.positions.get(image_id)) is not None:
+            self.marks[position] = 1
+
+
 class Handle:
     """An open store file. Values are views that end with their transaction: readers copy."""
 
@@ -71,6 +89,9 @@ class Handle:
             raise DataError(f"{file} cannot be opened: {error}. The file is damaged or not complete") from error
         self.file = file
         _refuse_truncated(file, self.env)
+        self._descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._descriptor)
+        self.state = _state_of(os.fstat(self._descriptor))
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -98,18 +119,48 @@ class Handle:
             raise DataError(f"the list of ids in {self.file} cannot be read: {error}") from error
 
     @cached_property
-    def id_set(self) -> frozenset[str]:
-        """All canonical ids, for lookups."""
-        return frozenset(self.ids)
+    def checked(self) -> Checked:
+        """Which records were found to have their checksum; its ``positions`` are the ids, for lookups."""
+        return _inherited.get(self.state) or Checked(self.ids)
 
     @contextmanager
     def reading(self) -> Iterator[Any]:
-        """A transaction whose values are memory views; LMDB's errors come out as DataError."""
+        """A transaction whose values are memory views; LMDB's errors come out as DataError.
+
+        Raises:
+            DataError: the file is damaged, or changed since it was opened.
+        """
+        self._refuse_changed()
         try:
             with self.env.begin(buffers=True) as transaction:
                 yield transaction
         except lmdb.Error as error:
             raise DataError(f"{self.file} is damaged: {error}; copy or build it again") from error
+        self._refuse_changed()  # what was read while another program wrote may be of both
+
+    def _refuse_changed(self) -> None:
+        """Raises DataError if another program has written to the file: what is mapped may be cut off, or another store.
+
+        A date alone may change: then every record is checked again.
+        """
+        now = _state_of(os.fstat(self._descriptor))
+        if now == self.state:
+            return
+        before, size = self.state[2], now[2]
+        if size != before:
+            what = f"it had {before:,} bytes and has {size:,}"
+        else:
+            known = self.__dict__.pop("manifest", None)
+            self.state = now
+            for stale in ("ids", "checked"):
+                self.__dict__.pop(stale, None)
+            if known is None or self.manifest.fingerprint == known.fingerprint:
+                return
+            what = f"its fingerprint was {known.fingerprint} and is {self.manifest.fingerprint}"
+        raise DataError(
+            f"{self.file} was overwritten while it was read: {what}. Put the store back as it was, then continue "
+            "the run with --resume; write new stores under other names"
+        )
 
     def _value(self, key: bytes) -> bytes | None:
         with self.reading() as transaction:
@@ -125,11 +176,19 @@ class Handle:
 def shared_handle(file: Path, *, readahead: bool | None = None) -> Handle:
     """The handle of ``file`` in this process: opened by the first that asks, closed with the last that holds it."""
     with _lock:
-        status = file.stat()
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise DataError(f"{file} cannot be read any more: {error.strerror}; was it removed or renamed?") from error
         identity = (status.st_dev, status.st_ino)  # a store that was built anew under the same name is another file
         if (handle := _handles.get(identity)) is None:
             handle = _handles[identity] = Handle(file, readahead=readahead)
         return handle
+
+
+def _state_of(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Device, number, size and date of a file: what tells whether it is still the same."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _refuse_truncated(file: Path, env: Any) -> None:
@@ -165,6 +224,8 @@ def _neighbours(path: Path) -> str:
 
 
 _handles: weakref.WeakValueDictionary[tuple[int, int], Handle] = weakref.WeakValueDictionary()
+_inherited: dict[tuple[int, int, int, int], Checked] = {}
+"""What the process that forked this one had found."""
 _lock = threading.Lock()
 
 
@@ -176,6 +237,8 @@ def _forget_inherited() -> None:
     global _lock  # noqa: PLW0603  another thread of the parent may have held it
     _lock = threading.Lock()
     for handle in list(_handles.values()):
+        if "checked" in handle.__dict__:
+            _inherited[handle.state] = handle.checked
         handle.env.close()
     _handles.clear()
 

@@ -23,6 +23,7 @@ from vlrun.features.layout import (
     class_views,
     decode,
     features_as_bytes,
+    is_intact,
     read_header,
 )
 from vlrun.features.origin import FeatureOrigin
@@ -36,15 +37,17 @@ class RegionFeatureStore:
     """Region features by canonical image id.
 
     Picklable, and safe with fork, spawn and forkserver: a process opens the file when it first reads, and its stores
-    over one file share a handle. All results are copies.
+    over one file share a handle. All results are copies. A record is compared with its checksum when it is read first,
+    and a store that another program changes is refused from then on.
     """
 
-    def __init__(self, path: str | os.PathLike[str], copy: Path | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], copy: Path | None = None, fingerprint: str | None = None) -> None:
         """Finds the file of a store.
 
         Args:
             path: the folder that ``runner features build`` made, the ``data.mdb`` in it, or a single-file store.
             copy: a copy of it, to be read instead.
+            fingerprint: that it must have; None takes the one that it has when it is first read.
 
         Raises:
             DataError: there is no store; the message lists what is there.
@@ -54,9 +57,10 @@ class RegionFeatureStore:
         self.file: Path = find_store_file(copy or self.path).resolve()
         self._handle: Handle | None = None
         self._process = 0
+        self._fingerprint = fingerprint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path.absolute(), self.copy)
+        return type(self), (self.path.absolute(), self.copy, self._fingerprint)
 
     def __repr__(self) -> str:
         return f"RegionFeatureStore({str(self.path)!r})"
@@ -85,7 +89,7 @@ class RegionFeatureStore:
         return self.manifest.count
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self._open().id_set
+        return image_id in self._open().checked.positions
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.image_ids())
@@ -96,7 +100,7 @@ class RegionFeatureStore:
 
     def missing(self, image_ids: Iterable[str]) -> list[str]:
         """The ids without features: each once, in order of first appearance."""
-        known = self._open().id_set
+        known = self._open().checked.positions
         return [image_id for image_id in dict.fromkeys(image_ids) if image_id not in known]
 
     def find_same_image(self, image_id: str) -> str | None:
@@ -110,14 +114,8 @@ class RegionFeatureStore:
         Raises:
             DataError: the image has no features, or its record is damaged.
         """
-        with self._open().reading() as transaction:
-            value = transaction.get(image_id.encode())
-            if value is None:
-                raise self._unknown([image_id])
-            try:
-                return decode(image_id, value)
-            except ValueError as error:
-                raise self._damaged(image_id, error) from error
+        with self._records([image_id]) as records:
+            return decode(image_id, records.values[image_id])
 
     def read(self, image_ids: Sequence[str]) -> RegionBatch:
         """The features of P images, in the given order; an id may repeat.
@@ -173,7 +171,7 @@ class RegionFeatureStore:
         """
         if self.manifest.min_regions == self.manifest.max_regions and not self.missing(image_ids):
             return np.full(len(image_ids), self.manifest.max_regions, np.int64)
-        with self._records(image_ids) as records:
+        with self._records(image_ids, is_checked=False) as records:
             return records.num_regions()
 
     def touch(self, image_ids: Sequence[str]) -> None:
@@ -183,8 +181,12 @@ class RegionFeatureStore:
                 np.frombuffer(value, np.uint8)[::_PAGE].sum()
 
     @contextmanager
-    def _records(self, image_ids: Sequence[str]) -> Iterator[_Records]:
-        """The records of some images, for as long as the context lasts."""
+    def _records(self, image_ids: Sequence[str], *, is_checked: bool = True) -> Iterator[_Records]:
+        """The records of some images, for as long as the context lasts.
+
+        Args:
+            is_checked: compare those that are read for the first time with their checksums.
+        """
         ids = tuple(image_ids)
         positions: dict[str, list[int]] = {}
         for position, image_id in enumerate(ids):
@@ -198,6 +200,8 @@ class RegionFeatureStore:
             if unknown := [image_id for image_id in positions if values[image_id] is None]:
                 raise self._unknown(unknown)
             headers = {image_id: self._header(image_id, value, manifest, dtype) for image_id, value in values.items()}
+            if is_checked:
+                self._check(values, headers, handle)
             yield _Records(ids, positions, values, headers)
 
     def _read(self, records: _Records) -> RegionBatch:
@@ -228,10 +232,26 @@ class RegionFeatureStore:
             raise self._damaged(image_id, f"{kind} in a store of {dtype} and {manifest.feature_width}")
         return header
 
+    def _check(self, values: Mapping[str, memoryview], headers: Mapping[str, Header], handle: Handle) -> None:
+        """Compares records with their checksums, each once: that takes longer than to copy them."""
+        checked = handle.checked
+        for image_id, value in values.items():
+            if image_id in checked:
+                continue
+            if not is_intact(image_id.encode(), value, headers[image_id]):
+                raise self._damaged(image_id, "its checksum is wrong, so it changed after it was written")
+            checked.add(image_id)
+
     def _open(self) -> Handle:
         if self._handle is None or self._process != os.getpid():
-            self._handle = shared_handle(self.file)
-            self._process = os.getpid()
+            handle = shared_handle(self.file)
+            found = handle.manifest.fingerprint
+            if self._fingerprint not in (None, found):
+                raise DataError(
+                    f"{self.path} was replaced by another store while it was in use: its fingerprint was "
+                    f"{self._fingerprint} and is {found}. Put it back, then continue the run with --resume"
+                )
+            self._handle, self._process, self._fingerprint = handle, os.getpid(), found
         return self._handle
 
     def _unknown(self, image_ids: Sequence[str]) -> DataError:
