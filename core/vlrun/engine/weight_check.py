@@ -8,6 +8,7 @@ from typing import Any
 
 from vlrun.engine.forward_check import INPUT_VERSION, forward_check
 from vlrun.engine.weight_files import read_imported
+from vlrun.engine.weight_hash import CONTENT_KEY
 from vlrun.errors import CheckpointError, PluginError
 from vlrun.files import read_json, sha256_of
 from vlrun.plugins.manager import Plugins
@@ -26,7 +27,8 @@ def check_file(path: Path, plugins: Plugins, *, must_compare: bool = True) -> li
         CheckpointError: the file has changed since, there is nothing to compare it with, or the numbers differ.
     """
     tensors, metadata = read_imported(path)
-    lines = _check_hash(path)
+    own = "as in the file itself" if CONTENT_KEY in metadata else "none in the file: import it again to have one"
+    lines = [f"hash of tensors and facts: {own}", *_check_hash(path)]
     stored = metadata.get("forward_check")
     if not stored and must_compare:
         raise CheckpointError(f"{path}: {_why_unchecked(metadata)}")

@@ -28,6 +28,7 @@ from vlrun.data.leaks import describe_declared
 from vlrun.engine.answer_lists import answer_remarks
 from vlrun.engine.forward_check import described
 from vlrun.engine.head_facts import head_meanings, tie_remarks
+from vlrun.engine.weight_hash import CONTENT_KEY, check_content, content_hash
 from vlrun.engine.weight_sources import WeightSource, find_source
 from vlrun.errors import CheckpointError, first_few
 from vlrun.features.origin import UNKNOWN, FeatureOrigin
@@ -184,6 +185,7 @@ def write_imported(
     """
     check_suffix(out)
     metadata = {**metadata, "imported_with": f"vlrun {version('vlrun')}"}
+    metadata[CONTENT_KEY] = content_hash(tensors, metadata)
     with atomic_write(out, "wb") as file:
         file.write(save(dict(tensors), {HEADER_KEY: json.dumps(metadata)}))
     modules = Counter(map(module_of, tensors))
@@ -280,8 +282,10 @@ def read_imported(path: Path, *, header_only: bool = False) -> tuple[dict[str, T
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
             metadata = json.loads(header[HEADER_KEY]) if HEADER_KEY in header else header
-            names = () if header_only else file.keys()
-            return {name: file.get_tensor(name) for name in names}, metadata
+            tensors = {} if header_only else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if not header_only:
+            check_content(path, tensors, metadata if HEADER_KEY in header else _origin(header))
+        return tensors, metadata
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such file") from error
     except (SafetensorError, OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vlrun.blocks.wordpiece import WordPiece, read_vocabulary
 from vlrun.engine.weight_files import ORIGIN_KEY, left_behind, read_imported
+from vlrun.engine.weight_hash import CONTENT_KEY, content_hash
 from vlrun.errors import CheckpointError, PluginError, UsageError
 from vlrun.files import atomic_write, write_json, write_text
 from vlrun.plugins.manager import Plugins
@@ -77,6 +78,7 @@ def export_layout(
     else:
         exported, config = plugins.weight_formats()[layout].export(tensors, options)
     origin = {key: value for key, value in metadata.items() if key not in _NOT_CARRIED and value}
+    origin[CONTENT_KEY] = content_hash(exported, origin)
     files = [folder / "model.safetensors", folder / "config.json"]
     with atomic_write(files[0], "wb") as file:
         own = {name: tensor.contiguous() for name, tensor in exported.items()}
