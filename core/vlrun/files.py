@@ -59,10 +59,22 @@ def folder_from(variable: str, default: str) -> Path:
     return Path(os.environ.get(variable) or default).expanduser().absolute()
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What JSON from anywhere says.
+
+    Raises:
+        ValueError: it is no JSON, not UTF-8, nested too deeply, or has a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_object_or_empty(path: Path) -> dict[str, Any]:
     """The JSON object in a file that may be missing or damaged; then an empty one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -76,7 +88,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return json.loads(content)
+        return parse_json(content)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: not readable gzip ({error}); get the file again") from error
     except OSError as error:
@@ -88,8 +100,20 @@ def read_json(path: Path) -> Any:
         ends_early = error.pos >= len(text) - 1 or not text.endswith(("]", "}"))
         what = "it ends too early: was it cut off?" if ends_early else error.msg
         raise DataError(f"{path}:{error.lineno}: not readable JSON: {what}") from error
-    except RecursionError as error:
-        raise DataError(f"{path}: nested too deeply") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not readable JSON: {error}") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        DataError: it is missing, damaged, or holds something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: a JSON object is expected, and it holds {type(content).__name__}")
+    return content
 
 
 def write_text(path: Path, text: str) -> None:

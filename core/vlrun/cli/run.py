@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nproc", type=int, default=None, metavar="N", help="processes on each machine (default: 1)")
     parser.add_argument("--output", metavar="DIR", help="where run folders go: DIR/<experiment>/<timestamp>-<id>/")
     parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run, if there is one")
+    accept = "continue a run although its data are not those that it was started with, and mark its results"
+    parser.add_argument("--accept-changed-data", action="store_true", help=accept)
     seeds = "run with N seeds, from that of the experiment on, or with those listed (888,1,2), and show the means"
     parser.add_argument("--seeds", metavar="N", help=seeds)
     slurm = "submit as a batch job, with these long options of sbatch, such as time=12:00:00 nodes=2 (docs/cluster.md)"
@@ -247,7 +249,12 @@ def _start(arguments: argparse.Namespace, experiment: Experiment, plugins: Plugi
     from vlrun.runs.run import run_experiment
 
     result = run_experiment(
-        experiment, plugins=plugins, continues=arguments.resume, folder=folder, profile=arguments.profile
+        experiment,
+        plugins=plugins,
+        continues=arguments.resume,
+        folder=folder,
+        profile=arguments.profile,
+        accepts_changed_data=arguments.accept_changed_data,
     )
     if result.was_done and launched_rank() == 0:
         print(f"{result.folder} is already done; see its results with: runner report {result.folder}")

@@ -9,7 +9,7 @@ import secrets
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -188,16 +188,25 @@ def open_run_folder(path: Path) -> RunFolder:
     raise ConfigError(f"{path}: not a run folder (no config.yaml and status.json in it)")
 
 
-def write_records(folder: RunFolder, config: str, plugins: Mapping[str, str], data: Mapping[str, Any]) -> None:
+def write_records(
+    folder: RunFolder, config: str, plugins: Mapping[str, str], data: Callable[[], Mapping[str, Any]]
+) -> None:
     """Writes what it takes to trust and repeat the run: configuration, command, environment, data fingerprints.
 
-    From then on ``latest`` points at the run. One that fails before does not hide those that have worked.
+    From then on ``latest`` points at the run. One that fails before does not hide those that have worked. In a run that
+    goes on, only what is missing is written: it may have been killed here.
     """
-    write_text(folder.config, config)
-    write_text(folder.path / "command.txt", shlex.join(["runner", *sys.argv[1:]]) + "\n")
-    write_json(folder.path / "environment.json", environment(plugins))
-    write_json(folder.path / "data.json", data)
-    point_symlink(folder.path.parent / "latest", folder.path.name)
+    if not folder.config.exists():
+        write_text(folder.config, config)
+    if not (folder.path / "command.txt").exists():
+        write_text(folder.path / "command.txt", shlex.join(["runner", *sys.argv[1:]]) + "\n")
+    if not (folder.path / "environment.json").exists():
+        write_json(folder.path / "environment.json", environment(plugins))
+    if not (folder.path / "data.json").exists():
+        write_json(folder.path / "data.json", data())
+    latest = folder.path.parent / "latest"
+    if not latest.is_symlink() or latest.readlink().name < folder.path.name:  # not that of a run begun later
+        point_symlink(latest, folder.path.name)
 
 
 def environment(plugins: Mapping[str, str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from vlrun.config.preflight import check_files
 from vlrun.config.run_reference import run_reference
 from vlrun.config.yaml import parse_yaml
 from vlrun.data.image_check import check_same_table
-from vlrun.data.splits import split_records
 from vlrun.engine.assembly import assemble, check_splits
 from vlrun.engine.claim import claimed
 from vlrun.engine.evaluation import evaluate_split
@@ -34,6 +34,7 @@ from vlrun.interfaces.reporter import Outcome, Reporters, ResultRow, RunInfo
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.reporting.options import flat_options
 from vlrun.reporting.published import result_row
+from vlrun.runs.changed_data import data_record, mark_changed_data, refuse_changed_data
 from vlrun.runs.header import header_facts
 from vlrun.runs.stages import initial_weights, with_weights
 
@@ -71,6 +72,7 @@ def run_experiment(
     continues: bool = False,
     folder: Path | None = None,
     profile: bool = False,
+    accepts_changed_data: bool = False,
 ) -> RunResult:
     """Trains, evaluates and reports ``experiment``, in this process or as one rank of a launched job.
 
@@ -79,10 +81,11 @@ def run_experiment(
             system starts again continues its own run in any case.
         folder: the run folder to continue, instead of the newest.
         profile: record a short trace and a table of operators in ``traces/``.
+        accepts_changed_data: continue a run although its data have changed since it was started; its results say so.
 
     Raises:
         StoppedOnRequest: a signal came; a checkpoint was written.
-        DataError: another process is at work in the run folder.
+        DataError: another process is at work in the run folder, or the data of the run to continue have changed.
         RunnerError: anything else that a user can mend, each kind with its exit status.
     """
     plugins = plugins or create_plugins()
@@ -107,6 +110,9 @@ def run_experiment(
                 if known := run_folder.read_data():
                     check_same_table(experiment, known.get("image_identities"), run.identities)
                 check_splits(run.tasks)
+            if not is_new:
+                changed = partial(refuse_changed_data, run, is_accepted=accepts_changed_data)
+                mark_changed_data(run, ranks.from_main(changed))
             rows.extend(_train_and_evaluate(run, plugins, stop, is_new, continues, profile))
         return RunResult(run_folder.path, rows)
 
@@ -168,33 +174,7 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
     """Writes the records of the run and greets the reader."""
     total, per_epoch = (trainer.total_steps, trainer.mix.steps_per_epoch) if trainer else (0, 1)
     labels = {record.distribution: record.version for record in plugins.records if record.status == "ok"}
-    data: dict[str, Any] = {
-        task_run.name: {
-            "splits": {name: split_records(maker.dataset)[0] for name, maker in task_run.splits.items()},
-            "train": split_records(task_run.train.dataset) if task_run.train else None,
-            "features": {
-                "path": str(task_run.store.path),
-                "fingerprint": task_run.store.fingerprint,
-                "extractor": task_run.store.extractor,
-            },
-            "images": task_run.coverage.table(),
-            "marks": {split: dict(mark) for split, mark in task_run.marks.items()},
-        }
-        for task_run in run.tasks
-    }
-    if run.identities.path is not None:
-        data["image_identities"] = {"path": str(run.identities.path), "sha256": run.identities.sha256}
-    if run.weights is not None:
-        data["weights"] = {
-            "path": str(run.experiment.backbone.weights),
-            "source": run.weights.metadata.get("source"),
-            "source_sha256": run.weights.metadata.get("source_sha256"),
-            "format": run.weights.metadata.get("format"),
-            "random": list(run.weights.metadata.get("random", [])),
-            "report": run.weights.lines(),
-        }
-    if is_new:
-        write_records(run.folder, run.experiment.as_yaml(), labels, data)
+    write_records(run.folder, run.experiment.as_yaml(), labels, partial(data_record, run))
     run.folder.write_status(total_steps=total)
     run.reporters.start(
         RunInfo(
