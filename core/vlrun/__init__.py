@@ -33,7 +33,7 @@ from vlrun.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from vlrun.blocks.answering_config import AnsweringConfig
-    from vlrun.blocks.transformer_config import TransformerConfig
+    from vlrun.blocks.transformer_config import TextTransformerConfig, TransformerConfig
     from vlrun.config.base import (
         BackboneConfig,
         Config,
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from vlrun.interfaces.masking import Unmasked
     from vlrun.interfaces.measurement import Baseline, ByTurns, Measurement
     from vlrun.interfaces.metric import Metric
+    from vlrun.interfaces.pictures import PictureShape
     from vlrun.interfaces.question import Answer, Choice, Question, RegionAttention
     from vlrun.interfaces.reporter import EvaluationReport, Outcome, Reporter, ResultRow, RunInfo, StepReport
     from vlrun.interfaces.run_view import RanksView, RunView
@@ -120,6 +121,7 @@ _HOMES = {
     "Pair": "interfaces.examples",
     "PairEncoder": "interfaces.backbone",
     "PairNetwork": "interfaces.backbone",
+    "PictureShape": "interfaces.pictures",
     "Prediction": "interfaces.examples",
     "Referent": "interfaces.examples",
     "Question": "interfaces.question",
@@ -137,6 +139,7 @@ _HOMES = {
     "StepReport": "interfaces.reporter",
     "Task": "interfaces.task",
     "TaskConfig": "config.base",
+    "TextTransformerConfig": "blocks.transformer_config",
     "TransformerConfig": "blocks.transformer_config",
     "Units": "interfaces.uncertainty",
     "Unmasked": "interfaces.masking",
@@ -215,6 +218,7 @@ __all__ = [
     "Pair",
     "PairEncoder",
     "PairNetwork",
+    "PictureShape",
     "PluginError",
     "Prediction",
     "Question",
@@ -239,6 +243,7 @@ __all__ = [
     "SubmissionRows",
     "Task",
     "TaskConfig",
+    "TextTransformerConfig",
     "TrainingLength",
     "TransformerConfig",
     "Units",

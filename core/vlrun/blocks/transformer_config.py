@@ -1,4 +1,4 @@
-"""The options of transformers over word pieces and region features (this module imports no torch)."""
+"""The options of transformers over word pieces and region features or pictures (this module imports no torch)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from vlrun.interfaces.demo_provider import DemoFiles
 VOCABULARY_URL = "https://huggingface.co/google-bert/bert-base-uncased/resolve/main/vocab.txt"
 
 
-class TransformerConfig(BackboneConfig):
-    """Options of backbones that are a transformer with BERT's vocabulary.
+class TextTransformerConfig(BackboneConfig):
+    """Options of backbones that are a transformer with BERT's vocabulary, whatever they see of images.
 
     Attributes:
         known_sizes: the numbers behind each name in ``size``: a dataclass with a field for each option that is a size.
@@ -44,8 +44,6 @@ class TransformerConfig(BackboneConfig):
     num_heads: PositiveInt | None = None
     feed_forward_size: PositiveInt | None = None
     max_positions: PositiveInt | None = Field(None, description="rows of the position table: the longest text possible")
-    region_feature_size: PositiveInt = Field(2048, description="width of the region features")
-    num_regions: PositiveInt = Field(36, description="regions per image; fewer are padded, more are cut off")
     dropout: float = Field(0.1, ge=0, lt=1)
     vocabulary: DataPath = Field(
         Path("vocab/bert-base-uncased.txt"),
@@ -60,8 +58,13 @@ class TransformerConfig(BackboneConfig):
         options = {field.name: getattr(self, field.name) for field in fields(numbers)}
         return replace(numbers, **{name: number for name, number in options.items() if number is not None})
 
+    @property
+    def input_sizes(self) -> dict[str, int]:
+        """Options that are sizes too, but of what the network reads."""
+        return {}
+
     @model_validator(mode="after")
-    def _heads_divide_the_hidden_size(self) -> TransformerConfig:
+    def _heads_divide_the_hidden_size(self) -> TextTransformerConfig:
         if self.sizes.hidden_size % self.sizes.num_heads:
             raise ValueError(f"num_heads {self.sizes.num_heads} does not divide hidden_size {self.sizes.hidden_size}")
         return self
@@ -84,7 +87,7 @@ class TransformerConfig(BackboneConfig):
 
     def weights_problems(self, shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, Any]) -> list[str]:
         """Weights of another backbone, or of a network of another size."""
-        ours = {**asdict(self.sizes), "region_feature_size": self.region_feature_size}
+        ours = {**asdict(self.sizes), **self.input_sizes}
         theirs = self._options_of(shapes, bool(metadata.get("partial")))
         made_for = metadata.get("backbone", self.name)
         if theirs is None:
@@ -107,7 +110,7 @@ class TransformerConfig(BackboneConfig):
     def _how_to_fit(self, theirs: Mapping[str, Any], different: Mapping[str, Any]) -> str:
         """The options to set: a known size, or the numbers themselves."""
         for size, numbers in self.known_sizes.items():
-            known = {**asdict(numbers), "region_feature_size": self.region_feature_size}
+            known = {**asdict(numbers), **self.input_sizes}
             if size != self.size and all(known.get(name) == number for name, number in theirs.items()):
                 return f"import others, or set backbone.size={size}"
         options = " ".join(f"backbone.{name}={number}" for name, number in different.items())
@@ -143,12 +146,31 @@ class TransformerConfig(BackboneConfig):
 
     @classmethod
     def demo_overrides(cls, files: DemoFiles) -> dict[str, Any]:
-        """Option values that select the tiny size, and the vocabulary and features of the demo data."""
+        """Option values that select the tiny size, and the vocabulary of the demo data."""
         return {
             **super().demo_overrides(files),
             "size": "tiny",
             **{field.name: None for field in fields(cls.known_sizes["tiny"])},
             "vocabulary": str(files.vocabulary),
+        }
+
+
+class TransformerConfig(TextTransformerConfig):
+    """Options of such backbones that read region features."""
+
+    region_feature_size: PositiveInt = Field(2048, description="width of the region features")
+    num_regions: PositiveInt = Field(36, description="regions per image; fewer are padded, more are cut off")
+
+    @property
+    def input_sizes(self) -> dict[str, int]:
+        """The width of the region features."""
+        return {"region_feature_size": self.region_feature_size}
+
+    @classmethod
+    def demo_overrides(cls, files: DemoFiles) -> dict[str, Any]:
+        """Also the features of the demo data."""
+        return {
+            **super().demo_overrides(files),
             "region_feature_size": files.region_feature_size,
             "num_regions": files.num_regions,
         }

@@ -115,7 +115,7 @@ def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> 
         from vlrun.runs.run import changed_options
 
         own = load_experiment(folder.config, plugins=plugins)
-        changed = changed_options(own.as_yaml(), experiment.as_yaml())
+        changed = changed_options(own.as_yaml(), experiment.as_yaml(), reads_pictures=own.reads_pictures)
     labels = [task.display_name for task in experiment.tasks]
     if unknown := [label for label in arguments.task if label not in labels]:
         raise UsageError(f"there is no task '{unknown[0]}' in this run (there is: {', '.join(labels)})")

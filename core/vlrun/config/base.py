@@ -25,6 +25,7 @@ from vlrun.config.roots import moved
 from vlrun.config.run_reference import run_reference
 from vlrun.errors import RequiredFile
 from vlrun.interfaces.demo_provider import DemoFiles
+from vlrun.interfaces.pictures import PictureShape
 
 
 def _check_file_name(name: str) -> str:
@@ -101,6 +102,10 @@ class BackboneConfig(Config):
         "newest finished run of an experiment, or of a run folder; null starts from random ones",
     )
 
+    def pictures(self) -> PictureShape | None:
+        """How this backbone wants pictures (``dataset.pictures``); None, the default: it reads region features."""
+        return None
+
     def required_files(self) -> list[RequiredFile]:
         """The files that must exist before this backbone can be built."""
         if self.weights is None or run_reference(self.weights) is not None:
@@ -159,8 +164,8 @@ class DatasetConfig(Config):
     features: DataPath = Field(description="region-feature store, from `runner features build`")
     pictures: DataPath | None = Field(
         None,
-        description="folder with the pictures, named by their image ids, also in folders below it; looked at for the "
-        "examples of the report alone",
+        description="folder with the pictures, named by their image ids, also in folders below it, or an LMDB of them: "
+        "for backbones that read pictures, and for the examples of the report",
     )
     train: list[FileName] = Field(["train"], description="splits to train on, concatenated in this order")
     evaluate: list[FileName] = Field(
@@ -205,12 +210,21 @@ class DatasetConfig(Config):
         """The annotation file of a split."""
         return self.annotations / f"{split}.jsonl"
 
-    def required_files(self) -> list[RequiredFile]:
-        """The files that must exist before the splits in use can be read."""
-        build, extract = "\n".join(self.annotations_remedy()), "\n".join(self.features_remedy())
+    def required_files(self, *, pictures: bool = False) -> list[RequiredFile]:
+        """The files that must exist before the splits in use can be read.
+
+        Args:
+            pictures: whether the backbone reads pictures instead of region features.
+        """
+        build = "\n".join(self.annotations_remedy())
         splits = list(dict.fromkeys([*self.train, *self.evaluate]))
         files = [RequiredFile(self.split_file(split), f"split '{split}' of {self.name}", build) for split in splits]
-        return [*files, RequiredFile(self.features, f"region features of {self.name}", extract)]
+        if not pictures:
+            extract = "\n".join(self.features_remedy())
+            return [*files, RequiredFile(self.features, f"region features of {self.name}", extract)]
+        if self.pictures is None:
+            return files
+        return [*files, RequiredFile(self.pictures, f"pictures of {self.name}", "\n".join(self.pictures_remedy()))]
 
     def annotations_remedy(self) -> list[str]:
         """Lines that say what to download and which commands to run if annotations are missing."""
@@ -219,6 +233,10 @@ class DatasetConfig(Config):
     def features_remedy(self) -> list[str]:
         """Lines that say the same about the region features."""
         return [self.features_command("FORMAT", "SOURCE")]
+
+    def pictures_remedy(self) -> list[str]:
+        """Lines that say the same about the pictures."""
+        return [f"put the JPEG or PNG files of the images into {self.pictures}, named by their image ids"]
 
     def features_command(self, feature_format: str, *sources: str, extractor: str = "", boxes: str = "") -> str:
         """The command that makes the store of files, for hints; with what made them, so that every run can compare."""
@@ -238,9 +256,11 @@ class TaskConfig(Config):
 
     Attributes:
         speed_options: names of those that change memory and speed alone, or check something, and change no number.
+        needs_regions: whether it works on regions, so that no backbone fits that reads pictures.
     """
 
     speed_options: ClassVar[tuple[str, ...]] = ()
+    needs_regions: ClassVar[bool] = False
 
     name: str
     label: FileName | None = Field(

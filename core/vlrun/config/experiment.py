@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, ValidationEr
 from vlrun.config.base import BackboneConfig, Config, DataPath, DatasetConfig, FileName, ReporterConfig, TaskConfig
 from vlrun.config.components import config_base, config_model
 from vlrun.config.features import FeaturesConfig
+from vlrun.config.inputs import missing_files, picture_problems
 from vlrun.config.problems import KeyPath, Problem, Sources, dotted, validation_problems
 from vlrun.config.published import Published
 from vlrun.config.roots import environment_roots, recorded_root
@@ -92,9 +93,14 @@ class Experiment(Config):
             return None
         return weights if weights.parent == self.data_root / DEMO_WEIGHTS_FOLDER else None
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether the backbone sees pictures and no region features."""
+        return self.backbone.pictures() is not None
+
     def missing_files(self) -> list[RequiredFile]:
         """Files that the run needs and that do not exist, except weights of a demo, which are made when needed."""
-        missing = _missing([self.backbone, *(part for task in self.tasks for part in (task.dataset, task))])
+        missing = missing_files([self.backbone, *(part for task in self.tasks for part in (task.dataset, task))])
         table = self.image_identities
         if table is not None and not table.exists():
             remedy = f"runner data build image-identities --from official FOLDER {table.parent}"
@@ -170,7 +176,7 @@ def load_experiment(
         if all_plugins:
             raise PluginError(lines)
         error = ConfigError(lines)
-        error.missing = _missing(check.parts)
+        error.missing = missing_files(check.parts)
         raise error
     assert experiment is not None
     if experiment.published is not None and experiment.published.recipe and sources.layers and not experiment.demo:
@@ -182,14 +188,6 @@ def load_experiment(
             experiment = experiment.model_copy(update={"published": published})
     experiment._sources = sources
     return experiment
-
-
-def _missing(parts: Sequence[BackboneConfig | DatasetConfig | TaskConfig]) -> list[RequiredFile]:
-    """The missing files, each path once, as described by the first part that needs it."""
-    files: dict[Path, RequiredFile] = {}
-    for file in (file for part in parts for file in part.required_files() if not file.path.exists()):
-        files.setdefault(file.path, file)
-    return list(files.values())
 
 
 def _read(path: Path) -> str:
@@ -365,6 +363,7 @@ class _Check:
                 where: KeyPath = ("tasks", index, "dataset", "train")
                 self.problems.append(Problem(where, "there is no split to train on (train.epochs=0 only evaluates)"))
             self.problems += target_problems(self.plugins, index, task)
+            self.problems += picture_problems(experiment.backbone, index, task)
         names = {task.display_name for task in experiment.tasks}
         for index, result in enumerate(experiment.published.results if experiment.published else []):
             if result.task not in names:

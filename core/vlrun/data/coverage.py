@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlrun.errors import DataError, first_few
-from vlrun.features.store import RegionFeatureStore
+from vlrun.features.pictures import ImageStore
 from vlrun.reporting.tables import TextTable
 
 SHOWN_IDS = 5
@@ -63,7 +63,7 @@ class Coverage:
         return DataError([*problems, self.hint] if self.hint else problems)
 
 
-def check_coverage(needed: Mapping[str, Iterable[str]], store: RegionFeatureStore) -> Coverage:
+def check_coverage(needed: Mapping[str, Iterable[str]], store: ImageStore) -> Coverage:
     """Compares the images that each split needs (canonical ids, repeats allowed) with those in ``store``."""
     splits = []
     for split, image_ids in needed.items():
@@ -72,7 +72,7 @@ def check_coverage(needed: Mapping[str, Iterable[str]], store: RegionFeatureStor
     return Coverage(store.path, len(store), tuple(splits), _hint(splits, store))
 
 
-def _hint(splits: Sequence[SplitCoverage], store: RegionFeatureStore) -> str:
+def _hint(splits: Sequence[SplitCoverage], store: ImageStore) -> str:
     """Says if the first missing image is in the store under another id, or what its ids look like, and what helps."""
     first = next((split.missing[0] for split in splits if split.missing), None)
     if first is None:
@@ -87,7 +87,7 @@ def _hint(splits: Sequence[SplitCoverage], store: RegionFeatureStore) -> str:
     return ""
 
 
-def _examples(first: str, store: RegionFeatureStore) -> str:
+def _examples(first: str, store: ImageStore) -> str:
     ids = store.image_ids()[:3]
     examples = f"the store has ids such as {', '.join(ids)}; the data need {first}."
     if all(image_id.isdecimal() for image_id in ids):

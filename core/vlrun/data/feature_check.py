@@ -10,6 +10,7 @@ from typing import Any
 from vlrun.data.splits import TaskData
 from vlrun.errors import DataError
 from vlrun.features.origin import FeatureOrigin, differences
+from vlrun.features.pictures import ImageStore, PictureStore
 from vlrun.features.store import RegionFeatureStore
 
 MARK = "weights made for other features"
@@ -52,6 +53,8 @@ def check_features(data: Sequence[TaskData], weights: Path, metadata: Mapping[st
     wanted = FeatureOrigin.from_json(metadata.get("features"))
     marks, notes, problems = {}, [], []
     for task in data:
+        if isinstance(task.store, PictureStore):
+            continue
         made = describe_kind(task.store)
         found = differences(stated_origin(task.store), _regions(task.store), wanted)
         if found is None:
@@ -78,7 +81,7 @@ def check_cut_regions(data: Sequence[TaskData], num_regions: int) -> FeatureChec
 
     A region that is cut can be no answer, so the scores of such runs are not those of runs with all regions.
     """
-    most = {task.name: task.store.manifest.max_regions for task in data}
+    most = {task.name: task.store.manifest.max_regions for task in data if isinstance(task.store, RegionFeatureStore)}
     cut = {
         name: f"the first {num_regions} of up to {number} of an image"
         for name, number in most.items()
@@ -89,8 +92,10 @@ def check_cut_regions(data: Sequence[TaskData], num_regions: int) -> FeatureChec
     return FeatureCheck({task: {"regions": text} for task, text in seen.items()}, notes)
 
 
-def stated_origin(store: RegionFeatureStore) -> FeatureOrigin:
-    """What made the features of a store."""
+def stated_origin(store: ImageStore) -> FeatureOrigin:
+    """What made the features of a store; nothing is known of pictures, which have none."""
+    if isinstance(store, PictureStore):
+        return FeatureOrigin()
     manifest = store.manifest
     return FeatureOrigin(manifest.extractor, manifest.extractor_weights, manifest.boxes)
 

@@ -26,4 +26,5 @@ def _blank(regions: RegionBatch) -> RegionBatch:
         attribute_ids=None,
         class_scores=None,
         attribute_scores=None,
+        pixels=None if regions.pixels is None else np.zeros_like(regions.pixels),
     )

@@ -44,7 +44,7 @@ class RegionReader(Protocol):
         ...
 
     def read_with_classes(self, image_ids: Sequence[str]) -> RegionBatch:
-        """The same with the detector's classes; called only for a task that asks for them."""
+        """The same with the detector's classes; called only where the task or the backbone asks for them."""
         ...
 
 
@@ -188,6 +188,7 @@ class BatchMaker:
         hides_images: bool = False,
         plan: TrainingPlan | None = None,
         vocabulary: Vocabulary | None = None,
+        reads_classes: bool = False,
     ) -> None:
         """Puts together what makes a batch of ``dataset`` for ``task``.
 
@@ -195,6 +196,7 @@ class BatchMaker:
             hides_images: show the model blank images.
             plan: the training plan, for tasks whose pairs depend on the global batch; None in evaluation.
             vocabulary: that of the backbone, for tasks that mask words.
+            reads_classes: whether the backbone gets the detector's classes; a task gets them if it asks for them.
         """
         self.task, self.dataset, self.store, self.encode, self.seed = task, dataset, store, encode, seed
         self.hides_images = hides_images
@@ -202,6 +204,7 @@ class BatchMaker:
         self.touches = False
         self.plan = plan
         self.vocabulary = vocabulary
+        self.reads_classes = reads_classes or task.reads_classes
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -242,7 +245,7 @@ class BatchMaker:
         return self._read([pair.image_id for own_pairs in pairs for pair in own_pairs])
 
     def _read(self, image_ids: Sequence[str]) -> RegionBatch:
-        return self.store.read_with_classes(image_ids) if self.task.reads_classes else self.store.read(image_ids)
+        return self.store.read_with_classes(image_ids) if self.reads_classes else self.store.read(image_ids)
 
     def batch(
         self,
@@ -283,7 +286,7 @@ class BatchMaker:
         """What ``batch`` makes, without its region features."""
         assert isinstance(self.store, RegionFeatureStore)
         flat = [pair for own_pairs in pairs for pair in own_pairs]
-        regions = self.store.outline([pair.image_id for pair in flat])
+        regions = self.store.outline([pair.image_id for pair in flat], with_classes=self.reads_classes)
         encoding = self.encode(flat, regions)
         # 0 wide from here on, so that nobody takes the zeros that the encoder has seen for features
         encoding = replace(encoding, region_features=encoding.region_features[..., :0].clone())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vlrun.config.base import BackboneConfig, DatasetConfig, TaskConfig
 from vlrun.config.experiment import Experiment
+from vlrun.config.inputs import required_files
 from vlrun.errors import RequiredFile
 from vlrun.plugins.downloads import KINDS, Download
 
@@ -85,9 +86,9 @@ def _needs(experiment: Experiment) -> Iterator[Need]:
     ]
     for index, task in enumerate(experiment.tasks):
         parts += [(task.dataset, task, f"tasks.{index}.dataset"), (task, task, f"tasks.{index}.dataset")]
-    for part, of_task, place in parts:
-        for file in part.required_files():
-            yield _need(file, experiment.backbone, of_task, place)
+    places = {id(part): (of_task, place) for part, of_task, place in parts}
+    for part, file in required_files([part for part, *_ in parts]):
+        yield _need(file, experiment.backbone, *places[id(part)])
 
 
 def _need(file: RequiredFile, backbone: BackboneConfig, task: TaskConfig | None, place: str) -> Need:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vlrun.features.store import RegionFeatureStore
+from vlrun.features.pictures import ImageStore
 from vlrun.interfaces.backbone import PairEncoder
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Pair
@@ -62,7 +62,7 @@ class LengthGroups:
         return order
 
 
-def text_lengths(dataset: Dataset[Any], encode: PairEncoder, store: RegionFeatureStore) -> NDArray[np.int32]:
+def text_lengths(dataset: Dataset[Any], encode: PairEncoder, store: ImageStore) -> NDArray[np.int32]:
     """The number of tokens of each example's text, as its backbone counts them."""
     examples = iter(dataset)
     lengths: list[NDArray[np.int32]] = []

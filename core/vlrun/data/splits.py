@@ -6,12 +6,15 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
+from pathlib import Path
 from typing import Any
 
-from vlrun.config.base import TaskConfig
+from vlrun.config.base import DatasetConfig, TaskConfig
+from vlrun.config.experiment import Experiment
 from vlrun.data.coverage import Coverage, check_coverage
 from vlrun.data.identities import Identities, qualified
 from vlrun.errors import DataError
+from vlrun.features.pictures import ImageStore, PictureStore
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Example
@@ -83,7 +86,7 @@ class TaskData:
     """
 
     config: TaskConfig
-    store: RegionFeatureStore
+    store: ImageStore
     datasets: Mapping[str, Dataset[Any]]
     images: Mapping[str, Collection[str]]
     coverage: Coverage
@@ -129,9 +132,7 @@ class TaskData:
         return {qualified(image, collection) for image in image_ids}
 
 
-def read_task_data(
-    config: TaskConfig, train_splits: Sequence[str], store: RegionFeatureStore, plugins: Plugins
-) -> TaskData:
+def read_task_data(config: TaskConfig, train_splits: Sequence[str], store: ImageStore, plugins: Plugins) -> TaskData:
     """Opens all splits in use and compares their images with the store.
 
     Raises:
@@ -158,8 +159,31 @@ def read_task_data(
     return TaskData(config, store, datasets, images, coverage, train)
 
 
-def describe_features(store: RegionFeatureStore) -> str:
+def open_images(experiment: Experiment, options: DatasetConfig, copy: Path | None = None) -> ImageStore:
+    """The pictures of a dataset, or its region features: what the backbone of the experiment reads.
+
+    Args:
+        copy: of the region features, to be read instead.
+
+    Raises:
+        DataError: there are none, or they cannot be read.
+    """
+    path, shape = images_path(experiment, options), experiment.backbone.pictures()
+    return RegionFeatureStore(path, copy) if shape is None else PictureStore(path, shape)
+
+
+def images_path(experiment: Experiment, options: DatasetConfig) -> Path:
+    """Where they are."""
+    if not experiment.reads_pictures:
+        return options.features
+    assert options.pictures is not None, "an experiment is checked before anything is opened"
+    return options.pictures
+
+
+def describe_features(store: ImageStore) -> str:
     """Where candidate boxes and features come from, as protocols call it."""
+    if isinstance(store, PictureStore):
+        return f"none, read from pictures ({store.fingerprint[:12]}): {store.shape}"
     manifest = store.manifest
     ids = f", ids: {manifest.ids}" if manifest.ids else ""
     return f"{manifest.extractor or 'unknown extractor'} ({manifest.fingerprint[:12]}){ids}"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from vlrun.config.experiment import Experiment
 from vlrun.config.preflight import weights_header
 from vlrun.data.feature_check import check_features
-from vlrun.data.splits import TaskData, read_task_data
+from vlrun.data.splits import TaskData, open_images, read_task_data
 from vlrun.errors import DataError
-from vlrun.features.store import RegionFeatureStore
+from vlrun.features.pictures import ImageStore
 from vlrun.plugins.manager import Plugins
 
 
@@ -19,7 +19,7 @@ class CheckedData:
     """The data of a task, and in how many words a summary says so."""
 
     task: str
-    store: RegionFeatureStore
+    store: ImageStore
     needed: int
     missing: int
 
@@ -42,7 +42,7 @@ def check_data(experiment: Experiment, plugins: Plugins) -> tuple[list[CheckedDa
     problems: list[str] = []
     for config in experiment.tasks:
         try:
-            store = RegionFeatureStore(config.dataset.features)
+            store = open_images(experiment, config.dataset)
             splits = config.dataset.train if experiment.train.epochs else []
             data.append(read_task_data(config, splits, store, plugins))
         except DataError as error:

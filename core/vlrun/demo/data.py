@@ -63,6 +63,7 @@ def prepare_demo(
     *,
     cache: Path | None = None,
     from_pictures: bool = False,
+    reads_pictures: bool = False,
 ) -> DemoData:
     """Generates demo data for ``datasets`` and turns it into annotations and features as if it were downloaded.
 
@@ -74,6 +75,7 @@ def prepare_demo(
         say: is told what is being done; not called if nothing has to be done.
         cache: the cache folder; by default ``VLRUN_CACHE``, ``XDG_CACHE_HOME`` or ``~/.cache``.
         from_pictures: whether regions are detected in the pictures; otherwise the provider has them.
+        reads_pictures: whether the model reads the pictures themselves, so that all are drawn and nothing has regions.
 
     Raises:
         PluginError: no plugin has demo data for a dataset, or its reader is not installed; or there is no detector.
@@ -82,7 +84,7 @@ def prepare_demo(
     provider = provider_of(plugins, datasets)
     if from_pictures and provider.detector is None:
         raise PluginError(f"demo data '{provider.name}' has no detector that could start from its pictures; use --demo")
-    preparation = _Preparation(plugins, provider, cache or cache_folder(), say, from_pictures)
+    preparation = _Preparation(plugins, provider, cache or cache_folder(), say, from_pictures, reads_pictures)
     return preparation.run(list(dict.fromkeys(datasets)))
 
 
@@ -114,11 +116,20 @@ def provider_of(plugins: Plugins, datasets: Sequence[str]) -> DemoProvider:
 class _Preparation:
     """Makes the missing parts of one provider's data."""
 
-    def __init__(self, plugins: Plugins, provider: DemoProvider, cache: Path, say: Say, from_pictures: bool) -> None:
+    def __init__(
+        self,
+        plugins: Plugins,
+        provider: DemoProvider,
+        cache: Path,
+        say: Say,
+        from_pictures: bool,
+        reads_pictures: bool,
+    ) -> None:
         self.plugins = plugins
         self.provider = provider
         self.say = say
         self.from_pictures = from_pictures
+        self.reads_pictures = reads_pictures
         self.root = cache / "vlrun" / f"demo-{provider.name}-{provider.version}-{code_fingerprint()}"
 
     def run(self, datasets: Sequence[str]) -> DemoData:
@@ -148,7 +159,10 @@ class _Preparation:
         return self.root / ("detected" if self.from_pictures else "features") / image_set
 
     def pictures(self, image_set: str) -> Path:
-        return self.root / "pictures" / image_set
+        return self.all_pictures(image_set) if self.reads_pictures else self.root / "pictures" / image_set
+
+    def all_pictures(self, image_set: str) -> Path:
+        return self.root / "sources" / f"{image_set}-pictures"
 
     def parts(self, datasets: Sequence[str]) -> Iterator[tuple[Path, Callable[[Path], object]]]:
         """The path of each part, and what makes it at a given path; later parts read earlier ones."""
@@ -158,9 +172,12 @@ class _Preparation:
             yield sources / name, _in_folder(partial(provider.write_annotations, name))
             yield self.annotations(name), _in_folder(partial(self.builder(name).build, sources / name))
         for image_set in dict.fromkeys(provider.datasets[name].image_set for name in datasets):
-            if self.from_pictures:
-                pictures = sources / f"{image_set}-pictures"
+            if self.from_pictures or self.reads_pictures:
+                pictures = self.all_pictures(image_set)
                 yield pictures, _in_folder(partial(provider.write_all_pictures, image_set))
+            if self.reads_pictures:
+                continue
+            if self.from_pictures:
                 yield self.features(image_set), partial(self.detect, pictures)
             else:
                 files = sources / f"{image_set}-features"

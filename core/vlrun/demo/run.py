@@ -56,7 +56,11 @@ def load_demo_experiment(
         raise ConfigError(f"{path}: this demo does not start from pictures; name the experiment that it is made of")
     from_pictures = from_pictures or experiment.demo == FROM_PICTURES
     datasets = [demo_dataset(task) for task in experiment.tasks]
-    data = prepare_demo(plugins, datasets, progress, from_pictures=from_pictures)
+    if experiment.reads_pictures and from_pictures:
+        raise ConfigError(f"{path}: backbone '{experiment.backbone.name}' reads pictures and no regions; use --demo")
+    data = prepare_demo(
+        plugins, datasets, progress, from_pictures=from_pictures, reads_pictures=experiment.reads_pictures
+    )
     if experiment.demo:
         return experiment
     values = _values(experiment, data, FROM_PICTURES if from_pictures else True)
@@ -117,7 +121,8 @@ def _values(experiment: Experiment, data: DemoData, kind: bool | str) -> dict[st
     for index, task in enumerate(experiment.tasks):
         files = data.datasets[demo_dataset(task)]
         values[f"tasks.{index}.dataset.annotations"] = str(files.annotations)
-        values[f"tasks.{index}.dataset.features"] = str(files.features)
+        if not experiment.reads_pictures:
+            values[f"tasks.{index}.dataset.features"] = str(files.features)
         values[f"tasks.{index}.dataset.pictures"] = str(files.pictures)
         for option, value in task.demo_overrides().items():
             values[f"tasks.{index}.{option}"] = _plain(value)

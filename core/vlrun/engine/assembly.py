@@ -20,7 +20,7 @@ from vlrun.data.image_check import ImageCheck, check_images
 from vlrun.data.loading import BatchMaker, TrainingPlan, default_workers
 from vlrun.data.order import LengthGroups, text_lengths
 from vlrun.data.residency import Residency, bytes_needed, choose_place
-from vlrun.data.splits import TaskData, read_task_data
+from vlrun.data.splits import TaskData, images_path, open_images, read_task_data
 from vlrun.engine.model import TaskModel, matching_head_names
 from vlrun.engine.precision import precision_name, prepare_precision
 from vlrun.engine.ranks import Ranks, local_rank
@@ -28,6 +28,7 @@ from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weights import HeadSlot, LoadReport, load_weights
 from vlrun.errors import CheckpointError, ConfigError, DataError
+from vlrun.features.pictures import ImageStore
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.dataset import Dataset
@@ -61,8 +62,11 @@ def assemble(
         CheckpointError: the weights do not fit the backbone.
     """
     experiment = prepare_precision(experiment, ranks.device)
-    paths = dict.fromkeys(config.dataset.features for config in experiment.tasks)
-    stores = {str(path): RegionFeatureStore(path, copies.get(path)) for path in paths}
+    stores: dict[Path, ImageStore] = {}
+    for config in experiment.tasks:
+        path = images_path(experiment, config.dataset)
+        if path not in stores:
+            stores[path] = open_images(experiment, config.dataset, copies.get(path))
     data = [_task_data(experiment, config, stores, plugins, train) for config in experiment.tasks]
     backbone, tasks, heads, report = build_network(experiment, plugins)
     if experiment.backbone.weights is not None or train:
@@ -124,14 +128,22 @@ def choose_residency(
         device: of this process.
         workers: of this process.
         trains: whether more than an evaluation follows.
+
+    Raises:
+        ConfigError: pictures cannot be where the experiment wants them.
     """
+    wanted = experiment.features.residency
+    if experiment.reads_pictures:
+        if wanted not in ("auto", "workers"):
+            raise ConfigError(f"features.residency: {wanted}, but pictures are decoded by loader workers; use auto")
+        return Residency("workers", "pictures are decoded there")
     needed: dict[RegionFeatureStore, dict[str, None]] = {}
     for task_data in data:
+        assert isinstance(task_data.store, RegionFeatureStore)
         of_store = needed.setdefault(task_data.store, {})
         for image_ids in task_data.images.values():
             of_store.update(dict.fromkeys(image_ids))
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-    wanted = experiment.features.residency
     place, why = choose_place(wanted, bytes_needed(needed), free, available_memory(), trains=trains)
     return Residency(place, why, needed, device=device, workers=workers)
 
@@ -186,9 +198,9 @@ def _check_matching_heads(
 
 
 def _task_data(
-    experiment: Experiment, config: TaskConfig, stores: Mapping[str, RegionFeatureStore], plugins: Plugins, train: bool
+    experiment: Experiment, config: TaskConfig, stores: Mapping[Path, ImageStore], plugins: Plugins, train: bool
 ) -> TaskData:
-    store = stores[str(config.dataset.features)]
+    store = stores[images_path(experiment, config.dataset)]
     train_splits = config.dataset.train if train and experiment.train.epochs else []
     return read_task_data(config, train_splits, store, plugins)
 
@@ -214,6 +226,7 @@ def _task_run(
         metrics=build_metrics(config, task, plugins),
         store=data.store,
         encode=encode,
+        reads_classes=backbone.reads_classes,
         train=None if data.train is None else batch_maker(experiment, data, task, backbone, data.train, plan),
         splits={
             name: batch_maker(experiment, data, task, backbone, data.datasets[name]) for name in config.dataset.evaluate
@@ -246,6 +259,7 @@ def batch_maker(
         hides_images=data.config.dataset.hide_images,
         plan=plan,
         vocabulary=backbone.wordpiece,
+        reads_classes=backbone.reads_classes,
     )
 
 

@@ -16,19 +16,21 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from vlrun.blocks.transformer_config import TransformerConfig
+from vlrun.blocks.transformer_config import TextTransformerConfig
 from vlrun.blocks.wordpiece import SPECIAL_TOKENS
 from vlrun.engine.model import matching_head_names
 from vlrun.errors import CheckpointError
 from vlrun.files import write_text
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.examples import Pair, RegionBatch
+from vlrun.interfaces.pictures import PictureShape
 from vlrun.plugins.entries import Entry
 
 INPUT_VERSION = 1
 """Of the fixed input; numbers of another input are not compared."""
 
 _WORDS = (7, 3)  # per text: one of them is padded
+_IMAGES = ("first", "second")
 _REGIONS = 5
 _KEPT = 32  # numbers of each output
 _HEIGHT, _WIDTH = 480.0, 640.0
@@ -68,9 +70,10 @@ def forward_check(entry: Entry, options: Mapping[str, Any], tensors: Mapping[str
     if any(name not in filled and not name.startswith(may_lack) for name in own):
         return None
     backbone.load_state_dict(filled, strict=False)
-    rows = len(tensors[config.word_table]) if isinstance(config, TransformerConfig) else 0
+    rows = len(tensors[config.word_table]) if isinstance(config, TextTransformerConfig) else 0
     feature_size = getattr(config, "region_feature_size", _FEATURE_SIZE)
-    outputs = _outputs(backbone.eval(), rows, options.get("max_positions", sum(_WORDS)), feature_size)
+    images = _pictures(_IMAGES, shape) if (shape := config.pictures()) else _regions(_IMAGES, feature_size)
+    outputs = _outputs(backbone.eval(), rows, options.get("max_positions", sum(_WORDS)), images)
     if not all(name in filled for name in matching_head_names(backbone)):
         del outputs["matching"]
     return {"input": INPUT_VERSION, "outputs": outputs}
@@ -80,7 +83,7 @@ def _config(entry: Entry, options: Mapping[str, Any], tensors: Mapping[str, Tens
     """Options of the backbone, with a vocabulary made up for the fixed input; None if its size is not known."""
     config_class = entry.load_config()
     values: dict[str, Any] = {"name": entry.name, **options}
-    if issubclass(config_class, TransformerConfig):
+    if issubclass(config_class, TextTransformerConfig):
         if config_class.word_table not in tensors:
             return None
         rows = len(tensors[config_class.word_table])
@@ -94,15 +97,14 @@ def _word(number: int) -> str:
     return f"w{number}"
 
 
-def _outputs(backbone: Backbone, rows: int, max_positions: int, feature_size: int) -> dict[str, list[float]]:
+def _outputs(backbone: Backbone, rows: int, max_positions: int, images: RegionBatch) -> dict[str, list[float]]:
     """Numbers from everywhere in each output, without what is padding."""
     first, count = len(SPECIAL_TOKENS), max(1, rows - len(SPECIAL_TOKENS))
     words = [_word(first + place * 7919 % count) for place in range(sum(_WORDS))]
     texts = (" ".join(words[: _WORDS[0]]), " ".join(words[_WORDS[0] :]))
-    image_ids = ("first", "second")
     encode = backbone.pair_encoder(min(sum(_WORDS), max_positions))
-    pairs = [Pair(text, image) for text, image in zip(texts, image_ids, strict=True)]
-    encoding = encode(pairs, _regions(image_ids, feature_size))
+    pairs = [Pair(text, image) for text, image in zip(texts, _IMAGES, strict=True)]
+    encoding = encode(pairs, images)
     with torch.inference_mode():
         output = backbone(encoding)
         logits = backbone.matching_head()(output.pooled)
@@ -132,3 +134,25 @@ def _regions(image_ids: tuple[str, ...], feature_size: int) -> RegionBatch:
     features[~mask], boxes[~mask] = 0, 0
     sizes = np.tile(np.array([[_HEIGHT, _WIDTH]], np.float32), (len(image_ids), 1))
     return RegionBatch(image_ids, features, boxes, mask, sizes)
+
+
+def _pictures(image_ids: tuple[str, ...], shape: PictureShape) -> RegionBatch:
+    """Pictures made by a formula, the second one square."""
+    originals = [(int(_HEIGHT), int(_WIDTH)), (int(_HEIGHT), int(_HEIGHT))]
+    sizes = [(shape.shorter, shape.shorter) if shape.crop else shape.scaled(*size) for size in originals]
+    pixels = np.zeros((len(image_ids), *np.max(sizes, axis=0), 3), np.uint8)
+    for row, (height, width) in enumerate(sizes):
+        waves = 127.5 + 127.5 * np.sin(np.arange(height * width * 3, dtype=np.float64) * 0.7 / (row + 1))
+        pixels[row, :height, :width] = waves.reshape(height, width, 3).astype(np.uint8)
+    boxes = np.array([[[0, 0, width, height]] for height, width in originals], np.float32)
+    count = len(image_ids)
+    features, mask = np.zeros((count, 1, 0), np.float32), np.ones((count, 1), bool)
+    return RegionBatch(
+        image_ids,
+        features,
+        boxes,
+        mask,
+        np.array(originals, np.float32),
+        pixels=pixels,
+        pixel_sizes=np.array(sizes, np.int64),
+    )

@@ -42,6 +42,7 @@ class TaskRun:
         marks: split -> what its scores must say besides the metric's protocol, such as a leak.
         hidden: splits without ground truth, such as many test splits; they are predicted, not scored.
         encode: the backbone's text and box pipeline, with this task's longest text.
+        reads_classes: whether the backbone gets the detector's classes.
     """
 
     config: TaskConfig
@@ -54,6 +55,7 @@ class TaskRun:
     coverage: Coverage
     marks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     hidden: Collection[str] = ()
+    reads_classes: bool = False
 
     @property
     def name(self) -> str:
@@ -74,7 +76,8 @@ class TaskRun:
 
     def read_regions(self, image_ids: Sequence[str]) -> RegionBatch:
         """Reads regions as the model may see them: blank where the experiment hides the images."""
-        return shown_regions(self.store.read(image_ids), self.config.dataset.hide_images)
+        read = self.store.read_with_classes if self.reads_classes else self.store.read
+        return shown_regions(read(image_ids), self.config.dataset.hide_images)
 
     @property
     def validation_split(self) -> str | None:

@@ -22,7 +22,7 @@ _BEAT_SECONDS = 1.0
 def stage_features(
     experiment: Experiment, ranks: Ranks, reporters: Reporters, stop: StopRequest | None = None
 ) -> Mapping[Path, Path]:
-    """Copies the feature stores of all tasks to ``features.stage``; store -> copy, empty without that option.
+    """Copies the feature stores of all tasks to ``features.stage``; store -> copy. Empty without it, or for pictures.
 
     Machines may take different times, so the ranks tell each other every second that copying goes on.
 
@@ -31,7 +31,7 @@ def stage_features(
         DataError: a store cannot be copied.
         StoppedOnRequest: a signal came; what was copied is kept.
     """
-    if experiment.features.stage is None:
+    if experiment.features.stage is None or experiment.reads_pictures:
         return {}
     copies: dict[Path, Path] = {}
     with ranks.together():

@@ -105,8 +105,7 @@ class RegionFeatureStore:
 
     def find_same_image(self, image_id: str) -> str | None:
         """The stored id with the same COCO number: ``58350`` and ``COCO_val2014_000000058350`` are one image."""
-        number = _coco_number(canonical_image_id(image_id))
-        return number and next((known for known in self._open().ids if _coco_number(known) == number), None)
+        return same_image(image_id, self._open().ids)
 
     def __getitem__(self, image_id: str) -> RegionFeatures:
         """One image with all its arrays.
@@ -139,17 +138,22 @@ class RegionFeatureStore:
             classes: Any = self._classes(records)
             return replace(self._read(records), **classes)
 
-    def outline(self, image_ids: Sequence[str]) -> RegionBatch:
+    def outline(self, image_ids: Sequence[str], *, with_classes: bool = False) -> RegionBatch:
         """What ``read`` gives, but nothing of the features is read: they are zeros that take no memory.
 
+        Args:
+            with_classes: whether it is what ``read_with_classes`` gives.
+
         Raises:
-            DataError: as for ``read``.
+            DataError: as for ``read`` or ``read_with_classes``.
         """
         with self._records(image_ids) as records:
+            classes: Any = self._classes(records) if with_classes else {}
             counts = records.num_regions()
             shape = (len(records.ids), int(counts.max(initial=0)), self.manifest.feature_width)
             zero = np.zeros(1, self.manifest.dtype)
-            return records.as_batch(np.lib.stride_tricks.as_strided(zero, shape, (0, 0, 0)), counts)
+            outline = records.as_batch(np.lib.stride_tricks.as_strided(zero, shape, (0, 0, 0)), counts)
+            return replace(outline, **classes)
 
     def read_features(self, image_ids: Sequence[str], into: NDArray[Any]) -> None:
         """Writes the features of P images into ``into``: the first R regions of each, and zeros where it has fewer.
@@ -265,6 +269,12 @@ class RegionFeatureStore:
 
     def _damaged(self, image_id: str, reason: object) -> DataError:
         return DataError(f"image '{image_id}' is damaged in {self.path}: {reason}; see `runner features verify`")
+
+
+def same_image(image_id: str, known: Iterable[str]) -> str | None:
+    """That of the ``known`` ids which has the COCO number of an id; None if there is none."""
+    number = _coco_number(canonical_image_id(image_id))
+    return number and next((each for each in known if _coco_number(each) == number), None)
 
 
 def _coco_number(image_id: str) -> str | None:

@@ -48,6 +48,9 @@ class PairEncoder(Protocol):
     def __call__(self, pairs: Sequence[Pair], regions: RegionBatch) -> Encoding:
         """Row i of ``regions`` belongs to ``pairs[i]``; boxes arrive in pixels and leave as the backbone wants them.
 
+        Where the options of the backbone ask for pictures, ``regions`` has them as ``pixels``, and one region for each
+        image, without features. Encodings have placeholders for what a backbone does not read.
+
         Features leave as they come, cut or padded with zeros to R regions. Where the core sees that on the first
         batch, it gives zeros and puts in the features later, for instance those that are on the device already.
         """
@@ -77,6 +80,7 @@ class Backbone(nn.Module, ABC):
         hidden_size: H, the width of all hidden states.
         vocabulary_hash: identifies the tokeniser's vocabulary; stored in checkpoints, compared when they are loaded.
         wordpiece: the vocabulary of the token ids, or None; masked language modelling needs one.
+        reads_classes: whether the pair encoder gets the detector's classes and attributes, where the store has them.
         optional_weights: parts of the network that a file of weights may lack, such as the matching head. A part is
             what the dotted name of a tensor begins with.
         unused_weights: parts that a file of weights may have and this network does not, such as heads of
@@ -89,6 +93,7 @@ class Backbone(nn.Module, ABC):
     hidden_size: int
     vocabulary_hash: str = ""
     wordpiece: Vocabulary | None = None
+    reads_classes: bool = False
     optional_weights: ClassVar[Sequence[str]] = ()
     unused_weights: ClassVar[Sequence[str]] = ()
     depth_options: ClassVar[Mapping[str, str]] = {}
@@ -131,19 +136,21 @@ class Backbone(nn.Module, ABC):
         """What depends on the images alone, computed once for an image that is scored with many texts.
 
         Args:
-            encoding: of N images. Its texts are placeholders: only ``region_features``, ``boxes`` and ``region_mask``
-                may be read.
+            encoding: of N images. Its texts are placeholders: only ``region_features``, ``boxes``, ``region_mask`` and
+                ``pixels`` may be read.
 
         Returns:
             Tensors with one row per image, (N, ...). ``region_mask`` is among them if anything is masked: True for
             what is real, as wide as what it masks (a backbone may add rows, such as a visual [CLS]). By default
             nothing is computed: the fields of the encoding.
         """
-        return {
+        fields = {
             "region_features": encoding.region_features,
             "boxes": encoding.boxes,
             "region_mask": encoding.region_mask,
+            "pixels": encoding.pixels,
         }
+        return {name: value for name, value in fields.items() if value is not None}
 
     def pooled_output(self, text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor:
         """The pooled output of P pairs: row i of ``text`` with row i of ``regions``.
@@ -167,6 +174,7 @@ class Backbone(nn.Module, ABC):
             boxes=boxes,
             region_mask=regions.get("region_mask", torch.ones_like(boxes[..., 0], dtype=torch.bool)),
             position_ids=text.get("position_ids"),
+            pixels=regions.get("pixels"),
         )
         output: BackboneOutput = self(encoding)
         return output.pooled

@@ -70,8 +70,10 @@ class DemoProvider(ABC):
         """Writes some of the pictures into ``folder``, which exists and is empty: for reports, never to learn from."""
 
     def write_all_pictures(self, image_set: str, folder: Path) -> None:
-        """Writes the pictures of all images into ``folder``, named by their ids; needed where there is a detector."""
-        raise NotImplementedError(f"demo data '{self.name}' has a detector and draws no pictures for it")
+        """Writes the pictures of all images into ``folder``, named by their ids: for detectors, and backbones that read
+        pictures.
+        """
+        raise NotImplementedError(f"demo data '{self.name}' draws no pictures to learn from")
 
     @abstractmethod
     def overrides(self, datasets: Sequence[str]) -> Mapping[str, Any]:

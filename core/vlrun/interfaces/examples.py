@@ -67,6 +67,10 @@ class RegionBatch:
         class_ids, attribute_ids: (P, R) int32, the detector's classes, 0 at padding; None where they were not asked for
             or the source had none.
         class_scores, attribute_scores: (P, R) float32 in [0, 1], 0 at padding; None likewise.
+        pixels: (P, H, W, 3) uint8, R, G, B: the pictures as the backbone wants them, each at the upper left and zeros
+            around it; None where it reads region features. With pixels there is one region to an image, which is all
+            of it, and its features are 0 wide.
+        pixel_sizes: (P, 2) int64, (height, width) of each picture in ``pixels``; None likewise.
     """
 
     image_ids: tuple[str, ...]
@@ -78,6 +82,8 @@ class RegionBatch:
     attribute_ids: NDArray[np.int32] | None = None
     class_scores: NDArray[np.float32] | None = None
     attribute_scores: NDArray[np.float32] | None = None
+    pixels: NDArray[np.uint8] | None = None
+    pixel_sizes: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,10 +105,15 @@ class Example(Generic[Target]):
 
 @dataclass(frozen=True)
 class Pair:
-    """One text with one image, as a backbone sees it."""
+    """One text with one image, as a backbone sees it.
+
+    Attributes:
+        image_number: which image of its example this is, from 0; some backbones tell the first from the second.
+    """
 
     text: str
     image_id: str
+    image_number: int = 0
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Task(ABC, Generic[Target]):
 
         ``rng`` is derived from (seed, epoch, position of the example) and is the only source of randomness.
         """
-        return [Pair(example.text, image_id) for image_id in example.image_ids]
+        return [Pair(example.text, image_id, number) for number, image_id in enumerate(example.image_ids)]
 
     def pairs_in_batch(
         self, example: Example[Target], batch: Sequence[Example[Target]], rng: np.random.Generator

@@ -42,13 +42,15 @@ class Encoding(_Movable):
     Attributes:
         token_ids: (P, L) int64.
         text_mask: (P, L) bool, True for a real token.
-        region_features: (P, R, D), float16 or float32 as stored; the backbone casts on the device.
+        region_features: (P, R, D), float16 or float32 as stored, or bytes of pictures; cast on the device.
         boxes: (P, R, B) float32, the B box features that this backbone wants, no longer pixels.
         region_mask: (P, R) bool, True for a real region.
         position_ids: (P, L) int64, or None where positions simply count from 0.
         full_texts: whether ``text_mask`` is known to be all True, so that attention needs no mask. The pair encoder
             says so, for reading a mask on a device makes it wait; False: it is not known.
         full_regions: the same of ``region_mask``.
+        pixels: (P, 3, H, W) uint8, whole pictures, for backbones that read such; scaled to numbers around 0 on the
+            device. One that cuts pictures into patches may treat these as regions instead.
     """
 
     token_ids: Tensor
@@ -59,6 +61,7 @@ class Encoding(_Movable):
     position_ids: Tensor | None = None
     full_texts: bool = False
     full_regions: bool = False
+    pixels: Tensor | None = None
 
 
 @dataclass(frozen=True)

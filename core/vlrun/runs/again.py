@@ -12,7 +12,7 @@ from typing import Any
 
 from vlrun.config.experiment import Experiment
 from vlrun.config.yaml import parse_yaml
-from vlrun.data.splits import describe_features
+from vlrun.data.splits import describe_features, images_path, open_images
 from vlrun.engine.assembly import assemble, build_metrics, check_splits
 from vlrun.engine.checkpoints import Checkpoints
 from vlrun.engine.claim import refuse_if_claimed
@@ -24,7 +24,6 @@ from vlrun.engine.run_folder import OpenedRun
 from vlrun.engine.staging import stage_features
 from vlrun.engine.start_checks import check_evaluation_batches
 from vlrun.errors import DataError, UsageError, first_few
-from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.examples import Prediction, Score
 from vlrun.interfaces.reporter import Reporters, ResultRow
 from vlrun.interfaces.run_view import RunView
@@ -152,11 +151,9 @@ def score_file(
     config = experiment.tasks[labels.index(label) if label else 0]
     task = plugins.find("task", config.name).build(config)
     dataset = plugins.find("dataset", config.dataset.name).build(config.dataset, split)
-    if config.dataset.features.exists():
-        dataset.protocol = {
-            **dataset.protocol,
-            "features": describe_features(RegionFeatureStore(config.dataset.features)),
-        }
+    if images_path(experiment, config.dataset).exists():
+        images = open_images(experiment, config.dataset)
+        dataset.protocol = {**dataset.protocol, "features": describe_features(images)}
     predictions = read_predictions(path)
     part = task.evaluated_part(dataset, final=True)
     common = {"split": split, **task.evaluation_protocol(final=True)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,7 @@ import torch
 from vlrun.config.experiment import Experiment, Layer, load_experiment
 from vlrun.data.coverage import Coverage
 from vlrun.data.feature_check import stated_origin
+from vlrun.data.splits import images_path, open_images
 from vlrun.engine.assembly import build_network
 from vlrun.engine.launch import StopRequest
 from vlrun.engine.model import TaskModel, WithoutRandomNumbers
@@ -25,6 +26,7 @@ from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import RunFolder, open_run_folder
 from vlrun.errors import CheckpointError, ConfigError, DataError, RunnerError, UsageError, first_few
 from vlrun.features.origin import FeatureOrigin, differences
+from vlrun.features.pictures import ImageStore, PictureStore
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import PairEncoder
 from vlrun.interfaces.detector import Detector
@@ -161,7 +163,7 @@ class LoadedRun:
         together = [each[0] for each in asked if not isinstance(each, RunnerError) and not each[1].given]
         choices: dict[Question, Sequence[Choice]] = {}
         if type(task).ask is Task.ask and len(together) > 1:
-            view = QuestionView(self.run, self.task_run, StopRequest(), AskedRegions(self.store, {}))
+            view = QuestionView(self.run, self.task_run, StopRequest(), self._regions({}))
             # what cannot be answered together is told apart one by one
             with suppress(RunnerError, ValueError):
                 outputs = view.outputs_of_many([question.as_example() for question in together])
@@ -194,14 +196,14 @@ class LoadedRun:
         task = f"task '{self.task_run.name}'"
         if problems := self.task_run.task.check_question(Question(texts, tuple(ids))):
             raise UsageError(f"{task}: {'; '.join(problems)}")
-        given = {}
+        given: dict[str, RegionFeatures | Path] = {}
         for number, each in enumerate(images):
             if not isinstance(each, str):
                 features = self._features(each)
-                name = features.image_id
+                name = canonical_image_id(features.name) if isinstance(features, Path) else features.image_id
                 ids[number] = f"{name} ({number + 1})" if name in ids else name  # of two folders, say
                 given[ids[number]] = features
-        question, regions = Question(texts, tuple(ids)), AskedRegions(self.store, given)
+        question, regions = Question(texts, tuple(ids)), self._regions(given)
         if unknown := [name for name in dict.fromkeys(question.image_ids) if name not in regions]:
             raise DataError(
                 [*(self._unknown(name) for name in unknown[:_SHOWN_IDS]), *first_few(unknown, _SHOWN_IDS)[_SHOWN_IDS:]]
@@ -225,7 +227,7 @@ class LoadedRun:
         Raises:
             DataError: it has none.
         """
-        if self.store is None or image_id not in self.store:
+        if not isinstance(self.store, RegionFeatureStore) or image_id not in self.store:
             raise DataError(self._unknown(image_id))
         return self.store[image_id]
 
@@ -234,8 +236,8 @@ class LoadedRun:
 
         None where both are known to be alike, or the store does not say what its features are of.
         """
-        if self.store is None:
-            return None
+        if not isinstance(self.store, RegionFeatureStore):
+            return "the model sees the photographs themselves; no detector is needed" if self.reads_pictures else None
         trained, manifest, now = stated_origin(self.store), self.store.manifest, FeatureOrigin.of(detector)
         found = differences(now, (manifest.min_regions, manifest.max_regions), trained)
         if not trained.extractor or found == []:
@@ -254,12 +256,29 @@ class LoadedRun:
         return self.task_run.task.asked_texts
 
     @cached_property
-    def store(self) -> RegionFeatureStore | None:
-        """The region features of the run's images; None if they are not there any more."""
-        path = self.task_run.config.dataset.features
-        return RegionFeatureStore(path) if path.exists() else None
+    def store(self) -> ImageStore | None:
+        """The region features or pictures of the run's images; None if they are not there any more."""
+        experiment, dataset = self.run.experiment, self.task_run.config.dataset
+        return open_images(experiment, dataset) if images_path(experiment, dataset).exists() else None
 
-    def _features(self, image: Path | RegionFeatures) -> RegionFeatures:
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether the model sees photographs themselves, so that no detector is needed."""
+        return self.run.experiment.reads_pictures
+
+    def _regions(self, given: Mapping[str, RegionFeatures | Path]) -> AskedRegions:
+        store, shape = self.store, self.run.experiment.backbone.pictures()
+        pictures = {name: each for name, each in given.items() if isinstance(each, Path)}
+        if shape is not None:
+            known = store if isinstance(store, PictureStore) else PictureStore.of_files({}, shape)
+            store = known.with_files(pictures) if pictures else store
+        return AskedRegions(store, given, self.task_run.reads_classes)
+
+    def _features(self, image: Path | RegionFeatures) -> RegionFeatures | Path:
+        if self.reads_pictures:
+            if isinstance(image, RegionFeatures):
+                raise UsageError(f"{image.image_id}: the model sees pictures, not region features; give the picture")
+            return image
         if isinstance(image, RegionFeatures):
             return image
         if self.detector is None:
@@ -293,13 +312,14 @@ class LoadedRun:
             return None
 
     def _unknown(self, image_id: str) -> str:
+        kind = "picture" if self.reads_pictures else "region features"
         if self.store is None:
-            path = self.task_run.config.dataset.features
-            return f"image '{_short(image_id)}': the run's region features, {path}, are not there"
+            path = images_path(self.run.experiment, self.task_run.config.dataset)
+            return f"image '{_short(image_id)}': the run's {kind.replace('picture', 'pictures')}, {path}, are not there"
         known = self.store.image_ids()
         near = self.store.find_same_image(image_id) or next(iter(difflib.get_close_matches(image_id, known, 1)), None)
         hint = f"; did you mean '{near}'?" if near else f"; there is, for instance, '{known[0]}'" if known else ""
-        return f"image '{_short(image_id)}' has no region features in {self.store.path} ({len(known):,} images){hint}"
+        return f"image '{_short(image_id)}' has no {kind} in {self.store.path} ({len(known):,} images){hint}"
 
 
 def _assembled(experiment: Experiment, folder: RunFolder, plugins: Plugins) -> Run:
@@ -316,11 +336,12 @@ def _assembled(experiment: Experiment, folder: RunFolder, plugins: Plugins) -> R
             config=config,
             task=task,
             metrics=(),
-            store=_NoStore(config.dataset.features),
+            store=_NoStore(images_path(experiment, config.dataset)),
             encode=backbone.pair_encoder(config.max_text_tokens),
             train=None,
             splits={},
-            coverage=Coverage(config.dataset.features, 0, ()),
+            coverage=Coverage(images_path(experiment, config.dataset), 0, ()),
+            reads_classes=backbone.reads_classes,
         )
         for config, task in zip(experiment.tasks, tasks, strict=True)
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ from vlrun.config.experiment import Experiment
 from vlrun.data.first_batch import batch_bytes, outline_if_possible
 from vlrun.data.loading import Address, TrainingPlan
 from vlrun.data.residency import Residency
-from vlrun.data.splits import TaskData, read_task_data
+from vlrun.data.splits import TaskData, images_path, open_images, read_task_data
 from vlrun.engine.assembly import batch_maker, build_network, choose_residency, training_plan
-from vlrun.features.store import RegionFeatureStore
+from vlrun.features.pictures import ImageStore
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.task import Task
@@ -51,10 +52,10 @@ def measure_demands(
     Raises:
         RunnerError: what the run itself would raise: images have no features, weights do not fit the backbone, ...
     """
-    stores: dict[str, RegionFeatureStore] = {}
+    stores: dict[Path, ImageStore] = {}
     data = []
     for config in experiment.tasks:
-        store = stores.setdefault(str(config.dataset.features), RegionFeatureStore(config.dataset.features))
+        store = stores.setdefault(images_path(experiment, config.dataset), open_images(experiment, config.dataset))
         data.append(read_task_data(config, config.dataset.train if experiment.train.epochs else [], store, plugins))
     backbone, tasks, heads, _ = build_network(experiment, plugins)
     residency = choose_residency(experiment, data, device, workers, trains=experiment.train.epochs > 0)

@@ -10,13 +10,14 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from vlrun.blocks.transformer_config import TransformerConfig
+from vlrun.blocks.transformer_config import TextTransformerConfig
 from vlrun.config.base import BackboneConfig, TaskConfig
 from vlrun.config.experiment import Experiment
 from vlrun.data.feature_check import stated_origin
 from vlrun.data.identities import qualified
 from vlrun.data.image_check import recorded_identities
 from vlrun.data.leaks import evaluation_images
+from vlrun.data.splits import open_images
 from vlrun.engine.checkpoints import MODEL, Checkpoints
 from vlrun.engine.forward_check import described
 from vlrun.engine.run_folder import RunFolder
@@ -24,7 +25,6 @@ from vlrun.engine.weight_files import ImportReport, check_suffix, read_imported,
 from vlrun.engine.weights import is_in
 from vlrun.errors import CheckpointError, DataError
 from vlrun.features.origin import UNKNOWN, FeatureOrigin
-from vlrun.features.store import RegionFeatureStore
 from vlrun.files import sha256_of
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.dataset import Dataset
@@ -109,7 +109,7 @@ def _exported(path: Path, optional: Sequence[str], heads: Mapping[str, str]) -> 
 
 
 def _num_heads(config: BackboneConfig) -> int | None:
-    return config.sizes.num_heads if isinstance(config, TransformerConfig) else None
+    return config.sizes.num_heads if isinstance(config, TextTransformerConfig) else None
 
 
 def _inherited(experiment: Experiment) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _features(experiment: Experiment, inherited: Mapping[str, Any]) -> FeatureOr
 
     Where its stores do not say, that is what is known of the weights that it started from.
     """
-    origins = {stated_origin(RegionFeatureStore(task.dataset.features)) for task in experiment.tasks}
+    origins = {stated_origin(open_images(experiment, task.dataset)) for task in experiment.tasks}
     before = FeatureOrigin.from_json(inherited.get("features"))
     return origins.pop().filled_from(before) if len(origins) == 1 else UNKNOWN
 

@@ -14,11 +14,12 @@ from vlrun.blocks.sign_test import is_conclusive, wins_needed
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import Experiment
 from vlrun.data.feature_check import stated_origin
+from vlrun.data.splits import open_images
 from vlrun.engine.model import matching_head_names
 from vlrun.engine.weights import LoadReport, load_weights
 from vlrun.errors import CheckpointError, DataError, UsageError
 from vlrun.features.origin import FeatureOrigin
-from vlrun.features.store import RegionFeatureStore
+from vlrun.features.pictures import ImageStore
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Pair
@@ -52,7 +53,7 @@ def check_matching(
     dataset: Dataset[Any] = plugins.find("dataset", task.dataset.name).build(
         task.dataset, split or task.dataset.evaluate[0]
     )
-    store = RegionFeatureStore(task.dataset.features)
+    store = open_images(experiment, task.dataset)
     backbone: Backbone = plugins.find("backbone", experiment.backbone.name).build(experiment.backbone)
     report = load_weights(backbone, path)
     _refuse_random_head(path, backbone, report)
@@ -95,7 +96,7 @@ def _refuse_random_head(path: Path, backbone: Backbone, report: LoadReport) -> N
         raise CheckpointError(f"{path}: has no matching head ({', '.join(missing)}), so there is nothing to compare")
 
 
-def _sample(dataset: Dataset[Any], store: RegionFeatureStore, most: int) -> list[Pair]:
+def _sample(dataset: Dataset[Any], store: ImageStore, most: int) -> list[Pair]:
     """Texts about one image each, from all over the split; images without features are passed over.
 
     Raises:
@@ -123,12 +124,13 @@ def _another(images: Sequence[str], place: int) -> str:
     return next(image for image in [*turned[half:], *turned[:half]] if image != own)
 
 
-def _scores(backbone: Backbone, pairs: Sequence[Pair], store: RegionFeatureStore, max_text_tokens: int) -> Any:
+def _scores(backbone: Backbone, pairs: Sequence[Pair], store: ImageStore, max_text_tokens: int) -> Any:
     """The log-odds of a match for each pair."""
     encode, scores = backbone.pair_encoder(max_text_tokens), []
+    read = store.read_with_classes if backbone.reads_classes else store.read
     with torch.inference_mode():
         for start in range(0, len(pairs), _PAIRS_PER_BATCH):
             part = pairs[start : start + _PAIRS_PER_BATCH]
-            logits = backbone.matching_head()(backbone(encode(part, store.read([p.image_id for p in part]))).pooled)
+            logits = backbone.matching_head()(backbone(encode(part, read([p.image_id for p in part]))).pooled)
             scores.append((logits[:, MATCH] - logits[:, 1 - MATCH]).double().numpy())
     return np.concatenate(scores)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vlrun.data.hidden_images import shown_regions
 from vlrun.engine.evaluation import TaskView, head_outputs
+from vlrun.features.layout import CLASS_FIELDS
+from vlrun.features.pictures import ImageStore, PictureStore
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.examples import Example, RegionBatch, RegionFeatures
 from vlrun.interfaces.tensors import Batch, Encoding, map_nested
@@ -19,18 +23,24 @@ from vlrun.seeds import example_rng
 
 @dataclass(frozen=True)
 class AskedRegions:
-    """The regions of a question: those that came with it, and for other images those of a store."""
+    """The images of a question: regions or pictures that came with it, and for other images those of a store.
 
-    store: RegionFeatureStore | None
-    given: Mapping[str, RegionFeatures]
+    Attributes:
+        store: of a model that reads pictures it has those that came with the question, too.
+        with_classes: whether the backbone gets the detector's classes.
+    """
+
+    store: ImageStore | None
+    given: Mapping[str, RegionFeatures | Path]
+    with_classes: bool = False
 
     def __contains__(self, image_id: str) -> bool:
         return image_id in self.given or (self.store is not None and image_id in self.store)
 
     def read(self, image_ids: Sequence[str]) -> RegionBatch:
         """The regions of P images, padded to the largest number of them."""
-        if not self.given and self.store is not None:
-            return self.store.read(image_ids)
+        if self.store is not None and (not self.given or isinstance(self.store, PictureStore)):
+            return self.store.read_with_classes(image_ids) if self.with_classes else self.store.read(image_ids)
         images = [self[image_id] for image_id in image_ids]
         shape = (len(images), max(len(image.boxes) for image in images))
         features = np.zeros((*shape, images[0].features.shape[1]), np.result_type(*(each.features for each in images)))
@@ -39,15 +49,27 @@ class AskedRegions:
             count = len(image.boxes)
             features[row, :count], boxes[row, :count], mask[row, :count] = image.features, image.boxes, True
         sizes = np.array([(image.height, image.width) for image in images], np.float32)
-        return RegionBatch(tuple(image_ids), features, boxes, mask, sizes)
+        return RegionBatch(tuple(image_ids), features, boxes, mask, sizes, **self._classes(images, mask))
 
     def image_sizes(self, image_ids: Sequence[str]) -> tuple[tuple[int, int], ...]:
         """(width, height) of each image."""
         return tuple((int(width), int(height)) for height, width in self.read(image_ids).sizes)
 
+    def _classes(self, images: Sequence[RegionFeatures], mask: NDArray[np.bool_]) -> dict[str, Any]:
+        """What the detector saw, as far as all images have it."""
+        arrays: dict[str, Any] = {}
+        for name, dtype in CLASS_FIELDS.items() if self.with_classes else ():
+            values = [getattr(image, name) for image in images]
+            if all(value is not None for value in values):
+                arrays[name] = np.zeros(mask.shape, dtype)
+                arrays[name][mask] = np.concatenate(values)
+        return arrays
+
     def __getitem__(self, image_id: str) -> RegionFeatures:
-        if image_id in self.given or self.store is None:
-            return self.given[image_id]
+        given = self.given.get(image_id)
+        if isinstance(given, RegionFeatures):
+            return given
+        assert isinstance(self.store, RegionFeatureStore)
         return self.store[image_id]
 
 
@@ -104,6 +126,5 @@ def _rows_of_encoding(encoding: Encoding, rows: slice) -> Encoding:
 
 
 def _rows_of_regions(regions: RegionBatch, rows: slice) -> RegionBatch:
-    return RegionBatch(
-        regions.image_ids[rows], regions.features[rows], regions.boxes[rows], regions.mask[rows], regions.sizes[rows]
-    )
+    arrays = {name: array[rows] for name, array in vars(regions).items() if isinstance(array, np.ndarray)}
+    return replace(regions, image_ids=regions.image_ids[rows], **arrays)

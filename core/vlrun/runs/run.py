@@ -257,7 +257,9 @@ def _choose_folder(
         claim.enter_context(claimed(new.path))
         return new, True
     continued = _as_started(experiment, earlier)
-    changed = changed_options(earlier.config.read_text(encoding="utf-8"), continued.as_yaml())
+    changed = changed_options(
+        earlier.config.read_text(encoding="utf-8"), continued.as_yaml(), reads_pictures=continued.reads_pictures
+    )
     if changed:
         raise ConfigError(
             [
@@ -290,18 +292,24 @@ def _as_started(experiment: Experiment, folder: RunFolder) -> Experiment:
     return with_precision(experiment, started["train"]["precision"])
 
 
-def changed_options(before: str, after: str) -> list[str]:
-    """The options that differ between two resolved configurations (YAML) and can change a result."""
+def changed_options(before: str, after: str, *, reads_pictures: bool = False) -> list[str]:
+    """The options that differ between two resolved configurations (YAML) and can change a result.
+
+    Args:
+        reads_pictures: whether the backbone does, so that the folder of pictures counts.
+    """
     old, new = flat_options(parse_yaml(before).data), flat_options(parse_yaml(after).data)
     return [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted({*old, *new})
-        if old.get(key) != new.get(key) and not _may_change(key)
+        if old.get(key) != new.get(key) and not _may_change(key, reads_pictures)
     ]
 
 
-def _may_change(key: str) -> bool:
-    if key.endswith((".dataset.pictures", ".best_score")):  # what a report shows; what is the best of what is there
+def _may_change(key: str, reads_pictures: bool) -> bool:
+    if key.endswith(".dataset.pictures"):  # what a report shows, where the model does not read them
+        return not reads_pictures
+    if key.endswith(".best_score"):  # what is the best of what is there
         return True
     return any(key == allowed or key.startswith(f"{allowed}.") for allowed in _MAY_CHANGE_ON_RESUME)
 

@@ -1,8 +1,8 @@
 """Checks for plugin authors to call from their tests.
 
 Each ``check_...`` asserts what the core relies on, and says in a sentence what does not hold; ``private_imports`` finds
-imports of what is private. ``StubBackbone``, ``make_regions``, ``make_batch`` and ``run_ranks`` are for tests to
-build with.
+imports of what is private. ``StubBackbone``, ``make_regions``, ``make_pictures``, ``make_batch`` and ``run_ranks`` are
+for tests to build with.
 """
 
 from vlrun.testing.backbone import check_backbone
@@ -11,7 +11,7 @@ from vlrun.testing.metric import check_metric
 from vlrun.testing.plugin import PUBLIC, check_plugin, private_imports
 from vlrun.testing.ranks import run_ranks
 from vlrun.testing.reporter import check_reporter
-from vlrun.testing.stubs import StubBackbone, make_regions
+from vlrun.testing.stubs import StubBackbone, make_pictures, make_regions
 from vlrun.testing.task import check_task, make_batch
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "check_reporter",
     "check_task",
     "make_batch",
+    "make_pictures",
     "make_regions",
     "private_imports",
     "run_ranks",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,29 +14,45 @@ from torch import Tensor
 from vlrun.blocks.attention import record_attention
 from vlrun.interfaces.backbone import Backbone, PairEncoder, PairNetwork
 from vlrun.interfaces.examples import Pair, RegionBatch
+from vlrun.interfaces.pictures import PictureShape
 from vlrun.interfaces.tensors import Encoding
-from vlrun.testing.stubs import chosen_regions, make_regions
+from vlrun.testing.stubs import chosen_regions, make_pictures, make_regions
 
 _TOLERANCE = 1e-5
 _TEXT_FIELDS = ("text_mask", "token_ids", "position_ids")  # the mask comes first
 _REGION_FIELDS = ("region_mask", "region_features", "boxes")
+_WHOLE_FIELDS = ("pixels",)  # of an image, with no axis for what is padded
+
+MakeImages = Callable[[Sequence[str]], RegionBatch]
 
 
-def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, max_text_tokens: int = 20) -> None:
+def check_backbone(
+    backbone: Backbone,
+    texts: Sequence[str],
+    feature_size: int = 0,
+    max_text_tokens: int = 20,
+    *,
+    pictures: PictureShape | None = None,
+) -> None:
     """Asserts what the core relies on in a backbone.
 
     The pair encoder is picklable and not random; shapes and masks are as stated; padding does not change the pooled
     output; the parts and ``pooled_output``, also ``for_scoring``, give the same pooled output as ``forward``; attention
     that is shown is that of tokens to regions; weights survive saving and loading; the matching head has two classes
     and is part of the network from the start; so are the word embeddings, if it offers them, with a row for each word.
+
+    Args:
+        feature_size: width of the region features, for backbones that read such.
+        pictures: how the others want pictures.
     """
+    make = partial(make_pictures, shape=pictures) if pictures else partial(make_regions, feature_size=feature_size)
     pairs = [Pair(text, f"image_{index}") for index, text in enumerate(texts)]
-    regions = make_regions([pair.image_id for pair in pairs], feature_size)
+    regions = make([pair.image_id for pair in pairs])
     encode = backbone.pair_encoder(max_text_tokens)
     encoding = encode(pairs, regions)
     again = pickle.loads(pickle.dumps(encode))(pairs, regions)  # noqa: S301 - our own object
     _assert_equal_fields(
-        encoding, again, _TEXT_FIELDS + _REGION_FIELDS, "the pair encoder changes {} from call to call"
+        encoding, again, _TEXT_FIELDS + _REGION_FIELDS + _WHOLE_FIELDS, "the pair encoder changes {} from call to call"
     )
     _check_encoding(encoding, len(pairs), max_text_tokens)
 
@@ -62,7 +79,7 @@ def check_backbone(backbone: Backbone, texts: Sequence[str], feature_size: int, 
     )
     _check_padding(backbone, encode, pairs, regions, output.pooled)
     for network in filter(None, (backbone, backbone.for_scoring(next(backbone.parameters()).dtype))):
-        _check_parts(backbone, network, encode, pairs, regions)
+        _check_parts(backbone, network, encode, pairs, regions, make)
     _check_weights_round_trip(backbone)
 
 
@@ -86,15 +103,22 @@ def _check_padding(backbone: Backbone, encode: Any, pairs: list[Pair], regions: 
 
 @torch.inference_mode()
 def _check_parts(
-    backbone: Backbone, network: PairNetwork, encode: PairEncoder, pairs: list[Pair], regions: RegionBatch
+    backbone: Backbone,
+    network: PairNetwork,
+    encode: PairEncoder,
+    pairs: list[Pair],
+    regions: RegionBatch,
+    make: MakeImages,
 ) -> None:
     """Asserts that a network's ``pooled_output`` is ``forward``'s, whatever image or text each part was made with."""
     count, encoding = len(pairs), encode(pairs, regions)
-    other_regions = make_regions(["placeholder"] * count, regions.features.shape[-1], num_regions=2, seed=1)
+    other_regions = make(["placeholder"] * count)
     texts = encode(pairs, other_regions)
     images = encode([Pair(pairs[0].text, pair.image_id) for pair in pairs], regions)
     _assert_equal_fields(texts, encoding, _TEXT_FIELDS, "the {} of an encoding must not depend on the regions")
-    _assert_equal_fields(images, encoding, _REGION_FIELDS, "the {} of an encoding must not depend on the texts")
+    _assert_equal_fields(
+        images, encoding, _REGION_FIELDS + _WHOLE_FIELDS, "the {} of an encoding must not depend on the texts"
+    )
 
     def assert_pooled(text: Mapping[str, Tensor], region: Mapping[str, Tensor], pooled: Tensor, which: str) -> None:
         output = network.pooled_output(text, region)
@@ -122,6 +146,8 @@ def _part_without_padding(
     real = getattr(encoding, fields[0])[row]
     values = {name: getattr(encoding, name) for name in fields}
     unpadded: dict[str, Any] = {name: value[row : row + 1, real] for name, value in values.items() if value is not None}
+    wholes = {name: value for name in _WHOLE_FIELDS if (value := getattr(encoding, name)) is not None}
+    unpadded |= {name: value[row : row + 1] for name, value in wholes.items()}
     return {name: tensor for name, tensor in make_part(replace(encoding, **unpadded)).items() if name != fields[0]}
 
 

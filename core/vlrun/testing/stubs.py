@@ -13,6 +13,7 @@ from torch import nn
 
 from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.examples import Pair, RegionBatch
+from vlrun.interfaces.pictures import PictureShape
 from vlrun.interfaces.tensors import BackboneOutput, Encoding
 
 _NUM_WORDS = 97
@@ -35,6 +36,27 @@ def make_regions(image_ids: Sequence[str], feature_size: int, num_regions: int =
         mask[row, :count] = True
     sizes = np.tile(np.array([[480.0, 640.0]], np.float32), (len(image_ids), 1))
     return RegionBatch(tuple(image_ids), features, boxes, mask, sizes)
+
+
+def make_pictures(image_ids: Sequence[str], shape: PictureShape) -> RegionBatch:
+    """Makes random pictures of 640 x 480 and of 480 x 480 pixels, as a backbone gets them; the same for the same id."""
+    sizes = [(480, 640 if sum(image_id.encode()) % 2 else 480) for image_id in image_ids]
+    scaled = [(shape.shorter, shape.shorter) if shape.crop else shape.scaled(*size) for size in sizes]
+    pixels = np.zeros((len(image_ids), *np.max(scaled, axis=0), 3), np.uint8)
+    for row, (image_id, (height, width)) in enumerate(zip(image_ids, scaled, strict=True)):
+        rng = np.random.default_rng([*image_id.encode()])
+        pixels[row, :height, :width] = rng.integers(0, 256, (height, width, 3))
+    boxes = np.array([[[0, 0, width, height]] for height, width in sizes], np.float32)
+    count = len(image_ids)
+    return RegionBatch(
+        tuple(image_ids),
+        np.zeros((count, 1, 0), np.float32),
+        boxes,
+        np.ones((count, 1), bool),
+        np.array(sizes, np.float32),
+        pixels=pixels,
+        pixel_sizes=np.array(scaled, np.int64),
+    )
 
 
 class StubBackbone(Backbone):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, NonNegativeFloat
 
@@ -14,6 +14,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 class PretrainConfig(TaskConfig):
     """Masked words, masked regions and image-text matching; probabilities are those of LXMERT."""
+
+    needs_regions: ClassVar[bool] = True
 
     mask_words: Probability = Field(0.15, description="probability with which a word piece is masked")
     mask_regions: Probability = Field(0.15, description="probability with which the features of a region are masked")

@@ -15,6 +15,8 @@ IouRuleName = Literal["plus_one", "inclusive", "continuous"]  # vlrun.blocks.box
 class RecConfig(TaskConfig):
     """Referring expression comprehension: rank the regions, refine the box of the best one."""
 
+    needs_regions: ClassVar[bool] = True
+
     iou_rule: IouRuleName = Field(
         "plus_one", description="how pixels are counted: plus_one (ROSITA, VOLTA), inclusive (UNITER), continuous"
     )

@@ -238,12 +238,14 @@ def _without_idle_masks(part: Part) -> Part:
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """(n, L, ...) each -> (sum of n, longest L, ...), padded with zeros; (n,) each -> (sum of n,)."""
-    if parts[0].dim() < 2:
-        return torch.cat(list(parts))
-    longest = max(part.shape[1] for part in parts)
-    after = (0, 0) * (parts[0].dim() - 2)
-    return torch.cat([torch.nn.functional.pad(part, (*after, 0, longest - part.shape[1])) for part in parts])
+    """(n, L, ...) each -> (sum of n, longest L, ...), padded with zeros, as all further axes are."""
+    sizes = [max(part.shape[axis] for part in parts) for axis in range(1, parts[0].dim())]
+
+    def padded(part: Tensor) -> Tensor:
+        after = [(0, size - own) for size, own in zip(reversed(sizes), reversed(part.shape[1:]), strict=True)]
+        return torch.nn.functional.pad(part, [number for pair in after for number in pair])
+
+    return torch.cat([part if list(part.shape[1:]) == sizes else padded(part) for part in parts])
 
 
 def _expanded(rows: Tensor, count: int) -> Tensor:
@@ -252,24 +254,22 @@ def _expanded(rows: Tensor, count: int) -> Tensor:
 
 
 def _blank(regions: RegionBatch) -> RegionBatch:
-    """One region without content, in the size and type of the store."""
-    mask = np.ones_like(regions.mask[:1, :1])
-    return replace(regions, features=np.zeros_like(regions.features[:1, :1]), boxes=regions.boxes[:1, :1], mask=mask)
+    """One region without content, in the size and type of the store; of a picture one pixel."""
+    classes = ("class_ids", "attribute_ids", "class_scores", "attribute_scores")
+    cut = {name: value[:, :1] for name in classes if (value := getattr(regions, name)) is not None}
+    if regions.pixels is not None:
+        cut |= {"pixels": np.zeros_like(regions.pixels[:, :1, :1]), "pixel_sizes": np.ones((1, 2), np.int64)}
+    features, mask = np.zeros_like(regions.features[:1, :1]), np.ones_like(regions.mask[:1, :1])
+    return replace(regions, features=features, boxes=regions.boxes[:1, :1], mask=mask, **cut)
 
 
 def _repeated(regions: RegionBatch, count: int) -> RegionBatch:
     """The first image ``count`` times."""
 
-    def rows(array: NDArray[Any]) -> NDArray[Any]:
-        return np.repeat(array[:1], count, axis=0)
-
-    return RegionBatch(
-        regions.image_ids[:1] * count,
-        rows(regions.features),
-        rows(regions.boxes),
-        rows(regions.mask),
-        rows(regions.sizes),
-    )
+    arrays = {
+        name: value[:1].repeat(count, 0) for name, value in vars(regions).items() if isinstance(value, np.ndarray)
+    }
+    return replace(regions, image_ids=regions.image_ids[:1] * count, **arrays)
 
 
 def bytes_of(part: Part) -> int:

@@ -1,0 +1,45 @@
+"""What an experiment reads: pictures or region features, and the files that have to be there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vlrun.config.base import BackboneConfig, DatasetConfig, TaskConfig
+from vlrun.config.problems import Problem
+from vlrun.errors import RequiredFile
+
+Part = BackboneConfig | DatasetConfig | TaskConfig
+
+
+def required_files(parts: Sequence[Part]) -> Iterator[tuple[Part, RequiredFile]]:
+    """The files that each part of an experiment asks for; of datasets pictures where the backbone reads them."""
+    pictures = any(isinstance(part, BackboneConfig) and part.pictures() is not None for part in parts)
+    for part in parts:
+        files = part.required_files(pictures=pictures) if isinstance(part, DatasetConfig) else part.required_files()
+        yield from ((part, file) for file in files)
+
+
+def missing_files(parts: Sequence[Part]) -> list[RequiredFile]:
+    """Those that do not exist, each path once, as described by the first part that needs it."""
+    files: dict[Path, RequiredFile] = {}
+    for _, file in required_files(parts):
+        if not file.path.exists():
+            files.setdefault(file.path, file)
+    return list(files.values())
+
+
+def picture_problems(backbone: BackboneConfig, index: int, task: TaskConfig) -> Iterator[Problem]:
+    """What keeps a task from working with a backbone that reads pictures; nothing for other backbones.
+
+    Args:
+        index: number of the task in the experiment.
+    """
+    if backbone.pictures() is None:
+        return
+    if task.needs_regions:
+        message = f"task '{task.name}' works on regions, and backbone '{backbone.name}' sees whole pictures"
+        yield Problem(("tasks", index, "name"), f"{message}; choose a backbone that reads region features")
+    elif task.dataset.pictures is None:
+        message = f"backbone '{backbone.name}' reads pictures: name the folder that they are in, or an LMDB of them"
+        yield Problem(("tasks", index, "dataset", "pictures"), message)
