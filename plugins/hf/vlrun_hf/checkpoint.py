@@ -1,0 +1,49 @@
+"""Weights in the layouts of transformers: names of a class with heads, or of the bare network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlrun import CheckpointError, first_few
+
+_TYPES = "vilt.embeddings.token_type_embeddings.weight"
+
+
+def translate_vilt(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """``ViltModel``, or ``ViltForMaskedLM`` and others with ``vilt.`` before its names.
+
+    The head of ``ViltForImageAndTextRetrieval`` has one output, the logit of a match; ours gets 0 for the other class.
+    A second kind of image starts as the first, as the authors do for NLVR2. Classifiers of answers stay behind: their
+    norm stands elsewhere.
+
+    Raises:
+        CheckpointError: this is no such file.
+    """
+    tensors = _floats(content)
+    if "embeddings.patch_embeddings.projection.weight" in tensors:
+        tensors = {f"vilt.{name}": tensor for name, tensor in tensors.items()}
+    trunk = {name: tensor for name, tensor in tensors.items() if name.startswith(("vilt.", "mlm_score."))}
+    if _TYPES not in trunk:
+        raise CheckpointError(f"not a file of ViLT of transformers; it begins with {_beginning(content)}")
+    if len(trunk[_TYPES]) == 2:
+        trunk[_TYPES] = trunk[_TYPES][[0, 1, 1]]
+    if "rank_output.weight" in tensors:
+        for name in ("weight", "bias"):
+            rank = tensors[f"rank_output.{name}"]
+            trunk[f"itm_score.{name}"] = torch.cat([torch.zeros_like(rank), rank])
+    return trunk
+
+
+def _floats(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The floating-point tensors: others are numbers of positions, which the network makes itself."""
+    return {
+        str(name): value for name, value in content.items() if isinstance(value, Tensor) and value.is_floating_point()
+    }
+
+
+def _beginning(content: Mapping[str, Any]) -> str:
+    return ", ".join(first_few(list(map(str, content)), 5)) or "nothing"

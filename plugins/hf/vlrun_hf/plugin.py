@@ -1,0 +1,43 @@
+"""What this plugin offers: networks of transformers, and the readers of weights for them."""
+
+from __future__ import annotations
+
+from vlrun import Entry, WeightFormat, hookimpl
+
+
+@hookimpl
+def vlrun_backbones() -> list[Entry]:
+    """The networks."""
+    return [
+        Entry(
+            name="vilt",
+            summary="text and patches of the picture in one transformer (Kim et al. 2021)",
+            config="vlrun_hf.config:ViltConfig",
+            factory="vlrun_hf.vilt:Vilt.from_config",
+        ),
+    ]
+
+
+# pre-trained on COCO (train and restval of Karpathy's split), Visual Genome, SBU and GCC (Kim et al. 2021, table 1)
+SEEN_BY_VILT = (
+    "possibly COCO_train2014_*",
+    "possibly COCO_val2014_*",
+    "possibly visual-genome:*",
+    "possibly sbu:*",
+    "possibly conceptual-captions:*",
+)
+
+
+@hookimpl
+def vlrun_weight_formats() -> list[WeightFormat]:
+    """Folders and repositories of transformers."""
+    return [
+        WeightFormat(
+            name="vilt",
+            backbone="vilt",
+            summary="ViLT of Hugging Face transformers, any class",
+            translator="vlrun_hf.checkpoint:translate_vilt",
+            seen=SEEN_BY_VILT,
+            licence="Apache-2.0 (https://huggingface.co/dandelin/vilt-b32-mlm)",
+        ),
+    ]
