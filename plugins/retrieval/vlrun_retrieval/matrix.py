@@ -1,7 +1,8 @@
 """A score matrix on disk, images x texts, that is filled tile by tile and can be continued after a kill.
 
 It is a NumPy file of float32, memory-mapped by every process of a machine. NaN marks what is not scored yet, -inf what
-is left out. A manifest beside it says of which model and pool the scores are; another one starts anew.
+is left out. A manifest beside it says of which model and pool the scores are; another one starts anew. A file of
+checksums, one for each tile, tells scores that changed after they were written.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrun import DataError
-from vlrun.files import read_object_or_empty, write_json
+from vlrun.files import atomic_write, read_object, read_object_or_empty, write_json
 
 Scores: TypeAlias = NDArray[np.float32]
 Rows: TypeAlias = NDArray[np.int64]
+Checksums: TypeAlias = NDArray[np.uint32]
 
 TEXTS_PER_GROUP = 32
 
@@ -79,6 +82,14 @@ class TilePlan(Sequence[Tile]):
             texts: columns that are scored at all, ascending; None: all.
         """
         columns = np.arange(len(lengths)) if texts is None else texts
+        self.shape = num_images, len(lengths)
+        self._facts = {
+            "lengths": lengths.tolist(),
+            "texts": None if texts is None else texts.tolist(),
+            "pairs_per_batch": pairs_per_batch,
+            "images_per_block": images_per_block,
+            "texts_per_group": texts_per_group,
+        }
         self.groups = list(_groups(columns, lengths[columns], min(texts_per_group, pairs_per_batch)))
         self.heights = [max(1, pairs_per_batch // len(group)) for group in self.groups]
         starts = range(0, num_images, images_per_block)
@@ -86,6 +97,16 @@ class TilePlan(Sequence[Tile]):
         counts = [-(-len(block) // height) for block in self.blocks for height in self.heights]
         self.ends = list(accumulate(counts))
         self.pairs = num_images * len(columns)
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``from_json`` needs, besides the number of images."""
+        return self._facts
+
+    @classmethod
+    def from_json(cls, num_images: int, facts: Mapping[str, Any]) -> TilePlan:
+        """The plan that ``as_json`` describes; raises KeyError, TypeError or ValueError for anything else."""
+        arrays = {key: None if facts[key] is None else np.array(facts[key], np.int64) for key in ("lengths", "texts")}
+        return cls(num_images, **{**facts, **arrays})
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
@@ -110,7 +131,7 @@ class ScoreMatrix:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest = path.with_suffix(".json")
-        self._lock: IO[str] | None = None
+        self._lock: int | None = None
 
     def acquire(self) -> None:
         """Keeps other evaluations out until ``release``; a process that dies lets go.
@@ -120,7 +141,8 @@ class ScoreMatrix:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = self.path.with_name(f".{self.path.name}.lock").open("w")
+            lock = self.path.with_name(f".{self.path.name}.lock")
+            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DataError(f"{self.path}: another evaluation is filling it; wait until that has ended") from error
@@ -130,12 +152,12 @@ class ScoreMatrix:
     def release(self) -> None:
         """Lets other evaluations in."""
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
 
     def prepare(
         self,
-        shape: tuple[int, int],
+        tiles: TilePlan,
         identity: Mapping[str, Any],
         facts: Mapping[str, Any],
         leave_out: Callable[[Scores], None] = lambda scores: None,
@@ -150,10 +172,13 @@ class ScoreMatrix:
         Raises:
             DataError: there is no room for it.
         """
-        manifest = json.loads(json.dumps({"identity": dict(identity), **facts}))
+        shape = tiles.shape
+        manifest = json.loads(json.dumps({"identity": dict(identity), "tiles": tiles.as_json(), **facts}))
         if self.identity() == manifest["identity"] and self._shape() == shape:
             if self._known() != manifest:
                 write_json(self.manifest, manifest)
+            if _read_checksums(self.path, len(tiles)) is None:
+                _no_checksums(self.path, len(tiles))
             return True
         draft = self.path.with_name(f".{self.path.name}.partial")
         try:
@@ -163,6 +188,7 @@ class ScoreMatrix:
             leave_out(scores)
             scores.flush()
             del scores
+            _no_checksums(self.path, len(tiles))
             os.replace(draft, self.path)
             write_json(self.manifest, manifest)
         except OSError as error:
@@ -178,10 +204,15 @@ class ScoreMatrix:
         scores: Scores = np.load(self.path, mmap_mode="r+", allow_pickle=False)
         return scores
 
+    def open_checksums(self) -> Checksums:
+        """The checksum of each tile, to be read and written; 0 for one that is not scored yet."""
+        checksums: Checksums = np.memmap(_checksum_file(self.path), "<u4", mode="r+")
+        return checksums
+
     def delete(self) -> None:
-        """Removes the file and its manifest."""
-        self.manifest.unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
+        """Removes the file, its manifest and its checksums."""
+        for path in (self.manifest, self.path, _checksum_file(self.path)):
+            path.unlink(missing_ok=True)
 
     def identity(self) -> Any:
         """What the manifest vouches for; None without one."""
@@ -196,15 +227,34 @@ class ScoreMatrix:
 
     def _shape(self) -> tuple[int, ...] | None:
         try:
-            shape: tuple[int, ...] = np.load(self.path, mmap_mode="r", allow_pickle=False).shape
-        except (OSError, ValueError, EOFError):
+            scores = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError, SyntaxError):
             return None
-        return shape
+        is_ours = scores.dtype == np.dtype("<f4") and scores.flags.c_contiguous and not self.path.is_symlink()
+        return scores.shape if is_ours else None
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_suffix(".crc")
+
+
+def _read_checksums(path: Path, count: int) -> Checksums | None:
+    """The checksums beside a matrix; None where there are none of so many tiles."""
+    file = _checksum_file(path)
+    if file.is_symlink() or not file.is_file() or file.stat().st_size != 4 * max(1, count):
+        return None
+    return np.fromfile(file, "<u4")
+
+
+def _no_checksums(path: Path, count: int) -> None:
+    with atomic_write(_checksum_file(path), "wb") as file:
+        file.write(bytes(4 * max(1, count)))
 
 
 def _empty(path: Path, shape: tuple[int, int]) -> Any:
     """A memory-mapped file of NaN whose place on the disk is taken: a full disk would kill who writes to a mapping."""
-    with path.open("wb") as file:
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:  # not through a link
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         _take_place(file, file.tell() + shape[0] * shape[1] * 4)
@@ -224,13 +274,16 @@ def _take_place(file: IO[bytes], size: int) -> None:
         file.write(block[:left])
 
 
-def unfinished(scores: Scores, tiles: TilePlan) -> Rows:
-    """Numbers of the tiles in which something is not scored yet."""
-    return np.array([number for number in range(len(tiles)) if _has_gaps(scores, tiles[number])], np.int64)
+def tile_checksum(scores: Scores, tile: Tile, number: int) -> int:
+    """What tells whether the scores of a tile are those that were written, there and not elsewhere; 0 with gaps."""
+    values = np.ascontiguousarray(scores[tile.images, tile.texts])
+    return 0 if np.isnan(values).any() else zlib.crc32(values.data, number + 1) or 1
 
 
-def _has_gaps(scores: Scores, tile: Tile) -> bool:
-    return bool(np.isnan(scores[tile.images, tile.texts]).any())
+def unfinished(scores: Scores, checksums: Checksums, tiles: TilePlan) -> Rows:
+    """Numbers of the tiles in which something is not scored yet, or changed after it was written."""
+    numbers = (n for n in range(len(tiles)) if not checksums[n] or tile_checksum(scores, tiles[n], n) != checksums[n])
+    return np.fromiter(numbers, np.int64)
 
 
 @dataclass(frozen=True)
@@ -279,19 +332,25 @@ def read_first_stage(path: Path, image_ids: Sequence[str], text_ids: Sequence[st
         DataError: it is no finished score matrix, or has no scores of some of these images and texts.
     """
     try:
-        manifest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        manifest = read_object(path.with_suffix(".json"))
         scores: Scores = np.load(path, mmap_mode="r", allow_pickle=False)
         rows = {name: row for row, name in enumerate(manifest["image_ids"])}
         columns = {name: column for column, name in enumerate(manifest["text_ids"])}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        tiles = TilePlan.from_json(len(rows), manifest["tiles"])
+    except (OSError, ValueError, TypeError, KeyError, EOFError, SyntaxError, DataError) as error:
         raise DataError(f"{path}: not a score matrix with its .json beside it ({error})") from error
     missing = [name for name in image_ids if name not in rows] + [name for name in text_ids if name not in columns]
     if missing:
         raise DataError(
             f"{path}: has no scores of {len(missing):,} images and texts of this split, such as '{missing[0]}'"
         )
-    if any(np.isnan(scores[start : start + _ROWS_AT_ONCE]).any() for start in range(0, len(scores), _ROWS_AT_ONCE)):
-        raise DataError(f"{path}: is not finished; run its evaluation again, it continues")
+    checksums = _read_checksums(path, len(tiles))
+    if checksums is None or scores.shape != tiles.shape:
+        raise DataError(f"{path}: its checksums are missing or of another matrix; run its evaluation again")
+    if len(left := unfinished(scores, checksums, tiles)):
+        changed = np.count_nonzero(checksums[left])
+        what = f"{changed:,} of its tiles changed after they were scored" if changed else "it is not finished"
+        raise DataError(f"{path}: {what}; run its evaluation again, it continues")
     return FirstStage(
         scores,
         np.array([rows[name] for name in image_ids]),

@@ -24,12 +24,14 @@ from vlrun import Prediction, RanksView, RunView
 from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.config import MatchingConfig, RerankConfig
 from vlrun_retrieval.matrix import (
+    Checksums,
     FirstStage,
     ScoreMatrix,
     Scores,
     TilePlan,
     leave_out_all_but,
     read_first_stage,
+    tile_checksum,
     unfinished,
 )
 from vlrun_retrieval.metric import needed_texts, pool_predictions, usable_protocols
@@ -92,7 +94,9 @@ def score_pool(evaluation: PoolEvaluation, run: RunView) -> list[Prediction]:
         matrix = ScoreMatrix(ranks.from_main(lambda: _place(path, plan.identity, evaluation.final)))
         with _alone(matrix, ranks):
             pending = ranks.from_main(lambda: _prepare(matrix, plan, pool, evaluation.final))
-            work = _PoolWork(scorer, pool, texts, plan.tiles, plan.pairs_per_batch, matrix.open())
+            work = _PoolWork(
+                scorer, pool, texts, plan.tiles, plan.pairs_per_batch, matrix.open(), matrix.open_checksums()
+            )
             _fill(work, run, evaluation.split, pending)
             ranks.barrier()
             ranks.from_main(lambda: predictions.extend(pool_predictions(work.scores, pool, evaluation.protocols)))
@@ -201,9 +205,9 @@ def _prepare(matrix: ScoreMatrix, plan: _Plan, pool: CandidatePool, final: bool)
             leave_out_all_but(scores, plan.first_stage, plan.candidates)
 
     facts = {"final": final, "image_ids": pool.image_ids, "text_ids": pool.text_ids}
-    was_there = matrix.prepare((len(pool.image_ids), len(pool.texts)), plan.identity, facts, leave_out)
+    was_there = matrix.prepare(plan.tiles, plan.identity, facts, leave_out)
     is_dense = not was_there and plan.first_stage is None
-    return np.arange(len(plan.tiles)) if is_dense else unfinished(matrix.open(), plan.tiles)
+    return np.arange(len(plan.tiles)) if is_dense else unfinished(matrix.open(), matrix.open_checksums(), plan.tiles)
 
 
 class _Batch(NamedTuple):
@@ -223,6 +227,7 @@ class _PoolWork:
     tiles: TilePlan
     pairs_per_batch: int
     scores: Scores
+    checksums: Checksums
 
     def tile_by_tile(self, numbers: Rows) -> Iterator[None]:
         """Scores one tile each time it is asked; parts of images stay for a block, those of texts for a group.
@@ -231,6 +236,7 @@ class _PoolWork:
         """
         block = group = -1
         under_way: list[_Batch] = []
+        number_under_way = -1
         images: Part = {}
         tile_images: Part = {}
         texts: Part = {}
@@ -245,10 +251,10 @@ class _PoolWork:
                 group, texts = tile.group, self.scorer.text_part(self.texts, tile.texts)
             tile_images = take(images, slice(tile.images.start - first, tile.images.stop - first))
             started = self.started(texts, tile_images, (tile.images, tile.texts))
-            self.write(under_way)
-            under_way = started
+            self.write(number_under_way, under_way)
+            number_under_way, under_way = number, started
             yield
-        self.write(under_way)
+        self.write(number_under_way, under_way)
 
     def started(self, texts: Part, images: Part, place: tuple[slice, Rows]) -> list[_Batch]:
         """Starts to score what is not left out of the tile at ``place``."""
@@ -264,10 +270,17 @@ class _PoolWork:
             batches.append(_Batch(in_matrix, OnTheWay(batch)))
         return batches
 
-    def write(self, batches: Sequence[_Batch]) -> None:
-        """Waits for scores that are under way and writes them."""
+    def write(self, number: int, batches: Sequence[_Batch]) -> None:
+        """Waits for the scores of a tile that are under way, and writes them and then their checksum."""
         for batch in batches:
             self.scores[batch.place] = batch.scores.values()
+        if number >= 0:
+            self.checksums[number] = tile_checksum(self.scores, self.tiles[number], number)
+
+    def flush(self) -> None:
+        """Begins to bring to the disk what is written."""
+        self.scores.flush()  # type: ignore[attr-defined]  # they are memmaps
+        self.checksums.flush()  # type: ignore[attr-defined]
 
 
 def _fill(work: _PoolWork, run: RunView, split: str, pending: Rows) -> None:
@@ -283,7 +296,7 @@ def _fill(work: _PoolWork, run: RunView, split: str, pending: Rows) -> None:
             if start + ranks.rank < len(pending):
                 next(mine)
         if time.monotonic() - flushed > _FLUSH_SECONDS:
-            work.scores.flush()  # type: ignore[attr-defined]  # it is a memmap
+            work.flush()
             flushed = time.monotonic()
         done += sum(work.tiles[number].pairs for number in pending[start : start + ranks.world_size])
         if not start:  # the first tiles warm everything up
@@ -291,7 +304,7 @@ def _fill(work: _PoolWork, run: RunView, split: str, pending: Rows) -> None:
         run.progress(f"scoring {split}", done, left)
     with ranks.together():
         next(mine, None)
-    work.scores.flush()  # type: ignore[attr-defined]
+    work.flush()
     run.note(_summary(work, split, left, (done - unmeasured) / max(1e-9, time.monotonic() - started)))
 
 

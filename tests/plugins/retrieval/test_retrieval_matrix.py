@@ -16,11 +16,33 @@ from vlrun_retrieval.matrix import (
     TilePlan,
     leave_out_all_but,
     read_first_stage,
+    tile_checksum,
     unfinished,
 )
 
 LENGTHS = np.array([5, 3, 5, 9, 3, 3, 5, 5, 7, 3, 5])
+PLAN = TilePlan(6, LENGTHS, pairs_per_batch=4, images_per_block=100)
 IDS = {"image_ids": [f"i{row}" for row in range(6)], "text_ids": [f"t{row}" for row in range(11)]}
+
+
+def plan_of(shape: tuple[int, int]) -> TilePlan:
+    return TilePlan(shape[0], np.full(shape[1], 7), pairs_per_batch=1000, images_per_block=100)
+
+
+def fill(matrix: ScoreMatrix, values: Any, *numbers: int) -> None:
+    """Scores tiles of ``PLAN``, all or some, as an evaluation does."""
+    scores, checksums = matrix.open(), matrix.open_checksums()
+    for number in numbers or range(len(PLAN)):
+        place = PLAN[number].images, PLAN[number].texts
+        scores[place] = values[place]
+        checksums[number] = tile_checksum(scores, PLAN[number], number)
+
+
+def left(matrix: ScoreMatrix) -> list[int]:
+    return unfinished(matrix.open(), matrix.open_checksums(), PLAN).tolist()
+
+
+SOME = np.arange(66, dtype=np.float32).reshape(6, 11)
 
 
 @pytest.fixture
@@ -52,16 +74,54 @@ def test_a_million_tiles_take_no_memory_before_they_are_asked_for() -> None:
 
 
 def test_a_new_matrix_is_not_scored_and_an_old_one_is_kept(matrix: ScoreMatrix) -> None:
-    plan = TilePlan(6, LENGTHS, pairs_per_batch=4, images_per_block=100)
-    assert not matrix.prepare((6, 11), {"model": "a"}, IDS)
-    assert len(unfinished(matrix.open(), plan)) == len(plan)
-    scores = matrix.open()
-    tile = plan[2]
-    scores[tile.images, tile.texts] = 1.5
-    scores.flush()  # type: ignore[attr-defined]
-    assert matrix.prepare((6, 11), {"model": "a"}, IDS)
-    assert 2 not in unfinished(matrix.open(), plan)
-    assert len(unfinished(matrix.open(), plan)) == len(plan) - 1
+    assert not matrix.prepare(PLAN, {"model": "a"}, IDS)
+    assert len(left(matrix)) == len(PLAN)
+    fill(matrix, SOME, 2)
+    assert matrix.prepare(PLAN, {"model": "a"}, IDS)
+    assert left(matrix) == [number for number in range(len(PLAN)) if number != 2]
+
+
+def test_scores_that_changed_after_they_were_written_are_scored_again(matrix: ScoreMatrix) -> None:
+    matrix.prepare(PLAN, {"model": "a"}, IDS)
+    fill(matrix, SOME)
+    assert left(matrix) == []
+    whole = matrix.path.read_bytes()
+    start = len(whole) - SOME.nbytes
+    for at in range(start, len(whole), 13):
+        matrix.path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        row, column = divmod((at - start) // 4, 11)
+        ((number,),) = [left(matrix)]
+        assert row in range(6)[PLAN[number].images]
+        assert column in PLAN[number].texts
+        with pytest.raises(DataError, match="1 of its tiles changed after they were scored; run its evaluation again"):
+            read_first_stage(matrix.path, IDS["image_ids"], IDS["text_ids"])
+    matrix.path.write_bytes(whole[:start] + whole[start + 44 :] + whole[start : start + 44])
+    assert len(left(matrix)) == len(PLAN), "scores of other images are no scores of these"
+
+
+def test_a_matrix_without_its_checksums_is_scored_again(matrix: ScoreMatrix) -> None:
+    matrix.prepare(PLAN, {"model": "a"}, IDS)
+    fill(matrix, SOME)
+    matrix.path.with_suffix(".crc").unlink()
+    with pytest.raises(DataError, match="its checksums are missing"):
+        read_first_stage(matrix.path, IDS["image_ids"], IDS["text_ids"])
+    assert matrix.prepare(PLAN, {"model": "a"}, IDS)
+    assert len(left(matrix)) == len(PLAN)
+
+
+@pytest.mark.parametrize("name", [".task_test.npy.lock", ".task_test.npy.partial", "task_test.npy", "task_test.crc"])
+def test_a_link_in_the_folder_is_not_followed(matrix: ScoreMatrix, tmp_path: Path, name: str) -> None:
+    matrix.path.parent.mkdir()
+    (tmp_path / "other").write_text("mine")
+    (matrix.path.parent / name).symlink_to(tmp_path / "other")
+    if name.endswith(".lock"):
+        with pytest.raises(DataError, match="cannot write score matrices here"):
+            matrix.acquire()
+    else:
+        matrix.prepare(PLAN, {"model": "a"}, IDS)
+        fill(matrix, SOME)
+        assert left(matrix) == []
+    assert (tmp_path / "other").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -70,29 +130,29 @@ def test_a_new_matrix_is_not_scored_and_an_old_one_is_kept(matrix: ScoreMatrix) 
 def test_scores_of_another_model_or_pool_are_not_continued(
     matrix: ScoreMatrix, shape: tuple[int, int], identity: dict[str, Any]
 ) -> None:
-    matrix.prepare((6, 11), {"model": "a"}, IDS)
+    matrix.prepare(PLAN, {"model": "a"}, IDS)
     matrix.open()[:] = 1
-    assert not matrix.prepare(shape, identity, IDS)
+    assert not matrix.prepare(plan_of(shape), identity, IDS)
     assert np.isnan(matrix.open()).all()
 
 
 @pytest.mark.parametrize("damage", ["cut", "no manifest", "broken manifest"])
 def test_a_damaged_matrix_starts_anew(matrix: ScoreMatrix, damage: str) -> None:
-    matrix.prepare((6, 11), {"model": "a"}, IDS)
+    matrix.prepare(PLAN, {"model": "a"}, IDS)
     if damage == "cut":
         matrix.path.write_bytes(matrix.path.read_bytes()[:200])
     elif damage == "no manifest":
         matrix.manifest.unlink()
     else:
         matrix.manifest.write_text("{")
-    assert not matrix.prepare((6, 11), {"model": "a"}, IDS)
+    assert not matrix.prepare(PLAN, {"model": "a"}, IDS)
     assert matrix.open().shape == (6, 11)
 
 
 def test_a_disk_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "scores").touch()
     with pytest.raises(DataError, match=r"scores/x.npy: cannot write a score matrix"):
-        ScoreMatrix(tmp_path / "scores" / "x.npy").prepare((2, 2), {}, {})
+        ScoreMatrix(tmp_path / "scores" / "x.npy").prepare(plan_of((2, 2)), {}, {})
 
 
 def test_a_first_stage_leaves_the_best_of_each_row_and_column() -> None:
@@ -107,10 +167,10 @@ def test_a_first_stage_leaves_the_best_of_each_row_and_column() -> None:
 
 
 def test_a_first_stage_has_to_be_finished_and_to_know_everything(matrix: ScoreMatrix) -> None:
-    matrix.prepare((6, 11), {"model": "a"}, IDS)
-    with pytest.raises(DataError, match="is not finished"):
+    matrix.prepare(PLAN, {"model": "a"}, IDS)
+    with pytest.raises(DataError, match="it is not finished"):
         read_first_stage(matrix.path, IDS["image_ids"], IDS["text_ids"])
-    matrix.open()[:] = np.arange(66).reshape(6, 11)
+    fill(matrix, SOME)
     found = read_first_stage(matrix.path, ["i3", "i0"], ["t10"])
     assert found.scores[found.rows][:, found.columns].tolist() == [[43], [10]]
     with pytest.raises(DataError, match="no scores of 1 images and texts of this split, such as 'new'"):
@@ -126,13 +186,13 @@ def test_what_is_left_out_is_left_out_before_the_file_appears(matrix: ScoreMatri
         raise DataError("the first stage is not finished")
 
     with pytest.raises(DataError, match="first stage"):
-        matrix.prepare((6, 11), {"model": "a"}, IDS, fails)
+        matrix.prepare(PLAN, {"model": "a"}, IDS, fails)
     assert not matrix.path.exists()
 
     def leaves_out(scores: Any) -> None:
         scores[:, 3:] = -np.inf
 
-    assert not matrix.prepare((6, 11), {"model": "a"}, IDS, leaves_out)
+    assert not matrix.prepare(PLAN, {"model": "a"}, IDS, leaves_out)
     assert np.isneginf(matrix.open()[:, 3:]).all()
     assert np.isnan(matrix.open()[:, :3]).all()
     assert list(matrix.path.parent.glob(".*.partial")) == []
@@ -165,7 +225,7 @@ def test_a_matrix_that_does_not_fit_on_the_disk_is_refused_before_it_is_filled(
 
     monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(DataError, match="No space left on device"):
-        matrix.prepare((6, 11), {"model": "a"}, IDS)
+        matrix.prepare(PLAN, {"model": "a"}, IDS)
     assert list(matrix.path.parent.glob(".*.partial")) == []
 
 
@@ -176,7 +236,7 @@ def test_a_matrix_takes_its_place_on_the_disk_also_where_no_call_does_that(
     shape, sizes = (300, 20_000), []
     for name in ("usual", "macos"):
         matrix = ScoreMatrix(tmp_path / f"{name}.npy")
-        assert not matrix.prepare(shape, {}, {})
+        assert not matrix.prepare(plan_of(shape), {}, {})
         assert np.isnan(matrix.open()).all()
         status = matrix.path.stat()
         assert status.st_blocks * 512 >= shape[0] * shape[1] * 4

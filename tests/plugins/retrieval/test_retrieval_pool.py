@@ -31,6 +31,7 @@ from vlrun.runs.run import RunResult, run_experiment
 from vlrun.testing import run_ranks
 from vlrun_retrieval import scorer, sizes
 from vlrun_retrieval.candidates import CandidatePool
+from vlrun_retrieval.matrix import TilePlan, tile_checksum
 from vlrun_retrieval.metric import best_candidates, usable_protocols
 from vlrun_retrieval.ranking import PROTOCOLS, evaluate_retrieval
 from vlrun_retrieval.scorer import PairScorer
@@ -150,8 +151,10 @@ def test_a_validation_of_the_first_images_says_so_and_the_end_has_them_all(
     assert end.protocol["candidate pool"] == "6 images, 12 texts"
     assert "left out" not in end.protocol
     assert sorted(path.name for path in (result.folder / "scores").glob("[!.]*")) == [
+        "matching_test.crc",
         "matching_test.json",
         "matching_test.npy",
+        "matching_val.crc",
         "matching_val.json",
         "matching_val.npy",
     ]
@@ -364,6 +367,9 @@ def test_a_first_stage_without_a_split_is_refused_before_training(
     one = matrix(run_experiment(loaded, plugins=caption_plugins), "val")
     np.save(path, -ours)
     manifest = json.loads(path.with_suffix(".json").read_text())
+    tiles = TilePlan.from_json(len(ours), manifest["tiles"])
+    checksums = [tile_checksum(-ours, tile, number) for number, tile in enumerate(tiles)]
+    np.array(checksums, "<u4").tofile(path.with_suffix(".crc"))
     path.with_suffix(".json").write_text(json.dumps({**manifest, "identity": {"another": "model"}}))
     two = matrix(run_experiment(loaded, plugins=caption_plugins), "val")
     assert (np.isneginf(one) != np.isneginf(two)).any(), "another first stage leaves out other pairs"
