@@ -11,15 +11,23 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
 from vlrun.errors import DataError
 
+_INSIDE: ContextVar[Path | None] = ContextVar("_INSIDE", default=None)
+
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Opens a temporary file beside ``path``: on success it is synced and takes its place, on failure it is removed."""
+    """Opens a temporary file beside ``path``: on success it is synced and takes its place, on failure it is removed.
+
+    Raises:
+        DataError: ``path`` is not inside the folder that ``writing_inside`` names.
+    """
+    _refuse_outside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -33,6 +41,25 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         Path(name).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def writing_inside(folder: Path) -> Iterator[None]:
+    """Lets ``atomic_write``, and all that writes through it, write into ``folder`` alone while it is open.
+
+    For code that makes names of files of what it reads: a split in somebody's annotations may be called ``../../x``.
+    """
+    token = _INSIDE.set(folder.resolve())
+    try:
+        yield
+    finally:
+        _INSIDE.reset(token)
+
+
+def _refuse_outside(path: Path) -> None:
+    folder = _INSIDE.get()
+    if folder is not None and not path.resolve().is_relative_to(folder):
+        raise DataError(f"{str(path)!r} lies outside {folder}: a name in the source cannot be the name of a file")
 
 
 @contextmanager

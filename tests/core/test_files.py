@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from vlrun.files import folder_from, made_whole, read_object_or_empty
+from vlrun.data.building import build_annotations
+from vlrun.errors import DataError
+from vlrun.files import (
+    folder_from,
+    made_whole,
+    parse_json,
+    read_json,
+    read_object,
+    read_object_or_empty,
+    write_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,3 +62,36 @@ def test_what_fails_before_it_is_whole_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="half-way"), made_whole(tmp_path / "file") as draft:
         fail_half_way(draft)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../escaped", "{folder}/escaped", "../../../escaped", "link/escaped"])
+def test_names_of_a_source_write_nothing_outside_the_folder_of_a_build(tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+
+    def build(source: Path, output: Path) -> None:
+        (output / "link").symlink_to(tmp_path / "elsewhere")
+        write_text(output / "inside.jsonl", "fine")
+        write_text(output / f"{name.format(folder=tmp_path)}.jsonl", "escaped")
+
+    builder: Any = SimpleNamespace(source="toy", build=build)
+    with pytest.raises(DataError, match=r"lies outside .*: a name in the source cannot be the name of a file"):
+        build_annotations(builder, tmp_path, tmp_path / "out")
+    assert not list(tmp_path.rglob("*escaped*"))
+    write_text(tmp_path / "after.txt", "others write where they want")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "1" * 6000, "{", "", '{"a": NaN', "\x00", '"\\ud800'])
+def test_json_that_nobody_can_read_is_a_plain_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(DataError, match=r"a\.json"):
+        read_json(tmp_path / "a.json")
+    assert read_object_or_empty(tmp_path / "a.json") == {}
+    with pytest.raises(ValueError, match=r"."):
+        parse_json(content)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", '"x"'])
+def test_what_is_no_object_is_an_error_where_one_is_needed(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(DataError, match=r"a\.json: a JSON object is expected"):
+        read_object(tmp_path / "a.json")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlrun.errors import DataError
-from vlrun.files import read_json, sha256_of, write_json
+from vlrun.files import read_json, sha256_of, write_json, writing_inside
 from vlrun.plugins.entries import Builder, BuildReport
 
 RECORD = "sources.json"
@@ -32,7 +32,8 @@ def build_annotations(builder: Builder, source: Path, output: Path, *, replace: 
     output.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
-        report = builder.build(source, draft)
+        with writing_inside(draft):
+            report = builder.build(source, draft)
         made = sorted(path.relative_to(draft) for path in draft.rglob("*") if path.is_file())
         before = _record(output)
         if not replace:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from vlrun import BuildReport, DataError
+from vlrun.cli import main
 from vlrun.data.annotations import AnnotationFile, validate_annotations
 from vlrun_rec.build import build_official, build_rosita
 from vlrun_rec.plugin import vlrun_datasets
@@ -250,6 +251,15 @@ def test_expressions_without_usable_ids_are_numbered(tmp_path: Path) -> None:
     assert [record["id"] for record in records(tmp_path / "out/train.jsonl")] == ["train_0", "train_1"]
     assert [record["id"] for record in records(tmp_path / "out/val.jsonl")] == ["val_0"]
     assert report.remarks[0].startswith("split 'train' has no unique text_id")
+
+
+@pytest.mark.parametrize("split", ["../../../escaped", "/{folder}/escaped"])
+def test_a_split_of_rositas_file_writes_nowhere_else(tmp_path: Path, split: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"train": [rosita_row()], split.format(folder=tmp_path): [rosita_row(text_id=2)]}))
+    command = ["data", "build", "refcoco", "--from", "rosita", str(path), str(tmp_path / "deep" / "er" / "out")]
+    assert main(command) == 5
+    assert not list(tmp_path.rglob("*escaped*"))
 
 
 def test_problems_use_the_names_of_rositas_file(tmp_path: Path) -> None:
