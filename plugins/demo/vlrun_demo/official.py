@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vlrun_demo.official_captions import write_coco_captions, write_karpathy
 from vlrun_demo.official_gqa import write_gqa
+from vlrun_demo.official_lxmert import write_lxmert_pretraining
 from vlrun_demo.official_nlvr2 import write_nlvr2
 from vlrun_demo.official_refcoco import write_refcoco
 from vlrun_demo.official_vqa import write_vqa
@@ -25,6 +26,8 @@ def write_dataset(dataset: str, folder: Path) -> None:
         write_karpathy("coco", folder, images(RETRIEVAL))
     elif dataset == "flickr30k":
         write_karpathy("flickr30k", folder, images(FLICKR))
+    elif dataset == "lxmert-pretraining":
+        write_lxmert_pretraining(folder, images(PRETRAINING))
     elif dataset == "coco-captions":
         write_coco_captions(folder, images(PRETRAINING))
     else:

@@ -23,9 +23,11 @@ _EPOCHS = {  # until most is learned; others: 8
     "coco-retrieval": 5,
     "flickr30k": 5,
     "coco-captions": 12,
+    "lxmert-pretraining": 6,
 }
 _RATES = {
     "nlvr2": 4e-4,  # at more, some networks never learn to tell two images apart
+    "lxmert-pretraining": 1e-3,
     "coco-captions": 1e-3,  # at less, matching has hardly begun when the minutes are over
 }  # others: 5e-4
 
@@ -44,6 +46,7 @@ class DemoWorld(DemoProvider):
             "coco-retrieval": DemoSource("karpathy", "retrieval"),
             "flickr30k": DemoSource("karpathy", "flickr"),
             "coco-captions": DemoSource("official", "pretraining"),
+            "lxmert-pretraining": DemoSource("lxmert", "pretraining"),
         }
     )
     feature_format = "lxmert-tsv"

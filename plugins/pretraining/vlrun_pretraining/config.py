@@ -2,36 +2,131 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, PositiveInt, field_validator
 
-from vlrun import DatasetConfig, TaskConfig
-from vlrun_pretraining.sources import OBTAIN, OFFICIAL_FILES
+from vlrun import Config, DatasetConfig, TaskConfig
+from vlrun.blocks.answering_config import ANSWERS_FILE
+from vlrun.config.base import DataPath, NamedOptions
+from vlrun.errors import RequiredFile
+from vlrun_pretraining.sources import LXMERT_OBTAIN, LXMERT_SPLITS, OBTAIN, OFFICIAL_FILES
+
+CLASS_NAMES_FILE = "classes.txt"
+"""Name of the file that builders write beside the annotations, if they are given the names of the detector classes."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Loss = Literal["matching", "words", "features", "classes", "attributes", "answers", "topics"]
+
+
+class MaskingOptions(NamedOptions):
+    """Which words and regions have to be guessed."""
+
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "random": {"words": 0.15, "regions": 0.15, "shuffled_images": 0.0},
+        "spans": {"words": 0.15, "regions": 0.15, "shuffled_images": 0.0, "longest": 10, "geometric": 0.2},
+    }
+
+    name: Literal["random", "spans"] = Field(
+        "random",
+        description="random: each word piece and each region by chance, as in LXMERT; spans: runs of whole words (our "
+        "choice for LXMERT-S, whose rule is not released)",
+    )
+    words: Probability | None = Field(0.15, description="probability of a word piece, or share of the words in spans")
+    regions: Probability | None = Field(0.15, description="probability of a region")
+    shuffled_images: Probability | None = Field(
+        None,
+        description="share of the images in which features of further regions, as many as `regions` says, change "
+        "places and have to be put right (our choice for IFRS of LXMERT-S); default: 0",
+    )
+    longest: PositiveInt | None = Field(None, description="spans: most words of a span (default: 10)")
+    geometric: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="spans: p of the geometric distribution of their length (default: 0.2)"
+    )
+
+
+class MismatchOptions(Config):
+    """Pairs whose text and image do not belong together."""
+
+    probability: Probability = Field(0.5, description="probability with which a pair is one; also in evaluation")
+    side: Literal["image", "text"] = Field(
+        "image", description="what is replaced by that of an item with another image: the image, or the text (LXMERT)"
+    )
+    nearest: PositiveInt | None = Field(
+        None,
+        description="take the other image among so many that are most like it by their mean region feature, hard ones "
+        "(our choice for ITM_HS of LXMERT-S); null: among all",
+    )
 
 
 class PretrainConfig(TaskConfig):
-    """Masked words, masked regions and image-text matching; probabilities are those of LXMERT."""
+    """Which of the objectives are learned, and how pairs are masked; the defaults are a part of LXMERT's recipe."""
 
     needs_regions: ClassVar[bool] = True
 
-    mask_words: Probability = Field(0.15, description="probability with which a word piece is masked")
-    mask_regions: Probability = Field(0.15, description="probability with which the features of a region are masked")
-    mismatch: Probability = Field(
-        0.5, description="probability with which a caption meets another image; also in evaluation"
+    losses: list[Loss] = Field(
+        ["matching", "words", "features"],
+        min_length=1,
+        description="what is learned: matching of text and image; masked words; features, classes and attributes of "
+        "regions; answers to questions; topics of text and image",
     )
-    word_weight: NonNegativeFloat = Field(1.0, description="factor on the loss of masked words")
-    region_weight: NonNegativeFloat = Field(1.0, description="factor on the loss of masked regions")
-    matching_weight: NonNegativeFloat = Field(1.0, description="factor on the loss of matching")
+    masking: MaskingOptions = Field(MaskingOptions(name="random"), description="which words and regions to guess")
+    mismatch: MismatchOptions = Field(MismatchOptions(), description="pairs that do not match")
     learn_from_mismatched: bool = Field(
-        False, description="guess masked words and regions also where caption and image do not match, as LXMERT does"
+        False, description="guess words and regions also where text and image do not match, as LXMERT does"
     )
+    topics: Literal["phrase", "sentence"] = Field(
+        "phrase",
+        description="which word pieces are topics of a pair (our choice for TITP and TITS of LXMERT-S). phrase: those "
+        "of the text's noun phrases and of the names of the regions that the detector is sure of; sentence: those of "
+        "all content words of all texts of the image",
+    )
+    num_classes: PositiveInt = Field(1600, description="detector classes that there are")
+    num_attributes: PositiveInt = Field(400, description="attributes that the detector tells apart")
+    answers: DataPath | None = Field(
+        None, description="answers that can be given, a JSON list; null: answers.json beside the annotations"
+    )
+    class_names: DataPath | None = Field(
+        None,
+        description="names of the detector classes, one a line, of which topics: phrase takes the words; null: "
+        "classes.txt beside the annotations",
+    )
+    region_times_pooled: bool = Field(
+        False, description="decode regions from the product of their states with the pooled state, as in LXMERT-S"
+    )
+
+    @field_validator("losses")
+    @classmethod
+    def _losses_are_different(cls, losses: list[Loss]) -> list[Loss]:
+        if repeated := sorted({loss for loss in losses if losses.count(loss) > 1}):
+            raise ValueError(f"named twice: {', '.join(repeated)}")
+        return losses
+
+    @property
+    def answers_path(self) -> Path:
+        """The file of the answers that can be given."""
+        return self.answers or self.dataset.annotations / ANSWERS_FILE
+
+    @property
+    def class_names_path(self) -> Path:
+        """The file of the names of detector classes."""
+        return self.class_names or self.dataset.annotations / CLASS_NAMES_FILE
+
+    def required_files(self) -> list[RequiredFile]:
+        """The answers, if questions are answered, and the names of classes, if they are topics."""
+        remedy, of_task = "\n".join(self.dataset.annotations_remedy()), f"of task '{self.display_name}'"
+        files = []
+        if "answers" in self.losses:
+            files.append(RequiredFile(self.answers_path, f"answer vocabulary {of_task}", remedy))
+        if "topics" in self.losses and self.topics == "phrase":
+            files.append(RequiredFile(self.class_names_path, f"names of the detector classes {of_task}", remedy))
+        return files
 
     def demo_overrides(self) -> dict[str, Any]:
         """Of the demo's short captions 0.15 would mask one word or none: it would take twice as long to learn."""
-        return {**super().demo_overrides(), "mask_words": 0.3}
+        return {**super().demo_overrides(), "masking.words": 0.3, "answers": None, "class_names": None}
 
 
 class CocoCaptionsConfig(DatasetConfig):
@@ -53,4 +148,29 @@ class CocoCaptionsConfig(DatasetConfig):
                 "lxmert-tsv", "train2014_obj36.tsv", "val2014_obj36.tsv", extractor="bua-caffe", boxes="36"
             ),
             "(other formats: `runner features build --help`)",
+        ]
+
+
+class LxmertPretrainingConfig(DatasetConfig):
+    """LXMERT's pre-training texts with its own splits."""
+
+    known_splits = LXMERT_SPLITS
+
+    def annotations_remedy(self) -> list[str]:
+        """What to download, and the command that makes our files from it."""
+        return [f"{LXMERT_OBTAIN}. Then:", f"runner data build {self.name} --from lxmert FOLDER {self.annotations}"]
+
+    def features_remedy(self) -> list[str]:
+        """Which features fit, and the command that imports them."""
+        return [
+            "Get LXMERT's features of COCO train2014 and val2014 and of Visual Genome, 36 boxes per image "
+            "(mscoco_imgfeat and vg_gqa_imgfeat), then:",
+            self.features_command(
+                "lxmert-tsv",
+                "train2014_obj36.tsv",
+                "val2014_obj36.tsv",
+                "vg_gqa_obj36.tsv",
+                extractor="bua-caffe",
+                boxes="36",
+            ),
         ]

@@ -1,10 +1,10 @@
-"""What this plugin registers: the task ``pretrain`` and the dataset ``coco-captions``."""
+"""What this plugin registers: the task ``pretrain``, the datasets ``coco-captions`` and ``lxmert-pretraining``."""
 
 from __future__ import annotations
 
 from vlrun import Builder, Download, Entry, hookimpl
 from vlrun_pretraining.downloads import DOWNLOADS
-from vlrun_pretraining.sources import OBTAIN, OFFICIAL_FILES
+from vlrun_pretraining.sources import LXMERT_OBTAIN, OBTAIN, OFFICIAL_FILES
 
 TARGET = "caption"
 
@@ -15,7 +15,7 @@ def vlrun_tasks() -> list[Entry]:
     return [
         Entry(
             name="pretrain",
-            summary="Small-scale pre-training on captions: masked words, masked regions, image-text matching",
+            summary="Pre-training: matching, masked words, masked regions and their classes, answers, topics",
             config="vlrun_pretraining.config:PretrainConfig",
             factory="vlrun_pretraining.task:PretrainTask",
             target=TARGET,
@@ -25,7 +25,7 @@ def vlrun_tasks() -> list[Entry]:
 
 @hookimpl
 def vlrun_datasets() -> list[Entry]:
-    """COCO's captions."""
+    """COCO's captions, and the texts of LXMERT's pre-training."""
     names = ", ".join(file.name for file in OFFICIAL_FILES.values())
     return [
         Entry(
@@ -44,7 +44,23 @@ def vlrun_datasets() -> list[Entry]:
                 ),
             ),
             obtain=OBTAIN,
-        )
+        ),
+        Entry(
+            name="lxmert-pretraining",
+            summary="Captions and questions of LXMERT's pre-training (Tan and Bansal 2019), with answers",
+            config="vlrun_pretraining.config:LxmertPretrainingConfig",
+            factory="vlrun_pretraining.dataset:LxmertTexts",
+            target=TARGET,
+            record="vlrun_pretraining.records:LxmertText",
+            builders=(
+                Builder(
+                    source="lxmert",
+                    summary="the authors' folder data/lxmert: mscoco_train.json and its like, all_ans.json",
+                    function="vlrun_pretraining.build_lxmert:build_lxmert",
+                ),
+            ),
+            obtain=LXMERT_OBTAIN,
+        ),
     ]
 
 

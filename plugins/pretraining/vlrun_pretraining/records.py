@@ -25,3 +25,26 @@ class CocoCaption(Config):
         if image != canonical_image_id(image):
             raise ValueError(f"should be written '{canonical_image_id(image)}'")
         return image
+
+
+class LxmertText(Config):
+    """A caption or a question of LXMERT's pre-training, with its image. Example::
+
+    {"id": "COCO_val2014_000000318556_vqa_0", "text": "Is it clean?", "image": "COCO_val2014_000000318556",
+     "source": "vqa", "answers": {"yes": 1.0}}
+    """
+
+    id: str = Field(min_length=1, description="image, source and number of the text")
+    text: str = Field(description="the text as it was typed")
+    image: str = Field(min_length=1, description="file name of the image without folder and suffix")
+    source: str = Field(description="the set that it is of, such as mscoco, vg, vqa, gqa or vgqa")
+    answers: dict[str, float] | None = Field(
+        None, description="answers to a question that are in the table, each with its score; null: no question"
+    )
+
+    @field_validator("image")
+    @classmethod
+    def _image_is_canonical(cls, image: str) -> str:
+        if image != canonical_image_id(image):
+            raise ValueError(f"should be written '{canonical_image_id(image)}'")
+        return image

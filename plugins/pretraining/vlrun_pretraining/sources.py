@@ -23,3 +23,16 @@ OFFICIAL_FILES: Mapping[str, OfficialFile] = {
     "train": OfficialFile("captions_train2014.json", 82_783, 414_113),
     "val": OfficialFile("captions_val2014.json", 40_504, 202_654),
 }
+
+LXMERT_FILES = "https://nlp.cs.unc.edu/data/lxmert_data/lxmert/"
+"""Where LXMERT's authors publish their pre-training files (README of github.com/airsplay/lxmert)."""
+
+LXMERT_ANSWERS = "all_ans.json"
+
+LXMERT_SPLITS = ("mscoco_train", "mscoco_nominival", "vgnococo", "mscoco_minival")
+"""The first three are trained on, the last is held out (``run/lxmert_pretrain.bash``)."""
+
+LXMERT_OBTAIN = (
+    f"Download {', '.join(f'{split}.json' for split in LXMERT_SPLITS)} from {LXMERT_FILES}, and {LXMERT_ANSWERS} from "
+    "data/lxmert of github.com/airsplay/lxmert, into one folder"
+)

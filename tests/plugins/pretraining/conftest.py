@@ -20,6 +20,7 @@ from vlrun_pretraining.dataset import CocoCaptions
 from vlrun_pretraining.task import PretrainTask
 
 WIDTH, HIDDEN = 6, 8
+CLASSES, ATTRIBUTES = 5, 4
 WORDS = ["a", "cat", "dog", "##s", "red", "blue", "on", "the", "left", "."]
 NUM_IMAGES = {"train": 4, "val": 3}
 CAPTIONS = ["a red cat", "the blue dogs on the left .", "cats"]
@@ -72,7 +73,10 @@ class TinyEncoder:
 def region_features(image_id: str, num_regions: int = 3) -> RegionFeatures:
     rng = np.random.default_rng([*image_id.encode()])
     boxes = np.tile(np.array([1, 2, 50, 60], np.float32), (num_regions, 1))
-    return RegionFeatures(image_id, rng.normal(size=(num_regions, WIDTH)).astype(np.float16), boxes, 100, 100)
+    features = rng.normal(size=(num_regions, WIDTH)).astype(np.float16)
+    classes, attributes = (rng.integers(limit, size=num_regions).astype(np.int32) for limit in (CLASSES, ATTRIBUTES))
+    scores = rng.uniform(0.2, 0.9, (2, num_regions)).astype(np.float32)
+    return RegionFeatures(image_id, features, boxes, 100, 100, classes, attributes, *scores)
 
 
 @pytest.fixture
@@ -101,7 +105,8 @@ def make_task(data: Path) -> Callable[..., PretrainTask]:
     def make(**options: Any) -> PretrainTask:
         dataset = {"name": "coco-captions", "annotations": data, "features": data / "features", "evaluate": ["val"]}
         config = CocoCaptionsConfig(**dataset)
-        return PretrainTask(PretrainConfig(**{"name": "pretrain", "dataset": config, **options}))
+        sizes = {"num_classes": CLASSES, "num_attributes": ATTRIBUTES}
+        return PretrainTask(PretrainConfig(**{"name": "pretrain", "dataset": config, **sizes, **options}))
 
     return make
 
@@ -130,3 +135,11 @@ def make_encoding(wordpiece: WordPiece) -> Callable[..., Encoding]:
         return Encoding(torch.from_numpy(ids), torch.from_numpy(mask), features, boxes, region_mask)
 
     return make
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Path:
+    """A list of four answers."""
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps(["yes", "no", "2", "red"]))
+    return path

@@ -7,21 +7,22 @@ from collections import Counter
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from vlrun import Batch, ConfigError, DataError, Example, Question, RegionFeatureStore
-from vlrun.blocks.decoders import FEATURES, Undecoded
+from vlrun import Batch, ConfigError, DataError, Encoding, Example, Prediction, Question, RegionFeatureStore
+from vlrun.blocks.decoders import Undecoded
 from vlrun.data.loading import BatchMaker
 from vlrun.data.splits import JoinedSplits
+from vlrun.interfaces.tensors import on_cpu
 from vlrun.seeds import example_rng
 from vlrun.testing import check_metric, check_task
 from vlrun_pretraining.head import PretrainingOutput
 from vlrun_pretraining.metric import PretrainingAccuracy
 
 V, D, H = 15, 6, 8
+HALF = {"words": 0.5, "regions": 0.5}
 
 
 def images_drawn(task: Any, example: Example[Any], count: int = 400) -> Counter[str]:
@@ -64,19 +65,30 @@ def test_evaluation_draws_the_same_whether_or_not_it_follows_training(make_task:
 def test_the_share_of_mismatched_pairs_is_an_option(
     mismatch: float, matching: int, make_task: Any, make_dataset: Any
 ) -> None:
-    assert images_drawn(make_task(mismatch=mismatch), make_dataset("val")[0])["val0"] == matching
+    assert images_drawn(make_task(mismatch={"probability": mismatch}), make_dataset("val")[0])["val0"] == matching
+
+
+def test_the_text_is_replaced_by_that_of_an_item_with_another_image(make_task: Any, make_dataset: Any) -> None:
+    task, train = make_task(mismatch={"side": "text"}), make_dataset("train")
+    task.start_training(train, 0)
+    texts = {example.text for example in train}
+    pairs = [task.pairs(train[1], example_rng(0, epoch, 0))[0] for epoch in range(400)]
+    assert {pair.image_id for pair in pairs} == {"train0"}
+    assert {pair.text for pair in pairs if not pair.matched} == texts, "also its own words, of another image"
+    assert {pair.text for pair in pairs if pair.matched} == {train[1].text}
+    assert sum(pair.matched for pair in pairs) / 400 == pytest.approx(0.5, abs=0.07)
 
 
 def test_one_image_alone_cannot_be_mismatched(make_task: Any, make_dataset: Any) -> None:
-    task, train = make_task(mismatch=1.0), make_dataset("train")
+    task, train = make_task(mismatch={"probability": 1.0}), make_dataset("train")
     task.start_training(_First(train), 0)
-    with pytest.raises(DataError, match="split 'train' has one image alone"):
+    with pytest.raises(DataError, match="split 'train' has one image alone, so nothing of it can meet another image"):
         task.pairs(train[0], example_rng(0, 0, 0))
 
 
 def test_an_image_of_no_known_split_is_named(make_task: Any) -> None:
     with pytest.raises(DataError, match="image 'elsewhere' is in none of the splits val"):
-        make_task(mismatch=1.0).pairs(Example("1", "cats", ("elsewhere",)), example_rng(0, 0, 0))
+        make_task(mismatch={"probability": 1.0}).pairs(Example("1", "cats", ("elsewhere",)), example_rng(0, 0, 0))
 
 
 class _First:
@@ -92,10 +104,13 @@ class _First:
 # --- targets and losses ---
 
 
+ALL = ["matching", "words", "features", "classes", "attributes"]
+
+
 @pytest.fixture
 def maker(make_task: Any, make_dataset: Any, backbone: Any, data: Any) -> Any:
     """A loader's batch maker of the training split."""
-    task, train = make_task(mask_words=0.5, mask_regions=0.5), make_dataset("train")
+    task, train = make_task(masking=HALF, losses=ALL), make_dataset("train")
     task.start_training(train, 0)
     store = RegionFeatureStore(data / "features")
     return BatchMaker(task, train, store, backbone.pair_encoder(20), 3, vocabulary=backbone.wordpiece)
@@ -118,99 +133,133 @@ def test_a_batch_is_the_same_each_time_it_is_made(maker: Any) -> None:
     assert all(torch.equal(first.targets[name], again.targets[name]) for name in first.targets)
 
 
-def output_of(matching: Any, num_pairs: int, length: int, num_regions: int) -> PretrainingOutput:
+def output_of(num_pairs: int = 3, length: int = 4, num_regions: int = 2) -> PretrainingOutput:
     torch.manual_seed(1)
     words = Undecoded(torch.randn(num_pairs, length, H), torch.randn(V, H), torch.randn(V))
-    regions = Undecoded(torch.randn(num_pairs, num_regions, H), torch.randn(D, H), torch.randn(D))
-    return PretrainingOutput(torch.tensor(matching), words, regions)
+    states = torch.randn(num_pairs, num_regions, H)
+    regions = {
+        name: Undecoded(states, torch.randn(size, H), torch.randn(size))
+        for name, size in {"features": D, "classes": 5, "attributes": 4}.items()
+    }
+    topics = torch.randn(num_pairs, V)
+    return PretrainingOutput(torch.randn(num_pairs, 2), words, regions, torch.randn(num_pairs, 4), topics)
 
 
 @pytest.fixture
 def targets() -> dict[str, torch.Tensor]:
-    """Three pairs, the second of which does not match; each has masked words and regions."""
-    labels = torch.tensor([[-1, 7, -1, 9], [-1, 8, -1, -1], [-1, -1, 6, -1]])
-    is_masked = torch.tensor([[True, False], [True, True], [False, True]])
-    features = torch.linspace(-3, 3, 4 * D).view(4, D).half()
+    """Three pairs, the second of which does not match; the last has no answer."""
     return {
         "matched": torch.tensor([True, False, True]),
-        "word_labels": labels,
-        "region_is_masked": is_masked,
-        "region_features": features,
+        "word_rows": torch.tensor([0, 0, 2]),
+        "word_places": torch.tensor([1, 3, 2]),
+        "word_labels": torch.tensor([7, 9, 6]),
+        "region_rows": torch.tensor([0, 2]),
+        "region_places": torch.tensor([0, 1]),
+        "region_features": torch.linspace(-3, 3, 2 * D).view(2, D).half(),
+        "feature_count": torch.tensor(0.15 * 4),
+        "class_rows": torch.tensor([0, 0, 2, 2]),
+        "class_places": torch.tensor([0, 1, 0, 1]),
+        "class_is_hidden": torch.tensor([True, False, False, True]),
+        "class_labels": torch.tensor([4, 0, 2, 2]),
+        "attribute_labels": torch.tensor([3, 0, 0, 1]),
+        "class_weights": torch.tensor([0.9, 0.0, 0.4, 0.7]),
+        "attribute_weights": torch.tensor([0.1, 0.3, 0.4, 0.2]),
+        "class_count": torch.tensor(0.15 * 4),
+        "attribute_count": torch.tensor(0.15 * 4),
+        "answers": torch.tensor([3, 0, -1]),
+        "topic_rows": torch.tensor([0, 0, 2]),
+        "topic_words": torch.tensor([6, 8, 14]),
+        "topic_count": torch.tensor(3 * V),
     }
 
 
-def plain_losses(output: PretrainingOutput, targets: Any, counts: list[bool]) -> dict[str, float]:
+def at(part: Undecoded, row: int, place: int) -> torch.Tensor:
+    return part.weight @ part.states[row, place] + part.bias
+
+
+def plain_losses(output: PretrainingOutput, targets: Any) -> dict[str, float]:
     """The same numbers, pair by pair and place by place."""
-    sums = {"matching": 0.0, "words": 0.0, "regions": 0.0}
-    row = 0
-    for pair, taught in enumerate(counts):
-        logits = output.matching[pair]
-        sums["matching"] -= torch.log_softmax(logits, 0)[int(targets["matched"][pair])].item()
-        for place, label in enumerate(targets["word_labels"][pair].tolist()):
-            if label >= 0 and taught:
-                scores = output.words.weight @ output.words.states[pair, place] + output.words.bias
-                sums["words"] -= torch.log_softmax(scores, 0)[label].item()
-        for place in range(2):
-            if targets["region_is_masked"][pair, place]:
-                guess = output.regions.weight @ output.regions.states[pair, place] + output.regions.bias
-                if taught:
-                    difference = (guess - targets["region_features"][row].float()).abs()
-                    error = torch.where(difference < 1, 0.5 * difference**2, difference - 0.5)
-                    sums["regions"] += error.mean().item()
-                row += 1
+    sums = dict.fromkeys([*ALL, "answers", "topics"], 0.0)
+    for pair, matched in enumerate(targets["matched"]):
+        sums["matching"] -= torch.log_softmax(output.matching[pair], 0)[int(matched)].item()
+        if (answer := int(targets["answers"][pair])) >= 0:
+            sums["answers"] -= torch.log_softmax(output.answers[pair], 0)[answer].item()
+        wanted = torch.zeros(V)
+        wanted[targets["topic_words"][targets["topic_rows"] == pair]] = 1
+        share = torch.sigmoid(output.topics[pair])
+        sums["topics"] -= (wanted * share.log() + (1 - wanted) * (1 - share).log()).sum().item()
+    for row, place, label in zip(*(targets[f"word_{name}"] for name in ("rows", "places", "labels")), strict=True):
+        sums["words"] -= torch.log_softmax(at(output.words, row, place), 0)[label].item()
+    for entry, (row, place) in enumerate(zip(targets["region_rows"], targets["region_places"], strict=True)):
+        guess = at(output.regions["features"], row, place)
+        difference = (guess - targets["region_features"][entry].float()).abs()
+        sums["features"] += torch.where(difference < 1, 0.5 * difference**2, difference - 0.5).mean().item()
+    for entry, (row, place) in enumerate(zip(targets["class_rows"], targets["class_places"], strict=True)):
+        for name, kind in (("classes", "class"), ("attributes", "attribute")):
+            scores = torch.log_softmax(at(output.regions[name], row, place), 0)
+            weight = targets[f"{kind}_weights"][entry]
+            sums[name] -= (weight * scores[targets[f"{kind}_labels"][entry]]).item()
     return sums
 
 
-@pytest.mark.parametrize(
-    ("learns", "counts", "expected"),
-    [(False, [True, False, True], (3, 3, 2)), (True, [True, True, True], (3, 4, 4))],
-    ids=["matched pairs", "all pairs"],
-)
-def test_losses_are_the_sums_of_a_plain_computation(
-    learns: bool, counts: list[bool], expected: tuple[int, ...], targets: Any, make_task: Any
-) -> None:
-    task = make_task(learn_from_mismatched=learns)
-    output = output_of([[0.5, 1.0], [2.0, -1.0], [-0.3, 0.1]], 3, 4, 2)
+def test_losses_are_the_sums_of_a_plain_computation(targets: Any, make_task: Any, answers: Any) -> None:
+    task = make_task(losses=[*ALL, "answers", "topics"], topics="sentence", answers=answers)
+    output = output_of()
     losses = {name: value.item() for name, value in task.loss(output, targets).items()}
-    assert losses == pytest.approx(plain_losses(output, targets, counts), rel=1e-5)
-    assert tuple(int(count) for count in task.loss_counts(targets).values()) == expected
+    assert losses == pytest.approx(plain_losses(output, targets), rel=1e-5)
+    counts = {name: float(count) for name, count in task.loss_counts(targets).items()}
+    regions = dict.fromkeys(("features", "classes", "attributes"), pytest.approx(0.6))
+    assert counts == {"matching": 3, "words": 3, **regions, "answers": 2, "topics": 3 * V}
 
 
-def test_each_loss_has_its_weight(targets: Any, make_task: Any) -> None:
-    output = output_of([[0.5, 1.0], [2.0, -1.0], [-0.3, 0.1]], 3, 4, 2)
-    plain = make_task().loss(output, targets)
-    weighted = make_task(matching_weight=2, word_weight=0.5, region_weight=3).loss(output, targets)
-    factors = {name: (weighted[name] / plain[name]).item() for name in plain}
-    assert factors == pytest.approx({"matching": 2, "words": 0.5, "regions": 3})
+def test_only_the_losses_that_are_named_are_learned(make_task: Any, targets: Any, backbone: Any) -> None:
+    task = make_task(losses=["words", "classes"])
+    assert list(task.loss(output_of(), targets)) == list(task.loss_counts(targets)) == ["words", "classes"]
+    head = task.build_head(backbone)
+    assert set(task.named_heads(head)) == {"word_head", "region_head"}
+    assert set(head.regions.decoders) == {"classes"}
+    assert head.matching is None
 
 
-def test_nothing_to_guess_is_no_loss_and_no_nan(targets: Any, make_task: Any) -> None:
+def test_nothing_to_guess_is_no_loss_and_no_nan(make_task: Any) -> None:
+    empty = torch.empty(0, dtype=torch.int64)
+    nothing = {
+        **dict.fromkeys(("word_rows", "word_places", "word_labels", "region_rows", "region_places"), empty),
+        "matched": torch.zeros(3, dtype=torch.bool),
+        "region_features": torch.empty(0, D).half(),
+        "feature_count": torch.tensor(0.0),
+    }
     task = make_task()
-    none_match = {**targets, "matched": torch.zeros(3, dtype=torch.bool)}
-    losses = task.loss(output_of([[0.5, 1.0]] * 3, 3, 4, 2), none_match)
-    assert (losses["words"].item(), losses["regions"].item()) == (0, 0)
-    assert [int(count) for count in task.loss_counts(none_match).values()] == [3, 0, 0]
+    losses = task.loss(output_of(), nothing)
+    assert (losses["words"].item(), losses["features"].item()) == (0, 0)
+    assert [int(count) for count in task.loss_counts(nothing).values()] == [3, 0, 0]
 
 
-def test_the_matching_head_is_the_backbones_own(make_task: Any, backbone: Any) -> None:
-    head = make_task().build_head(backbone)
+@pytest.mark.parametrize("learns", [False, True])
+def test_words_and_regions_of_mismatched_pairs_are_guessed_if_wanted(
+    learns: bool, make_task: Any, make_dataset: Any, backbone: Any, data: Any
+) -> None:
+    task = make_task(learn_from_mismatched=learns, losses=ALL, masking=HALF)
+    train = make_dataset("train")
+    task.start_training(train, 0)
+    store = RegionFeatureStore(data / "features")
+    maker = BatchMaker(task, train, store, backbone.pair_encoder(20), 3, vocabulary=backbone.wordpiece)
+    targets = maker.made([(0, index) for index in range(12)]).targets
+    mismatched = set(torch.nonzero(~targets["matched"]).flatten().tolist())
+    assert mismatched
+    for name in ("word_rows", "region_rows", "class_rows"):
+        assert bool(mismatched & set(targets[name].tolist())) == learns
+
+
+def test_heads_have_the_sizes_of_what_is_guessed(make_task: Any, backbone: Any) -> None:
+    head = make_task(losses=ALL).build_head(backbone)
     assert head.matching is backbone.matching_head()
     assert head.words.decoder.out_features == backbone.wordpiece.size
-    assert head.regions.decoders[FEATURES].out_features == D
-
-
-def test_the_heads_of_words_and_regions_travel(make_task: Any, backbone: Any) -> None:
-    """Under the names that every pre-training has, tied to what the backbone offers."""
-    task = make_task()
-    table = torch.nn.Parameter(torch.rand(backbone.wordpiece.size, H))
-    backbone.word_table = lambda: table
-
-    head = task.build_head(backbone)
-    named = task.named_heads(head)
-
-    assert head.words.decoder.weight is table
-    assert {name: part.module for name, part in named.items()} == {"word_head": head.words, "region_head": head.regions}
-    assert named["region_head"].meaning == {"times_pooled": False, "features": {"count": D}}
+    assert {name: layer.out_features for name, layer in head.regions.decoders.items()} == {
+        "features": D,
+        "classes": 5,
+        "attributes": 4,
+    }
 
 
 def test_a_backbone_without_word_pieces_is_refused(make_task: Any, without_words: Any) -> None:
@@ -219,12 +268,11 @@ def test_a_backbone_without_word_pieces_is_refused(make_task: Any, without_words
 
 
 def test_the_core_can_rely_on_the_task(make_task: Any, make_dataset: Any, backbone: Any, data: Any) -> None:
-    task = make_task(mask_words=0.5, mask_regions=0.5)
+    task = make_task(masking=HALF, losses=ALL)
     train = make_dataset("train")
     task.start_training(train, 0)
-    regions = RegionFeatureStore(data / "features").read([f"train{index}" for index in range(4)])
-    # how many places are decoded depends on what was masked
-    batch = check_task(task, backbone, [train[index] for index in range(12)], regions, may_read_values=True)
+    regions = RegionFeatureStore(data / "features").read_with_classes([f"train{index}" for index in range(4)])
+    batch = check_task(task, backbone, [train[index] for index in range(12)], regions)
     assert batch.targets["matched"].any()
 
 
@@ -246,90 +294,106 @@ def test_training_lowers_every_loss(maker: Any, backbone: Any) -> None:
 # --- predictions and scores ---
 
 
-def test_a_prediction_counts_what_was_guessed_right(targets: Any, make_task: Any) -> None:
-    task = make_task()
-    output = output_of([[0.0, 2.0], [0.0, 1.0], [3.0, 0.0]], 3, 4, 2)
-    scores = F.linear(output.words.states, output.words.weight, output.words.bias)
-    targets["word_labels"][0, 1] = scores[0, 1].argmax()
-    targets["word_labels"][0, 3] = scores[0, 3].argmin()
-    batch = Batch(("a", "b", "c"), None, targets)  # type: ignore[arg-type]
-    found = [prediction.fields for prediction in task.predict(task.decode(output, batch), batch)]
-    assert [field["matched"] for field in found] == [True, False, True]
-    assert found[0]["match"] == pytest.approx(1 / (1 + np.exp(-2.0)))
-    assert (found[0]["masked_words"], found[0]["right_words"]) == (2, 1)
-    assert (found[1]["masked_words"], found[1]["right_words"]) == (0, 0), "it does not match"
-
-
-def tensors_of(value: Any) -> list[torch.Tensor]:
-    return [getattr(value, field.name) for field in fields(value)]
+def test_a_prediction_holds_what_was_right_and_what_was_guessed(targets: Any, make_task: Any, answers: Any) -> None:
+    task = make_task(losses=[*ALL, "answers", "topics"], topics="sentence", answers=answers)
+    output = output_of()
+    targets["word_labels"][0] = at(output.words, 0, 1).argmax()
+    targets["word_labels"][1] = at(output.words, 0, 3).argmin()
+    encoding = Encoding(
+        torch.ones(3, 4, dtype=torch.int64),
+        torch.ones(3, 4, dtype=torch.bool),
+        torch.ones(3, 2, D).half(),
+        torch.zeros(3, 2, 4),
+        torch.ones(3, 2, dtype=torch.bool),
+    )
+    batch = Batch(("a", "b", "c"), encoding, targets)
+    first, second, third = (each.fields for each in task.predict(on_cpu(task.decode(output, batch)), batch))
+    assert [first["matched"], second["matched"], third["matched"]] == [True, False, True]
+    assert first["match"] == pytest.approx(output.matching[0].softmax(0)[1].item())
+    assert [label == guess for label, guess in first["words"]] == [True, False]
+    assert (second["words"], second["classes"], second["features"]) == ([], [], [0, 0.0, 0.0])
+    assert first["classes"] == [[4, at(output.regions["classes"], 0, 0).argmax().item()]], "of hidden regions alone"
+    assert third["attributes"] == [[1, at(output.regions["attributes"], 2, 1).argmax().item()]]
+    assert [third["answer"], first["answer"][0]] == [None, 3]
+    assert (first["topics"][0], len(first["topics"][1]), second["topics"]) == ([6, 8], 2, [[], []])
+    assert first["topics"][1] == output.topics[0].topk(2).indices.tolist()
+    count, error, of_mean = first["features"]
+    wanted = targets["region_features"][0].float()
+    assert (count, error) == (1, pytest.approx(F.smooth_l1_loss(at(output.regions["features"], 0, 0), wanted).item()))
+    assert of_mean == pytest.approx(F.smooth_l1_loss(torch.ones(D), wanted).item()), "the shown region is all ones"
 
 
 def test_neither_states_nor_the_word_table_leave_the_device(targets: Any, make_task: Any) -> None:
-    """What crosses grows with the pairs alone; before, it was the last layer and all states, for each batch."""
-    task = make_task(learn_from_mismatched=True)
-    output = output_of([[0.0, 2.0], [0.0, 1.0], [3.0, 0.0]], 3, 4, 2)
-
-    decoded = task.decode(output, Batch(("a", "b", "c"), None, targets))  # type: ignore[arg-type]
-
-    assert [tensor.shape for tensor in tensors_of(decoded)] == [(3, 2), (3,)]
-    kept = {tensor.untyped_storage().data_ptr() for tensor in tensors_of(decoded)}
-    assert not kept & {tensor.untyped_storage().data_ptr() for tensor in tensors_of(output.words)}
+    output = output_of()
+    decoded = make_task().decode(output, Batch(("a", "b", "c"), None, targets))  # type: ignore[arg-type]
+    kept = [getattr(decoded, field.name) for field in fields(decoded)]
+    held = {tensor.untyped_storage().data_ptr() for tensor in kept if tensor is not None}
+    assert not held & {tensor.untyped_storage().data_ptr() for tensor in vars(output.words).values()}
 
 
-@torch.inference_mode()
-def test_words_are_counted_as_a_decoder_of_all_places_would(maker: Any, backbone: Any) -> None:
-    """The scores that evaluation had when it decoded on the CPU, place by place."""
-    task, head = maker.task, maker.task.build_head(backbone)
-    batch = maker.__getitems__([(0, index) for index in range(12)])
-    output = head(backbone(batch.encoding))
-    best = F.linear(output.words.states, output.words.weight, output.words.bias).argmax(dim=2)
-    labels, counts = batch.targets["word_labels"], batch.targets["matched"]
-    labels[::2] = torch.where(labels[::2] >= 0, best[::2], -1)  # every second pair is guessed right
-
-    predictions = task.predict(task.decode(output, batch), batch)
-
-    for row, prediction in enumerate(predictions):
-        places = [place for place in range(labels.shape[1]) if labels[row, place] >= 0 and counts[row]]
-        assert prediction.fields["masked_words"] == len(places)
-        assert prediction.fields["right_words"] == sum(int(best[row, p] == labels[row, p]) for p in places)
-    assert sum(prediction.fields["right_words"] for prediction in predictions)
-
-
-def test_scores_are_shares_with_their_protocol(make_task: Any, make_dataset: Any) -> None:
-    from vlrun import Prediction
-
+def test_scores_are_shares_beside_those_of_trivial_guesses(make_task: Any, make_dataset: Any) -> None:
     val = make_dataset("val")
     rows = [
         Prediction(
             example.id,
-            {"match": 0.9 if index % 3 else 0.2, "matched": True, "masked_words": 2, "right_words": index % 2},
+            {
+                "match": 0.9 if index % 3 else 0.2,
+                "matched": True,
+                "words": [[7, 7], [index % 4, 9]] if index % 2 else [],
+                "features": [1, 0.5, 2.0],
+                "topics": [[1, 2], [2, 5]],
+            },
         )
         for index, example in enumerate(val)
     ]
-    (matching, words) = check_metric(make_task().metrics()[0], val, rows)
-    assert (matching.name, matching.value, matching.primary, matching.count) == (
-        "matching-accuracy",
-        pytest.approx(200 / 3),
-        True,
-        12,
+    scores = {score.name: score for score in check_metric(make_task().metrics()[0], val, rows)}
+    values = {name: score.value for name, score in scores.items()}
+    assert values == pytest.approx(
+        {
+            "matching-accuracy": 200 / 3,
+            "trivial-matching-accuracy": 100,
+            "masked-word-accuracy": 50,
+            "trivial-masked-word-accuracy": 50,
+            "region-feature-error": 0.5,
+            "trivial-region-feature-error": 2,
+            "topic-precision": 50,
+            "trivial-topic-precision": 100,
+        }
     )
-    assert (words.name, words.value, words.count) == ("masked-word-accuracy", 25.0, 24)
-    assert words.standard_error == pytest.approx(100 * np.std([0, 0.5] * 6, ddof=1) / np.sqrt(12)), "12 captions"
-    assert matching.protocol["pairs"].startswith("50% with a random other image of the split")
-    assert words.protocol["masked"] == "15% of the word pieces of pairs that match"
+    assert [name for name, score in scores.items() if score.primary] == ["matching-accuracy"]
+    assert not scores["region-feature-error"].higher_is_better
+    assert scores["masked-word-accuracy"].count == 12
+    protocol = scores["masked-word-accuracy"].protocol
+    assert protocol["pairs"] == "50% with another item's image (its image is another, any)"
+    assert protocol["masked"] == "15% of the word pieces of pairs that match (random)"
 
 
-@pytest.mark.parametrize("given", [{}, {"match": "yes", "matched": True, "masked_words": 1, "right_words": 0}])
-def test_predictions_of_another_kind_are_named(given: Any, make_task: Any, make_dataset: Any) -> None:
-    from vlrun import Prediction
-
+def test_what_was_not_asked_has_no_score(make_task: Any, make_dataset: Any) -> None:
     val = make_dataset("val")
-    with pytest.raises(DataError, match=r"prediction 'val0-0': expected match \(a number\)"):
+    rows = [Prediction(example.id, {"matched": False, "match": 0.1, "words": [], "answer": None}) for example in val]
+    names = [score.name for score in make_task().metrics()[0](rows, val)]
+    assert names == ["matching-accuracy", "trivial-matching-accuracy"]
+    nothing = [Prediction(example.id, {"matched": False, "words": []}) for example in val]
+    with pytest.raises(DataError, match="split 'val': nothing had to be guessed in any of its 12 pairs"):
+        make_task().metrics()[0](nothing, val)
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"match": "yes", "matched": True}, {"matched": True, "words": [3]}, {"matched": True, "features": []}]
+)
+def test_predictions_of_another_kind_are_named(given: Any, make_task: Any, make_dataset: Any) -> None:
+    val = make_dataset("val")
+    with pytest.raises(DataError, match=r"prediction 'val0-0': expected matched \(true or false\)"):
         PretrainingAccuracy(make_task().config)([Prediction(example.id, given) for example in val], val)
 
 
 def test_the_demo_masks_more_words(make_task: Any) -> None:
-    assert make_task().config.demo_overrides() == {"batch_size": None, "mask_words": 0.3}
+    assert make_task().config.demo_overrides() == {
+        "batch_size": None,
+        "masking.words": 0.3,
+        "answers": None,
+        "class_names": None,
+    }
 
 
 def test_it_answers_no_questions(make_task: Any) -> None:
@@ -341,10 +405,8 @@ def test_it_answers_no_questions(make_task: Any) -> None:
 def test_a_prediction_is_shown_with_the_caption_and_its_own_image(
     match: float, matched: bool, credit: int, make_task: Any, make_dataset: Any
 ) -> None:
-    from vlrun import Prediction
-
     example = make_dataset("val")[0]
-    fields = {"match": match, "matched": matched, "masked_words": 3, "right_words": 2}
+    fields = {"match": match, "matched": matched, "words": [[1, 1], [2, 2], [3, 4]]}
     case = make_task().case(Prediction(example.id, fields), example)
     assert case.truth == {"matched": matched, "image": example.image_ids[0]}
     assert (case.texts, case.image_ids) == ((example.text,), example.image_ids if matched else ())

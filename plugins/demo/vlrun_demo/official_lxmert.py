@@ -1,0 +1,41 @@
+"""The demo world as the files of LXMERT's pre-training: captions, and questions with their answers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlrun_demo.images import Image
+from vlrun_demo.official_captions import sentences
+from vlrun_demo.official_vqa import asked_about
+
+_FILES = ("mscoco_train", "mscoco_nominival", "vgnococo", "mscoco_minival")
+
+_MOVED = {0: "mscoco_nominival", 7: "vgnococo"}
+"""Place of an image of train, modulo 15 -> the file that it goes to."""
+
+
+def write_lxmert_pretraining(folder: Path, chosen: Sequence[Image]) -> None:
+    """Writes ``mscoco_train.json`` and its like, and ``all_ans.json`` with every answer, into ``folder``."""
+    answers: Counter[str] = Counter()
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _FILES}
+    for place, image in enumerate(chosen):
+        name = "mscoco_minival" if image.split == "val" else _MOVED.get(place % 15, "mscoco_train")
+        asked = list(asked_about([image]))
+        labels = [{question.answer: 1.0} for question in asked]
+        answers.update(answer for label in labels for answer in label)
+        rows[name].append(
+            {
+                "img_id": image.stem,
+                "sentf": {"mscoco": sentences(image, image.scene()), "vqa": [question.text for question in asked]},
+                "labelf": {"vqa": labels},
+            }
+        )
+    for name, content in rows.items():
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    often = sorted(answers, key=lambda answer: (-answers[answer], answer))
+    table = [{"ans": answer, "dsets": ["vqa"]} for answer in often]
+    (folder / "all_ans.json").write_text(json.dumps(table), encoding="utf-8")
