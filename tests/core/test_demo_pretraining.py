@@ -39,7 +39,7 @@ def demo(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = world / "data"
     files = DemoDataset(root, root / "toys.lmdb", root / "pictures")
     data = DemoData(Provider(), root, DemoFiles(root / "v", 6, 3), {"toys": files})  # type: ignore[arg-type]
-    monkeypatch.setattr(demo_run, "prepare_demo", lambda plugins, datasets, say, from_pictures: data)
+    monkeypatch.setattr(demo_run, "prepare_demo", lambda *_, **__: data)
     monkeypatch.setenv("VLRUN_RUNS", str(world / "runs"))
     (world / "pretrain.yaml").write_text(toy.EXPERIMENT)
     (world / "tuned.yaml").write_text("demo_pretraining: pretrain.yaml\n" + toy.EXPERIMENT)

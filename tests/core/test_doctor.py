@@ -168,7 +168,7 @@ def test_a_batch_whose_features_come_later_is_measured_without_them(
     world: Path, plugins: Plugins, residency: str, workers: int
 ) -> None:
     size = "train.evaluate_batch_size=6"
-    whole = demands_of(world, plugins, size, "features.residency=workers").batches["match"]
+    whole = demands_of(world, plugins, size, "features.residency=workers", workers=0).batches["match"]
     outlined = demands_of(world, plugins, size, f"features.residency={residency}", workers=workers).batches["match"]
     pairs = 2 * experiment(world, plugins).train.batch_size  # each text with its image and with another one
     assert whole - outlined == pairs * image_features(0).features.nbytes

@@ -21,9 +21,9 @@ from vlrun.data.loading import (
     BatchMaker,
     EvaluationBatches,
     TrainingPlan,
-    default_workers,
     epoch_order,
 )
+from vlrun.data.workers import default_workers
 from vlrun.features.store import RegionFeatureStore
 from vlrun.seeds import derive_seed, example_rng
 
@@ -218,7 +218,7 @@ def test_an_evaluation_has_no_batch_to_draw_from(neighbours: Callable[..., Batch
 def test_loader_workers_are_as_many_as_the_cpus_that_may_be_used_allow(
     monkeypatch: pytest.MonkeyPatch, cpus: int, gpus: int, workers: int
 ) -> None:
-    monkeypatch.setattr("vlrun.data.loading.usable_cpus", lambda: cpus)
+    monkeypatch.setattr("vlrun.data.workers.usable_cpus", lambda: cpus)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert default_workers(torch.device("cuda")) == workers
     assert default_workers(torch.device("cpu")) == 0

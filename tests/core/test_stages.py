@@ -274,7 +274,7 @@ def test_demos_start_from_demos(
         DemoFiles(root / "v", 6, 3),
         {"toys": DemoDataset(root, root / "toys.lmdb", root / "pictures")},
     )
-    monkeypatch.setattr(demo_run, "prepare_demo", lambda plugins, datasets, say, from_pictures: data)
+    monkeypatch.setattr(demo_run, "prepare_demo", lambda *_, **__: data)
     monkeypatch.setattr(demo_run, "provider_of", lambda plugins, datasets: Provider())
     run("word.yaml", plugins)
     assert main(["run", "phrase.yaml", "--demo"]) == DataError.exit_status

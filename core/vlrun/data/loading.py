@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from vlrun.cpus import usable_cpus
 from vlrun.data.hidden_images import shown_regions
 from vlrun.data.order import LengthGroups, epoch_order
 from vlrun.data.residency import OutlinedBatch, Residency
@@ -392,11 +390,6 @@ class _Feed:
 
     def __iter__(self) -> Iterator[list[Any]]:
         return iter(self.batches)
-
-
-def default_workers(device: torch.device) -> int:
-    """Loader processes per rank: none on the CPU, where they would take cores from the model."""
-    return 0 if device.type == "cpu" else min(4, max(1, usable_cpus() // max(1, torch.cuda.device_count())))
 
 
 def _as_is(batch: Any) -> Any:

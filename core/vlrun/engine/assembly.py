@@ -17,10 +17,11 @@ from vlrun.config.experiment import Experiment
 from vlrun.cpus import available_memory
 from vlrun.data.feature_check import FeatureCheck, check_cut_regions, check_features
 from vlrun.data.image_check import ImageCheck, check_images
-from vlrun.data.loading import BatchMaker, TrainingPlan, default_workers
+from vlrun.data.loading import BatchMaker, TrainingPlan
 from vlrun.data.order import LengthGroups, text_lengths
 from vlrun.data.residency import Residency, bytes_needed, choose_place
 from vlrun.data.splits import TaskData, images_path, open_images, read_task_data
+from vlrun.data.workers import default_workers
 from vlrun.engine.model import TaskModel, matching_head_names
 from vlrun.engine.precision import precision_name, prepare_precision
 from vlrun.engine.ranks import Ranks, local_rank

@@ -80,7 +80,7 @@ def targets_of(task: Any, labels: Sequence[bool | None], regions: RegionBatch) -
 def test_the_sentence_is_paired_with_the_left_image_and_then_with_the_right_one(task: Any) -> None:
     (example,) = examples([True])
     pairs = task.pairs(example, np.random.default_rng(0))
-    assert pairs == [Pair("Two owls.", "dev-0-0-img0"), Pair("Two owls.", "dev-0-0-img1")]
+    assert pairs == [Pair("Two owls.", "dev-0-0-img0"), Pair("Two owls.", "dev-0-0-img1", 1)]
 
 
 @pytest.mark.parametrize("images", [(), ("a",), ("a", "b", "c")], ids=len)

@@ -35,7 +35,7 @@ def shape_of(experiment: Experiment, machine: Machine, processes: int | None) ->
     """What ``runner run --nproc`` would start here."""
     import torch
 
-    from vlrun.data.loading import default_workers
+    from vlrun.data.workers import default_workers
 
     device = "cuda" if machine.torch is not None and machine.torch.gpus else "cpu"
     workers = experiment.train.workers
