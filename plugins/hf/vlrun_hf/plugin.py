@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlrun import Entry, WeightFormat, hookimpl
+from vlrun import Download, Entry, WeightFormat, hookimpl
 
 
 @hookimpl
@@ -40,4 +40,22 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             seen=SEEN_BY_VILT,
             licence="Apache-2.0 (https://huggingface.co/dandelin/vilt-b32-mlm)",
         ),
+    ]
+
+
+@hookimpl
+def vlrun_downloads() -> list[Download]:
+    """Published weights."""
+    return [
+        Download(
+            name="vilt-b32",
+            summary="ViLT-B/32, pre-trained",
+            kind="weights",
+            makes="vilt-b32.safetensors",
+            source="vilt",
+            recognised=("vilt-b32-mlm/pytorch_model.bin",),
+            page="https://huggingface.co/dandelin/vilt-b32-mlm",
+            licence="Apache-2.0",
+            manual_steps=("runner weights import --from vilt hf:dandelin/vilt-b32-mlm weights/vilt-b32.safetensors",),
+        )
     ]

@@ -9,12 +9,11 @@ from typing import Any
 
 from vlrun import BuildReport, DataError, canonical_image_id, first_few
 from vlrun.blocks.answering import pretraining_spelling
-from vlrun.blocks.answering_config import ANSWERS_FILE
 from vlrun.blocks.answers import AnswerVocabulary, read_answers, write_answers
 from vlrun.data.annotations import write_annotations
 from vlrun.data.json_stream import list_items
 from vlrun_pretraining.records import LxmertText
-from vlrun_pretraining.sources import LXMERT_ANSWERS, LXMERT_OBTAIN, LXMERT_SPLITS
+from vlrun_pretraining.sources import ANSWERS_FILE, LXMERT_ANSWERS, LXMERT_OBTAIN, LXMERT_SPLITS
 
 _MOST_PROBLEMS = 50
 

@@ -8,11 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from vlrun import Config, DatasetConfig, TaskConfig
-from vlrun.blocks.answering_config import ANSWERS_FILE
-from vlrun.config.base import DataPath, NamedOptions
-from vlrun.errors import RequiredFile
-from vlrun_pretraining.sources import LXMERT_OBTAIN, LXMERT_SPLITS, OBTAIN, OFFICIAL_FILES
+from vlrun import Config, DataPath, DatasetConfig, NamedOptions, RequiredFile, TaskConfig
+from vlrun_pretraining.sources import ANSWERS_FILE, LXMERT_OBTAIN, LXMERT_SPLITS, OBTAIN, OFFICIAL_FILES
 
 CLASS_NAMES_FILE = "classes.txt"
 """Name of the file that builders write beside the annotations, if they are given the names of the detector classes."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from vlrun import Download, RemoteFile
+from vlrun import Download, FeatureOrigin, RemoteFile
 from vlrun_pretraining.sources import ARCHIVE, LXMERT_ANSWERS, LXMERT_FILES, LXMERT_SPLITS, OFFICIAL_FILES
+
+_SERVERS = ("https://nlp.cs.unc.edu/data", "https://nlp1.cs.unc.edu/data")
+_FEATURES = (("mscoco_imgfeat", "train2014"), ("mscoco_imgfeat", "val2014"), ("vg_gqa_imgfeat", "vg_gqa"))
 
 DOWNLOADS = (
     Download(
@@ -32,5 +35,22 @@ DOWNLOADS = (
         ),
         page="https://github.com/airsplay/lxmert",
         licence="the repository's is MIT",
+    ),
+    Download(
+        name="coco+vg-obj36",
+        summary="COCO train2014 and val2014 and Visual Genome, 36 boxes per image, as LXMERT publishes them",
+        kind="features",
+        makes="coco+vg-obj36",
+        source="lxmert-tsv",
+        recognised=tuple(f"{name}_obj36.tsv" for _, name in _FEATURES),
+        files=tuple(
+            RemoteFile(
+                name=f"{name}_obj36.zip",
+                urls=tuple(f"{server}/lxmert_data/{folder}/{name}_obj36.zip" for server in _SERVERS),
+            )
+            for folder, name in _FEATURES
+        ),
+        page="https://github.com/airsplay/lxmert",
+        features=FeatureOrigin("bua-caffe", boxes="36"),
     ),
 )

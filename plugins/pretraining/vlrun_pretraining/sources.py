@@ -36,3 +36,6 @@ LXMERT_OBTAIN = (
     f"Download {', '.join(f'{split}.json' for split in LXMERT_SPLITS)} from {LXMERT_FILES}, and {LXMERT_ANSWERS} from "
     "data/lxmert of github.com/airsplay/lxmert, into one folder"
 )
+
+ANSWERS_FILE = "answers.json"
+"""Name of the file of the answers that can be given, beside the annotations."""
