@@ -42,7 +42,7 @@ DOWNLOADS = (
         kind="features",
         makes="coco+vg-obj36",
         source="lxmert-tsv",
-        recognised=tuple(f"{name}_obj36.tsv" for _, name in _FEATURES),
+        recognised=(),  # an old folder is not copied into a second store unless somebody asks for it
         files=tuple(
             RemoteFile(
                 name=f"{name}_obj36.zip",
