@@ -207,6 +207,7 @@ def test_no_process_outlives_a_main_process_that_is_killed(folder: Path, tmp_pat
     )
     main.start()
     while len(list(seen.iterdir())) < 3:  # the main one makes a detector too, to ask what it is
+        assert main.is_alive()
         time.sleep(0.01)
     main.kill()
     main.join()
