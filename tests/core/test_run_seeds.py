@@ -100,7 +100,12 @@ def test_each_seed_is_launched_with_its_own_command(file: str, monkeypatch: pyte
 
     monkeypatch.setattr(launching, "launch", launch)
     assert main(["run", "--nproc", "2", "--seeds", "1,4", file, SHORT]) == 7
-    assert commands == [["run", "--nproc", "2", file, f"seed={seed}", SHORT] for seed in (1, 4)]
+    assert commands == [["run", "--nproc", "2", file, SHORT, f"seed={seed}"] for seed in (1, 4)]
+
+
+def test_a_seed_among_the_overrides_is_where_they_count_from(file: str) -> None:
+    assert main(["run", file, "seed=5", SHORT, "--seeds", "2"]) == 0
+    assert runs() == [(5, "done"), (6, "done")]
 
 
 @pytest.mark.parametrize("text", ["1", "0", "-3", "three", "1,1", "1,", "4,-1"])

@@ -59,24 +59,21 @@ def _with_seed(
     stage: argparse.Namespace, seed: int, load: Callable[[argparse.Namespace], Experiment]
 ) -> argparse.Namespace:
     """The arguments that run a stage with one seed, or continue its newest run with it."""
-    override = f"seed={seed}"
-    words = list(stage.command)
-    at = words.index(stage.experiment)
-    words = _without_seeds([*words[: at + 1], override, *words[at + 1 :]])
-    changes = {"overrides": [override, *stage.overrides], "seeds": None, "label": f"{stage.experiment} {override}"}
-    seeded = argparse.Namespace(**{**vars(stage), **changes, "command": words})
-    if not stage.resume:
-        return seeded
-    from vlrun.runs.stages import seeded_run
+    override = f"seed={seed}"  # the last one counts, so it comes after any seed among the overrides
+    words = [*stage.command, override]
+    changes = {"overrides": [*stage.overrides, override], "seeds": None, "label": f"{stage.experiment} {override}"}
+    seeded = argparse.Namespace(**{**vars(stage), **changes})
+    dropped = set[str]()
+    if stage.resume:
+        from vlrun.runs.stages import seeded_run
 
-    folder = seeded_run(load(seeded), seed)
-    if folder is None:
-        seeded.resume = False
-        seeded.command = [word for word in words if word != "--resume"]
-        return seeded
-    seeded.experiment, seeded.demo, seeded.demo_pictures = str(folder.path), False, False
-    words[at] = seeded.experiment
-    seeded.command = [word for word in words if word not in ("--demo", "--demo-pictures")]
+        folder = seeded_run(load(seeded), seed)
+        if folder is None:
+            seeded.resume, dropped = False, {"--resume"}
+        else:
+            seeded.experiment = words[words.index(stage.experiment)] = str(folder.path)
+            seeded.demo, seeded.demo_pictures, dropped = False, False, {"--demo", "--demo-pictures"}
+    seeded.command = [word for word in _without_seeds(words) if word not in dropped]
     return seeded
 
 
@@ -99,7 +96,8 @@ def _show(experiments: Sequence[Experiment], seeds: Sequence[int]) -> None:
 
     found = [seeded_run(experiment, seed) for experiment in experiments for seed in seeds]
     folders = [folder.path for folder in found if folder is not None]
-    print()
-    print_table(repeat_table(repeated_scores([read_run(folder) for folder in folders])))
+    if scores := repeated_scores([read_run(folder) for folder in folders]):  # none without a split to evaluate
+        print()
+        print_table(repeat_table(scores))
     if any(experiment.demo for experiment in experiments):
         print(f"\n{DEMO_NOTICE}")
