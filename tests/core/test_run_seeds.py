@@ -108,6 +108,14 @@ def test_a_seed_among_the_overrides_is_where_they_count_from(file: str) -> None:
     assert runs() == [(5, "done"), (6, "done")]
 
 
+@pytest.mark.parametrize("damage", ["seed: null", "seed: five", ""])
+def test_a_run_that_tells_no_seed_is_reported_alone(file: str, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    assert main(["run", file, SHORT, "--seeds", "1,2,3"]) == 0
+    config = next(path for path in Path("runs/word").glob("[0-9]*/config.yaml") if "seed: 3" in path.read_text())
+    config.write_text(config.read_text().replace("seed: 3", damage))
+    assert [set(score["values"]) for score in repeats(capsys)] == [{"1", "2"}, {"1", "2"}]
+
+
 @pytest.mark.parametrize("text", ["1", "0", "-3", "three", "1,1", "1,", "4,-1"])
 def test_seeds_are_a_number_of_them_or_a_list(text: str) -> None:
     with pytest.raises(UsageError, match="two at least, or different seeds"):

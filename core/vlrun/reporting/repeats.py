@@ -57,12 +57,14 @@ class RepeatedScore:
 def repeated_scores(runs: Sequence[RunRecord]) -> list[RepeatedScore]:
     """The scores of all runs of which there are some with another seed, and equal in everything else.
 
-    Of several finished runs with one seed the newest counts. Scores under different protocols are not put together.
+    Of several finished runs with one seed the newest counts. Scores under different protocols are not put together, and
+    a run whose configuration tells no seed stands alone.
     """
     groups: dict[str, dict[int, RunRecord]] = {}
     for run in sorted(runs, key=lambda run: run.folder.name):
-        if run.status == "done":
-            groups.setdefault(_recipe(run), {})[int(run.config.get("seed", 0))] = run
+        seed = run.config.get("seed")
+        if run.status == "done" and isinstance(seed, int):
+            groups.setdefault(_recipe(run), {})[seed] = run
     return [score for of_seed in groups.values() if len(of_seed) > 1 for score in _scores(of_seed)]
 
 
