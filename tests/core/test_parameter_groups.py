@@ -267,6 +267,15 @@ def test_an_unknown_score_is_told_with_those_there_are_and_nothing_is_lost(world
     assert len(losses(folder)) == len(losses(run(world, plugins)))
 
 
+def test_another_score_cannot_be_named_on_the_way_where_it_decides_which_steps_are_trained(
+    world: Path, plugins: Plugins
+) -> None:
+    rule = "train.stop_and_go={patience: 1, min_gain: 200, fall_back: 200}"
+    run(world, plugins, rule)
+    with pytest.raises(ConfigError, match=r"tasks\.0\.best_score: None -> 'accuracy'"):
+        run(world, plugins, rule, "tasks.0.best_score=accuracy", continues=True)
+
+
 def test_one_task_stops_early_without_gain(world: Path, plugins: Plugins) -> None:
     rule = "train.stop_and_go={patience: 1, min_gain: 200, fall_back: 200}"
     assert len(losses(run(world, plugins, rule, "train.epochs=5"))) < len(losses(run(world, plugins, "train.epochs=5")))

@@ -299,18 +299,19 @@ def changed_options(before: str, after: str, *, reads_pictures: bool = False) ->
         reads_pictures: whether the backbone does, so that the folder of pictures counts.
     """
     old, new = flat_options(parse_yaml(before).data), flat_options(parse_yaml(after).data)
+    pauses = any(key.startswith("train.stop_and_go.") for key in old)
     return [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted({*old, *new})
-        if old.get(key) != new.get(key) and not _may_change(key, reads_pictures)
+        if old.get(key) != new.get(key) and not _may_change(key, reads_pictures, pauses)
     ]
 
 
-def _may_change(key: str, reads_pictures: bool) -> bool:
+def _may_change(key: str, reads_pictures: bool, pauses: bool) -> bool:
     if key.endswith(".dataset.pictures"):  # what a report shows, where the model does not read them
         return not reads_pictures
-    if key.endswith(".best_score"):  # what is the best of what is there
-        return True
+    if key.endswith(".best_score"):  # what is the best of what is there, unless it also chose the steps
+        return not pauses
     return any(key == allowed or key.startswith(f"{allowed}.") for allowed in _MAY_CHANGE_ON_RESUME)
 
 
