@@ -20,7 +20,7 @@ from vlrun.blocks.decoders import (
     WORD_HEAD,
     meaning_in_tensors,
 )
-from vlrun.blocks.transformer_config import TransformerConfig
+from vlrun.blocks.transformer_config import TextTransformerConfig
 from vlrun.plugins.entries import Entry
 
 KNOWN_HEADS = (WORD_HEAD, REGION_HEAD, TOPIC_HEAD, ANSWER_HEAD)
@@ -59,7 +59,7 @@ def tie_remarks(tensors: Mapping[str, Tensor], backbone: Entry | None) -> list[s
     if decoder is None:
         return []
     config = None if backbone is None else backbone.load_config()
-    table = tensors.get(config.word_table) if config and issubclass(config, TransformerConfig) else None
+    table = tensors.get(config.word_table) if config and issubclass(config, TextTransformerConfig) else None
     alike = table is not None and table.shape == decoder.shape
     differ = f", by up to {float((decoder - table).abs().max()):.1e}" if alike and table is not None else ""
     return [
