@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -84,6 +84,12 @@ class RegionBatch:
     attribute_scores: NDArray[np.float32] | None = None
     pixels: NDArray[np.uint8] | None = None
     pixel_sizes: NDArray[np.int64] | None = None
+
+    def take(self, rows: Sequence[int] | slice) -> RegionBatch:
+        """The batch of these of its images, in this order; a row may repeat, and R stays."""
+        arrays = {key: value[rows] for key, value in vars(self).items() if key != "image_ids" and value is not None}
+        image_ids = self.image_ids[rows] if isinstance(rows, slice) else tuple(self.image_ids[row] for row in rows)
+        return replace(self, image_ids=image_ids, **arrays)
 
 
 @dataclass(frozen=True)

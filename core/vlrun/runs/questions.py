@@ -100,7 +100,7 @@ class QuestionView(TaskView):
         for number, (example, end) in enumerate(zip(examples, ends, strict=True)):
             rows = slice(end - len(pairs[number]), end)
             one = _rows_of_encoding(encoding, rows)
-            targets = task.collate([example], _rows_of_regions(regions, rows), one)
+            targets = task.collate([example], regions.take(rows), one)
             cut = map_nested(outputs, _part_of_outputs(number, rows, len(examples), ends[-1]))
             each.append((cut, Batch((example.id,), one, targets)))
         return each
@@ -123,8 +123,3 @@ def _rows_of_encoding(encoding: Encoding, rows: slice) -> Encoding:
     values = {field.name: getattr(encoding, field.name) for field in fields(encoding)}
     parts: dict[str, Any] = {name: value[rows] for name, value in values.items() if isinstance(value, Tensor)}
     return replace(encoding, **parts)
-
-
-def _rows_of_regions(regions: RegionBatch, rows: slice) -> RegionBatch:
-    arrays = {name: array[rows] for name, array in vars(regions).items() if isinstance(array, np.ndarray)}
-    return replace(regions, image_ids=regions.image_ids[rows], **arrays)

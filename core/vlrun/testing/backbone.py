@@ -16,7 +16,7 @@ from vlrun.interfaces.backbone import Backbone, PairEncoder, PairNetwork
 from vlrun.interfaces.examples import Pair, RegionBatch
 from vlrun.interfaces.pictures import PictureShape
 from vlrun.interfaces.tensors import Encoding
-from vlrun.testing.stubs import chosen_regions, make_pictures, make_regions
+from vlrun.testing.stubs import make_pictures, make_regions
 
 _TOLERANCE = 1e-5
 _TEXT_FIELDS = ("text_mask", "token_ids", "position_ids")  # the mask comes first
@@ -97,7 +97,7 @@ def _check_padding(backbone: Backbone, encode: Any, pairs: list[Pair], regions: 
     """Asserts that a pair alone, without padding, gives the same pooled output as in a batch."""
     for row, pair in enumerate(pairs):
         with torch.inference_mode():
-            output = backbone(encode([pair], chosen_regions(regions, [row])))
+            output = backbone(encode([pair], regions.take([row])))
         assert torch.allclose(output.pooled[0], pooled[row], atol=_TOLERANCE), f"padding changes the output of {pair}"
 
 
@@ -134,7 +134,7 @@ def _check_parts(
         pooled = backbone(encode([pair] * count, regions)).pooled
         assert_pooled(_expanded(text, count), region_part, pooled, f"{pair} without padding, expanded")
         region = _part_without_padding(network.region_part, images, row, _REGION_FIELDS)
-        pooled = backbone(encode(pairs, chosen_regions(regions, [row] * count))).pooled
+        pooled = backbone(encode(pairs, regions.take([row] * count))).pooled
         assert_pooled(text_part, _expanded(region, count), pooled, f"the regions of {pair} without padding, expanded")
         assert_pooled(text, region, pooled[row : row + 1], f"{pair} and its regions without padding")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -95,9 +94,3 @@ def _hashed_words(pairs: Sequence[Pair], regions: RegionBatch, max_text_tokens: 
         boxes=torch.from_numpy(regions.boxes / np.tile(regions.sizes[:, ::-1], 2)[:, None]),
         region_mask=torch.from_numpy(regions.mask),
     )
-
-
-def chosen_regions(regions: RegionBatch, rows: Sequence[int]) -> RegionBatch:
-    """The regions of these images; a row may repeat."""
-    arrays = {name: array[rows] for name, array in vars(regions).items() if isinstance(array, np.ndarray)}
-    return replace(regions, image_ids=tuple(regions.image_ids[row] for row in rows), **arrays)

@@ -20,7 +20,6 @@ from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Example, RegionBatch
 from vlrun.interfaces.task import Task
 from vlrun.interfaces.tensors import Batch, in_full_precision, on_cpu
-from vlrun.testing.stubs import chosen_regions
 
 _TOLERANCE = 1e-5
 
@@ -119,7 +118,7 @@ class _RegionsInMemory:
         self._regions = regions
 
     def read(self, image_ids: Sequence[str]) -> RegionBatch:
-        return chosen_regions(self._regions, [self._regions.image_ids.index(image_id) for image_id in image_ids])
+        return self._regions.take([self._regions.image_ids.index(image_id) for image_id in image_ids])
 
     read_with_classes = read
 

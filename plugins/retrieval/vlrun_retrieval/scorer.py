@@ -134,7 +134,7 @@ class PairScorer:
         tokens, masks, positions = [], [], []
         for start in range(0, len(texts), _ENCODED_AT_ONCE):
             pairs = [Pair(text, any_image) for text in texts[start : start + _ENCODED_AT_ONCE]]
-            encoding = self.encode(pairs, _repeated(blank, len(pairs)))
+            encoding = self.encode(pairs, blank.take([0] * len(pairs)))
             tokens.append(encoding.token_ids.int())
             masks.append(encoding.text_mask)
             if encoding.position_ids is not None:
@@ -261,15 +261,6 @@ def _blank(regions: RegionBatch) -> RegionBatch:
         cut |= {"pixels": np.zeros_like(regions.pixels[:, :1, :1]), "pixel_sizes": np.ones((1, 2), np.int64)}
     features, mask = np.zeros_like(regions.features[:1, :1]), np.ones_like(regions.mask[:1, :1])
     return replace(regions, features=features, boxes=regions.boxes[:1, :1], mask=mask, **cut)
-
-
-def _repeated(regions: RegionBatch, count: int) -> RegionBatch:
-    """The first image ``count`` times."""
-
-    arrays = {
-        name: value[:1].repeat(count, 0) for name, value in vars(regions).items() if isinstance(value, np.ndarray)
-    }
-    return replace(regions, image_ids=regions.image_ids[:1] * count, **arrays)
 
 
 def bytes_of(part: Part) -> int:
