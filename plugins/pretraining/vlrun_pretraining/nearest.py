@@ -25,7 +25,7 @@ def nearest_images(features: Path, image_ids: Sequence[str], count: int) -> NDAr
 
     Like means a large cosine between mean region features, after ViLBERT's ``script/generate_pool.py``. The table
     depends on the features and the images alone, and not on the number of threads. It is kept in a file beside the
-    store, if that folder can be written, so that it is computed once: 120,000 images take some minutes.
+    store, if that folder can be written, so that it is computed once: 120,000 images take two cores ten minutes.
 
     Raises:
         DataError: there are no other images, or features are missing.
