@@ -19,8 +19,13 @@ from vlrun.interfaces.tensors import Encoding
 from vlrun.testing.stubs import make_pictures, make_regions
 
 _TOLERANCE = 1e-5
+_LARGEST_BOX_FEATURE = 10.0  # shares of the image, or their logarithms, are less; pixels of the test images are more
 _TEXT_FIELDS = ("text_mask", "token_ids", "position_ids")  # the mask comes first
 _REGION_FIELDS = ("region_mask", "region_features", "boxes")
+_PER_REGION = (
+    *("features", "boxes", "mask"),
+    *("class_ids", "class_scores", "attribute_ids", "attribute_scores"),
+)
 _WHOLE_FIELDS = ("pixels",)  # of an image, with no axis for what is padded
 
 MakeImages = Callable[[Sequence[str]], RegionBatch]
@@ -36,10 +41,11 @@ def check_backbone(
 ) -> None:
     """Asserts what the core relies on in a backbone.
 
-    The pair encoder is picklable and not random; shapes and masks are as stated; padding does not change the pooled
-    output; the parts and ``pooled_output``, also ``for_scoring``, give the same pooled output as ``forward``; attention
-    that is shown is that of tokens to regions; weights survive saving and loading; the matching head has two classes
-    and is part of the network from the start; so are the word embeddings, if it offers them, with a row for each word.
+    The pair encoder is picklable and not random, cuts texts to the limit that it is made with, and gives tensors of the
+    stated types and shapes, with boxes that are no longer pixels; padding does not change the pooled output; the parts
+    and ``pooled_output``, also ``for_scoring``, give the same pooled output as ``forward``; attention that is shown is
+    that of tokens to regions; weights survive saving and loading; the matching head has two classes and is part of the
+    network from the start; so are the word embeddings, if it offers them, with a row for each word.
 
     Args:
         feature_size: width of the region features, for backbones that read such.
@@ -54,7 +60,8 @@ def check_backbone(
     _assert_equal_fields(
         encoding, again, _TEXT_FIELDS + _REGION_FIELDS + _WHOLE_FIELDS, "the pair encoder changes {} from call to call"
     )
-    _check_encoding(encoding, len(pairs), max_text_tokens)
+    _check_encoding(encoding, regions, len(pairs), reads_pictures=pictures is not None)
+    _check_limits(backbone, texts, make, max_text_tokens)
 
     backbone.eval()
     parts = {id(parameter) for parameter in backbone.parameters()}
@@ -83,22 +90,67 @@ def check_backbone(
     _check_weights_round_trip(backbone)
 
 
-def _check_encoding(encoding: Encoding, num_pairs: int, max_text_tokens: int) -> None:
-    assert len(encoding.token_ids) == num_pairs, "one row per pair"
-    assert encoding.token_ids.shape[1] <= max_text_tokens, "texts must be cut to max_text_tokens"
+def _check_encoding(encoding: Encoding, regions: RegionBatch, num_pairs: int, *, reads_pictures: bool) -> None:
+    length, num_regions = encoding.token_ids.shape[1:2] + encoding.region_mask.shape[1:2]
+    ids, halves = (torch.int64,), (torch.float16, torch.float32)
+    for name, shape, kinds in (
+        ("token_ids", (num_pairs, length), ids),
+        ("position_ids", (num_pairs, length), ids),
+        ("text_mask", (num_pairs, length), (torch.bool,)),
+        ("region_mask", (num_pairs, num_regions), (torch.bool,)),
+        ("region_features", (num_pairs, num_regions), (*halves, torch.uint8)),
+        ("boxes", (num_pairs, num_regions), (torch.float32,)),
+        ("pixels", (num_pairs, 3), (torch.uint8,)),
+    ):
+        tensor = getattr(encoding, name)
+        if tensor is None:
+            continue
+        assert tensor.dtype in kinds, f"{name} must be {_names(kinds)}, and are {_names((tensor.dtype,))}"
+        found = tuple(tensor.shape[: len(shape)])
+        assert found == shape, f"{name} must begin with the sizes {shape}, and are of {tuple(tensor.shape)}"
     for mask, full in ((encoding.text_mask, encoding.full_texts), (encoding.region_mask, encoding.full_regions)):
-        assert mask.dtype == torch.bool, "masks are boolean, True for what is real"
         assert mask.all() or not full, "full_texts and full_regions are True only where nothing is padded"
-    assert encoding.text_mask.any(dim=1).all(), "every text has a token"
-    assert encoding.region_mask.any(dim=1).all(), "every image has a region"
+    assert encoding.text_mask.any(dim=1).all(), "every text needs a token, an empty one too"
+    assert encoding.region_mask.any(dim=1).all(), "every image needs a region"
+    if reads_pictures:
+        return
+    real = encoding.boxes[encoding.region_mask]
+    assert not real.numel() or real.abs().max() <= _LARGEST_BOX_FEATURE, (
+        f"boxes must be no longer pixels, such as shares of the image's size, and a region has {real[0].tolist()}"
+    )
+    features = torch.from_numpy(regions.features)
+    assert encoding.region_features.dtype == features.dtype, (
+        f"region_features must leave as they come, {_names((features.dtype,))}; cast them in forward"
+    )
+
+
+def _check_limits(backbone: Backbone, texts: Sequence[str], make: MakeImages, max_text_tokens: int) -> None:
+    """Asserts that texts are cut to the limit that an encoder is made with, also where that is another one."""
+    words = next(filter(None, texts), "word")
+    pairs = [Pair(" ".join([words] * max_text_tokens), "image_0")]
+    for limit in (max_text_tokens, max_text_tokens // 2):
+        length = backbone.pair_encoder(limit)(pairs, make(["image_0"])).token_ids.shape[1]
+        assert length <= limit, f"texts must be cut to max_text_tokens: {length} tokens where {limit} are allowed"
+
+
+def _names(kinds: Sequence[torch.dtype]) -> str:
+    return " or ".join(str(kind).removeprefix("torch.") for kind in kinds)
 
 
 def _check_padding(backbone: Backbone, encode: Any, pairs: list[Pair], regions: RegionBatch, pooled: Tensor) -> None:
     """Asserts that a pair alone, without padding, gives the same pooled output as in a batch."""
     for row, pair in enumerate(pairs):
         with torch.inference_mode():
-            output = backbone(encode([pair], regions.take([row])))
+            output = backbone(encode([pair], _alone(regions, row)))
         assert torch.allclose(output.pooled[0], pooled[row], atol=_TOLERANCE), f"padding changes the output of {pair}"
+
+
+def _alone(regions: RegionBatch, row: int) -> RegionBatch:
+    """One image without the padding that others made it have."""
+    image = regions.take([row])
+    count = int(image.mask.sum())
+    cut = {name: array[:, :count] for name in _PER_REGION if (array := getattr(image, name)) is not None}
+    return replace(image, **cut)
 
 
 @torch.inference_mode()
@@ -157,10 +209,11 @@ def _expanded(part: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
 
 def _check_weights_round_trip(backbone: Backbone) -> None:
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    not_numbers = [name for name, tensor in before.items() if tensor.isnan().any()]
+    assert not not_numbers, f"the initial weights have NaN: {', '.join(not_numbers)}"
     backbone.load_state_dict(before)
-    after = backbone.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert not any(tensor.isnan().any() for tensor in before.values()), "the initial weights have NaN"
+    changed = [name for name, tensor in backbone.state_dict().items() if not torch.equal(before[name], tensor)]
+    assert not changed, f"weights must be the same after they were saved and loaded: {', '.join(changed)}"
 
 
 def _assert_equal_fields(first: Encoding, second: Encoding, names: Sequence[str], message: str) -> None:

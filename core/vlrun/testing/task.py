@@ -17,7 +17,7 @@ from vlrun.data.loading import BatchMaker
 from vlrun.engine.model import TaskModel
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.dataset import Dataset
-from vlrun.interfaces.examples import Example, RegionBatch
+from vlrun.interfaces.examples import Example, Prediction, RegionBatch
 from vlrun.interfaces.task import Task
 from vlrun.interfaces.tensors import Batch, in_full_precision, on_cpu
 
@@ -43,8 +43,11 @@ def check_task(
     batch = make_batch(task, backbone, examples, regions)
     head = task.build_head(backbone)
     whole, counts = _losses(task, backbone, head, batch)
-    assert set(whole) == set(counts), "loss and loss_counts must name the same losses"
-    assert all(value.ndim == 0 for value in whole.values()), "losses must be scalars"
+    assert set(whole) == set(counts), (
+        f"loss and loss_counts must name the same losses: {', '.join(whole)}, and {', '.join(counts)}"
+    )
+    for name, value in whole.items():
+        assert value.ndim == 0, f"loss '{name}' must be a scalar, and has the shape {tuple(value.shape)}"
 
     parts = [make_batch(task, backbone, examples[part], regions, part.start) for part in _halves(len(examples))]
     for name, value in whole.items():
@@ -62,9 +65,20 @@ def check_task(
     with torch.inference_mode():
         decoded = task.decode(in_full_precision(head.eval()(backbone.eval()(batch.encoding))), batch)
         predictions = task.predict(on_cpu(decoded), batch)
-    assert [prediction.id for prediction in predictions] == [example.id for example in examples]
-    json.dumps([prediction.as_json() for prediction in predictions], allow_nan=False)
+    _check_predictions(predictions, examples)
     return batch
+
+
+def _check_predictions(predictions: Sequence[Prediction], examples: Sequence[Example[Any]]) -> None:
+    predicted, asked = ([item.id for item in items] for items in (predictions, examples))
+    assert predicted == asked, f"predict must give one prediction for each example, in order: {predicted}, not {asked}"
+    for prediction in predictions:
+        try:
+            json.dumps(prediction.as_json(), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise AssertionError(
+                f"the prediction for '{prediction.id}' cannot be written to JSON ({error}): {dict(prediction.fields)}"
+            ) from error
 
 
 def _check_named_heads(task: Task[Any], head: nn.Module) -> None:
