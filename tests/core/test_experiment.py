@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
+from vlrun import Config, DataPath
 from vlrun.cli import main
 from vlrun.config.experiment import load_experiment
 from vlrun.config.yaml import parse_yaml
@@ -43,7 +45,14 @@ PLUGIN = """
     @hookimpl
     def vlrun_datasets():
         return [
-            Entry(name=name, summary="", config="vlrun:DatasetConfig", factory="builtins:print", target=kind)
+            Entry(
+                name=name,
+                summary="",
+                config="vlrun:DatasetConfig",
+                factory="builtins:print",
+                target=kind,
+                obtain=f"ask for {name}.zip",
+            )
             for name, kind in DATA.items()
         ]
 """
@@ -254,7 +263,18 @@ def test_missing_files_are_listed_with_the_commands_that_make_them(
     printed = capsys.readouterr().err
     assert "missing /nowhere/annotations/pets/train.jsonl" in printed
     assert "runner data build pets --from SOURCE PATH /nowhere/annotations/pets" in printed
+    assert printed.count("ask for pets.zip") == 1, "where the source of the annotations is, and not of the features"
     assert "missing /nowhere/features/pets" in printed
+
+
+def test_a_default_path_lies_under_the_data_root_like_one_in_a_file() -> None:
+    class Lists(Config):
+        words: DataPath = Path("words.txt")
+        more: DataPath | None = Field(Path("more.txt"), description="also where it may be null")
+        none: DataPath | None = None
+
+    lists = Lists.model_validate({}, context={"data_root": Path("/data")})
+    assert (lists.words, lists.more, lists.none) == (Path("/data/words.txt"), Path("/data/more.txt"), None)
 
 
 def test_a_file_that_is_not_there_is_told_from_its_neighbours(tmp_path: Path) -> None:

@@ -53,6 +53,32 @@ def shown_by_ranks(world: Path, plugins: Plugins, *overrides: str) -> list[bool]
     return run_ranks(body, world)
 
 
+def test_a_task_is_called_in_the_order_that_its_documentation_says(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("build_head", "check_splits", "start_training", "pairs", "collate", "mask", "start_epoch"):
+        usual = getattr(toy.ToyTask, name)
+
+        def noted(*arguments: Any, name: str = name, usual: Any = usual, **options: Any) -> Any:
+            calls.append(name)
+            return usual(*arguments, **options)
+
+        monkeypatch.setattr(toy.ToyTask, name, noted)
+    run_experiment(experiment(world, plugins, "train.epochs=2", "train.workers=0"), plugins=plugins)
+
+    assert list(dict.fromkeys(calls))[:3] == ["build_head", "check_splits", "start_training"]
+    first, second = (index for index, name in enumerate(calls) if name == "start_epoch")
+    assert {"pairs", "collate", "mask"} <= {*calls[3:first]}, "a look at the first batch"
+    assert {"pairs", "collate", "mask"} <= {*calls[first + 1 : second]}
+    assert calls.count("start_training") == calls.count("build_head") == 1
+
+    calls.clear()
+    run_experiment(experiment(world, plugins, "train.epochs=0", "train.workers=0"), plugins=plugins)
+    assert {"pairs", "collate", "mask"} <= {*calls}
+    assert not {"start_training", "start_epoch"} & {*calls}
+
+
 def test_training_that_teaches_nothing_is_refused(
     world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:

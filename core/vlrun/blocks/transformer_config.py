@@ -47,7 +47,6 @@ class TextTransformerConfig(BackboneConfig):
     dropout: float = Field(0.1, ge=0, lt=1)
     vocabulary: DataPath = Field(
         Path("vocab/bert-base-uncased.txt"),
-        validate_default=True,
         description="WordPiece vocabulary, uncased: one token a line, or a tokenizer.json",
     )
 

@@ -157,7 +157,7 @@ def missing_message(experiment: Experiment, missing: Sequence[RequiredFile], nam
     for remedy, files in remedies.items():
         lines.append("")
         lines += [f"  missing {file.path}  ({file.purpose})" for file in files]
-        lines += [f"    {line}" for line in remedy.splitlines()]
+        lines += [f"    {line}" for line in [*_sources(experiment, files, remedy), *remedy.splitlines()]]
         lines += [f"    ({cost})" for cost in _store_costs(experiment, files)]
     lines += [
         "",
@@ -173,6 +173,17 @@ def missing_message(experiment: Experiment, missing: Sequence[RequiredFile], nam
         lines += [f"To go on with the splits that are there: {shlex.join(options)}{remark}"]
     lines += ["To try the experiment without any of them: runner run EXPERIMENT --demo"]
     return lines
+
+
+def _sources(experiment: Experiment, files: Sequence[RequiredFile], remedy: str) -> list[str]:
+    """Where the source of missing annotations is, as the dataset's plugin says, unless its remedy says it already."""
+    plugins, missing = create_plugins(), {file.path for file in files}
+    entries = [
+        plugins.find("dataset", task.dataset.name)
+        for task in experiment.tasks
+        if missing & {task.dataset.split_file(split) for split in (*task.dataset.train, *task.dataset.evaluate)}
+    ]
+    return list(dict.fromkeys(entry.obtain for entry in entries if entry.obtain and entry.obtain not in remedy))
 
 
 def _store_costs(experiment: Experiment, files: Sequence[RequiredFile]) -> list[str]:

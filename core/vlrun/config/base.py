@@ -43,7 +43,7 @@ def _under_data_root(path: Path, info: ValidationInfo) -> Path:
 
 
 DataPath = Annotated[Path, AfterValidator(_under_data_root)]
-"""A path in an experiment file; a relative one lies under the data root."""
+"""A path in an experiment file or a default; a relative one lies under the data root."""
 
 
 def _file_or_run(path: Path, info: ValidationInfo) -> Path:
@@ -55,10 +55,13 @@ WeightsPath = Annotated[Path, AfterValidator(_file_or_run)]
 
 
 class Config(BaseModel):
-    """Base of all models of options: an unknown key is an error, and nothing changes after validation."""
+    """Base of all models of options: an unknown key is an error, and nothing changes after validation.
+
+    Defaults are validated like what a file says, so that a relative path among them lies under the data root, too.
+    """
 
     # pydantic builds a model when it is first used: start-up declares many and validates few
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, validate_default=True)
 
 
 class NamedOptions(Config):

@@ -118,6 +118,11 @@ ProgressCallback = Callable[[str, int, int], None]
 class Reporter:
     """Base of all reporters: every method does nothing, override what matters.
 
+    A run calls ``start`` once, also when it is continued; then ``step`` for each step of a burst and ``flush`` after
+    it, ``evaluation`` after each split, ``progress`` and ``note`` at any time; ``finish`` at its end, however it ends,
+    and ``close`` last. One that fails before it starts calls ``close`` alone. ``runner evaluate`` and ``predict`` only
+    print, and tell the reporters of the experiment nothing.
+
     Attributes:
         shows_notes: whether somebody who watches the run sees the notes.
         leaves: label -> path in the run folder of what it leaves there for users, which the end of a run tells them.

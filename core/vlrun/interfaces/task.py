@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 class Task(ABC, Generic[Target]):
     """A view of text-image pairs. Everything here is per process; the core gathers, averages and repeats.
 
+    What is called, in order: the constructor, ``build_head``, ``check_splits``, ``start_training``; then ``pairs``,
+    ``collate`` and ``mask`` for a look at the first batch, which finds inputs from which nothing can be learned; then
+    ``start_epoch`` before the batches of each epoch. What makes pairs must not depend on ``start_epoch``, but may on
+    ``start_training``. Without training, ``start_training`` and ``start_epoch`` are not called.
+
     Attributes:
         imported_head: neutral name under which files of weights hold this task's head, such as ``answer_head``; None
             if it stays within its run, or has several parts with names (``named_heads``).
@@ -51,14 +56,19 @@ class Task(ABC, Generic[Target]):
     def pairs(self, example: Example[Target], rng: np.random.Generator) -> list[Pair]:
         """The pairs of one example; by default its text with each of its images.
 
-        ``rng`` is derived from (seed, epoch, position of the example) and is the only source of randomness.
+        ``rng`` is derived from (seed, epoch, position of the example) and is the only source of randomness. Evaluation
+        calls this, too, always as in epoch 0, and nothing tells the two apart: an example that is scored has the pairs
+        that it is trained with. What training alone adds belongs in ``pairs_in_batch``.
         """
         return [Pair(example.text, image_id, number) for number, image_id in enumerate(example.image_ids)]
 
     def pairs_in_batch(
         self, example: Example[Target], batch: Sequence[Example[Target]], rng: np.random.Generator
     ) -> list[Pair]:
-        """Like ``pairs``, but knows all examples of the global batch, whichever ranks they went to."""
+        """Like ``pairs``, but knows all examples of the global batch, whichever ranks they went to.
+
+        Training calls it in place of ``pairs`` where ``in_batch`` is true; evaluation never does.
+        """
         return self.pairs(example, rng)
 
     @abstractmethod
@@ -77,7 +87,7 @@ class Task(ABC, Generic[Target]):
     def mask(self, unmasked: Unmasked[Target]) -> tuple[Encoding, Mapping[str, Tensor]]:
         """Hides parts of pairs: what the model sees instead, and the targets that follow; by default no change.
 
-        Runs in loader workers after ``collate``, in training and in evaluation.
+        Runs in loader workers after ``collate``, in training and in evaluation, which hides the same at every time.
         """
         return unmasked.encoding, {}
 
@@ -91,10 +101,10 @@ class Task(ABC, Generic[Target]):
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Named losses, each *summed* over the items of this batch and already weighted.
+        """Named losses, each *summed* over the items of this batch; several are weighted against each other here.
 
-        The core divides by ``loss_counts`` summed over all ranks and micro-batches, which makes the gradient
-        the same however a global batch is spread.
+        The core multiplies all of them by the option ``loss_weight`` and divides by ``loss_counts``, summed over all
+        ranks and micro-batches, which makes the gradient the same however a global batch is spread.
         """
 
     @abstractmethod

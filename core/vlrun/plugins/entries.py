@@ -139,7 +139,8 @@ class Entry(Declaration):
             metrics of the same kind; a metric without one fits any task.
         record: datasets: path of the pydantic model of one line of the annotation files, which is the published schema.
         builders: datasets: how annotation files are made from the official ones.
-        obtain: where a user gets the source files; shown when they are missing.
+        obtain: datasets: where a user gets the source files; `run` and `validate` say it where annotations are missing,
+            and `data build` where the source is.
     """
 
     paths = ("config", "factory", "record")
