@@ -26,6 +26,7 @@ class TextTransformerConfig(BackboneConfig):
         word_table: name of the tensor with a row for each token, hidden size wide; empty if there is none to be found.
         shown_by: option -> tensor of the weights and its axis that is as long as the option says.
         stacks: option -> beginning of the names of the layers that it counts, such as ``encoder.layer``.
+        any_tokenizer: whether the backbone takes every tokeniser that ``read_tokenizer`` does, or uncased word pieces.
     """
 
     known_sizes: ClassVar[Mapping[str, Any]]
@@ -34,6 +35,7 @@ class TextTransformerConfig(BackboneConfig):
     word_table: ClassVar[str] = ""
     shown_by: ClassVar[Mapping[str, tuple[str, int]]] = {}
     stacks: ClassVar[Mapping[str, str]] = {}
+    any_tokenizer: ClassVar[bool] = False
 
     size: Literal["base", "tiny"] = Field(
         "base", description="base: layers 768 wide, as in the paper; tiny: a few layers 128 wide, for tests and --demo"

@@ -1,4 +1,4 @@
-"""The WordPiece tokeniser of BERT (uncased), which several backbones use (this module imports no torch)."""
+"""The WordPiece tokeniser of BERT, which several backbones use (this module imports no torch)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vlrun.errors import DataError
-from vlrun.files import write_text
+from vlrun.files import read_object_or_empty, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,20 +34,25 @@ class WordPiece:
 
     Attributes:
         size: number of tokens; a token's id is the number of its line in the file, from 0.
+        cased: whether texts keep case and accents.
         hash: identifies the vocabulary; it does not depend on the kind of line ends.
         pad_id, unknown_id, cls_id, sep_id, mask_id: ids of the special tokens.
     """
 
-    def __init__(self, vocabulary: Path) -> None:
+    def __init__(self, vocabulary: Path, *, cased: bool = False) -> None:
         """Reads ``vocabulary``: a file with one token a line, or the ``tokenizer.json`` of ``tokenizers``.
 
+        Args:
+            cased: whether texts keep case and accents, as for bert-base-cased; ``read_tokenizer`` finds that out.
+
         Raises:
-            DataError: the file is missing, damaged, repeats a token or lacks a special one, is cased, or belongs to a
-                tokeniser of another kind.
+            DataError: the file is missing, damaged, repeats a token or lacks a special one, is of the other case, or
+                belongs to a tokeniser of another kind.
         """
-        tokens = read_vocabulary(Path(vocabulary))
-        self.size = len(tokens)
-        self.hash = hashlib.sha256("\n".join(tokens).encode()).hexdigest()[:16]
+        tokens = read_vocabulary(Path(vocabulary), cased=cased)
+        self.size, self.cased = len(tokens), cased
+        marked = [*tokens, "\x1fcased"] if cased else tokens  # the same tokens split text in another way
+        self.hash = hashlib.sha256("\n".join(marked).encode()).hexdigest()[:16]
         self._vocabulary = {token: index for index, token in enumerate(tokens)}
         self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = (
             self._vocabulary[token] for token in SPECIAL_TOKENS
@@ -97,20 +101,11 @@ class WordPiece:
         Returns:
             Token ids (P, L) and mask (P, L), True for a real token.
         """
-        import numpy as np
-
         rows = [
             [self.cls_id, *encoding.ids[: max_tokens - 2], self.sep_id]
             for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)
         ]
-        longest = max((len(row) for row in rows), default=2)
-        length = min(-(-longest // round_to) * round_to, max_tokens)
-        token_ids = np.full((len(rows), length), self.pad_id, dtype=np.int64)
-        mask = np.zeros((len(rows), length), dtype=np.bool_)
-        for index, row in enumerate(rows):
-            token_ids[index, : len(row)] = row
-            mask[index, : len(row)] = True
-        return token_ids, mask
+        return padded(rows, self.pad_id, max_tokens, round_to)
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -120,12 +115,28 @@ class WordPiece:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         model = models.WordPiece(self._vocabulary, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_LENGTH)  # noqa: S106
         tokenizer = Tokenizer(model)
-        _split_like_bert(tokenizer)
+        _split_like_bert(tokenizer, cased=self.cased)
         tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL_TOKENS])
         return tokenizer
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_tokenizer"}
+
+
+def padded(
+    rows: Sequence[Sequence[int]], pad_id: int, max_tokens: int, round_to: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Rows of ids as one array (P, L), and which are real (P, L); see ``WordPiece.encode_batch``."""
+    import numpy as np
+
+    longest = max((len(row) for row in rows), default=2)
+    length = min(-(-longest // round_to) * round_to, max_tokens)
+    token_ids = np.full((len(rows), length), pad_id, dtype=np.int64)
+    mask = np.zeros((len(rows), length), dtype=np.bool_)
+    for index, row in enumerate(rows):
+        token_ids[index, : len(row)] = row
+        mask[index, : len(row)] = True
+    return token_ids, mask
 
 
 def train_wordpiece(texts: Iterable[str], size: int, path: Path) -> WordPiece:
@@ -150,31 +161,23 @@ def train_wordpiece(texts: Iterable[str], size: int, path: Path) -> WordPiece:
     return WordPiece(path)
 
 
-def _split_like_bert(tokenizer: Tokenizer) -> None:
-    """Sets BERT's rules: drop control characters and accents, split CJK characters and punctuation, lower-case."""
+def _split_like_bert(tokenizer: Tokenizer, *, cased: bool = False) -> None:
+    """Sets BERT's rules: drop control characters, split CJK characters and punctuation; uncased: drop accents, case."""
     from tokenizers import normalizers, pre_tokenizers
 
     tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True
+        clean_text=True, handle_chinese_chars=True, strip_accents=not cased, lowercase=not cased
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
 
 
-def read_vocabulary(path: Path) -> list[str]:
+def read_vocabulary(path: Path, *, cased: bool = False) -> list[str]:
     """The tokens of a file of either kind that ``WordPiece`` takes, in the order of their ids.
 
     Raises:
         DataError: as ``WordPiece`` raises it.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            if path.suffix == ".json":
-                tokens = _tokens_of_json(path, file.read())
-            else:
-                tokens = [line.rstrip("\n") for line in file]  # not str.splitlines, which splits at rarer characters
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise DataError(f"{path}: cannot read the vocabulary: {reason}") from error
+    tokens = _tokens_of_json(path, _read(path), cased=cased) if path.suffix == ".json" else read_vocabulary_file(path)
     places: dict[str, int] = {}
     for number, token in enumerate(tokens, 1):
         if places.setdefault(token, number) != number:
@@ -185,59 +188,112 @@ def read_vocabulary(path: Path) -> list[str]:
             f"{path}: {', '.join(missing)} missing among {len(tokens)} tokens; expected a WordPiece vocabulary, "
             "one token a line, such as the vocab.txt of bert-base-uncased, or its tokenizer.json"
         )
-    _refuse_cased(path, tokens)
+    if not cased:
+        _refuse_cased(path, tokens)
     return tokens
 
 
-def _tokens_of_json(path: Path, text: str) -> list[str]:
-    """The vocabulary in a ``tokenizer.json``.
+def read_vocabulary_file(path: Path) -> list[str]:
+    """The lines of a text file, a token each; nothing else is checked.
 
     Raises:
-        DataError: it is damaged, or of a tokeniser that splits text in another way than this one.
+        DataError: it cannot be read.
+    """
+    text = _read(path)
+    return text.removesuffix("\n").split("\n") if text else []  # not str.splitlines, which splits at rarer characters
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise DataError(f"{path}: cannot read the vocabulary: {reason}") from error
+
+
+def bert_case(path: Path) -> Literal["cased", "uncased"] | None:
+    """Which of BERT's tokenisers a ``tokenizer.json`` describes; None: one of another kind.
+
+    Raises:
+        DataError: it cannot be read, or is damaged.
+    """
+    text = _read(path)
+    for case in ("uncased", "cased"):
+        if not _wrong_claims(path, text, cased=case == "cased")[1]:
+            return case
+    return None
+
+
+def _wrong_claims(path: Path, text: str, *, cased: bool) -> tuple[list[str], list[str]]:
+    """The tokens of a ``tokenizer.json``, and what does not hold of it so that ``WordPiece`` could stand in for it.
+
+    Raises:
+        DataError: it is damaged.
     """
     try:
         content = json.loads(text)
         model, normaliser, splitter = content["model"], content["normalizer"] or {}, content["pre_tokenizer"] or {}
-        ids = {**model["vocab"], **{added["content"]: added["id"] for added in content.get("added_tokens") or ()}}
+        is_wordpiece = model.get("type", "WordPiece") == "WordPiece"
+        vocabulary = model["vocab"] if is_wordpiece else {}
+        ids = {**vocabulary, **{added["content"]: added["id"] for added in content.get("added_tokens") or ()}}
         tokens = sorted(ids, key=ids.__getitem__)
         is_numbered = [ids[token] for token in tokens] == list(range(len(tokens)))
+        lower = normaliser.get("lowercase", normaliser.get("type") == "Lowercase")
         found = {
-            "its model is WordPiece": model.get("type", "WordPiece") == "WordPiece"
-            and model.get("continuing_subword_prefix", "##") == "##",
-            "it is uncased (lowercase)": normaliser.get("lowercase", normaliser.get("type") == "Lowercase"),
+            "its model is WordPiece": is_wordpiece and model.get("continuing_subword_prefix", "##") == "##",
+            "it keeps case" if cased else "it is uncased (lowercase)": bool(lower) is not cased,
             "it normalises and splits as BERT does": (normaliser.get("type"), splitter.get("type"))
             == ("BertNormalizer", "BertPreTokenizer")
-            and normaliser.get("strip_accents") in (None, True)
+            and normaliser.get("strip_accents") in (None, not cased)
             and normaliser.get("handle_chinese_chars", True)
             and normaliser.get("clean_text", True),
-            "its ids are 0, 1, 2, ...": is_numbered,
+            "its ids are 0, 1, 2, ...": is_numbered or not is_wordpiece,
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: not a tokenizer.json of the library tokenizers with a WordPiece model; give that, or vocab.txt"
         ) from error
-    if wrong := [claim for claim, holds in found.items() if not holds]:
+    return tokens, [claim for claim, holds in found.items() if not holds]
+
+
+def _tokens_of_json(path: Path, text: str, *, cased: bool) -> list[str]:
+    """The vocabulary in a ``tokenizer.json``.
+
+    Raises:
+        DataError: it is damaged, or of a tokeniser that splits text in another way than this one.
+    """
+    tokens, wrong = _wrong_claims(path, text, cased=cased)
+    if wrong:
         raise DataError(f"{path}: this tokeniser cannot stand in for it, for these do not hold: {'; '.join(wrong)}")
     return tokens
+
+
+def is_cased(path: Path, tokens: Sequence[str]) -> bool:
+    """Whether a vocabulary keeps case: more than a stray token has capitals, or ``tokenizer_config.json`` says so."""
+    return bool(_why_cased(path, tokens))
+
+
+def _why_cased(path: Path, tokens: Sequence[str]) -> str:
+    """What shows that a vocabulary is cased; empty: nothing does."""
+    capitals = [token for token in tokens if token != token.lower() and not _IN_BRACKETS.fullmatch(token)]
+    config = path.with_name("tokenizer_config.json")
+    keeps_case = config != path and read_object_or_empty(config).get("do_lower_case") is False
+    if not keeps_case and len(capitals) <= MOST_CAPITALS * len(tokens):
+        return ""
+    shown = ", ".join(f"'{token}'" for token in capitals[:3])
+    return f"{len(capitals):,} of its tokens have capitals, such as {shown}" if capitals else f"{config} says so"
 
 
 def _refuse_cased(path: Path, tokens: Sequence[str]) -> None:
     """Refuses a vocabulary with capitals, all of which would be out of reach: texts are lower-cased.
 
     Raises:
-        DataError: it has more capitals than a stray one, or its ``tokenizer_config.json`` says that case is kept.
+        DataError: it is cased.
     """
-    capitals = [token for token in tokens if token != token.lower() and not _IN_BRACKETS.fullmatch(token)]
-    config = path.with_name("tokenizer_config.json")
-    keeps_case = False
-    if config.is_file() and config != path:
-        with suppress(OSError, ValueError, AttributeError):  # it is none of our files; the vocabulary itself counts
-            keeps_case = json.loads(config.read_text(encoding="utf-8")).get("do_lower_case") is False
-    if len(capitals) > MOST_CAPITALS * len(tokens) or keeps_case:
-        shown = ", ".join(f"'{token}'" for token in capitals[:3])
-        why = f"{len(capitals):,} of its tokens have capitals, such as {shown}" if capitals else f"{config} says so"
+    if why := _why_cased(path, tokens):
         raise DataError(
-            f"{path}: a cased vocabulary ({why}), but this tokeniser lower-cases all text. Weights of an uncased model "
-            "need the vocabulary that they were trained with, such as that of bert-base-uncased; cased models are not "
-            "supported"
+            f"{path}: a cased vocabulary ({why}), but this backbone lower-cases all text. Weights of an uncased model "
+            "need the vocabulary that they were trained with, such as that of bert-base-uncased; cased models need a "
+            "backbone that reads any tokeniser (vlrun.blocks.tokenizer)"
         )

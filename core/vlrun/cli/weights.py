@@ -117,6 +117,15 @@ def run(arguments: argparse.Namespace) -> int:
     return actions[arguments.action](arguments)
 
 
+def _vocabulary_hash(vocabulary: Path, backbone: Any) -> str:
+    """Raises DataError for a tokeniser that the backbone cannot use."""
+    from vlrun.blocks.tokenizer import read_tokenizer
+    from vlrun.blocks.wordpiece import WordPiece
+
+    reads_any = backbone is not None and getattr(backbone.load_config(), "any_tokenizer", False)
+    return (read_tokenizer(vocabulary) if reads_any else WordPiece(vocabulary)).hash
+
+
 def _import(arguments: argparse.Namespace) -> int:
     from vlrun.plugins.manager import create_plugins
 
@@ -127,7 +136,6 @@ def _import(arguments: argparse.Namespace) -> int:
 
     from vlrun.blocks.answers import read_answers
     from vlrun.blocks.decoders import ANSWER_HEAD
-    from vlrun.blocks.wordpiece import WordPiece
     from vlrun.data.declared import unreadable
     from vlrun.engine.weight_files import check_suffix, import_weights
     from vlrun.engine.weight_sources import find_source
@@ -143,7 +151,7 @@ def _import(arguments: argparse.Namespace) -> int:
         source,
         arguments.out,
         weight_format,
-        vocabulary_hash=WordPiece(vocabulary).hash if vocabulary else None,
+        vocabulary_hash=_vocabulary_hash(vocabulary, backbone) if vocabulary else None,
         pretraining_sets=patterns if arguments.pretrained_on_only is not None else [*weight_format.seen, *patterns],
         heads={ANSWER_HEAD: {"answers": list(read_answers(arguments.answers))}} if arguments.answers else {},
         licence=arguments.licence,

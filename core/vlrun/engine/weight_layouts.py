@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
+from vlrun.blocks.tokenizer import read_tokenizer
 from vlrun.blocks.wordpiece import WordPiece, read_vocabulary
 from vlrun.engine.weight_files import ORIGIN_KEY, left_behind, read_imported
 from vlrun.engine.weight_hash import CONTENT_KEY, content_hash
@@ -53,7 +54,7 @@ def export_layout(
 
     Args:
         layout: ``plain``, or the name of a weight format with an exporter.
-        vocabulary: goes along as ``vocab.txt``.
+        vocabulary: goes along, word pieces as ``vocab.txt`` and others as ``tokenizer.json``.
 
     Raises:
         UsageError: ``folder`` holds files already, or the backbone has no such layout.
@@ -71,7 +72,7 @@ def export_layout(
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already; name a new folder")
-    tokens = _tokens(vocabulary, metadata)
+    beside = _tokenizer_files(vocabulary, metadata)
     options = _options(path, tensors, metadata, plugins)
     if layout == PLAIN:
         exported, config = tensors, {"backbone": metadata["backbone"], **options}
@@ -84,21 +85,32 @@ def export_layout(
         own = {name: tensor.contiguous() for name, tensor in exported.items()}
         file.write(save(own, {"format": "pt", ORIGIN_KEY: json.dumps(origin)}))
     write_json(files[1], config)
-    if tokens:
-        files += [folder / "vocab.txt", folder / "tokenizer_config.json"]
-        write_text(files[2], "".join(f"{token}\n" for token in tokens))
-        write_json(files[3], {"do_lower_case": True})
+    for name, text in beside.items():
+        files.append(folder / name)
+        write_text(files[-1], text)
     parameters = sum(tensor.numel() for tensor in exported.values())
     return LayoutReport(tuple(files), parameters, left_behind(tensors, exported))
 
 
-def _tokens(vocabulary: Path | None, metadata: Mapping[str, Any]) -> list[str]:
+def _tokenizer_files(vocabulary: Path | None, metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Name and text of the files that say what the token ids mean."""
     if vocabulary is None:
-        return []
-    trained_with, given = metadata.get("vocabulary_hash"), WordPiece(vocabulary).hash
-    if trained_with and trained_with != given:
+        return {}
+    tokenizer, trained_with = read_tokenizer(vocabulary), metadata.get("vocabulary_hash")
+    if trained_with and trained_with != tokenizer.hash:
+        given = tokenizer.hash
         raise CheckpointError(f"{vocabulary} is vocabulary {given}; the weights were trained with {trained_with}")
-    return read_vocabulary(vocabulary)
+    settings: dict[str, Any]
+    if isinstance(tokenizer, WordPiece):
+        tokens = read_vocabulary(vocabulary, cased=tokenizer.cased)
+        name, text, settings = (
+            "vocab.txt",
+            "".join(f"{token}\n" for token in tokens),
+            {"do_lower_case": not tokenizer.cased},
+        )
+    else:
+        name, text, settings = "tokenizer.json", vocabulary.read_text(encoding="utf-8"), tokenizer.settings()
+    return {name: text, "tokenizer_config.json": json.dumps(settings, indent=2, ensure_ascii=False) + "\n"}
 
 
 def _options(

@@ -79,7 +79,8 @@ class Backbone(nn.Module, ABC):
     Attributes:
         hidden_size: H, the width of all hidden states.
         vocabulary_hash: identifies the tokeniser's vocabulary; stored in checkpoints, compared when they are loaded.
-        wordpiece: the vocabulary of the token ids, or None; masked language modelling needs one.
+        wordpiece: the vocabulary of the token ids, such as what ``vlrun.blocks.tokenizer.read_tokenizer`` gives, or
+            None; masked language modelling needs one.
         reads_classes: whether the pair encoder gets the detector's classes and attributes, where the store has them.
         optional_weights: parts of the network that a file of weights may lack, such as the matching head. A part is
             what the dotted name of a tensor begins with.

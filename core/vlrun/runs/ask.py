@@ -183,10 +183,12 @@ class LoadedRun:
 
     def _shown_pairs(self, question: Question, best: Choice) -> list[Pair]:
         """The pairs whose attention is shown: all, or where images or texts compete those of the best one."""
-        pairs = [Pair(text, image_id) for text in question.texts for image_id in question.image_ids]
+        numbered = list(enumerate(question.image_ids))
+        pairs = [Pair(text, image_id, number) for text in question.texts for number, image_id in numbered]
         if self.asked_images is not None and self.asked_texts is not None:
             return pairs
-        return [pair for pair in pairs if best.text in (pair.text, pair.image_id)][:1] or pairs[:1]
+        shown = [pair for pair in pairs if best.text in (pair.text, pair.image_id)] or pairs
+        return [Pair(shown[0].text, shown[0].image_id)]  # candidates are no first and second images
 
     def question(self, text: str | Sequence[str], image: Image | Sequence[Image]) -> tuple[Question, AskedRegions]:
         """The question as the task gets it, and where its regions are; raises what ``ask`` raises."""

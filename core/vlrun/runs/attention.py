@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from vlrun.blocks.attention import record_attention
+from vlrun.blocks.tokenizer import FileTokenizer
 from vlrun.blocks.wordpiece import WordPiece
 from vlrun.interfaces.examples import Pair
 from vlrun.interfaces.question import Box, RegionAttention
@@ -28,12 +29,14 @@ def region_attention(run: RunView, pairs: Sequence[Pair]) -> tuple[RegionAttenti
     if shares is None:
         return ()
     shares = shares.cpu()
-    wordpiece = run.backbone.wordpiece
+    vocabulary = run.backbone.wordpiece
     found = []
     for row, pair in enumerate(pairs):
         count = int(encoding.region_mask[row].sum())  # a backbone may cut off the last regions
         tokens = shares[row, :, :count]  # (T, regions of the image)
-        words = wordpiece.words(encoding.token_ids[row].tolist()) if isinstance(wordpiece, WordPiece) else []
+        words = []
+        if isinstance(vocabulary, WordPiece | FileTokenizer):
+            words = vocabulary.words(encoding.token_ids[row].tolist())
         found.append(
             RegionAttention(
                 pair.text,

@@ -24,6 +24,7 @@ PUBLIC = (
     "vlrun.blocks.predictions",
     "vlrun.blocks.proposals",
     "vlrun.blocks.sign_test",
+    "vlrun.blocks.tokenizer",
     "vlrun.blocks.wordpiece",
     "vlrun.cli.arguments",
     "vlrun.cli.detectors",
