@@ -27,4 +27,5 @@ def _blank(regions: RegionBatch) -> RegionBatch:
         class_scores=None,
         attribute_scores=None,
         pixels=None if regions.pixels is None else np.zeros_like(regions.pixels),
+        hidden=True,
     )

@@ -81,7 +81,8 @@ class Backbone(nn.Module, ABC):
         vocabulary_hash: identifies the tokeniser's vocabulary; stored in checkpoints, compared when they are loaded.
         wordpiece: the vocabulary of the token ids, such as what ``vlrun.blocks.tokenizer.read_tokenizer`` gives, or
             None; masked language modelling needs one.
-        reads_classes: whether the pair encoder gets the detector's classes and attributes, where the store has them.
+        reads_classes: whether the pair encoder gets the detector's classes and attributes, where the store has them;
+            ``vlrun.blocks.object_tags`` makes words of them.
         optional_weights: parts of the network that a file of weights may lack, such as the matching head. A part is
             what the dotted name of a tensor begins with.
         unused_weights: parts that a file of weights may have and this network does not, such as heads of
@@ -137,8 +138,8 @@ class Backbone(nn.Module, ABC):
         """What depends on the images alone, computed once for an image that is scored with many texts.
 
         Args:
-            encoding: of N images. Its texts are placeholders: only ``region_features``, ``boxes``, ``region_mask`` and
-                ``pixels`` may be read.
+            encoding: of N images. Its texts are placeholders: only ``region_features``, ``boxes``, ``region_mask``,
+                ``pixels``, ``tag_ids`` and ``tag_mask`` may be read.
 
         Returns:
             Tensors with one row per image, (N, ...). ``region_mask`` is among them if anything is masked: True for
@@ -150,6 +151,8 @@ class Backbone(nn.Module, ABC):
             "boxes": encoding.boxes,
             "region_mask": encoding.region_mask,
             "pixels": encoding.pixels,
+            "tag_ids": encoding.tag_ids,
+            "tag_mask": encoding.tag_mask,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -176,6 +179,8 @@ class Backbone(nn.Module, ABC):
             region_mask=regions.get("region_mask", torch.ones_like(boxes[..., 0], dtype=torch.bool)),
             position_ids=text.get("position_ids"),
             pixels=regions.get("pixels"),
+            tag_ids=regions.get("tag_ids"),
+            tag_mask=regions.get("tag_mask"),
         )
         output: BackboneOutput = self(encoding)
         return output.pooled

@@ -71,6 +71,7 @@ class RegionBatch:
             around it; None where it reads region features. With pixels there is one region to an image, which is all
             of it, and its features are 0 wide.
         pixel_sizes: (P, 2) int64, (height, width) of each picture in ``pixels``; None likewise.
+        hidden: whether the images are hidden: features are zeros, pictures black, and classes None.
     """
 
     image_ids: tuple[str, ...]
@@ -84,10 +85,12 @@ class RegionBatch:
     attribute_scores: NDArray[np.float32] | None = None
     pixels: NDArray[np.uint8] | None = None
     pixel_sizes: NDArray[np.int64] | None = None
+    hidden: bool = False
 
     def take(self, rows: Sequence[int] | slice) -> RegionBatch:
         """The batch of these of its images, in this order; a row may repeat, and R stays."""
-        arrays = {key: value[rows] for key, value in vars(self).items() if key != "image_ids" and value is not None}
+        others = ("image_ids", "hidden")
+        arrays = {key: value[rows] for key, value in vars(self).items() if key not in others and value is not None}
         image_ids = self.image_ids[rows] if isinstance(rows, slice) else tuple(self.image_ids[row] for row in rows)
         return replace(self, image_ids=image_ids, **arrays)
 

@@ -51,6 +51,9 @@ class Encoding(_Movable):
         full_regions: the same of ``region_mask``.
         pixels: (P, 3, H, W) uint8, whole pictures, for backbones that read such; scaled to numbers around 0 on the
             device. One that cuts pictures into patches may treat these as regions instead.
+        tag_ids: (P, T) int64, tokens of object tags, which belong to the image as regions do; None for backbones that
+            read none.
+        tag_mask: (P, T) bool, True for a real token of them; None likewise.
     """
 
     token_ids: Tensor
@@ -62,6 +65,8 @@ class Encoding(_Movable):
     full_texts: bool = False
     full_regions: bool = False
     pixels: Tensor | None = None
+    tag_ids: Tensor | None = None
+    tag_mask: Tensor | None = None
 
 
 @dataclass(frozen=True)

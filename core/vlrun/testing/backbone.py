@@ -26,7 +26,9 @@ _PER_REGION = (
     *("features", "boxes", "mask"),
     *("class_ids", "class_scores", "attribute_ids", "attribute_scores"),
 )
+_TAG_FIELDS = ("tag_mask", "tag_ids")
 _WHOLE_FIELDS = ("pixels",)  # of an image, with no axis for what is padded
+_IMAGE_FIELDS = _REGION_FIELDS + _TAG_FIELDS + _WHOLE_FIELDS
 
 MakeImages = Callable[[Sequence[str]], RegionBatch]
 
@@ -38,6 +40,7 @@ def check_backbone(
     max_text_tokens: int = 20,
     *,
     pictures: PictureShape | None = None,
+    num_classes: int = 0,
 ) -> None:
     """Asserts what the core relies on in a backbone.
 
@@ -50,16 +53,17 @@ def check_backbone(
     Args:
         feature_size: width of the region features, for backbones that read such.
         pictures: how the others want pictures.
+        num_classes: how many classes the detector has, for backbones that read its classes.
     """
-    make = partial(make_pictures, shape=pictures) if pictures else partial(make_regions, feature_size=feature_size)
+    make: MakeImages = partial(make_regions, feature_size=feature_size, num_classes=num_classes)
+    if pictures is not None:
+        make = partial(make_pictures, shape=pictures)
     pairs = [Pair(text, f"image_{index}") for index, text in enumerate(texts)]
     regions = make([pair.image_id for pair in pairs])
     encode = backbone.pair_encoder(max_text_tokens)
     encoding = encode(pairs, regions)
     again = pickle.loads(pickle.dumps(encode))(pairs, regions)  # noqa: S301 - our own object
-    _assert_equal_fields(
-        encoding, again, _TEXT_FIELDS + _REGION_FIELDS + _WHOLE_FIELDS, "the pair encoder changes {} from call to call"
-    )
+    _assert_equal_fields(encoding, again, _TEXT_FIELDS + _IMAGE_FIELDS, "the pair encoder changes {} from call to call")
     _check_encoding(encoding, regions, len(pairs), reads_pictures=pictures is not None)
     _check_limits(backbone, texts, make, max_text_tokens)
 
@@ -101,6 +105,8 @@ def _check_encoding(encoding: Encoding, regions: RegionBatch, num_pairs: int, *,
         ("region_features", (num_pairs, num_regions), (*halves, torch.uint8)),
         ("boxes", (num_pairs, num_regions), (torch.float32,)),
         ("pixels", (num_pairs, 3), (torch.uint8,)),
+        ("tag_ids", (num_pairs,), ids),
+        ("tag_mask", (num_pairs,), (torch.bool,)),
     ):
         tensor = getattr(encoding, name)
         if tensor is None:
@@ -168,9 +174,7 @@ def _check_parts(
     texts = encode(pairs, other_regions)
     images = encode([Pair(pairs[0].text, pair.image_id) for pair in pairs], regions)
     _assert_equal_fields(texts, encoding, _TEXT_FIELDS, "the {} of an encoding must not depend on the regions")
-    _assert_equal_fields(
-        images, encoding, _REGION_FIELDS + _WHOLE_FIELDS, "the {} of an encoding must not depend on the texts"
-    )
+    _assert_equal_fields(images, encoding, _IMAGE_FIELDS, "the {} of an encoding must not depend on the texts")
 
     def assert_pooled(text: Mapping[str, Tensor], region: Mapping[str, Tensor], pooled: Tensor, which: str) -> None:
         output = network.pooled_output(text, region)
@@ -200,6 +204,9 @@ def _part_without_padding(
     unpadded: dict[str, Any] = {name: value[row : row + 1, real] for name, value in values.items() if value is not None}
     wholes = {name: value for name in _WHOLE_FIELDS if (value := getattr(encoding, name)) is not None}
     unpadded |= {name: value[row : row + 1] for name, value in wholes.items()}
+    if fields is _REGION_FIELDS and encoding.tag_ids is not None and encoding.tag_mask is not None:
+        tags = encoding.tag_mask[row]
+        unpadded |= {name: getattr(encoding, name)[row : row + 1, tags] for name in _TAG_FIELDS}
     return {name: tensor for name, tensor in make_part(replace(encoding, **unpadded)).items() if name != fields[0]}
 
 

@@ -18,6 +18,7 @@ PUBLIC = (
     "vlrun.blocks.decoders",
     "vlrun.blocks.dropout",
     "vlrun.blocks.heads",
+    "vlrun.blocks.object_tags",
     "vlrun.blocks.pair_encoding",
     "vlrun.blocks.pair_scoring",
     "vlrun.blocks.pictures",

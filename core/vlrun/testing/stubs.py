@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,10 +19,15 @@ from vlrun.interfaces.tensors import BackboneOutput, Encoding
 _NUM_WORDS = 97
 
 
-def make_regions(image_ids: Sequence[str], feature_size: int, num_regions: int = 5, seed: int = 0) -> RegionBatch:
+def make_regions(
+    image_ids: Sequence[str], feature_size: int, num_regions: int = 5, seed: int = 0, num_classes: int = 0
+) -> RegionBatch:
     """Makes random region features with boxes inside 640 x 480 images; about half of the images have one region less.
 
     The regions of an image depend only on its id and the seed, so an id may be asked for again.
+
+    Args:
+        num_classes: of the detector, whose classes and scores the regions have; 0: they have none.
     """
     features = np.zeros((len(image_ids), num_regions, feature_size), np.float16)
     boxes = np.zeros((len(image_ids), num_regions, 4), np.float32)
@@ -34,7 +40,11 @@ def make_regions(image_ids: Sequence[str], feature_size: int, num_regions: int =
         boxes[row, :count] = np.concatenate([corner, corner + rng.uniform(20, 150, (count, 2))], axis=1)
         mask[row, :count] = True
     sizes = np.tile(np.array([[480.0, 640.0]], np.float32), (len(image_ids), 1))
-    return RegionBatch(tuple(image_ids), features, boxes, mask, sizes)
+    regions = RegionBatch(tuple(image_ids), features, boxes, mask, sizes)
+    if not num_classes:
+        return regions
+    drawn = np.abs(features[..., 0].astype(np.float32))
+    return replace(regions, class_ids=(1000 * drawn).astype(np.int32) % num_classes, class_scores=drawn / (1 + drawn))
 
 
 def make_pictures(image_ids: Sequence[str], shape: PictureShape) -> RegionBatch:

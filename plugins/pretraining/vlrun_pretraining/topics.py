@@ -7,11 +7,11 @@ counts as part of a noun phrase.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
 from vlrun import DataError, Vocabulary
+from vlrun.blocks.object_tags import read_class_names
 from vlrun_pretraining.config import PretrainConfig
 from vlrun_pretraining.rule import SeenPair
 
@@ -73,23 +73,6 @@ class Topics:
             special = (vocabulary.unknown_id, vocabulary.mask_id)
             self._stop_ids = vocabulary, frozenset([*special, *(ids[0] for ids in pieces if len(ids) == 1)])
         return self._stop_ids[1]
-
-
-def read_class_names(path: Path) -> list[str]:
-    """The names of detector classes, in the order of their ids; of several names of a class the first.
-
-    Raises:
-        DataError: there is no such file, or a line is empty.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: {error}") from error
-    if empty := [number for number, line in enumerate(lines, 1) if not line.strip()]:
-        raise DataError(
-            f"{path}:{empty[0]}: the line is empty; each has the name of one class, in the order of their ids"
-        )
-    return [line.split(",")[0].strip() for line in lines]
 
 
 def _pieces(texts: Iterable[str], vocabulary: Vocabulary) -> Iterable[int]:

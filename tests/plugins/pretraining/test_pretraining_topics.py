@@ -14,7 +14,7 @@ from vlrun import DataError, Example, RegionFeatures
 from vlrun.blocks.wordpiece import WordPiece
 from vlrun_pretraining.items import items_to_train
 from vlrun_pretraining.rule import SeenPair, ShownPair
-from vlrun_pretraining.topics import SURE, Topics, read_class_names
+from vlrun_pretraining.topics import SURE, Topics
 
 NAMES = ["red cat,kitten", "blue", "the left", "dogs", "zebra"]
 
@@ -73,15 +73,3 @@ def test_phrases_need_classes_with_confidences_that_have_names(topics_of: Of) ->
         topics_of("phrase", "a cat", [0])
     with pytest.raises(DataError, match="image 'train0' has class 5, and there are 5 names"):
         topics_of("phrase", "a cat", [5], [0.9])
-
-
-def test_a_file_of_names_is_told_with_its_line(class_names: Path) -> None:
-    assert read_class_names(class_names) == ["red cat", *NAMES[1:]]
-    class_names.write_text("cat\n\ndog\n")
-    with pytest.raises(DataError, match=r"classes\.txt:2: the line is empty"):
-        read_class_names(class_names)
-    class_names.write_bytes(b"\xff\n")
-    with pytest.raises(DataError, match=r"classes\.txt: "):
-        read_class_names(class_names)
-    with pytest.raises(DataError, match="No such file"):
-        read_class_names(class_names.with_name("absent.txt"))
