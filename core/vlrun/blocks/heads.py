@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import sqrt
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlrun.errors import CheckpointError
-from vlrun.interfaces.tensors import BackboneOutput
+from vlrun.interfaces.tensors import BackboneOutput, full_precision
 
 BASE_WIDTH, BASE_STD = 768, 0.02  # BERT's, as in both papers
 NORM_EPSILON = 1e-12
@@ -60,6 +62,43 @@ class PooledClassifier(nn.Module):
         pooled = output.pooled.reshape(-1, self.images_per_example * output.pooled.shape[1])
         logits: Tensor = self.dense1(self.layer_norm(nn.functional.gelu(self.dense0(pooled))))
         return logits
+
+
+class TwoTowerHead(nn.Module):
+    """Pooled output and matching head of two towers: the logit of a match is ``scale`` x cosine + ``bias``.
+
+    CLIP (Radford et al. 2021) has no bias: a softmax over many images or texts needs none. It lets pairs alone match or
+    not, and starts at 0.
+    """
+
+    def __init__(self, log_scale: float = 2.6592) -> None:
+        """Builds the head.
+
+        Args:
+            log_scale: where the logarithm of the scale starts; by default ln(1 / 0.07), as in the paper.
+        """
+        super().__init__()
+        self.logit_scale = nn.Parameter(torch.tensor(log_scale))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    @staticmethod
+    def vectors(projected: Tensor) -> Tensor:
+        """Outputs of a tower, (N, H), in full precision and of length 1."""
+        return F.normalize(full_precision(projected), dim=-1)
+
+    @staticmethod
+    def pooled(text: Tensor, images: Tensor) -> Tensor:
+        """Pooled outputs of P pairs from their vectors, (P, H) each: the product, whose mean is the cosine."""
+        return text.shape[-1] * text * images
+
+    def similarity(self, text: Tensor, images: Tensor) -> Tensor:
+        """Vectors of N texts and of M images -> logits of a match, (M, N)."""
+        return self.logit_scale.exp() * (images @ text.T) + self.bias
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Pooled outputs (P, H) -> logits (P, 2), the first of them 0."""
+        match = self.logit_scale.exp() * pooled.mean(-1) + self.bias
+        return torch.stack([torch.zeros_like(match), match], dim=-1)
 
 
 def num_classes(tensors: Mapping[str, Tensor]) -> int:

@@ -88,6 +88,8 @@ class Backbone(nn.Module, ABC):
         unused_weights: parts that a file of weights may have and this network does not, such as heads of
             pre-training. Any other tensor that the network has no place for is an error.
         depth_options: stack of layers -> the option that sets its depth, for messages.
+        two_towers: whether no layer sees both a text and an image, so that ``similarity`` scores every text with every
+            image by one product of matrices.
         layer_stacks: the stacks of layers from the inputs on, those in one tuple side by side, for ``layer_decay``;
             empty: those of ``depth_options``, one after the other.
     """
@@ -96,6 +98,7 @@ class Backbone(nn.Module, ABC):
     vocabulary_hash: str = ""
     wordpiece: Vocabulary | None = None
     reads_classes: bool = False
+    two_towers: bool = False
     optional_weights: ClassVar[Sequence[str]] = ()
     unused_weights: ClassVar[Sequence[str]] = ()
     depth_options: ClassVar[Mapping[str, str]] = {}
@@ -184,6 +187,21 @@ class Backbone(nn.Module, ABC):
         )
         output: BackboneOutput = self(encoding)
         return output.pooled
+
+    def similarity(self, text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor:
+        """The logits of a match of every text with every image; only for ``two_towers``.
+
+        Retrieval scores whole blocks of pairs with it, in place of ``pooled_output`` and ``matching_head``, which give
+        the same up to rounding: of the pooled output of a pair the head makes (0, this logit).
+
+        Args:
+            text: rows of what ``text_part`` gave, N of them.
+            regions: rows of what ``region_part`` gave, M of them.
+
+        Returns:
+            (M, N), in full precision.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no two towers")
 
     def for_scoring(self, dtype: torch.dtype) -> PairNetwork | None:
         """What scores many pairs with the weights as they are now, which stay: they may be copied, cast and joined.

@@ -46,9 +46,10 @@ def check_backbone(
 
     The pair encoder is picklable and not random, cuts texts to the limit that it is made with, and gives tensors of the
     stated types and shapes, with boxes that are no longer pixels; padding does not change the pooled output; the parts
-    and ``pooled_output``, also ``for_scoring``, give the same pooled output as ``forward``; attention that is shown is
-    that of tokens to regions; weights survive saving and loading; the matching head has two classes and is part of the
-    network from the start; so are the word embeddings, if it offers them, with a row for each word.
+    and ``pooled_output``, also ``for_scoring``, give the same pooled output as ``forward``, and ``similarity`` of two
+    towers what the matching head says of it; attention that is shown is that of tokens to regions; weights survive
+    saving and loading; the matching head has two classes and is part of the network from the start; so are the word
+    embeddings, if it offers them, with a row for each word.
 
     Args:
         feature_size: width of the region features, for backbones that read such.
@@ -91,7 +92,23 @@ def check_backbone(
     _check_padding(backbone, encode, pairs, regions, output.pooled)
     for network in filter(None, (backbone, backbone.for_scoring(next(backbone.parameters()).dtype))):
         _check_parts(backbone, network, encode, pairs, regions, make)
+    if backbone.two_towers:
+        _check_similarity(backbone, encode, pairs, regions)
     _check_weights_round_trip(backbone)
+
+
+@torch.inference_mode()
+def _check_similarity(backbone: Backbone, encode: PairEncoder, pairs: list[Pair], regions: RegionBatch) -> None:
+    """Asserts that the product of matrices gives what the matching head says of each pair."""
+    encoding = encode(pairs, regions)
+    text_part, region_part = backbone.text_part(encoding), backbone.region_part(encoding)
+    found = backbone.similarity(text_part, region_part)
+    assert found.shape == (len(pairs), len(pairs)), "similarity must give (M, N) for N texts and M images"
+    for row in range(len(pairs)):
+        image = {name: tensor[row].expand_as(tensor) for name, tensor in region_part.items()}
+        logits = backbone.matching_head()(backbone.pooled_output(text_part, image))
+        expected = torch.stack([torch.zeros_like(found[row]), found[row]], dim=-1)
+        assert torch.allclose(logits, expected, atol=_TOLERANCE), "similarity must be the logit of a match, beside 0"
 
 
 def _check_encoding(encoding: Encoding, regions: RegionBatch, num_pairs: int, *, reads_pictures: bool) -> None:

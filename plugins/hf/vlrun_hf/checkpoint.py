@@ -38,6 +38,21 @@ def translate_vilt(content: Mapping[str, Any]) -> dict[str, Tensor]:
     return trunk
 
 
+def translate_clip(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """``CLIPModel``; the matching head gets its scale, and a bias of 0.
+
+    Raises:
+        CheckpointError: this is no such file.
+    """
+    tensors = _floats(content)
+    kept = ("text_model.", "vision_model.", "text_projection.", "visual_projection.")
+    towers = {name: tensor for name, tensor in tensors.items() if name.startswith(kept)}
+    if "logit_scale" not in tensors or "text_projection.weight" not in towers:
+        raise CheckpointError(f"not a file of CLIPModel of transformers; it begins with {_beginning(content)}")
+    scale = tensors["logit_scale"].reshape(())
+    return {**towers, "matching.logit_scale": scale, "matching.bias": torch.zeros_like(scale)}
+
+
 def _floats(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """The floating-point tensors: others are numbers of positions, which the network makes itself."""
     return {

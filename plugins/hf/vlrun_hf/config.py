@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from vlrun import PictureShape, TextTransformerConfig
+from vlrun import DataPath, PictureShape, RequiredFile, TextTransformerConfig
 
 _LONGER = 1333 / 800
 """ViLT's limit of the longer side, as a share of the shorter one (section 4.1 of Kim et al. 2021)."""
@@ -77,3 +78,116 @@ class ViltConfig(TextTransformerConfig):
         if options is None or table is None:
             return None
         return {**options, "image_size": isqrt(table[1] - 1) * options["patch_size"]}
+
+
+@dataclass(frozen=True)
+class ClipSizes:
+    """The numbers that a size of CLIP stands for; those without ``vision_`` or ``image_`` are of the text tower."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    feed_forward_size: int
+    max_positions: int
+    vision_hidden_size: int
+    vision_layers: int
+    vision_heads: int
+    vision_feed_forward_size: int
+    image_size: int
+    patch_size: int
+    projection_size: int
+
+
+_HEAD_SIZE = 64
+"""Of all published networks (clip/model.py of github.com/openai/CLIP)."""
+
+
+class ClipConfig(TextTransformerConfig):
+    """Two towers, whose vectors are compared."""
+
+    known_sizes: ClassVar[Mapping[str, ClipSizes]] = {
+        "base": ClipSizes(512, 12, 8, 2048, 77, 768, 12, 12, 3072, 224, 32, 512),  # ViT-B/32
+        "large": ClipSizes(768, 12, 12, 3072, 77, 1024, 24, 16, 4096, 224, 14, 768),  # ViT-L/14
+        "tiny": ClipSizes(128, 2, 4, 512, 77, 128, 2, 4, 512, 64, 16, 128),  # for tests and --demo
+    }
+    weights_file: ClassVar[str] = "hf:openai/clip-vit-base-patch32"
+    weights_page: ClassVar[str] = "https://huggingface.co/openai/clip-vit-base-patch32"
+    word_table: ClassVar[str] = "text_model.embeddings.token_embedding.weight"
+    shown_by: ClassVar[Mapping[str, tuple[str, int]]] = {
+        "feed_forward_size": ("text_model.encoder.layers.0.mlp.fc1.weight", 0),
+        "max_positions": ("text_model.embeddings.position_embedding.weight", 0),
+        "vision_hidden_size": ("vision_model.pre_layrnorm.weight", 0),
+        "vision_feed_forward_size": ("vision_model.encoder.layers.0.mlp.fc1.weight", 0),
+        "patch_size": ("vision_model.embeddings.patch_embedding.weight", 2),
+        "projection_size": ("text_projection.weight", 0),
+    }
+    stacks: ClassVar[Mapping[str, str]] = {
+        "num_layers": "text_model.encoder.layers",
+        "vision_layers": "vision_model.encoder.layers",
+    }
+    any_tokenizer: ClassVar[bool] = True
+
+    size: Literal["base", "large", "tiny"] = Field(
+        "base", description="base: ViT-B/32; large: ViT-L/14; tiny: two layers 128 wide, for tests and --demo"
+    )
+    num_layers: PositiveInt | None = Field(None, description="of the text tower; base and large have 12, tiny 2")
+    vision_hidden_size: PositiveInt | None = None
+    vision_layers: PositiveInt | None = Field(None, description="of the image tower; base has 12, large 24, tiny 2")
+    vision_heads: PositiveInt | None = None
+    vision_feed_forward_size: PositiveInt | None = None
+    image_size: PositiveInt | None = Field(None, description="side of the square in the middle of pictures")
+    patch_size: PositiveInt | None = Field(None, description="side of a patch in pixels")
+    projection_size: PositiveInt | None = Field(None, description="length of the vectors that are compared")
+    activation: Literal["quick_gelu", "gelu"] = Field(
+        "quick_gelu", description="of the feed-forward layers: OpenAI's networks have quick_gelu, LAION's gelu"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="of attention; the published networks have none")
+    vocabulary: DataPath = Field(
+        Path("vocab/clip-vit-base-patch32/tokenizer.json"),
+        validate_default=True,
+        description="any tokenizer.json of the library tokenizers, or a WordPiece vocabulary",
+    )
+
+    @model_validator(mode="after")
+    def _sizes_fit_together(self) -> ClipConfig:
+        sizes = self.sizes
+        for part, whole in (("patch_size", "image_size"), ("vision_heads", "vision_hidden_size")):
+            if getattr(sizes, whole) % getattr(sizes, part):
+                raise ValueError(f"{part} {getattr(sizes, part)} does not divide {whole} {getattr(sizes, whole)}")
+        return self
+
+    def pictures(self) -> PictureShape:
+        """The square in the middle, after the shorter side is scaled to it."""
+        return PictureShape(self.sizes.image_size, crop=True)
+
+    def required_files(self) -> list[RequiredFile]:
+        """Its own tokeniser, which is another one than BERT's."""
+        repository = self.weights_file.removeprefix("hf:")
+        file = RequiredFile(
+            self.vocabulary,
+            f"tokeniser of backbone '{self.name}' (tokenizer.json of {repository})",
+            f"hf download {repository} tokenizer.json --local-dir {self.vocabulary.parent}",
+        )
+        return [file, *super().required_files()[1:]]
+
+    def weights_remedy(self) -> list[str]:
+        """The command that imports them from the hub."""
+        return [f"runner weights import --from {self.name} {self.weights_file} {self.weights}"]
+
+    @classmethod
+    def options_of_weights(
+        cls, shapes: Mapping[str, tuple[int, ...]], num_heads: int | None = None
+    ) -> dict[str, Any] | None:
+        """Also the side of the picture, and the heads of the image tower."""
+        options = super().options_of_weights(shapes, num_heads)
+        table = shapes.get("vision_model.embeddings.position_embedding.weight")
+        if options is None or table is None:
+            return None
+        side = isqrt(table[0] - 1) * options["patch_size"]
+        return {**options, "vision_heads": cls.heads_at(options["vision_hidden_size"]), "image_size": side}
+
+    @classmethod
+    def heads_at(cls, hidden_size: int) -> int | None:
+        """How many heads a tower of this width has: the tiny one 4, and others one for each 64."""
+        tiny = cls.known_sizes["tiny"]
+        return tiny.num_heads if hidden_size == tiny.hidden_size else max(1, hidden_size // _HEAD_SIZE)

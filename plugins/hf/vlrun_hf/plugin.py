@@ -15,6 +15,12 @@ def vlrun_backbones() -> list[Entry]:
             config="vlrun_hf.config:ViltConfig",
             factory="vlrun_hf.vilt:Vilt.from_config",
         ),
+        Entry(
+            name="clip",
+            summary="two towers, for texts and pictures, whose vectors are compared (Radford et al. 2021)",
+            config="vlrun_hf.config:ClipConfig",
+            factory="vlrun_hf.clip:Clip.from_config",
+        ),
     ]
 
 
@@ -39,6 +45,12 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             translator="vlrun_hf.checkpoint:translate_vilt",
             seen=SEEN_BY_VILT,
             licence="Apache-2.0 (https://huggingface.co/dandelin/vilt-b32-mlm)",
+        ),
+        WeightFormat(
+            name="clip",
+            backbone="clip",
+            summary="CLIPModel of Hugging Face transformers",
+            translator="vlrun_hf.checkpoint:translate_clip",
         ),
     ]
 

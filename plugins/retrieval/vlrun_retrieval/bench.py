@@ -14,7 +14,6 @@ from vlrun import ByTurns, CheckpointError, Encoding, Measurement, Pair, RunView
 from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.config import MatchingConfig
 from vlrun_retrieval.scorer import PairScorer
-from vlrun_retrieval.sizes import pairs_at_once
 
 PLAIN = "plain loop, fp32"
 _ABOUT_PLAIN = "baseline: an image with 32 texts at a time, padded to the longest allowed, everything computed anew"
@@ -79,7 +78,7 @@ def measured(
 
 def _pairs_in_a_tile(scorer: PairScorer, pool: CandidatePool, config: MatchingConfig) -> int:
     """As an evaluation takes them; on a CPU a tile for a GPU would take half a minute."""
-    own = pairs_at_once(scorer.device, scorer.image_bytes(pool.image_ids[0]))
+    own = scorer.pairs_at_once(pool.image_ids[0])
     if scorer.device.type == "cpu":
         return min(own, config.pairs_per_batch or own)
     return config.pairs_per_batch or own

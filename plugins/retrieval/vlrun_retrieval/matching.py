@@ -186,7 +186,8 @@ class MatchingTask(Task[Any]):
         """The images by how well they match the text, or the texts by how well they match the image.
 
         A probability is that of a match, for each pair alone; they do not add up to 1. There is none where pairs are
-        ranked by the logit of a match alone. With one text and one image the only choice is the image.
+        ranked by the logit of a match alone, or by two towers, of which only differences mean something. With one text
+        and one image the only choice is the image.
         """
         scorer = PairScorer.of_run(run, self.pair_scores)
         texts, images = question.texts, question.image_ids
@@ -200,10 +201,12 @@ class MatchingTask(Task[Any]):
                 parts = scorer.text_part(encoded, some_texts), scorer.region_part(some_images)
                 scores += OnTheWay(scorer.all_pairs(*parts)).values().ravel().tolist()
         names = texts if len(texts) > 1 else images
+        is_probability = self.config.score == "log-odds" and not run.backbone.two_towers
         order = sorted(range(len(names)), key=lambda number: -scores[number])
         return Answer(
-            question, tuple(Choice(names[number], self._match_probability(scores[number])) for number in order)
+            question,
+            tuple(
+                Choice(names[number], 0.5 + 0.5 * tanh(scores[number] / 2) if is_probability else None)
+                for number in order
+            ),
         )
-
-    def _match_probability(self, score: float) -> float | None:
-        return 0.5 + 0.5 * tanh(score / 2) if self.config.score == "log-odds" else None

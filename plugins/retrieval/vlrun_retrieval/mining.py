@@ -33,7 +33,7 @@ from vlrun_retrieval.hard_negatives import (
 )
 from vlrun_retrieval.matching import MatchingTask
 from vlrun_retrieval.scorer import EncodedTexts, OnTheWay, PairScorer, Part, Rows, bytes_of, take
-from vlrun_retrieval.sizes import pairs_at_once, part_bytes
+from vlrun_retrieval.sizes import part_bytes
 
 _ANCHORS_PER_BLOCK = 16384
 _PASSING_AT_ONCE = 512
@@ -117,7 +117,7 @@ def mine_negatives(task: MatchingTask, run: RunView, pool: CandidatePool, plan: 
         with run.ranks.together():
             texts = scorer.encoded(pool.texts, pool.image_ids[0])
         pairs_per_batch = run.ranks.from_main(
-            lambda: task.config.pairs_per_batch or pairs_at_once(scorer.device, scorer.image_bytes(pool.image_ids[0]))
+            lambda: task.config.pairs_per_batch or scorer.pairs_at_once(pool.image_ids[0])
         )
         mining = Mining(
             scorer,

@@ -24,6 +24,7 @@ from vlrun import Prediction, RanksView, RunView
 from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.config import MatchingConfig, RerankConfig
 from vlrun_retrieval.matrix import (
+    TEXTS_PER_GROUP,
     Checksums,
     FirstStage,
     ScoreMatrix,
@@ -37,7 +38,7 @@ from vlrun_retrieval.matrix import (
 from vlrun_retrieval.metric import needed_texts, pool_predictions, usable_protocols
 from vlrun_retrieval.ranking import Protocol
 from vlrun_retrieval.scorer import EncodedTexts, OnTheWay, PairScorer, Part, Rows, take
-from vlrun_retrieval.sizes import pairs_at_once, part_bytes
+from vlrun_retrieval.sizes import TOWER_TEXTS, part_bytes
 
 _FLUSH_SECONDS = 30.0
 
@@ -163,7 +164,12 @@ def _plan(evaluation: PoolEvaluation, run: RunView, scorer: PairScorer, texts: E
         # few pairs of a tile are scored, so it spans more of them
         spread = max(1, num_images * len(pool.texts) // (rerank.candidates * (num_images + len(pool.texts))))
     tiles = TilePlan(
-        num_images, texts.lengths, needed, pairs_per_batch=pairs_per_batch * spread, images_per_block=block
+        num_images,
+        texts.lengths,
+        needed,
+        pairs_per_batch=pairs_per_batch * spread,
+        images_per_block=block,
+        texts_per_group=TOWER_TEXTS if scorer.backbone.two_towers else TEXTS_PER_GROUP,
     )
     identity = {
         **run.identity(),
@@ -181,7 +187,7 @@ def _sizes(scorer: PairScorer, pool: CandidatePool, pairs_per_batch: int | None)
     """Images in a block, and pairs in a forward pass."""
     image_bytes = scorer.image_bytes(pool.image_ids[0])
     images = max(1, part_bytes(scorer.device) // image_bytes)
-    return images, pairs_per_batch or pairs_at_once(scorer.device, image_bytes)
+    return images, pairs_per_batch or scorer.pairs_at_once(pool.image_ids[0])
 
 
 def _place(path: Path, identity: Mapping[str, Any], final: bool) -> Path:

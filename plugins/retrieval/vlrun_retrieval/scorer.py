@@ -25,6 +25,7 @@ from vlrun import (
     full_precision,
 )
 from vlrun_retrieval.head import PairMatcher
+from vlrun_retrieval.sizes import TOWER_PAIRS, pairs_at_once
 
 _ENCODED_AT_ONCE = 128
 _MASKS = ("text_mask", "region_mask")
@@ -170,6 +171,12 @@ class PairScorer:
         """What the part of one image takes on the device."""
         return bytes_of(self.region_part([any_image]))
 
+    def pairs_at_once(self, any_image: str) -> int:
+        """How many pairs are scored at once where the options name no number."""
+        if self.backbone.two_towers:
+            return TOWER_PAIRS
+        return pairs_at_once(self.device, self.image_bytes(any_image))
+
     def scores(self, texts: Part, images: Part) -> Tensor:
         """Row i of ``texts`` with row i of ``images`` -> (P,) float32, perhaps still being computed.
 
@@ -189,6 +196,9 @@ class PairScorer:
     def all_pairs(self, texts: Part, images: Part) -> Tensor:
         """Every text with every image: (N, ...) and (M, ...) -> (M, N)."""
         num_texts, num_images = _size(texts), _size(images)
+        if self.backbone.two_towers:
+            matches = self.backbone.similarity(texts, images).float()
+            return self.to_scores(torch.stack([torch.zeros_like(matches), matches], -1).flatten(0, 1)).view_as(matches)
         text_rows = {name: _expanded(value[None], num_images).flatten(0, 1) for name, value in texts.items()}
         image_rows = {name: value.repeat_interleave(num_texts, dim=0) for name, value in images.items()}
         return self.scores(text_rows, image_rows).view(num_images, num_texts)

@@ -12,6 +12,12 @@ PART_BYTES = 256 * 2**20
 """For parts of images on a CPU, and at least; twice that while they are put together."""
 
 PAIRS_ON_CPU = 64  # more leave the caches: 5 % slower with four times as many
+TOWER_PAIRS = 2**16
+"""Of two towers, whose pairs are numbers of a product of matrices; so many are in a tile on every device."""
+
+TOWER_TEXTS = 256
+"""Texts in a tile of theirs, at the most."""
+
 _MOST_PAIRS = 4096
 _SHARE_OF_MEMORY = 16  # the parts and the activations of a forward pass take one such share each
 _ACTIVATIONS = 6  # of a pair, in parts of its image: states, projections, and the wide layer of a transformer

@@ -27,6 +27,7 @@ from vlrun import (
     RunView,
     hookimpl,
 )
+from vlrun.blocks.heads import TwoTowerHead
 from vlrun.config.experiment import Experiment, load_experiment
 from vlrun.plugins.manager import Plugins
 from vlrun_retrieval.candidates import CandidatePool
@@ -88,6 +89,34 @@ class CaptionBackbone(Backbone):
 
     def matching_head(self) -> nn.Module:
         return self.head
+
+
+class TowerBackbone(CaptionBackbone):
+    """The same words and regions in two towers."""
+
+    two_towers = True
+
+    def __init__(self, config: CaptionConfig) -> None:
+        super().__init__(config)
+        self.head = TwoTowerHead()  # type: ignore[assignment]
+
+    def text_part(self, encoding: Encoding) -> dict[str, Tensor]:
+        return {"vector": TwoTowerHead.vectors(_mean(self.words(encoding.token_ids), encoding.text_mask))}
+
+    def region_part(self, encoding: Encoding) -> dict[str, Tensor]:
+        looks = torch.tanh(self.look(torch.cat([encoding.region_features.float(), encoding.boxes], -1)))
+        return {"vector": TwoTowerHead.vectors(_mean(looks, encoding.region_mask))}
+
+    def pooled_output(self, text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor:
+        return TwoTowerHead.pooled(text["vector"], regions["vector"])
+
+    def similarity(self, text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor:
+        return self.head.similarity(text["vector"], regions["vector"])  # type: ignore[operator]
+
+    def forward(self, encoding: Encoding) -> BackboneOutput:
+        pooled = self.pooled_output(self.text_part(encoding), self.region_part(encoding))
+        nothing = pooled[:, :0, None].expand(-1, -1, 8)
+        return BackboneOutput(nothing, nothing, pooled, encoding.text_mask[:, :0], encoding.region_mask[:, :0])
 
 
 def _mean(states: Tensor, mask: Tensor) -> Tensor:
@@ -169,7 +198,13 @@ def vlrun_backbones() -> list[Entry]:
             summary="",
             config="matching_world:CaptionConfig",
             factory="matching_world:CaptionBackbone",
-        )
+        ),
+        Entry(
+            name="towers",
+            summary="",
+            config="matching_world:CaptionConfig",
+            factory="matching_world:TowerBackbone",
+        ),
     ]
 
 
