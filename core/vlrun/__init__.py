@@ -23,6 +23,7 @@ from vlrun.plugins.entries import (
     BuildReport,
     Command,
     DemoEntry,
+    DemoSource,
     Entry,
     FeatureFormat,
     SubmissionFormat,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from vlrun.interfaces.backbone import Backbone, PairEncoder, PairNetwork, Vocabulary
     from vlrun.interfaces.cases import Case, View
     from vlrun.interfaces.dataset import Dataset
-    from vlrun.interfaces.demo_provider import DemoFiles, DemoProvider, DemoSource
+    from vlrun.interfaces.demo_provider import DemoFiles, DemoImage, DemoObject, DemoProvider, DemoRelation
     from vlrun.interfaces.detector import Detector
     from vlrun.interfaces.examples import (
         Answers,
@@ -100,8 +101,10 @@ _HOMES = {
     "Dataset": "interfaces.dataset",
     "DatasetConfig": "config.base",
     "DemoFiles": "interfaces.demo_provider",
+    "DemoImage": "interfaces.demo_provider",
+    "DemoObject": "interfaces.demo_provider",
     "DemoProvider": "interfaces.demo_provider",
-    "DemoSource": "interfaces.demo_provider",
+    "DemoRelation": "interfaces.demo_provider",
     "Detector": "interfaces.detector",
     "DetectorConfig": "config.base",
     "Encoding": "interfaces.tensors",
@@ -195,7 +198,10 @@ __all__ = [
     "DatasetConfig",
     "DemoEntry",
     "DemoFiles",
+    "DemoImage",
+    "DemoObject",
     "DemoProvider",
+    "DemoRelation",
     "DemoSource",
     "Detector",
     "DetectorConfig",

@@ -6,128 +6,15 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from toy_detector import ToyDetector
+from toy_demo import NUM_IMAGES, Seen, ToyPlugins, ToyProvider, builder_of, source
 
-from vlrun import (
-    Builder,
-    BuildReport,
-    DataError,
-    DemoProvider,
-    DetectorConfig,
-    Entry,
-    FeatureFormat,
-    PluginError,
-    RegionFeatureStore,
-)
-from vlrun.demo.data import cache_folder, prepare_demo
-from vlrun.interfaces.demo_provider import DemoSource
-from vlrun.plugins.builtin import vlrun_feature_formats
-
-NUM_IMAGES = 4
-
-
-class ToyProvider(DemoProvider):
-    """Two datasets over the same images; writes down what it is asked for."""
-
-    name = "toys"
-    version = "7"
-    datasets: Mapping[str, DemoSource] = {
-        "animals": DemoSource("official", "zoo"),
-        "plants": DemoSource("official", "zoo"),
-    }
-    feature_format = "npz"
-    region_feature_size = 3
-    num_regions = 2
-
-    def __init__(self, log: Path) -> None:
-        self.log = log
-
-    def calls(self) -> list[str]:
-        return self.log.read_text().split() if self.log.exists() else []
-
-    def note(self, call: str) -> None:
-        with self.log.open("a") as file:
-            file.write(f"{call}\n")
-
-    def write_vocabulary(self, path: Path) -> None:
-        self.note("vocabulary")
-        path.write_text("[PAD]\n")
-
-    def write_annotations(self, dataset: str, folder: Path) -> None:
-        self.note(f"annotations:{dataset}")
-        (folder / "official.txt").write_text(f"{dataset}\n")
-
-    def write_features(self, image_set: str, folder: Path) -> None:
-        self.note(f"features:{image_set}")
-        for index in range(NUM_IMAGES):
-            boxes = np.array([[0, 0, 5, 5], [1, 1, 9, 9]], np.float32)
-            np.savez(folder / f"img{index}.jpg.npz", x=np.ones((2, 3), np.float32), boxes=boxes, image_h=10, image_w=10)
-
-    def overrides(self, datasets: Sequence[str]) -> Mapping[str, Any]:
-        return {"train.epochs": len(datasets)}
-
-
-class ToyPlugins:
-    """As much of ``Plugins`` as preparing needs."""
-
-    def __init__(self, *providers: DemoProvider, builders: tuple[Builder, ...] | None = None) -> None:
-        self.providers = list(providers)
-        self.builders = (builder_of("build"),) if builders is None else builders
-
-    def find(self, kind: str, name: str) -> Entry:
-        if kind == "detector":
-            return Entry(name=name, summary="", config=f"{__name__}:Eyes", factory=f"{__name__}:look")
-        assert kind == "dataset"
-        return Entry(
-            name=name, summary="", config="vlrun:DatasetConfig", factory="builtins:print", builders=self.builders
-        )
-
-    def demo_providers(self) -> list[DemoProvider]:
-        return self.providers
-
-    def feature_formats(self) -> dict[str, FeatureFormat]:
-        return {found.name: found for found in vlrun_feature_formats()}
-
-
-class Seen(ToyProvider):
-    """It has a detector, and draws what that one reads: a number."""
-
-    detector = "eyes"
-
-    def write_all_pictures(self, image_set: str, folder: Path) -> None:
-        self.note(f"all-pictures:{image_set}")
-        for index in range(NUM_IMAGES):
-            (folder / f"img{index}.png").write_text(str(index))
-
-
-class Eyes(DetectorConfig):
-    weights: Path = Path("none")
-
-
-def look(config: Eyes) -> ToyDetector:
-    return ToyDetector(config.name)
-
-
-def build(source: Path, output: Path) -> BuildReport:
-    (output / "train.jsonl").write_text(f'{{"from": "{(source / "official.txt").read_text().strip()}"}}\n')
-    return BuildReport({"train": 1})
-
-
-def fail(source: Path, output: Path) -> BuildReport:
-    (output / "train.jsonl").write_text("half")
-    raise DataError("broken")
-
-
-def builder_of(function: str, source: str = "official") -> Builder:
-    return Builder(source=source, summary="", function=f"{__name__}:{function}")
+from vlrun import DataError, PluginError, RegionFeatureStore
+from vlrun.demo.data import prepare_demo
 
 
 @pytest.fixture
@@ -144,6 +31,7 @@ def test_annotations_and_features_come_out_of_the_builders_of_real_data(provider
     assert (data.files.region_feature_size, data.files.num_regions) == (3, 2)
     assert data.files.vocabulary.read_text() == "[PAD]\n"
     assert data.datasets["animals"].pictures.is_dir()
+    assert data.overrides == {"train.epochs": 8, "train.learning_rate": 5e-4}
 
 
 def test_everything_lies_in_one_folder_named_after_provider_and_version(provider: ToyProvider, tmp_path: Path) -> None:
@@ -170,55 +58,9 @@ def test_another_dataset_over_the_same_images_shares_their_features(provider: To
     data = prepare_demo(ToyPlugins(provider), ["animals", "plants"], cache=tmp_path)
 
     assert data.datasets["plants"].features == data.datasets["animals"].features
+    assert data.overrides == {"train.epochs": 8, "train.learning_rate": 1e-4}, "the longest and the slowest of them"
     assert provider.calls().count("features:zoo") == 1
     assert provider.calls()[-1] == "annotations:plants"
-
-
-def test_a_new_version_starts_a_new_folder(provider: ToyProvider, tmp_path: Path) -> None:
-    first = prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path)
-    provider.version = "8"
-    second = prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path)
-
-    assert first.root != second.root
-    assert first.root.is_dir()
-
-
-def test_changed_code_starts_a_new_folder(
-    provider: ToyProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / "vlrun_made_up"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "words.txt").write_text("one")
-    monkeypatch.syspath_prepend(tmp_path)
-    point = EntryPoint("made-up", "vlrun_made_up.plugin", "vlrun")
-    monkeypatch.setattr("vlrun.demo.data.entry_points", lambda group: [point])
-    first = prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path)
-    assert prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path).root == first.root
-    (package / "words.txt").write_text("two")
-
-    assert prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path).root != first.root
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"VLRUN_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
-        ({"XDG_CACHE_HOME": "/b"}, "/b"),
-        ({}, "/home/someone/.cache"),
-    ],
-    ids=["vlrun", "xdg", "home"],
-)
-def test_the_cache_lies_where_the_environment_says(
-    variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
-    monkeypatch.delenv("VLRUN_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-
-    assert cache_folder() == Path(expected)
 
 
 def test_a_dataset_without_demo_data_is_named_with_what_there_is(provider: ToyProvider, tmp_path: Path) -> None:
@@ -226,7 +68,8 @@ def test_a_dataset_without_demo_data_is_named_with_what_there_is(provider: ToyPr
         prepare_demo(ToyPlugins(provider), ["animals", "stones"], cache=tmp_path)
 
     assert str(error.value) == (
-        "there is no demo data for dataset 'stones'\ndemo data that is installed:\n    'toys' has animals, plants"
+        "there is no demo data for dataset 'stones'\n"
+        "there is for: animals, plants; plugins add theirs on the hook vlrun_demo_sources"
     )
     assert not (tmp_path / "vlrun").exists()
 
@@ -254,7 +97,8 @@ def test_a_picture_that_the_detector_cannot_use_ends_the_preparation(tmp_path: P
     with pytest.raises(DataError, match=r"b\.png: damaged"):
         prepare_demo(ToyPlugins(Blurred(tmp_path / "calls")), ["animals"], cache=tmp_path, from_pictures=True)
     (root,) = (tmp_path / "vlrun").iterdir()
-    assert list((root / "detected").iterdir()) == []
+    (detected,) = root.glob("detected-*")
+    assert list(detected.iterdir()) == []
 
 
 def test_demo_data_without_a_detector_cannot_start_from_pictures(provider: ToyProvider, tmp_path: Path) -> None:
@@ -263,22 +107,32 @@ def test_demo_data_without_a_detector_cannot_start_from_pictures(provider: ToyPr
 
 
 def test_datasets_of_two_providers_do_not_go_together(tmp_path: Path) -> None:
-    one, two = ToyProvider(tmp_path / "one"), ToyProvider(tmp_path / "two")
-    one.datasets, two.datasets = {"animals": DemoSource("official", "zoo")}, {"plants": DemoSource("official", "zoo")}
+    plugins = ToyPlugins(ToyProvider(tmp_path), sources=[source("animals"), source("plants", provider="sea")])
 
-    with pytest.raises(PluginError, match="no demo data has all of these datasets: animals, plants"):
-        prepare_demo(ToyPlugins(one, two), ["animals", "plants"], cache=tmp_path)
+    with pytest.raises(PluginError, match="are of different worlds: 'animals' of 'toys', 'plants' of 'sea'"):
+        prepare_demo(plugins, ["animals", "plants"], cache=tmp_path)
 
 
-def test_without_demo_data_the_message_says_what_to_look_for(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match="the hook vlrun_demo_data"):
+def test_what_two_plugins_offer_is_said_to_clash(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match="demo source 'clashing' is missing or clashes"):
+        prepare_demo(ToyPlugins(ToyProvider(tmp_path)), ["clashing"], cache=tmp_path)
+
+
+def test_a_world_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match="demo data of animals: demo data 'toys' is missing"):
         prepare_demo(ToyPlugins(), ["animals"], cache=tmp_path)
+
+
+def test_images_that_the_world_does_not_have_are_named(tmp_path: Path) -> None:
+    plugins = ToyPlugins(ToyProvider(tmp_path), sources=[source("animals", image_set="sea")])
+    with pytest.raises(PluginError, match=r"about images 'sea', which demo data 'toys' does not have \(found: zoo\)"):
+        prepare_demo(plugins, ["animals"], cache=tmp_path)
 
 
 def test_a_missing_builder_is_named(provider: ToyProvider, tmp_path: Path) -> None:
     plugins = ToyPlugins(provider, builders=(builder_of("build", source="rosita"),))
 
-    with pytest.raises(PluginError, match=r"needs the builder 'official' of dataset 'animals' \(found: rosita\)"):
+    with pytest.raises(PluginError, match=r"data of 'animals' need its builder 'official' \(found: rosita\)"):
         prepare_demo(plugins, ["animals"], cache=tmp_path)
 
 
@@ -328,8 +182,9 @@ def test_a_kill_half_way_leaves_no_part_that_looks_whole(tmp_path: Path) -> None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     (root,) = (tmp_path / "vlrun").iterdir()
-    assert (root / "annotations" / "animals").is_dir()
-    assert [path.name for path in (root / "sources").iterdir() if not path.name.startswith(".")] == ["animals"]
+    (built,) = (root / "annotations").iterdir()
+    assert built.name.startswith("animals-")
+    assert [path.name for path in (root / "sources").iterdir() if not path.name.startswith(".")] == [built.name]
 
     data = prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path)
 

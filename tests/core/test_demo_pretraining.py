@@ -29,8 +29,8 @@ from vlrun.runs.run import run_experiment
 class Provider:
     name = "toys"
 
-    def overrides(self, datasets: Sequence[str]) -> Mapping[str, Any]:
-        return {"train.epochs": 1}
+
+OVERRIDES: Mapping[str, Any] = {"train.epochs": 1}
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def demo(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The toy world as demo data, an experiment that starts from weights, and the one that makes them."""
     root = world / "data"
     files = DemoDataset(root, root / "toys.lmdb", root / "pictures")
-    data = DemoData(Provider(), root, DemoFiles(root / "v", 6, 3), {"toys": files})  # type: ignore[arg-type]
+    data = DemoData(Provider(), OVERRIDES, root, DemoFiles(root / "v", 6, 3), {"toys": files})  # type: ignore[arg-type]
     monkeypatch.setattr(demo_run, "prepare_demo", lambda *_, **__: data)
     monkeypatch.setenv("VLRUN_RUNS", str(world / "runs"))
     (world / "pretrain.yaml").write_text(toy.EXPERIMENT)
@@ -51,8 +51,8 @@ def runs(monkeypatch: pytest.MonkeyPatch, plugins: Plugins) -> list[Path]:
     """Pre-trainings that were run, here in this process."""
     done: list[Path] = []
 
-    def run(file: Path, runs_root: Path, option: str) -> None:
-        loaded = load_demo_experiment(file, [f"runs_root={runs_root}"], plugins, lambda message: None)
+    def run(file: Path, runs_root: Path, option: str, overrides: Sequence[str]) -> None:
+        loaded = load_demo_experiment(file, [f"runs_root={runs_root}", *overrides], plugins, lambda message: None)
         run_experiment(loaded, plugins=plugins, continues=True)
         done.append(file)
 
@@ -112,7 +112,7 @@ def test_the_name_changes_with_the_pretraining_and_with_nothing_else(
 
 def test_the_name_changes_with_the_code(demo: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
     before = tuned(demo, plugins).backbone.weights
-    monkeypatch.setattr(demo_run, "code_fingerprint", lambda: "another")
+    monkeypatch.setattr(demo_run, "fingerprint", lambda modules: "another")
     assert tuned(demo, plugins).backbone.weights != before
 
 
@@ -123,7 +123,7 @@ def test_a_demo_from_pictures_starts_from_a_pretraining_on_pictures(
         return load_demo_experiment(file, [], plugins, lambda message: None, from_pictures=True)
 
     made: list[str] = []
-    monkeypatch.setattr(demo_run, "_run_demo", lambda file, runs_root, option: made.append(option))
+    monkeypatch.setattr(demo_run, "_run_demo", lambda file, runs_root, option, overrides: made.append(option))
     experiment = from_pictures(demo / "tuned.yaml")
     assert experiment.demo == "pictures"
     assert experiment.backbone.weights != tuned(demo, plugins).backbone.weights
@@ -195,7 +195,7 @@ def test_weights_of_another_version_are_not_replaced_by_others(demo: Path, plugi
 
 
 def _prepare_slowly(experiment: Experiment, plugins: Plugins, log: Path) -> None:
-    def make(file: Path, weights: Path, plugins: Plugins, option: str) -> None:
+    def make(file: Path, weights: Path, *_: Any) -> None:
         with log.open("a") as notes:
             notes.write("made\n")
         time.sleep(0.2)
@@ -257,9 +257,10 @@ def test_the_pretraining_is_a_command_of_its_own_outside_of_any_launcher(
     for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("VLRUN_CACHE", "/somewhere")
-    demo_run._run_demo(Path("/x/pretrain.yaml"), tmp_path, "--demo")
+    demo_run._run_demo(Path("/x/pretrain.yaml"), tmp_path, "--demo", ["backbone.dropout=0"])
     assert child.seen["command"][1:] == [
-        *("-m", "vlrun", "run", "/x/pretrain.yaml", "--demo", "--resume", "--output", str(tmp_path))
+        *("-m", "vlrun", "run", "/x/pretrain.yaml", "backbone.dropout=0"),
+        *("--demo", "--resume", "--output", str(tmp_path)),
     ]
     assert child.seen["command"][0] == sys.executable
     left = {name for name in child.seen["env"] if name in {"RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID"}}
@@ -272,7 +273,7 @@ def test_a_failed_pretraining_ends_the_run_with_its_status(
 ) -> None:
     child.status = status
     with pytest.raises(RunnerError, match=r"has failed, see above: runner run /x/pretrain\.yaml --demo") as caught:
-        demo_run._run_demo(Path("/x/pretrain.yaml"), tmp_path, "--demo")
+        demo_run._run_demo(Path("/x/pretrain.yaml"), tmp_path, "--demo", [])
     assert caught.value.exit_status == expected
 
 
@@ -280,7 +281,7 @@ def test_a_stop_is_passed_on_and_stops_the_run(child: Any, tmp_path: Path) -> No
     child.status = StoppedOnRequest.exit_status
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(StoppedOnRequest, match="the same command continues it"):
-        demo_run._run_demo(Path("/x/pretrain.yaml"), tmp_path, "--demo")
+        demo_run._run_demo(Path("/x/pretrain.yaml"), tmp_path, "--demo", ["backbone.dropout=0"])
     assert child.seen["signals"] == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -319,16 +320,23 @@ def test_a_pretraining_that_needs_one_itself_is_refused(demo: Path, plugins: Plu
         tuned(demo, plugins)
 
 
-def test_a_pretraining_of_another_backbone_is_refused(
-    demo: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = demo_run.load_experiment
+def test_a_pretraining_follows_the_backbone_of_the_experiment(demo: Path, plugins: Plugins, runs: list[Path]) -> None:
+    """Changing ``backbone.name`` is all that it takes."""
+    before = tuned(demo, plugins).backbone.weights
+    (demo / "tuned.yaml").write_text(
+        "demo_pretraining: pretrain.yaml\n" + toy.EXPERIMENT.replace("{name: toy}", "{name: twin, dropout: 0.5}", 1)
+    )
+    experiment = tuned(demo, plugins)
+    assert experiment.backbone.name == "twin"
+    assert experiment.backbone.weights != before
 
-    def with_other(path: Path, *arguments: Any, **options: Any) -> Experiment:
-        loaded = read(path, *arguments, **options)
-        other = loaded.backbone.model_copy(update={"name": "other"})
-        return loaded.model_copy(update={"backbone": other}) if Path(path).stem == "pretrain" else loaded
+    prepare(experiment, plugins)
 
-    monkeypatch.setattr(demo_run, "load_experiment", with_other)
-    with pytest.raises(ConfigError, match="makes weights of backbone 'other', this experiment has 'toy'"):
-        tuned(demo, plugins)
+    assert runs == [demo / "pretrain.yaml"]
+    _, metadata = read_imported(experiment.backbone.weights)  # type: ignore[arg-type]
+    assert metadata["backbone"] == "twin"
+    (trained,) = (demo / "data" / "pretrained" / "runs").glob("*/*/latest/config.yaml")
+    assert "name: twin\n  weights: null\n  dropout: 0.5" in trained.read_text()
+    assert tuned(demo, plugins, file=str(trained)).backbone.name == "twin"
+    again = run_experiment(experiment, plugins=plugins).folder
+    assert tuned(demo, plugins, file=str(again / "config.yaml")).demo_weights == experiment.demo_weights

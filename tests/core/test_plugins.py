@@ -104,6 +104,36 @@ def test_two_plugins_with_one_name_clash_and_neither_wins(install: Install) -> N
         plugins.find("backbone", "same")
 
 
+DEMO = """
+    from vlrun import DemoSource, hookimpl
+
+    @hookimpl
+    def vlrun_demo_sources():
+        return [
+            DemoSource(name="hens", provider="world", image_set="vqa", builder="official", writer="{writer}")
+        ]
+"""
+
+
+def test_two_plugins_with_demo_data_of_one_dataset_clash(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    install("vlrun-one", DEMO.format(writer="builtins:print"))
+    assert create_plugins().demo_sources()["hens"].plugin == "vlrun-one 1.0"
+    install("vlrun-two", DEMO.format(writer="builtins:print"))
+    assert main(["list-plugins", "--strict"]) == PluginError.exit_status
+    printed = capsys.readouterr().out
+    assert "! demo source 'hens' is also offered by vlrun-two 1.0" in printed
+    assert "! demo source 'hens' is also offered by vlrun-one 1.0" in printed
+    assert "hens" not in create_plugins().demo_sources()
+
+
+def test_a_missing_name_is_explained_by_any_broken_plugin_and_suggests_no_unknown_package(install: Install) -> None:
+    assert create_plugins().why_missing("reporter", "wandb").endswith("Install the plugin that offers it")
+    install("vlrun-tracking", "raise RuntimeError('no luck')")
+    message = create_plugins().why_missing("reporter", "consle")
+    assert "Did you mean 'console'? Plugin vlrun-tracking 1.0 may offer it but is broken: RuntimeError" in message
+    assert "pip install" not in create_plugins().why_missing("reporter", "wandb")
+
+
 def test_a_plugin_cannot_take_a_built_in_name(install: Install) -> None:
     source = BACKBONE.format(name="console").replace("backbones", "reporters").replace("BackboneC", "ReporterC")
     install("vlrun-thief", source)

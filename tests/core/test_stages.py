@@ -260,9 +260,6 @@ def test_what_cannot_be_a_sequence_is_refused(
 class Provider:
     name, duration = "toys", ""
 
-    def overrides(self, datasets: Sequence[str]) -> dict[str, Any]:
-        return {"train.epochs": 1}
-
 
 def test_demos_start_from_demos(
     files: list[str], plugins: Plugins, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -270,12 +267,13 @@ def test_demos_start_from_demos(
     root = Path("data").absolute()
     data = DemoData(
         Provider(),  # type: ignore[arg-type]
+        {"train.epochs": 1},
         root,
         DemoFiles(root / "v", 6, 3),
         {"toys": DemoDataset(root, root / "toys.lmdb", root / "pictures")},
     )
     monkeypatch.setattr(demo_run, "prepare_demo", lambda *_, **__: data)
-    monkeypatch.setattr(demo_run, "provider_of", lambda plugins, datasets: Provider())
+    monkeypatch.setattr(demo_run, "demo_of", lambda plugins, datasets: (Provider(), []))
     run("word.yaml", plugins)
     assert main(["run", "phrase.yaml", "--demo"]) == DataError.exit_status
     assert "runner run word --demo" in capsys.readouterr().err

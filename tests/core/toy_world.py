@@ -166,7 +166,10 @@ class ToyEncoder:
 
 @hookimpl
 def vlrun_backbones() -> list[Entry]:
-    return [Entry(name="toy", summary="", config="toy_world:ToyConfig", factory="toy_world:ToyBackbone")]
+    return [
+        Entry(name=name, summary="", config="toy_world:ToyConfig", factory="toy_world:ToyBackbone")
+        for name in ("toy", "twin")
+    ]
 
 
 @hookimpl

@@ -157,7 +157,8 @@ def missing_message(experiment: Experiment, missing: Sequence[RequiredFile], nam
     for remedy, files in remedies.items():
         lines.append("")
         lines += [f"  missing {file.path}  ({file.purpose})" for file in files]
-        lines += [f"    {line}" for line in [*_sources(experiment, files, remedy), *remedy.splitlines()]]
+        known = [*_sources(experiment, files, remedy), *remedy.splitlines(), *_layouts(experiment, files, remedy)]
+        lines += [f"    {line}" for line in known]
         lines += [f"    ({cost})" for cost in _store_costs(experiment, files)]
     lines += [
         "",
@@ -184,6 +185,16 @@ def _sources(experiment: Experiment, files: Sequence[RequiredFile], remedy: str)
         if missing & {task.dataset.split_file(split) for split in (*task.dataset.train, *task.dataset.evaluate)}
     ]
     return list(dict.fromkeys(entry.obtain for entry in entries if entry.obtain and entry.obtain not in remedy))
+
+
+def _layouts(experiment: Experiment, files: Sequence[RequiredFile], remedy: str) -> list[str]:
+    """The layouts that missing weights can be imported from, if the remedy leaves that open."""
+    backbone = experiment.backbone
+    if "--from FORMAT" not in remedy or backbone.weights not in [file.path for file in files]:
+        return []
+    formats = create_plugins().weight_formats().values()
+    own = [f"{layout.name}: {layout.summary}" for layout in formats if layout.backbone == backbone.name]
+    return [f"FORMAT is one of these, by what the file is: {'; '.join(own)}"] if own else []
 
 
 def _store_costs(experiment: Experiment, files: Sequence[RequiredFile]) -> list[str]:

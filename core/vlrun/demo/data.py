@@ -5,27 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import DataError, PluginError, first_few
 from vlrun.files import made_whole
 from vlrun.interfaces.demo_provider import DemoFiles, DemoProvider
-from vlrun.plugins.manager import CORE, GROUP
+from vlrun.plugins.manager import CORE
 
 if TYPE_CHECKING:
-    from vlrun.plugins.entries import Builder, FeatureFormat
+    from vlrun.plugins.entries import Builder, DemoSource, FeatureFormat
     from vlrun.plugins.manager import Plugins
 
 CACHE_VARIABLE = "VLRUN_CACHE"
 
 _PICTURES_A_LINE = 500
+_GENERATING = ("blocks", "data", "features", "interfaces", "files.py", "seeds.py")
+"""The parts of the core that write vocabularies, annotations and features, or draw."""
 
 Say = Callable[[str], None]
 
@@ -44,13 +45,15 @@ class DemoData:
     """Prepared demo data.
 
     Attributes:
-        provider: where it comes from; its ``overrides`` set the schedule.
+        provider: where it comes from.
+        overrides: dotted experiment options of a schedule that suits these datasets.
         root: the folder that holds everything; it serves as the data root.
         files: what a backbone needs to know, for ``BackboneConfig.demo_overrides``.
         datasets: the requested datasets, by name.
     """
 
     provider: DemoProvider
+    overrides: Mapping[str, Any]
     root: Path
     files: DemoFiles
     datasets: Mapping[str, DemoDataset]
@@ -81,11 +84,11 @@ def prepare_demo(
         PluginError: no plugin has demo data for a dataset, or its reader is not installed; or there is no detector.
         DataError: the cache cannot be written.
     """
-    provider = provider_of(plugins, datasets)
+    provider, sources = demo_of(plugins, datasets)
     if from_pictures and provider.detector is None:
         raise PluginError(f"demo data '{provider.name}' has no detector that could start from its pictures; use --demo")
-    preparation = _Preparation(plugins, provider, cache or cache_folder(), say, from_pictures, reads_pictures)
-    return preparation.run(list(dict.fromkeys(datasets)))
+    preparation = _Preparation(plugins, provider, sources, cache or cache_folder(), say, from_pictures, reads_pictures)
+    return preparation.run()
 
 
 def cache_folder() -> Path:
@@ -94,32 +97,49 @@ def cache_folder() -> Path:
     return Path(named).expanduser().absolute()
 
 
-def provider_of(plugins: Plugins, datasets: Sequence[str]) -> DemoProvider:
-    """The provider that has all of ``datasets``: one vocabulary and one kind of regions have to fit them all."""
-    providers = plugins.demo_providers()
-    if not providers:
-        raise PluginError("no installed plugin has demo data; install one that implements the hook vlrun_demo_data")
-    for provider in providers:
-        if all(name in provider.datasets for name in datasets):
-            return provider
-    unknown = [name for name in datasets if not any(name in provider.datasets for provider in providers)]
-    problems = [f"there is no demo data for dataset '{name}'" for name in unknown]
-    raise PluginError(
-        [
-            *(problems or [f"no demo data has all of these datasets: {', '.join(datasets)}"]),
-            "demo data that is installed:",
-            *(f"    '{provider.name}' has {', '.join(provider.datasets) or 'nothing'}" for provider in providers),
+def demo_of(plugins: Plugins, datasets: Sequence[str]) -> tuple[DemoProvider, list[DemoSource]]:
+    """The world that all of ``datasets`` have demo data of, for one vocabulary and one kind of regions have to fit
+    them all; and these data, each dataset once.
+
+    Raises:
+        PluginError: a dataset has none, they are of different worlds, or of one that is not installed.
+    """
+    known, worlds = plugins.demo_sources(), plugins.demo_data()
+    names = list(dict.fromkeys(datasets))
+    if missing := [name for name in names if name not in known]:
+        problems = [
+            plugins.why_missing("demo source", name)
+            if plugins.is_broken("demo source", name)
+            else f"there is no demo data for dataset '{name}'"
+            for name in missing
         ]
-    )
+        installed = f"there is for: {', '.join(known) or 'none'}; plugins add theirs on the hook vlrun_demo_sources"
+        raise PluginError([*problems, installed])
+    sources = [known[name] for name in names]
+    wanted = sorted({source.provider for source in sources})
+    if len(wanted) > 1:
+        listed = ", ".join(f"'{source.name}' of '{source.provider}'" for source in sources)
+        raise PluginError(f"the demo data of these datasets are of different worlds: {listed}")
+    if wanted[0] not in worlds:
+        raise PluginError(f"demo data of {', '.join(names)}: {plugins.why_missing('demo data', wanted[0])}")
+    provider = worlds[wanted[0]].make_provider()
+    for source in sources:
+        if source.image_set not in provider.image_sets:
+            raise PluginError(
+                f"{source.plugin}: the demo data of '{source.name}' are about images '{source.image_set}', which demo "
+                f"data '{provider.name}' does not have (found: {', '.join(provider.image_sets)})"
+            )
+    return provider, sources
 
 
 class _Preparation:
-    """Makes the missing parts of one provider's data."""
+    """Makes the missing parts of the data of some datasets of one world."""
 
     def __init__(
         self,
         plugins: Plugins,
         provider: DemoProvider,
+        sources: Sequence[DemoSource],
         cache: Path,
         say: Say,
         from_pictures: bool,
@@ -127,14 +147,17 @@ class _Preparation:
     ) -> None:
         self.plugins = plugins
         self.provider = provider
+        self.sources = sources
+        self.builders = {source.name: self.builder(source) for source in sources}
         self.say = say
         self.from_pictures = from_pictures
         self.reads_pictures = reads_pictures
-        self.root = cache / "vlrun" / f"demo-{provider.name}-{provider.version}-{code_fingerprint()}"
+        code = fingerprint([type(provider).__module__], core=_GENERATING)
+        self.root = cache / "vlrun" / f"demo-{provider.name}-{provider.version}-{code}"
 
-    def run(self, datasets: Sequence[str]) -> DemoData:
+    def run(self) -> DemoData:
         try:
-            self.make([(path, make) for path, make in self.parts(datasets) if not path.exists()])
+            self.make([(path, make) for path, make in self.parts() if not path.exists()])
         except OSError as error:
             raise DataError(
                 f"{self.root}: cannot write the demo data: {error.strerror or error}. "
@@ -143,20 +166,29 @@ class _Preparation:
         provider = self.provider
         return DemoData(
             provider,
+            provider.overrides(
+                max(source.epochs for source in self.sources), min(source.learning_rate for source in self.sources)
+            ),
             self.root,
             DemoFiles(self.root / "vocabulary.txt", provider.region_feature_size, provider.num_regions),
             {
-                name: DemoDataset(self.annotations(name), self.features(images), self.pictures(images))
-                for name in datasets
-                for images in (provider.datasets[name].image_set,)
+                source.name: DemoDataset(
+                    self.annotations(source), self.features(source.image_set), self.pictures(source.image_set)
+                )
+                for source in self.sources
             },
         )
 
-    def annotations(self, dataset: str) -> Path:
-        return self.root / "annotations" / dataset
+    def annotations(self, source: DemoSource) -> Path:
+        """Its name changes with the code that writes the official files, and with the code that reads them."""
+        code = fingerprint([source.writer, self.builders[source.name].function], core=())
+        return self.root / "annotations" / f"{source.name}-{code}"
 
     def features(self, image_set: str) -> Path:
-        return self.root / ("detected" if self.from_pictures else "features") / image_set
+        if not self.from_pictures:
+            return self.root / "features" / image_set
+        code = fingerprint([self.plugins.find("detector", str(self.provider.detector)).factory], core=())
+        return self.root / f"detected-{code}" / image_set
 
     def pictures(self, image_set: str) -> Path:
         return self.all_pictures(image_set) if self.reads_pictures else self.root / "pictures" / image_set
@@ -164,14 +196,16 @@ class _Preparation:
     def all_pictures(self, image_set: str) -> Path:
         return self.root / "sources" / f"{image_set}-pictures"
 
-    def parts(self, datasets: Sequence[str]) -> Iterator[tuple[Path, Callable[[Path], object]]]:
+    def parts(self) -> Iterator[tuple[Path, Callable[[Path], object]]]:
         """The path of each part, and what makes it at a given path; later parts read earlier ones."""
         provider, sources = self.provider, self.root / "sources"
         yield self.root / "vocabulary.txt", provider.write_vocabulary
-        for name in datasets:
-            yield sources / name, _in_folder(partial(provider.write_annotations, name))
-            yield self.annotations(name), _in_folder(partial(self.builder(name).build, sources / name))
-        for image_set in dict.fromkeys(provider.datasets[name].image_set for name in datasets):
+        for source in self.sources:
+            built = self.annotations(source)
+            files = sources / built.name
+            yield files, _in_folder(partial(self.write, source))
+            yield built, _in_folder(partial(self.builders[source.name].build, files))
+        for image_set in dict.fromkeys(source.image_set for source in self.sources):
             if self.from_pictures or self.reads_pictures:
                 pictures = self.all_pictures(image_set)
                 yield pictures, _in_folder(partial(provider.write_all_pictures, image_set))
@@ -198,16 +232,16 @@ class _Preparation:
                 with made_whole(path) as draft:
                     make(draft)
 
-    def builder(self, dataset: str) -> Builder:
-        wanted = self.provider.datasets[dataset].builder
-        builders = self.plugins.find("dataset", dataset).builders
+    def write(self, source: DemoSource, folder: Path) -> None:
+        source.write(folder, self.provider.images(source.image_set))
+
+    def builder(self, source: DemoSource) -> Builder:
+        builders = self.plugins.find("dataset", source.name).builders
         for builder in builders:
-            if builder.source == wanted:
+            if builder.source == source.builder:
                 return builder
         installed = ", ".join(builder.source for builder in builders) or "none"
-        raise PluginError(
-            f"demo data '{self.provider.name}' needs the builder '{wanted}' of dataset '{dataset}' (found: {installed})"
-        )
+        raise PluginError(f"the demo data of '{source.name}' need its builder '{source.builder}' (found: {installed})")
 
     def build_store(self, files: Path, store: Path) -> None:
         from vlrun.features.build import build_store
@@ -242,19 +276,30 @@ class _Preparation:
             raise DataError(first_few(extracted.failed))
 
 
-def code_fingerprint() -> str:
-    """A hash of every file of vlrun and of all installed plugins: of any code that may have made the data.
+def fingerprint(modules: Iterable[str], core: Sequence[str] = ("",)) -> str:
+    """A hash of every file of the packages that some modules are in, and of parts of the core.
 
-    A version number, or a list of modules kept by hand, would leave stale files behind while the code is worked on.
+    A version number, or a list of modules kept by hand, would leave stale files behind while the code is worked on;
+    all that is installed would make everything again for a comment anywhere.
+
+    Args:
+        modules: paths to code, ``"package.module:name"`` or ``"package.module"``.
+        core: files and folders of the core, by default all of it. It counts in no other way.
     """
-    packages = {CORE} | {point.module.partition(".")[0] for point in entry_points(group=GROUP)}
+    packages = {module.partition(":")[0].partition(".")[0] for module in modules} - {CORE}
     digest = hashlib.blake2b(digest_size=5)
-    for package in sorted(packages):
+    for package, inside in [(CORE, sorted(core)), *((package, [""]) for package in sorted(packages))]:
         spec = find_spec(package)
         for folder in sorted((spec.submodule_search_locations or []) if spec is not None else []):
-            for file in sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.suffix != ".pyc"):
-                digest.update(f"{package}/{file.relative_to(folder)}\x1f".encode() + file.read_bytes())
+            for part in inside:
+                for file in _files_at(Path(folder, part)):
+                    digest.update(f"{package}/{file.relative_to(folder)}\x1f".encode() + file.read_bytes())
     return digest.hexdigest()
+
+
+def _files_at(path: Path) -> list[Path]:
+    found = [path] if path.is_file() else path.rglob("*")
+    return sorted(file for file in found if file.is_file() and file.suffix != ".pyc")
 
 
 def _in_folder(fill: Callable[[Path], object]) -> Callable[[Path], None]:

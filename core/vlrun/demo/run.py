@@ -7,6 +7,7 @@ demo of that one runs once, before the first demo that needs it, and its weights
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import DEMO_WEIGHTS_FOLDER, Experiment, Layer, load_experiment, parse_overrides
 from vlrun.config.run_reference import run_reference
 from vlrun.config.yaml import dump_yaml
-from vlrun.demo.data import DemoData, code_fingerprint, only_one, prepare_demo, provider_of
+from vlrun.demo.data import DemoData, demo_of, fingerprint, only_one, prepare_demo
 from vlrun.engine.launch import stop_signals_passed_to
 from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
 from vlrun.plugins.manager import Plugins
@@ -74,7 +75,7 @@ def load_demo_experiment(
 
 def demo_duration(experiment: Experiment, plugins: Plugins) -> str:
     """How long the demo takes, in words, as its provider says; empty if it does not."""
-    return provider_of(plugins, [demo_dataset(task) for task in experiment.tasks]).duration
+    return demo_of(plugins, [demo_dataset(task) for task in experiment.tasks])[0].duration
 
 
 def prepare_demo_weights(experiment: Experiment, plugins: Plugins, progress: Say, announce: Say) -> None:
@@ -109,7 +110,7 @@ def prepare_demo_weights(experiment: Experiment, plugins: Plugins, progress: Say
                     f"no pre-trained demo weights yet: running {_shown(file)} {option} first (some minutes, once); "
                     f"they are kept in {weights.parent}"
                 )
-                _make_weights(file, weights, plugins, option)
+                _make_weights(file, weights, plugins, option, _with_backbone_of(experiment, file, plugins))
                 return
     progress(f"demo weights: {weights} (made by {_shown(file)} {option}, reused)")
 
@@ -126,7 +127,7 @@ def _values(experiment: Experiment, data: DemoData, kind: bool | str) -> dict[st
         values[f"tasks.{index}.dataset.pictures"] = str(files.pictures)
         for option, value in task.demo_overrides().items():
             values[f"tasks.{index}.{option}"] = _plain(value)
-    values.update(data.provider.overrides(tuple(data.datasets)))
+    values.update(data.overrides)
     if not experiment.train.epochs:
         values["train.epochs"] = 0  # what only evaluates does not train in a demo either
     return values
@@ -135,33 +136,53 @@ def _values(experiment: Experiment, data: DemoData, kind: bool | str) -> dict[st
 def _weights_path(experiment: Experiment, root: Path, plugins: Plugins, progress: Say, from_pictures: bool) -> Path:
     """The path of the weights from ``experiment.demo_pretraining``; it changes with everything they depend on.
 
+    The pre-training trains the backbone of the experiment, whichever its file names.
+
     Raises:
-        ConfigError: that experiment is wrong, or makes weights that do not fit.
+        ConfigError: that experiment is wrong.
     """
     file = experiment.demo_pretraining
     assert file is not None
-    plain = load_experiment(file, plugins=plugins)
-    if plain.demo_pretraining is not None:
-        raise ConfigError(f"{file}: demo_pretraining: a pre-training cannot start from another one")
-    if plain.backbone.name != experiment.backbone.name:
-        raise ConfigError(
-            f"demo_pretraining: {file} makes weights of backbone '{plain.backbone.name}', "
-            f"this experiment has '{experiment.backbone.name}'"
-        )
-    pretraining = load_demo_experiment(file, [], plugins, progress, from_pictures=from_pictures)
+    overrides = _with_backbone_of(experiment, file, plugins)
+    pretraining = load_demo_experiment(file, overrides, plugins, progress, from_pictures=from_pictures)
     settings = pretraining.model_dump(mode="json", exclude={"runs_root"})
-    facts = f"{dump_yaml(settings).replace(str(root), '')}\x1f{code_fingerprint()}"
+    facts = f"{dump_yaml(settings).replace(str(root), '')}\x1f{fingerprint(_code_of(pretraining, plugins))}"
     digest = hashlib.blake2b(facts.encode(), digest_size=5).hexdigest()
     return root / DEMO_WEIGHTS_FOLDER / f"{file.stem}-{digest}.safetensors"
 
 
-def _make_weights(file: Path, weights: Path, plugins: Plugins, option: str) -> None:
+def _with_backbone_of(experiment: Experiment, file: Path, plugins: Plugins) -> list[str]:
+    """The overrides with which the pre-training ``file`` trains the backbone of ``experiment``: none if it does so.
+
+    Raises:
+        ConfigError: ``file`` is wrong, or needs a pre-training itself.
+    """
+    pretraining = load_experiment(file, plugins=plugins)
+    if pretraining.demo_pretraining is not None:
+        raise ConfigError(f"{file}: demo_pretraining: a pre-training cannot start from another one")
+    if pretraining.backbone.name == experiment.backbone.name:
+        return []
+    options = experiment.backbone.model_dump(mode="json", exclude={"weights"}, exclude_unset=True)
+    return [f"backbone={json.dumps({**options, 'name': experiment.backbone.name})}"]
+
+
+def _code_of(experiment: Experiment, plugins: Plugins) -> list[str]:
+    """Paths to the code of all components of an experiment, besides the core."""
+    chosen = [("backbone", experiment.backbone.name)]
+    for task in experiment.tasks:
+        chosen += [("task", task.name), ("dataset", task.dataset.name)]
+        chosen += [("metric", metric.name) for metric in task.metrics or ()]
+    chosen += [("optimizer", experiment.train.optimizer.name), ("schedule", experiment.train.schedule.name)]
+    return [plugins.find(kind, name).factory for kind, name in chosen]
+
+
+def _make_weights(file: Path, weights: Path, plugins: Plugins, option: str, overrides: Sequence[str]) -> None:
     """Runs the pre-training ``file`` and exports its best weights; its run folder stays, under their name."""
     from vlrun.engine.run_folder import latest_run_folder
     from vlrun.runs.export import export_weights
 
     runs_root = weights.parent / "runs" / weights.stem
-    _run_demo(file, runs_root, option)
+    _run_demo(file, runs_root, option, overrides)
     name = load_experiment(file, plugins=plugins).name
     folder = latest_run_folder(runs_root, name)
     if folder is None:
@@ -169,9 +190,10 @@ def _make_weights(file: Path, weights: Path, plugins: Plugins, option: str) -> N
     export_weights(folder, load_experiment(folder.config, plugins=plugins), weights, plugins)
 
 
-def _run_demo(file: Path, runs_root: Path, option: str) -> None:
+def _run_demo(file: Path, runs_root: Path, option: str, overrides: Sequence[str]) -> None:
     """Runs ``runner run FILE --demo``, or another option, as a single process, even in a rank of a launched job."""
-    command = [sys.executable, "-m", "vlrun", "run", str(file), option, "--resume", "--output", str(runs_root)]
+    words = ["run", str(file), *overrides, option, "--resume", "--output", str(runs_root)]
+    command = [sys.executable, "-m", "vlrun", *words]
     with (
         subprocess.Popen(command, env=_without_launcher(os.environ)) as process,
         stop_signals_passed_to(process.send_signal),
@@ -204,7 +226,7 @@ def demo_detector(experiment: Experiment, plugins: Plugins) -> str | None:
     """Name of the detector that the regions of a demo run are from; None if they are not from pictures."""
     if experiment.demo != FROM_PICTURES:
         return None
-    return provider_of(plugins, [demo_dataset(task) for task in experiment.tasks]).detector
+    return demo_of(plugins, [demo_dataset(task) for task in experiment.tasks])[0].detector
 
 
 def _option(from_pictures: bool) -> str:

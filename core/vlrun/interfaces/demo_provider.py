@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -19,25 +19,78 @@ class DemoFiles:
 
 
 @dataclass(frozen=True)
-class DemoSource:
-    """How the demo data of one dataset is read.
+class DemoObject:
+    """One thing that a demo image shows.
 
     Attributes:
-        builder: name of the dataset's builder that reads what ``write_annotations`` writes, such as ``official``.
-        image_set: name of the images that the dataset is about; datasets over the same images share their features.
+        name: what it is, such as ``ball``; a word of the demo's vocabulary, like the attributes.
+        attributes: what can be said of it, such as ``{"colour": "red", "size": "small"}``; all objects have the same.
+        box: xyxy in pixels.
     """
 
-    builder: str
-    image_set: str
+    name: str
+    attributes: Mapping[str, str]
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class DemoRelation:
+    """That an object is, say, ``left of`` another one; both by their position among the objects of their image."""
+
+    subject: int
+    name: str
+    object: int
+
+
+class DemoImage(Protocol):
+    """What texts can be made about: an image of the demo's world, as far as it is of any plugin's concern."""
+
+    @property
+    def id(self) -> str:
+        """Canonical id, as stores and annotations have it."""
+        ...
+
+    @property
+    def file_name(self) -> str:
+        """As official files have it, with a suffix."""
+        ...
+
+    @property
+    def split(self) -> str:
+        """The part of the data that the image is in; no image of any set is in two."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        ...
+
+    @property
+    def objects(self) -> Sequence[DemoObject]:
+        """All that is to be seen."""
+        ...
+
+    @property
+    def relations(self) -> Sequence[DemoRelation]:
+        """Those between two objects that are clear to see, in either direction."""
+        ...
 
 
 class DemoProvider(ABC):
-    """Embedded data in the real file formats, generated deterministically and in seconds.
+    """A small world of embedded data, generated deterministically and in seconds: images, features and a vocabulary.
+
+    What is said about the images is written by plugins, each for its own datasets, in the official file formats
+    (``vlrun.DemoSource``); so the demos of any set of tasks train together.
 
     Attributes:
         name: shown in the header of a demo run, and part of the cache folder's name.
         version: changes with what is generated; part of the cache folder's name.
-        datasets: the datasets whose official files it can write.
+        image_sets: names of its sets of images.
         feature_format: name of the feature format of its region features.
         region_feature_size, num_regions: what the regions look like.
         detector: name of a detector that finds regions of this kind in the pictures, with its options as they are; None
@@ -47,7 +100,7 @@ class DemoProvider(ABC):
 
     name: str
     version: str
-    datasets: Mapping[str, DemoSource]
+    image_sets: Sequence[str]
     feature_format: str
     region_feature_size: int
     num_regions: int
@@ -56,11 +109,11 @@ class DemoProvider(ABC):
 
     @abstractmethod
     def write_vocabulary(self, path: Path) -> None:
-        """Writes a WordPiece vocabulary of all its texts to ``path``."""
+        """Writes a WordPiece vocabulary of its world to ``path``; it splits other words into letters."""
 
     @abstractmethod
-    def write_annotations(self, dataset: str, folder: Path) -> None:
-        """Writes the official files of ``dataset`` into ``folder``, which exists and is empty."""
+    def images(self, image_set: str) -> Sequence[DemoImage]:
+        """The images of a set, always the same."""
 
     @abstractmethod
     def write_features(self, image_set: str, folder: Path) -> None:
@@ -76,5 +129,10 @@ class DemoProvider(ABC):
         raise NotImplementedError(f"demo data '{self.name}' draws no pictures to learn from")
 
     @abstractmethod
-    def overrides(self, datasets: Sequence[str]) -> Mapping[str, Any]:
-        """Dotted experiment options (``train.epochs`` ...) of a schedule that suits the demo data."""
+    def overrides(self, epochs: int, learning_rate: float) -> Mapping[str, Any]:
+        """Dotted experiment options (``train.epochs`` ...) of a schedule that suits the demo data.
+
+        Args:
+            epochs: after which most is learned of all datasets in question.
+            learning_rate: the smallest of their peak values.
+        """

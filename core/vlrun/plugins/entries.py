@@ -7,7 +7,7 @@ nothing, and the module that holds it needs neither pydantic nor torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from operator import attrgetter
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from vlrun.features.formats import FeatureSource
-    from vlrun.interfaces.demo_provider import DemoProvider
+    from vlrun.interfaces.demo_provider import DemoImage, DemoProvider
 
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -306,7 +306,7 @@ class SubmissionFormat(Declaration):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoEntry(Declaration):
-    """Embedded demo data, for ``--demo``.
+    """A world of embedded demo data, for ``--demo``; the data of datasets are ``DemoSource``.
 
     Attributes:
         name: the name that lists of plugins show.
@@ -324,6 +324,38 @@ class DemoEntry(Declaration):
         """Makes the provider."""
         provider: DemoProvider = self.resolve("provider")()
         return provider
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSource(Declaration):
+    """The demo data of one dataset: what is said about the images of a demo's world, in the official file format.
+
+    Attributes:
+        name: the dataset.
+        provider: name of the ``DemoEntry`` whose images they are about; tasks train together over one world.
+        image_set: name of the images there; datasets over the same images share their features.
+        builder: name of the dataset's builder that reads what is written, such as ``official``.
+        writer: path of ``(*arguments, folder, images) -> None``, which writes the files about a sequence of
+            ``vlrun.DemoImage`` into the folder, which exists and is empty. Texts of the world's own words are best.
+        arguments: first arguments of the writer.
+        epochs: after which a tiny backbone has learned most of it.
+        learning_rate: peak value at which it does; of several tasks the smallest counts.
+    """
+
+    paths = ("writer",)
+
+    name: str
+    provider: str
+    image_set: str
+    builder: str
+    writer: str
+    arguments: tuple[Any, ...] = ()
+    epochs: int = 8
+    learning_rate: float = 5e-4
+
+    def write(self, folder: Path, images: Sequence[DemoImage]) -> None:
+        """Writes the official files about ``images`` into ``folder``."""
+        self.resolve("writer")(*self.arguments, folder, images)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,15 @@ import pluggy
 
 if TYPE_CHECKING:
     from vlrun.plugins.downloads import Download
-    from vlrun.plugins.entries import Command, DemoEntry, Entry, FeatureFormat, SubmissionFormat, WeightFormat
+    from vlrun.plugins.entries import (
+        Command,
+        DemoEntry,
+        DemoSource,
+        Entry,
+        FeatureFormat,
+        SubmissionFormat,
+        WeightFormat,
+    )
 
 hookspec = pluggy.HookspecMarker("vlrun")
 hookimpl = pluggy.HookimplMarker("vlrun")
@@ -79,7 +87,12 @@ def vlrun_downloads() -> list[Download]:  # type: ignore[empty-body]
 
 @hookspec
 def vlrun_demo_data() -> list[DemoEntry]:  # type: ignore[empty-body]
-    """Providers of embedded demo data, for ``--demo``."""
+    """Worlds of embedded demo data, for ``--demo``: images, features and a vocabulary."""
+
+
+@hookspec
+def vlrun_demo_sources() -> list[DemoSource]:  # type: ignore[empty-body]
+    """What is said of such a world's images, for the datasets of this plugin, in their official file formats."""
 
 
 @hookspec

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pluggy
 
@@ -18,14 +18,12 @@ from vlrun.plugins.entries import (
     Command,
     Declaration,
     DemoEntry,
+    DemoSource,
     Entry,
     FeatureFormat,
     SubmissionFormat,
     WeightFormat,
 )
-
-if TYPE_CHECKING:
-    from vlrun.interfaces.demo_provider import DemoProvider
 
 GROUP = "vlrun"
 CORE = "vlrun"
@@ -44,6 +42,7 @@ HOOKS = {
     "submission": "vlrun_submissions",
     "download": "vlrun_downloads",
     "demo data": "vlrun_demo_data",
+    "demo source": "vlrun_demo_sources",
     "command": "vlrun_commands",
 }
 _DECLARATIONS: dict[str, type[Declaration]] = {  # of all other kinds: Entry
@@ -52,6 +51,7 @@ _DECLARATIONS: dict[str, type[Declaration]] = {  # of all other kinds: Entry
     "submission": SubmissionFormat,
     "download": Download,
     "demo data": DemoEntry,
+    "demo source": DemoSource,
     "command": Command,
 }
 _CORE_REQUIREMENT = re.compile(rf"{CORE}\s*(\[[^\]]*\])?\s*\(?(?P<versions>([<>=!~][^;()]*?)?)\)?\s*(;.*)?")
@@ -142,12 +142,12 @@ class Plugins:
         message = f"no {kind} '{name}' is installed (found: {', '.join(installed) or 'none'})."
         if near := difflib.get_close_matches(name, installed, n=1):
             message += f" Did you mean '{near[0]}'?"
-        for record in self._failed():
-            if _may_offer(record, name):
-                return f"{message} Plugin {record.label} may offer it but is {record.status}: {record.reasons[0]}"
-        if not near:
-            message += f" Install the plugin that offers it, such as: pip install vlrun-{name}"
-        return message
+        failed = self._failed()
+        likely = [record for record in failed if _may_offer(record, name)] or failed
+        if likely:
+            causes = [f"{record.label} may offer it but is {record.status}: {record.reasons[0]}" for record in likely]
+            return f"{message} Plugin {'; plugin '.join(causes)}"
+        return message if near else f"{message} Install the plugin that offers it"
 
     def offers(self) -> Iterator[tuple[PluginRecord, str, Any]]:
         """(plugin, kind, declaration) of everything usable."""
@@ -170,9 +170,13 @@ class Plugins:
         """All published files that plugins know of, by name."""
         return self._by_name("download")
 
-    def demo_providers(self) -> list[DemoProvider]:
-        """Makes all providers of demo data, which imports their modules."""
-        return [entry.make_provider() for entry in self._by_name("demo data").values()]
+    def demo_data(self) -> dict[str, DemoEntry]:
+        """The usable worlds of demo data, by name."""
+        return self._by_name("demo data")
+
+    def demo_sources(self) -> dict[str, DemoSource]:
+        """The demo data of datasets, by the dataset's name."""
+        return self._by_name("demo source")
 
     def commands(self) -> list[Command]:
         """The verbs of ``runner``: first those of the core, in the order of the help, then those of plugins."""

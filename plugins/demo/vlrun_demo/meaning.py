@@ -104,6 +104,15 @@ def true_relations(scene: Scene, thing: Thing, others: Iterable[Thing]) -> Itera
                 yield Relation(name, subsets[0])
 
 
+def clear_relations(scene: Scene) -> Iterator[tuple[int, str, int]]:
+    """Finds every clear relation between two things, by their positions in the scene."""
+    for subject, thing in enumerate(scene.things):
+        for other, anchor in enumerate(scene.things):
+            for name in RELATIONS if other != subject else ():
+                if _holds(scene, name, thing, anchor, CLEAR):
+                    yield subject, name, other
+
+
 def related(scene: Scene, candidates: Sequence[Thing], relation: Relation) -> list[Thing]:
     """Chooses those of ``candidates`` that stand in ``relation``; none if it is not clear to what."""
     anchors = referents(scene, relation.other)

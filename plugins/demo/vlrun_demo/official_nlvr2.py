@@ -11,7 +11,7 @@ from typing import Any
 from vlrun.seeds import derive_seed
 from vlrun_demo.images import Image
 from vlrun_demo.language import plural_of
-from vlrun_demo.pairs import PairSet, Statement
+from vlrun_demo.pairs import PairSet, Statement, pair_sets
 
 SPLITS_WITH_SUBSETS = ("dev", "test1")
 
@@ -20,6 +20,11 @@ _EXTRA_WORKERS = 4  # who checked each line of dev and test
 _DIRECTORIES = 100  # train's sets are divided into so many, for splits that share no image
 
 Row = dict[str, Any]
+
+
+def write_statements(folder: Path, images: Iterable[Image]) -> None:
+    """Writes the statements of all sets; ``images`` are those of the sets, which know them themselves."""
+    write_nlvr2(folder, pair_sets())
 
 
 def write_nlvr2(folder: Path, chosen: Iterable[PairSet]) -> None:

@@ -1,35 +1,17 @@
-"""The provider of demo data: what it has, who writes it, and under which schedule it is learnt."""
+"""The provider of demo data: its images, what is made of them, and under which schedule they are learnt."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from vlrun import DemoProvider, DemoSource
+from vlrun import DemoProvider
 from vlrun_demo.feature_files import write_features
-from vlrun_demo.official import write_dataset
+from vlrun_demo.images import Image
 from vlrun_demo.picture import write_pictures
 from vlrun_demo.vocabulary import write_vocabulary
-from vlrun_demo.world import images
-
-_EPOCHS = {  # until most is learned; others: 8
-    "refcoco": 12,
-    "refcocog": 12,
-    "vqav2": 11,
-    "gqa": 10,
-    "nlvr2": 15,
-    "coco-retrieval": 5,
-    "flickr30k": 5,
-    "coco-captions": 12,
-    "lxmert-pretraining": 6,
-}
-_RATES = {
-    "nlvr2": 4e-4,  # at more, some networks never learn to tell two images apart
-    "lxmert-pretraining": 1e-3,
-    "coco-captions": 1e-3,  # at less, matching has hardly begun when the minutes are over
-}  # others: 5e-4
+from vlrun_demo.world import IMAGE_SETS, images
 
 
 class DemoWorld(DemoProvider):
@@ -37,18 +19,7 @@ class DemoWorld(DemoProvider):
 
     name = "world"
     version = "3"
-    datasets: Mapping[str, DemoSource] = MappingProxyType(
-        {
-            **{name: DemoSource("official", "coco") for name in ("refcoco", "refcoco+", "refcocog")},
-            "vqav2": DemoSource("official", "vqa"),
-            "gqa": DemoSource("official", "gqa"),
-            "nlvr2": DemoSource("official", "nlvr2"),
-            "coco-retrieval": DemoSource("karpathy", "retrieval"),
-            "flickr30k": DemoSource("karpathy", "flickr"),
-            "coco-captions": DemoSource("official", "pretraining"),
-            "lxmert-pretraining": DemoSource("lxmert", "pretraining"),
-        }
-    )
+    image_sets = IMAGE_SETS
     feature_format = "lxmert-tsv"
     region_feature_size = 128
     num_regions = 12
@@ -58,8 +29,8 @@ class DemoWorld(DemoProvider):
     def write_vocabulary(self, path: Path) -> None:
         write_vocabulary(path)
 
-    def write_annotations(self, dataset: str, folder: Path) -> None:
-        write_dataset(dataset, folder)
+    def images(self, image_set: str) -> Sequence[Image]:
+        return images(image_set)
 
     def write_features(self, image_set: str, folder: Path) -> None:
         write_features(folder, images(image_set))
@@ -70,14 +41,13 @@ class DemoWorld(DemoProvider):
     def write_all_pictures(self, image_set: str, folder: Path) -> None:
         write_pictures(image_set, folder, per_split=None)
 
-    def overrides(self, datasets: Sequence[str]) -> Mapping[str, Any]:
+    def overrides(self, epochs: int, learning_rate: float) -> Mapping[str, Any]:
         """A schedule under which tiny backbones learn this world in some minutes of a core."""
-        epochs = max(_EPOCHS.get(dataset, 8) for dataset in datasets)
         return {
             "train.epochs": epochs,
             "train.batch_size": 32,
             "train.micro_batches": 2,  # so that --nproc 2 gives the same numbers
-            "train.learning_rate": min(_RATES.get(dataset, 5e-4) for dataset in datasets),
+            "train.learning_rate": learning_rate,
             # BERT's own does not correct its first moments: too large a step for networks that start from nothing
             "train.optimizer": {"name": "adam", "betas": [0.9, 0.98], "eps": 1e-9},
             "train.max_grad_norm": 1.0,

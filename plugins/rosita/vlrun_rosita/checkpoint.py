@@ -83,7 +83,7 @@ def translate(content: Mapping[str, Any]) -> dict[str, Tensor]:
     modules = _nested(content)
     found = [name for name in (*TRUNK, *HEADS) if name in modules]
     if not any(name in TRUNK for name in found):
-        keys = ", ".join(map(str, content)) or "none"
+        keys = ", ".join(first_few(list(map(str, content)), 5)) or "none"
         raise CheckpointError(f"not a ROSITA checkpoint: expected the keys {', '.join(TRUNK)}; found {keys}")
     tensors = {}
     for module in found:

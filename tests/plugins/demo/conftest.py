@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from vlrun.plugins.manager import create_plugins
 from vlrun_demo.official_refcoco import Referent, referents_of
 from vlrun_demo.provider import DemoWorld
 from vlrun_demo.scene import Scene, Thing
 from vlrun_demo.world import Image, images
+
+
+def write_demo(dataset: str, folder: Path) -> None:
+    """Writes the official files of a dataset about all images."""
+    source = create_plugins().demo_sources()[dataset]
+    source.write(folder, DemoWorld().images(source.image_set))
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +48,7 @@ def annotations(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
     @cache
     def written(dataset: str) -> Path:
         folder = tmp_path_factory.mktemp(dataset)
-        DemoWorld().write_annotations(dataset, folder)
+        write_demo(dataset, folder)
         return folder
 
     return written

@@ -123,7 +123,7 @@ def test_the_builder_of_real_data_reads_what_was_written(
 ) -> None:
     pytest.importorskip("vlrun_retrieval")
     builders = create_plugins().find("dataset", dataset).builders
-    wanted = DemoWorld().datasets[dataset].builder
+    wanted = create_plugins().demo_sources()[dataset].builder
     report = next(builder for builder in builders if builder.source == wanted).build(archives[dataset], tmp_path)
     rows = karpathy(archives, dataset)["images"]
     expected: dict[str, list[tuple[str, str, str]]] = {"train": [], "val": [], "test": []}
@@ -328,14 +328,15 @@ def test_pictures_show_every_split(image_set: str, folder: Path) -> None:
 
 @pytest.mark.parametrize(("dataset", "epochs", "rate"), [("flickr30k", 5, 5e-4), ("coco-captions", 12, 1e-3)])
 def test_caption_datasets_have_a_schedule_of_their_own(dataset: str, epochs: int, rate: float) -> None:
-    schedule = DemoWorld().overrides([dataset])
+    source = create_plugins().demo_sources()[dataset]
+    schedule = DemoWorld().overrides(source.epochs, source.learning_rate)
 
     assert (schedule["train.epochs"], schedule["train.learning_rate"]) == (epochs, rate)
     assert schedule["train.evaluate_every"] == 2
 
 
 def test_processes_share_the_two_micro_batches_of_every_demo() -> None:
-    assert all(DemoWorld().overrides([dataset])["train.micro_batches"] == 2 for dataset in DemoWorld.datasets)
+    assert DemoWorld().overrides(3, 1e-3)["train.micro_batches"] == 2
 
 
 def test_six_captions_are_the_five_and_one_more() -> None:

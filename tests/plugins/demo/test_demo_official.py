@@ -168,8 +168,10 @@ def test_two_processes_write_the_same_about_all_images(
     one, two = annotations(dataset), tmp_path
     run_python(f"""
 from pathlib import Path
+from vlrun.plugins.manager import create_plugins
 from vlrun_demo.provider import DemoWorld
-DemoWorld().write_annotations({dataset!r}, Path({str(two)!r}))
+source = create_plugins().demo_sources()[{dataset!r}]
+source.write(Path({str(two)!r}), DemoWorld().images(source.image_set))
 """)
     names = sorted(file.relative_to(one) for file in one.rglob("*.json"))
 
@@ -199,7 +201,7 @@ def test_every_image_of_a_dataset_has_features(
     rows = [json.loads(line) for path in out.glob("*.jsonl") for line in path.read_text().splitlines()]
     named = {name for row in rows for name in row.get("images", [row.get("image")])}
 
-    assert named <= {image.stem for image in images(DemoWorld().datasets[dataset].image_set)}
+    assert named <= {image.stem for image in images(create_plugins().demo_sources()[dataset].image_set)}
 
 
 def test_the_provider_writes_about_all_images(annotations: Callable[[str], Path]) -> None:
@@ -212,7 +214,7 @@ def test_the_provider_writes_about_all_images(annotations: Callable[[str], Path]
 
 def test_the_builders_of_real_data_read_the_files(archive: tuple[str, Path], tmp_path: Path) -> None:
     dataset, folder = archive
-    wanted = DemoWorld().datasets[dataset].builder
+    wanted = create_plugins().demo_sources()[dataset].builder
     builders = {builder.source: builder for builder in create_plugins().find("dataset", dataset).builders}
     report = builders[wanted].build(folder, tmp_path / "out")
     references, _ = contents(archive)

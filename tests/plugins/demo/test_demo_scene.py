@@ -4,14 +4,17 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
+from vlrun import DemoImage, DemoRelation, canonical_image_id
+from vlrun_demo.language import all_words
 from vlrun_demo.outlines import unit_outline
 from vlrun_demo.picture import draw, write_pictures
+from vlrun_demo.provider import DemoWorld
 from vlrun_demo.scene import KINDS, Scene, Thing, area, intersection, make_scene
-from vlrun_demo.world import COCO, SPLIT_SIZES, images
+from vlrun_demo.world import COCO, IMAGE_SETS, SPLIT_SIZES, images
 
 
 def test_a_scene_depends_on_its_image_id_alone() -> None:
@@ -132,3 +135,28 @@ def test_pictures_are_png_files_of_every_split_named_as_in_the_annotations(folde
     assert {by_name[path.name].split for path in folder.iterdir()} == set(SPLIT_SIZES)
     assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in folder.iterdir())
     assert len(list(folder.iterdir())) == 8
+
+
+@pytest.mark.parametrize("image_set", IMAGE_SETS)
+def test_any_plugin_can_read_what_an_image_shows(image_set: str) -> None:
+    """The view that writers of other plugins have agrees with the scene, and tells all words that the world knows."""
+    chosen: Sequence[DemoImage] = DemoWorld().images(image_set)[::150]
+    known = {*all_words()}
+    assert len(chosen) > 1
+    for image, whole in zip(chosen, images(image_set)[::150], strict=True):
+        scene = whole.scene()
+        assert image.id == canonical_image_id(image.file_name) == whole.stem
+        assert (image.width, image.height, image.split) == (scene.width, scene.height, whole.split)
+        assert [found.box for found in image.objects] == [thing.box for thing in scene.things]
+        for found, thing in zip(image.objects, scene.things, strict=True):
+            assert (found.name, *found.attributes.values()) == thing.attributes
+            assert {found.name, *found.attributes.values()} <= known
+    relations = [(image, relation) for image in chosen for relation in image.relations]
+    assert relations or image_set == "detector"
+    for image, relation in relations:
+        subject, other = image.objects[relation.subject], image.objects[relation.object]
+        opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+        back = DemoRelation(relation.object, opposite.get(relation.name, relation.name), relation.subject)
+        assert back in image.relations
+        if relation.name == "left of":
+            assert subject.box[0] + subject.box[2] < other.box[0] + other.box[2]
