@@ -86,8 +86,10 @@ def experiment() -> Iterator[str]:
 
 def components() -> Iterator[str]:
     plugins = create_plugins()
-    for kind in ("backbone", "task", "dataset", "metric", "reporter", "optimizer", "schedule", "detector"):
+    for kind in ("backbone", "task", "dataset", "metric", "reporter", "optimizer", "schedule", "callback", "detector"):
         yield from ("", f"## {kind.capitalize()}s")
+        if not plugins.entries(kind):
+            yield from ("", "None come with vlrun; plugins add them.")
         for entry in plugins.entries(kind):
             record = plugins.provider_of(kind, entry.name)
             if record.distribution not in OURS:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vlrun.blocks.transformer_config import TextTransformerConfig, TransformerConfig
     from vlrun.config.base import (
         BackboneConfig,
+        CallbackConfig,
         Config,
         DataPath,
         DatasetConfig,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from vlrun.features.formats.pickles import read_pickle as read_pickled_arrays
     from vlrun.features.store import RegionFeatureStore
     from vlrun.interfaces.backbone import Backbone, PairEncoder, PairNetwork, Vocabulary
+    from vlrun.interfaces.callback import Callback
     from vlrun.interfaces.cases import Case, View
     from vlrun.interfaces.dataset import Dataset
     from vlrun.interfaces.demo_provider import DemoFiles, DemoImage, DemoObject, DemoProvider, DemoRelation
@@ -79,9 +81,10 @@ if TYPE_CHECKING:
     from vlrun.interfaces.run_view import RanksView, RunView
     from vlrun.interfaces.task import Task
     from vlrun.interfaces.tensors import BackboneOutput, Batch, Encoding, full_precision
-    from vlrun.interfaces.training import TrainingLength
+    from vlrun.interfaces.training import TrainingLength, TrainingPass, TrainingStep
     from vlrun.interfaces.uncertainty import Units, error_by_resampling, error_of_mean
     from vlrun.runs.ask import LoadedRun, load_run
+    from vlrun.runs.networks import TrainedNetwork, load_network
     from vlrun.runs.run import run_experiment
 
 _HOMES = {
@@ -94,6 +97,8 @@ _HOMES = {
     "Baseline": "interfaces.measurement",
     "Batch": "interfaces.tensors",
     "ByTurns": "interfaces.measurement",
+    "Callback": "interfaces.callback",
+    "CallbackConfig": "config.base",
     "Case": "interfaces.cases",
     "Choice": "interfaces.question",
     "Config": "config.base",
@@ -119,7 +124,10 @@ _HOMES = {
     "NamedOptions": "config.base",
     "OptimizerConfig": "config.base",
     "ScheduleConfig": "config.base",
+    "TrainedNetwork": "runs.networks",
     "TrainingLength": "interfaces.training",
+    "TrainingPass": "interfaces.training",
+    "TrainingStep": "interfaces.training",
     "Outcome": "interfaces.reporter",
     "Pair": "interfaces.examples",
     "PairEncoder": "interfaces.backbone",
@@ -154,6 +162,7 @@ _HOMES = {
     "full_precision": "interfaces.tensors",
     "image_key": "data.identities",
     "load_experiment": "config.experiment",
+    "load_network": "runs.networks",
     "load_run": "runs.ask",
     "read_pickled_arrays": "features.formats.pickles:read_pickle",
     "read_weights": "engine.weight_files:read_imported",
@@ -186,6 +195,8 @@ __all__ = [
     "BuildReport",
     "Builder",
     "ByTurns",
+    "Callback",
+    "CallbackConfig",
     "Case",
     "CheckpointError",
     "Choice",
@@ -250,7 +261,10 @@ __all__ = [
     "Task",
     "TaskConfig",
     "TextTransformerConfig",
+    "TrainedNetwork",
     "TrainingLength",
+    "TrainingPass",
+    "TrainingStep",
     "TransformerConfig",
     "Units",
     "Unmasked",
@@ -266,6 +280,7 @@ __all__ = [
     "hookimpl",
     "image_key",
     "load_experiment",
+    "load_network",
     "load_run",
     "read_pickled_arrays",
     "read_weights",

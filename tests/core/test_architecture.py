@@ -98,9 +98,13 @@ def test_every_path_that_a_plugin_names_leads_somewhere(plugin: Path) -> None:
     check_plugin(f"{package_of(plugin)}.plugin")
 
 
-def test_every_path_that_the_example_names_leads_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "examples" / "own_plugin"))
-    check_plugin("vlrun_own.plugin")
+EXAMPLES = sorted((ROOT / "examples").glob("*/vlrun_*"))
+
+
+@pytest.mark.parametrize("package", EXAMPLES, ids=lambda path: path.name)
+def test_every_path_that_an_example_names_leads_somewhere(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(package.parent))
+    check_plugin(f"{package.name}.plugin")
 
 
 def test_the_dataset_of_the_example_keeps_its_promises(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -151,6 +151,18 @@ def test_a_training_line_says_everything_that_the_panel_says() -> None:
     )
 
 
+def test_numbers_beside_the_losses_are_on_the_line_and_in_the_panel(
+    live: tuple[ConsoleReporter, io.StringIO, Clock],
+) -> None:
+    reporter, stream, _ = plain_reporter()
+    for each in (reporter, live[0]):
+        each.start(run_info())
+        each.step(step_report(50, scalars={"told apart": 0.875}))
+        each.flush()
+    assert "told apart 0.8750  lr" in stream.getvalue()
+    assert re.search(r"told apart\s+0\.8750", words(live[1]))
+
+
 def test_a_joint_line_names_the_task_and_smooths_its_own_loss() -> None:
     stream, clock = io.StringIO(), iter(range(0, 1000, 10))
     reporter = ConsoleReporter(stream, clock=lambda: float(next(clock)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,16 @@ def test_a_step_is_one_object_with_all_its_numbers(tmp_path: Path) -> None:
         "data_wait_share": 0.25,
     }
     reporter.close()
+
+
+def test_numbers_beside_the_losses_are_kept_apart_from_them(tmp_path: Path) -> None:
+    reporter = JsonLinesReporter()
+    reporter.start(run_info(tmp_path))
+    reporter.step(replace(step_report(1), scalars={"loss": 0.25, "norm": float("nan")}))
+    reporter.close()
+    (line,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert line["loss"] == 0.1
+    assert line["scalars"] == {"loss": 0.25, "norm": None}
 
 
 def test_a_result_carries_its_protocol(tmp_path: Path) -> None:

@@ -309,3 +309,18 @@ def test_a_browser_shows_what_was_given_and_runs_none_of_it(tmp_path: Path) -> N
     assert shown.count(hostile) >= 8
     assert "81.80 ± 0.51 %" in shown
     assert "not comparable" in shown
+
+
+def test_what_is_reported_beside_losses_has_charts_one_for_names_that_begin_alike(tmp_path: Path) -> None:
+    run, reporter = run_info(tmp_path), JsonLinesReporter()
+    reporter.start(run)
+    for step in range(1, 41):
+        scalars = {"told apart": step / 40, "norm/heads.*": 2.0, "norm/backbone.*": float("nan") if step == 3 else 1.0}
+        rates = (5e-5, 1.0, 800.0, 0.03, 1.0)
+        reporter.step(StepReport(step, 1, "rec", {"loss": 1 / step}, 1 / step, *rates, scalars=scalars))
+    reporter.close()
+    page = Page(write_report(tmp_path, outcome(tmp_path), run).read_text(encoding="utf-8"))
+    assert {"scalar-0-title", "scalar-1-title"} < {attributes.get("id") for attributes in page.all("title")}
+    assert "told apart over steps" in page.text
+    assert "norm over steps" in page.text
+    assert "heads.*" in page.text

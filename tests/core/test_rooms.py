@@ -17,10 +17,8 @@ from vlrun.testing import PUBLIC, private_imports
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "core" / "vlrun"
-FOLDERS = sorted([*(ROOT / "plugins").glob("*/vlrun_*"), ROOT / "examples" / "own_plugin" / "vlrun_own"])
-
-PLUGINS = FOLDERS[1:]
-"""Those that are installed; the example is not."""
+PLUGINS = sorted((ROOT / "plugins").glob("*/vlrun_*"))
+FOLDERS = [*sorted((ROOT / "examples").glob("*/vlrun_*")), *PLUGINS]
 
 FLOORS: list[set[str]] = [
     {"__init__", "__main__", "testing"},

@@ -25,6 +25,7 @@ _NAMES = {  # key of an experiment -> kind of component that it names
     re.compile(r"tasks\.\d+\.name"): "task",
     re.compile(r"tasks\.\d+\.dataset\.name"): "dataset",
     re.compile(r"tasks\.\d+\.metrics\.\d+\.name"): "metric",
+    re.compile(r"callbacks\.\d+\.name"): "callback",
     re.compile(r"reporters\.\d+\.name"): "reporter",
 }
 _NOT_OFFERED = re.compile(r"backbone|tasks|train|published(\..*)?")  # hardly ever set on a command line

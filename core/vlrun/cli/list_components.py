@@ -22,6 +22,7 @@ KINDS = (
     "reporters",
     "optimizers",
     "schedules",
+    "callbacks",
     "detectors",
     SUBMISSIONS,
     EXPERIMENTS,

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from vlrun.config.base import (
     BackboneConfig,
+    CallbackConfig,
     Config,
     DatasetConfig,
     DetectorConfig,
@@ -29,6 +30,7 @@ _BASES: dict[str, type[Config]] = {
     "reporter": ReporterConfig,
     "optimizer": OptimizerConfig,
     "schedule": ScheduleConfig,
+    "callback": CallbackConfig,
     "detector": DetectorConfig,
 }
 

@@ -6,7 +6,6 @@ Loading checks everything that can be checked without torch and without reading 
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,10 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, ValidationError
 
-from vlrun.config.base import BackboneConfig, Config, DataPath, DatasetConfig, FileName, ReporterConfig, TaskConfig
+from vlrun.config.base import (
+    BackboneConfig,
+    CallbackConfig,
+    Config,
+    DataPath,
+    DatasetConfig,
+    FileName,
+    ReporterConfig,
+    TaskConfig,
+)
 from vlrun.config.components import config_base, config_model
 from vlrun.config.features import FeaturesConfig
-from vlrun.config.inputs import missing_files, picture_problems
+from vlrun.config.inputs import find_demo_pretraining, missing_files, picture_problems
 from vlrun.config.problems import KeyPath, Problem, Sources, dotted, validation_problems
 from vlrun.config.published import Published
 from vlrun.config.roots import environment_roots, recorded_root
@@ -64,6 +72,9 @@ class Experiment(Config):
     tasks: list[SerializeAsAny[TaskConfig]] = Field(min_length=1)
     train: TrainConfig
     features: FeaturesConfig = Field(default_factory=FeaturesConfig)
+    callbacks: list[SerializeAsAny[CallbackConfig]] = Field(
+        default_factory=list, description="code of plugins that is called around each step, in this order"
+    )
     published: Published | None = None
     reporters: list[SerializeAsAny[ReporterConfig]] = Field(
         default_factory=list, description="reporters beside the built-in ones, or options of one of these"
@@ -165,7 +176,7 @@ def load_experiment(
     for layer in (Layer("environment", environment), *layers, parse_overrides(overrides)):
         problems += _lay_over(raw, layer, sources)
     raw.setdefault("name", path.stem)
-    problems += _find_demo_pretraining(raw, path.parent)
+    problems += find_demo_pretraining(raw, path.parent)
     check = _Check(raw, plugins or create_plugins(), recorded)
     experiment = check.run()
     problems += check.problems
@@ -223,24 +234,6 @@ def _lay_over(raw: dict[str, Any], layer: Layer, sources: Sources) -> list[Probl
     return problems
 
 
-def _find_demo_pretraining(raw: dict[str, Any], folder: Path) -> list[Problem]:
-    """Makes the option an absolute path.
-
-    A relative path, as people write it, must lead to a file. An absolute one was written by an earlier run, and its
-    file need not exist any more.
-    """
-    value = raw.get("demo_pretraining")
-    if not isinstance(value, str):
-        return []
-    path = Path(os.path.abspath(folder / Path(value).expanduser()))  # unlike resolve, it keeps links
-    raw["demo_pretraining"] = str(path)
-    if path.is_file() or Path(value).is_absolute():
-        return []
-    near = ", ".join(sorted(file.name for file in path.parent.glob("[!.]*.yaml"))) or "no experiment"
-    message = f"there is no file '{value}' beside this experiment (in {path.parent}: {near})"
-    return [Problem(("demo_pretraining",), message)]
-
-
 def _item(holder: Any, part: str | int) -> Any:
     if isinstance(holder, list):
         return holder[part] if isinstance(part, int) and part < len(holder) else None
@@ -274,11 +267,13 @@ class _Check:
             frame["tasks"] = [self.task(task, ("tasks", index)) for index, task in enumerate(raw["tasks"])]
         if isinstance(raw.get("train"), dict):
             frame["train"] = self.train(raw["train"])
-        if isinstance(raw.get("reporters"), list):
-            frame["reporters"] = [
-                self.component("reporter", item, ("reporters", index)) or _unchecked(ReporterConfig)
-                for index, item in enumerate(raw["reporters"])
-            ]
+        for kind, model in (("callback", CallbackConfig), ("reporter", ReporterConfig)):
+            section = f"{kind}s"
+            if isinstance(raw.get(section), list):
+                frame[section] = [
+                    self.component(kind, item, (section, index)) or _unchecked(model)
+                    for index, item in enumerate(raw[section])
+                ]
         experiment = self.validated(Experiment, frame, (), raw)
         if not isinstance(experiment, Experiment) or self.problems:
             return None

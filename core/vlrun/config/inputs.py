@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from vlrun.config.base import BackboneConfig, DatasetConfig, TaskConfig
 from vlrun.config.problems import Problem
@@ -43,3 +45,21 @@ def picture_problems(backbone: BackboneConfig, index: int, task: TaskConfig) -> 
     elif task.dataset.pictures is None:
         message = f"backbone '{backbone.name}' reads pictures: name the folder that they are in, or an LMDB of them"
         yield Problem(("tasks", index, "dataset", "pictures"), message)
+
+
+def find_demo_pretraining(raw: dict[str, Any], folder: Path) -> list[Problem]:
+    """Makes the option an absolute path.
+
+    A relative path, as people write it, must lead to a file. An absolute one was written by an earlier run, and its
+    file need not exist any more.
+    """
+    value = raw.get("demo_pretraining")
+    if not isinstance(value, str):
+        return []
+    path = Path(os.path.abspath(folder / Path(value).expanduser()))  # unlike resolve, it keeps links
+    raw["demo_pretraining"] = str(path)
+    if path.is_file() or Path(value).is_absolute():
+        return []
+    near = ", ".join(sorted(file.name for file in path.parent.glob("[!.]*.yaml"))) or "no experiment"
+    message = f"there is no file '{value}' beside this experiment (in {path.parent}: {near})"
+    return [Problem(("demo_pretraining",), message)]

@@ -32,6 +32,9 @@ HEADS, NAMED_HEADS = "heads.json", "named_heads.json"
 TRAINED = "trained.safetensors"
 """The weights from which training goes on, where those of ``MODEL`` are their average."""
 
+CALLBACKS = "callbacks.safetensors"
+"""What callbacks keep; only where there is anything."""
+
 _COUNT = "@step"
 
 _REPLACED = ".replaced"
@@ -96,6 +99,11 @@ class Checkpoint:
         except RuntimeError as error:
             raise CheckpointError(f"{self.path}: the weights do not fit this model: {error}") from error
 
+    def callback_state(self) -> dict[str, Tensor]:
+        """What callbacks keep, as ``save`` got it; empty where there is nothing."""
+        path = self.path / CALLBACKS
+        return load_file(path) if path.exists() else {}
+
     def load_optimizer(self, optimizer: Optimizer, model: nn.Module) -> None:
         """Fills the state of ``optimizer``, by the names of the parameters, in whatever groups they are."""
         tensors = load_file(self.path / OPTIMIZER)
@@ -132,6 +140,7 @@ class Checkpoints:
         heads: Mapping[str, Any] | None = None,
         named_heads: Sequence[Mapping[str, Any]] = (),
         average: AveragedWeights | None = None,
+        callbacks: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Path:
         """Writes a checkpoint beside the others, then renames it into place.
 
@@ -139,6 +148,7 @@ class Checkpoints:
             heads: what the head of each task means.
             named_heads: ``name``, ``module`` (its name in ``model``) and ``meaning`` of each head that travels.
             average: of the weights, which is what the model of the checkpoint is then.
+            callbacks: what these keep.
 
         Raises:
             CheckpointError: it cannot be written, for instance because the disk is full; earlier ones stay as they are.
@@ -153,7 +163,9 @@ class Checkpoints:
             if average is not None:
                 save_model(model, str(temporary / TRAINED))
             save_file(_optimizer_tensors(optimizer, model), temporary / OPTIMIZER)
-            files = [MODEL, OPTIMIZER, *([] if average is None else [TRAINED])]
+            if callbacks:
+                save_file(dict(callbacks), temporary / CALLBACKS)
+            files = [MODEL, OPTIMIZER, *([] if average is None else [TRAINED]), *([CALLBACKS] if callbacks else [])]
             for name in files:
                 make_readable(temporary / name)
             write_json(temporary / PROGRESS, asdict(progress))

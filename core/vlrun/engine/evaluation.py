@@ -131,11 +131,11 @@ class TaskView(RunView):
 
 def evaluate_split(
     run: Run, task_run: TaskRun, split: str, *, epoch: int, stop: StopRequest, final: bool = False, checkpoint: str = ""
-) -> list[Score]:
+) -> EvaluationReport:
     """Predicts and scores a split; the main rank writes the predictions of a final evaluation and reports.
 
     Returns:
-        The scores, the same on every rank; none where the ground truth is hidden.
+        What is reported, but for the time the same on every rank; no scores where the ground truth is hidden.
     """
     started = time.monotonic()
     predictions = task_run.task.evaluate(TaskView(run, task_run, stop), split, final=final)
@@ -148,16 +148,15 @@ def evaluate_split(
         )
 
     scores = run.ranks.from_main(write_and_score)
+    seconds = time.monotonic() - started
+    report = EvaluationReport(
+        task_run.name, split, run.step, epoch, scores, seconds, len(predictions), final, checkpoint
+    )
     if split in task_run.hidden:
         run.reporters.note(f"{task_run.name} {split}: {len(predictions):,} predictions; the ground truth is hidden")
     elif run.ranks.is_main:
-        seconds = time.monotonic() - started
-        run.reporters.evaluation(
-            EvaluationReport(
-                task_run.name, split, run.step, epoch, scores, seconds, len(predictions), final, checkpoint
-            )
-        )
-    return scores
+        run.reporters.evaluation(report)
+    return report
 
 
 def write_outputs(

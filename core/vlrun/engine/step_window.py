@@ -46,7 +46,9 @@ class StepRecord:
         losses: names of the losses.
         ids: the examples of this rank.
         numbers: this rank's part of each loss, which add up over the ranks, then the norm of the gradient of all ranks
-            before clipping; to be looked at while the next step is under way.
+            before clipping, then of what was reported first the totals and then the counts, which add up as well; to
+            be looked at while the next step is under way.
+        reported: names of what was reported beside the losses.
     """
 
     number: int
@@ -56,6 +58,7 @@ class StepRecord:
     learning_rate: float
     ids: Sequence[str]
     numbers: Arriving
+    reported: tuple[str, ...] = ()
 
 
 class StepWindow:
@@ -103,26 +106,52 @@ class StepWindow:
         if not self.steps:
             return
         numbers = [step.numbers.values() for step in self.steps]
-        parts = torch.tensor([part for *losses, _ in numbers for part in losses], dtype=torch.float64)
-        summed = self.ranks.sum_tensor(parts).tolist()
-        norms = [norm for *_, norm in numbers]
-        examples = sum(self.ranks.sum_counts([float(len(step.ids)) for step in self.steps]))
+        own = [values[: len(step.losses)] for step, values in zip(self.steps, numbers, strict=True)]
+        summed = self.ranks.sum_tensor(torch.tensor([part for parts in own for part in parts], dtype=torch.float64))
+        losses = iter(summed.tolist())
+        reported = [values[len(step.losses) + 1 :] for step, values in zip(self.steps, numbers, strict=True)]
+        counts = [*(float(len(step.ids)) for step in self.steps), float(any(step.reported for step in self.steps))]
+        *examples, reports = self.ranks.sum_counts(counts)
+        scalars = self._scalars(reported) if reports else [{}] * len(self.steps)
         seconds = max(time.perf_counter() - self.started, 1e-9)
         self._note_speed(seconds / len(self.steps))
 
         burst = []
-        position = 0
-        for step, norm in zip(self.steps, norms, strict=True):
-            end = position + len(step.losses)
-            losses = dict(zip(step.losses, summed[position:end], strict=True))
-            burst.append(self._as_report(step, losses, norm, examples / seconds, self.waited / seconds))
-            position = end
+        for step, values, named in zip(self.steps, numbers, scalars, strict=True):
+            parts, norm = {name: next(losses) for name in step.losses}, values[len(step.losses)]
+            burst.append(self._as_report(step, parts, norm, sum(examples) / seconds, self.waited / seconds, named))
         self.reporters.steps(burst)
         self.steps.clear()
         self.restart()
 
+    def _scalars(self, reported: Sequence[Sequence[float]]) -> list[dict[str, float]]:
+        """What was reported in each step: totals over counts, both added up over all ranks, each of which may report
+        under other names."""
+        own = [
+            (place, name, total, count)
+            for place, (step, values) in enumerate(zip(self.steps, reported, strict=True))
+            for name, total, count in zip(
+                step.reported, values[: len(step.reported)], values[len(step.reported) :], strict=True
+            )
+        ]
+        sums: dict[tuple[int, str], tuple[float, float]] = {}
+        for place, name, total, count in self.ranks.gather(own):
+            before = sums.get((place, name), (0.0, 0.0))
+            sums[place, name] = (before[0] + total, before[1] + count)
+        found: list[dict[str, float]] = [{} for _ in self.steps]
+        for (place, name), (total, count) in sums.items():
+            if count:  # of no item there is no mean
+                found[place][name] = total / count
+        return found
+
     def _as_report(
-        self, step: StepRecord, losses: dict[str, float], norm: float, examples_per_second: float, wait_share: float
+        self,
+        step: StepRecord,
+        losses: dict[str, float],
+        norm: float,
+        examples_per_second: float,
+        wait_share: float,
+        scalars: dict[str, float],
     ) -> StepReport:
         return StepReport(
             step=step.number,
@@ -136,6 +165,7 @@ class StepWindow:
             examples_per_second=examples_per_second,
             data_wait_share=min(wait_share, 1.0),
             seconds_left=(self.total_steps - step.number) * (self.seconds_per_step or 0.0),
+            scalars=scalars,
         )
 
     def _note_speed(self, seconds: float) -> None:

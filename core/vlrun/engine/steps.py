@@ -6,17 +6,20 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlrun.config.train import TrainConfig
+from vlrun.engine.global_batch import BatchLoss, Share, batch_loss, has_batch_loss
 from vlrun.engine.optimisation import clip_gradients, set_learning_rate
 from vlrun.engine.step_feed import LoadedStep
+from vlrun.engine.step_view import StepView
 from vlrun.engine.step_window import Arriving, StepRecord
 from vlrun.engine.trainer import Trainer
 from vlrun.errors import ConfigError, NonFiniteLossError, first_few
-from vlrun.interfaces.tensors import in_full_precision
+from vlrun.interfaces.tensors import Batch
 from vlrun.seeds import derive_seed
 
 _MAX_LISTED_IDS = 20
@@ -65,8 +68,9 @@ def train_step(trainer: Trainer, step: ReadyStep, feed: Iterator[LoadedStep]) ->
     """
     run, planned = trainer.run, step.loaded.planned
     rate = trainer.schedule(planned.position)
+    view = _view(trainer, step, rate)
     with run.ranks.announcing(), _out_of_memory_explained(run.experiment.train):
-        losses = _backward(trainer, step)
+        losses, whole = _backward(trainer, step, view)
     failure: Exception | None = None
     loaded: LoadedStep | None = None
     try:
@@ -88,13 +92,24 @@ def train_step(trainer: Trainer, step: ReadyStep, feed: Iterator[LoadedStep]) ->
     set_learning_rate(trainer.optimizer, rate)
     with run.ranks.announcing(), _out_of_memory_explained(run.experiment.train):
         trainer.drop_frozen(planned.position)
-        norm = _update(trainer)
+        norm = _update(trainer, view)
         if trainer.average is not None:
             trainer.average.update(planned.position)
-        numbers = Arriving(torch.stack([*losses.values(), norm.to(next(iter(losses.values())))]))
-    name = run.tasks[planned.task_index].name
+        if whole is not None:
+            run.tasks[planned.task_index].task.after_update(whole.rows, view)
+        for callback in trainer.callbacks:
+            callback.after_update(view)
+        totals, counts_of = zip(*view.reported.values(), strict=True) if view.reported else ((), ())
+        numbers = Arriving(torch.stack([*losses.values(), norm.to(next(iter(losses.values()))), *totals, *counts_of]))
     trainer.unchecked = StepRecord(
-        planned.position + 1, name, planned.epoch + 1, tuple(losses), rate, step.loaded.ids, numbers
+        planned.position + 1,
+        view.task,
+        planned.epoch + 1,
+        tuple(losses),
+        rate,
+        step.loaded.ids,
+        numbers,
+        tuple(view.reported),
     )
     following = None if loaded is None else _ready(loaded, rest[len(used) :])
     return StepDone(trainer.unchecked, following, bool(stop))
@@ -133,7 +148,7 @@ def _judge(trainer: Trainer, record: StepRecord | None, wrong: Mapping[str, floa
     """
     if record is None:
         return
-    norm = record.numbers.values()[-1]
+    norm = record.numbers.values()[len(record.losses)]
     if not any_wrong and (trainer.scaler.is_enabled() or math.isfinite(norm)):
         return
     ranks = trainer.run.ranks
@@ -157,30 +172,84 @@ def _ready(loaded: LoadedStep, totals: Sequence[float]) -> ReadyStep:
     return ReadyStep(loaded, {name: total or 1.0 for name, total in zip(loaded.counts, totals, strict=False)})
 
 
-def _backward(trainer: Trainer, step: ReadyStep) -> dict[str, Tensor]:
-    """Adds the gradients of all micro-batches of all ranks; returns this rank's part of each named loss."""
-    run, model, planned = trainer.run, trainer.model, step.loaded.planned
-    task_run, micro_batches = run.tasks[planned.task_index], step.loaded.micro_batches
+def _view(trainer: Trainer, step: ReadyStep, rate: float) -> StepView:
+    """The step as its task and the callbacks see it."""
+    run, planned = trainer.run, step.loaded.planned
+    return StepView(
+        run.model,
+        run.tasks[planned.task_index].name,
+        trainer.model,
+        run.autocast,
+        trainer.companions[planned.task_index],
+        planned.position,
+        planned.position // trainer.mix.steps_per_epoch,
+        rate,
+    )
+
+
+def _backward(trainer: Trainer, step: ReadyStep, view: StepView) -> tuple[dict[str, Tensor], BatchLoss | None]:
+    """Adds the gradients of all micro-batches of all ranks.
+
+    Returns:
+        This rank's part of each named loss, and the losses of the global batch, if the task has such.
+    """
+    model, planned = trainer.model, step.loaded.planned
+    task_run, micro_batches = trainer.run.tasks[planned.task_index], step.loaded.micro_batches
+    passes = dict(zip(task_run.plan.own_passes, micro_batches, strict=True))
     model.clear()
     trainer.copies.wait(micro_batches)
+    is_whole = has_batch_loss(task_run.task)
+    whole = _rehearsed(trainer, step, view, passes) if is_whole and len(passes) > 1 else None
     parts: dict[str, Tensor] = {}
-    for number, batch in zip(task_run.plan.own_passes, micro_batches, strict=True):
-        # dropout is addressed too: a resumed run draws what the unbroken one would have drawn
-        torch.manual_seed(derive_seed(run.experiment.seed, "step", planned.position, number))
+    for number, batch in passes.items():
         with model.accumulating(more=batch is not micro_batches[-1]):
-            with run.autocast():
-                outputs = model(task_run.name, batch.encoding)
-            sums = task_run.task.loss(in_full_precision(outputs), batch.targets)
+            outputs = _outputs(trainer, step, view, number, batch)
+            sums = task_run.task.loss(outputs, batch.targets)
             losses = {name: value * (task_run.config.loss_weight / step.counts[name]) for name, value in sums.items()}
-            model.backward(trainer.scaler.scale(torch.stack(list(losses.values())).sum()))
+            terms = list(losses.values())
+            if is_whole:
+                rows = task_run.task.shared_rows(outputs, batch.targets)
+                if whole is None:
+                    whole = _whole(trainer, step, view, {number: Share(len(batch.ids), rows)})
+                pulled = whole.pulled(number, rows, is_first=batch is micro_batches[0])
+                terms += [] if pulled is None else [pulled]
+            model.backward(trainer.scaler.scale(torch.stack(terms).sum()))
         for name, value in losses.items():
             parts[name] = parts[name] + value.detach() if name in parts else value.detach()
-    return parts
+    return ({**parts, **whole.losses} if whole is not None else parts), whole
 
 
-def _update(trainer: Trainer) -> Tensor:
+def _outputs(trainer: Trainer, step: ReadyStep, view: StepView, number: int, batch: Batch) -> Any:
+    """What the loss of a pass is computed of."""
+    planned = step.loaded.planned
+    # dropout is addressed too: a resumed run draws what the unbroken one would have drawn
+    torch.manual_seed(derive_seed(trainer.run.experiment.seed, "step", planned.position, number))
+    return trainer.run.tasks[planned.task_index].task.training_outputs(batch, view)
+
+
+def _rehearsed(trainer: Trainer, step: ReadyStep, view: StepView, passes: Mapping[int, Batch]) -> BatchLoss:
+    """The losses of the global batch where this rank cannot hold all of its passes: they are made twice."""
+    task, own = trainer.run.tasks[step.loaded.planned.task_index].task, {}
+    with view.rehearsed():
+        for number, batch in passes.items():
+            outputs = _outputs(trainer, step, view, number, batch)
+            own[number] = Share(len(batch.ids), task.shared_rows(outputs, batch.targets))
+    return _whole(trainer, step, view, own)
+
+
+def _whole(trainer: Trainer, step: ReadyStep, view: StepView, own: Mapping[int, Share]) -> BatchLoss:
+    """The losses of the global batch, of which this rank has the rows of some passes."""
+    run, planned = trainer.run, step.loaded.planned
+    task_run = run.tasks[planned.task_index]
+    seed = derive_seed(run.experiment.seed, "batch loss", planned.position)
+    return batch_loss(task_run.task, view, run.ranks, own, task_run.plan.passes, seed, task_run.config.loss_weight)
+
+
+def _update(trainer: Trainer, view: StepView) -> Tensor:
     """Clips the gradients and steps; returns their norm before clipping."""
     trainer.scaler.unscale_(trainer.optimizer)
+    for callback in trainer.callbacks:
+        callback.after_backward(view)
     norm = clip_gradients(trainer.run.model.parameters(), trainer.run.experiment.train.max_grad_norm)
     trainer.scaler.step(trainer.optimizer)
     trainer.scaler.update()

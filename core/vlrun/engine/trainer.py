@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,8 +16,10 @@ from vlrun.data.first_batch import outline_if_possible
 from vlrun.data.loading import BatchLoader, JointBatchMaker
 from vlrun.engine.averaging import AveragedWeights
 from vlrun.engine.checkpoints import Checkpoints, EvaluationHistory
+from vlrun.engine.companions import companions_of
 from vlrun.engine.device_copies import DeviceCopies
 from vlrun.engine.evaluation import TaskView
+from vlrun.engine.global_batch import has_batch_loss
 from vlrun.engine.gradients import SharedModel
 from vlrun.engine.host_memory import keep_freed_memory
 from vlrun.engine.launch import StopRequest
@@ -26,6 +28,8 @@ from vlrun.engine.optimisation import ParameterPlan, plan_parameters
 from vlrun.engine.recomputation import recompute_layers
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.step_window import StepRecord, StepWindow
+from vlrun.errors import ConfigError
+from vlrun.interfaces.callback import Callback
 from vlrun.interfaces.task import Task
 from vlrun.interfaces.training import Schedule, TrainingLength
 from vlrun.plugins.manager import Plugins
@@ -37,6 +41,8 @@ class Trainer:
 
     Attributes:
         model: what is trained, the network of ``run`` on all ranks together.
+        companions: of each task, what it asks besides the network that trains.
+        callbacks: in the order of the experiment.
         unchecked: the last step, until its losses have been checked.
         epochs_started: index of a task -> the last of its own epochs that this process has started.
         most_losses: the number of named losses of the task with the most of them, known from its first batch.
@@ -55,6 +61,8 @@ class Trainer:
     evaluations: EvaluationHistory
     window: StepWindow
     stop: StopRequest
+    companions: Sequence[Mapping[str, nn.Module]]
+    callbacks: Sequence[Callback]
     average: AveragedWeights | None = None
     unchecked: StepRecord | None = None
     epochs_started: dict[int, int] = field(default_factory=dict)
@@ -113,9 +121,15 @@ def build_trainer(run: Run, stop: StopRequest, plugins: Plugins) -> Trainer:
     """Builds what training needs, and tells every task what it will be trained on.
 
     Raises:
-        ConfigError: a group of parameters matches nothing, or the schedule does not fit the training.
+        ConfigError: a group of parameters matches nothing, the schedule does not fit the training, a companion does not
+            fit the backbone, or passes that have to be made twice cannot be.
     """
     config = run.experiment.train
+    if config.compile and any(has_batch_loss(each.task) and len(each.plan.own_passes) > 1 for each in run.tasks):
+        raise ConfigError(
+            "train.compile: a loss of the global batch makes each forward pass twice where a process has several, and "
+            "a compiled one has another dropout the second time; leave it off, or set train.micro_batches=1"
+        )
     if run.device.type == "cpu":
         keep_freed_memory()
     parameters = plan_parameters(run.model, config.groups)
@@ -152,5 +166,7 @@ def build_trainer(run: Run, stop: StopRequest, plugins: Plugins) -> Trainer:
         ),
         window=StepWindow(run.reporters, run.ranks, mix.steps_per_epoch, mix.steps_per_epoch * config.epochs),
         stop=stop,
+        companions=[companions_of(run, task_run) for task_run in run.tasks],
+        callbacks=[plugins.find("callback", each.name).build(each) for each in run.experiment.callbacks],
         average=None if config.ema is None else AveragedWeights(run.model, config.ema.decay),
     )

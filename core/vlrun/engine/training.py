@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+from vlrun.engine.callbacks import callback_state, load_callback_state
 from vlrun.engine.checkpoints import Progress
 from vlrun.engine.evaluation import evaluate_split
 from vlrun.engine.mixing import PlannedStep
@@ -127,9 +128,12 @@ def _evaluate_and_choose_best(trainer: Trainer) -> None:
         split = task_run.validation_split
         if split is not None:
             with trainer.evaluated_weights():
-                scores = evaluate_split(run, task_run, split, epoch=epoch, stop=trainer.stop)
-            trainer.evaluations.add(run.step, task_run.name, split, scores)
+                report = evaluate_split(run, task_run, split, epoch=epoch, stop=trainer.stop)
+            trainer.evaluations.add(run.step, task_run.name, split, report.scores)
             names.append(task_run.name)
+            with run.ranks.together():
+                for callback in trainer.callbacks:
+                    callback.after_evaluation(report, run.model)
 
     def choose_best() -> None:
         trainer.checkpoints.mark_best(trainer.evaluations.best_step(names))
@@ -169,7 +173,8 @@ def save_checkpoint(trainer: Trainer) -> None:
     def write() -> None:
         progress = Progress(run.step, run.identity(), trainer.scaler.state_dict())
         meanings, named = run.head_meanings(), run.named_heads()
-        trainer.checkpoints.save(progress, run.model, trainer.optimizer, meanings, named, trainer.average)
+        state = callback_state(trainer.callbacks)
+        trainer.checkpoints.save(progress, run.model, trainer.optimizer, meanings, named, trainer.average, state)
         trainer.checkpoints.prune(run.experiment.train.keep_checkpoints)
         run.folder.write_status(step=run.step, total_steps=trainer.total_steps)
 
@@ -196,6 +201,7 @@ def resume(trainer: Trainer) -> bool:
             trainer.average.take()
         checkpoint.load_trained(run.model)
         checkpoint.load_optimizer(trainer.optimizer, run.model)
+        load_callback_state(trainer.callbacks, checkpoint.callback_state())
         if checkpoint.progress.scaler:
             trainer.scaler.load_state_dict(dict(checkpoint.progress.scaler))
     run.step = checkpoint.progress.step

@@ -49,6 +49,7 @@ class StepReport:
         learning_rate, gradient_norm: of this step; the norm is the global one before clipping.
         examples_per_second: over all ranks; data_wait_share: share of time spent waiting for the loader, in [0, 1].
         seconds_left: estimate for the rest of the training.
+        scalars: what the task and the callbacks report beside the losses, over the global batch.
     """
 
     step: int
@@ -62,6 +63,7 @@ class StepReport:
     data_wait_share: float
     seconds_left: float
     task_epoch: int = 0
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vlrun.interfaces.dataset import Dataset
     from vlrun.interfaces.run_view import RunView
     from vlrun.interfaces.tensors import Batch, Encoding
+    from vlrun.interfaces.training import TrainingPass, TrainingStep
 
 
 class Task(ABC, Generic[Target]):
@@ -99,17 +100,64 @@ class Task(ABC, Generic[Target]):
         training too: ``text`` and ``regions`` are (P, 0, H), and the backbone leaves out what only they need.
         """
 
+    def training_outputs(self, batch: Batch, step: TrainingPass) -> Any:
+        """What ``loss`` gets of a batch in training; by default what the head gives for its pairs.
+
+        Override it to run the network several times or on a changed input, to ask another network besides
+        (``companions``), or to report numbers beside the losses (``step.report``). ``batch`` is on the device. Torch's
+        global generator has the address of the pass as its seed, so what is drawn from it is the same after a resume.
+        """
+        return step.outputs(batch.encoding)
+
     @abstractmethod
     def loss(self, outputs: Any, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Named losses, each *summed* over the items of this batch; several are weighted against each other here.
 
         The core multiplies all of them by the option ``loss_weight`` and divides by ``loss_counts``, summed over all
-        ranks and micro-batches, which makes the gradient the same however a global batch is spread.
+        ranks and micro-batches, which makes the gradient the same however a global batch is spread. A loss that is no
+        sum over items is one of ``batch_loss``; a task that has such losses alone returns none here.
         """
 
     @abstractmethod
     def loss_counts(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """How many items each named loss is the mean of: scalars, one per key of ``loss``; zero means no loss."""
+
+    def shared_rows(self, outputs: Any, targets: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What ``batch_loss`` needs of the items of one forward pass: tensors with a row for each, by name.
+
+        Rows of one name are equally wide in every pass. ``outputs`` are those of ``training_outputs``.
+        """
+        return {}
+
+    def batch_loss(self, rows: Mapping[str, Tensor], step: TrainingStep) -> dict[str, Tensor]:
+        """Named losses of a global batch as a whole, such as a contrastive one: scalars, already divided.
+
+        Args:
+            rows: those of ``shared_rows`` of all passes of all processes, (N, ...), the same on every process. They are
+                in the order of the batch where all examples have as many rows; else their order changes with the
+                number of passes, and the losses should not depend on it.
+
+        Every process computes it once a step, and gives its own rows their gradient: it is that of a single process
+        with one pass, also with ``train.micro_batches`` (a process with several passes makes each of them twice, first
+        for its rows and then for the gradient: Gao et al. 2021, GradCache). The gradient also reaches parameters of
+        ``step.model`` that are used here, such as a temperature. Buffers are not changed here, but in ``after_update``.
+        """
+        return {}
+
+    def after_update(self, rows: Mapping[str, Tensor], step: TrainingStep) -> None:
+        """Called on every process when the optimiser has taken a step of a task with a ``batch_loss``.
+
+        Here a queue in a buffer of the head takes the rows, which have no gradient, or an average of the network
+        follows it.
+        """
+
+    def companions(self) -> Mapping[str, nn.Module]:
+        """Networks that ``training_outputs`` asks besides the one that trains, such as a teacher of distillation.
+
+        Called once on every process, before anything is trained. They take an ``Encoding`` (``vlrun.load_network``
+        makes such of a finished run), stay as they are, and are in no checkpoint.
+        """
+        return {}
 
     def decode(self, outputs: Any, batch: Batch) -> Any:
         """What ``predict`` needs of a head's outputs, computed on the model's device; by default all of them.

@@ -60,6 +60,12 @@ def vlrun_schedules() -> list[Entry]:  # type: ignore[empty-body]
 
 
 @hookspec
+def vlrun_callbacks() -> list[Entry]:  # type: ignore[empty-body]
+    """Callbacks, called around the steps of a training; ``config`` derives from CallbackConfig, ``factory(config)``
+    returns a Callback."""
+
+
+@hookspec
 def vlrun_detectors() -> list[Entry]:  # type: ignore[empty-body]
     """Detectors, for photographs; ``config`` derives from DetectorConfig, ``factory(config)`` returns a
     Detector."""

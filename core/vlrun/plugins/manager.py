@@ -36,6 +36,7 @@ HOOKS = {
     "reporter": "vlrun_reporters",
     "optimizer": "vlrun_optimizers",
     "schedule": "vlrun_schedules",
+    "callback": "vlrun_callbacks",
     "detector": "vlrun_detectors",
     "feature format": "vlrun_feature_formats",
     "weight format": "vlrun_weight_formats",

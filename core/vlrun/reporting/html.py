@@ -112,7 +112,7 @@ def render_report(run_folder: Path, outcome: Outcome, info: RunInfo) -> str:
             )
         ),
         protocols=_protocol_lines(protocols),
-        charts=[*_loss_charts(steps), _score_chart(scores), _rate_chart(steps)],
+        charts=[*_loss_charts(steps), _score_chart(scores), _rate_chart(steps), *_scalar_charts(steps)],
         scores=_score_table(scores),
         examples=read_examples(run_folder, [(row.task, row.split) for row in main]),
         facts=[*grouped_facts(info.facts), *_speed(steps)],
@@ -190,7 +190,7 @@ def _loss_charts(steps: Sequence[Metrics]) -> list[Chart]:
 
 def _loss_chart(name: str, title: str, steps: Sequence[Metrics]) -> Chart:
     loss = _points(steps, "loss")
-    window = max(1, min(50, len(loss) // 20))
+    window = _window(loss)
     lines = [Line("each step", thin(loss), is_faint=True)] if window > 1 else []
     lines.append(Line("loss, smoothed" if window > 1 else "loss", thin(smooth(loss, window))))
     parts = list(dict.fromkeys(part for step in steps for part in step.get("losses") or {}))
@@ -203,11 +203,33 @@ def _loss_chart(name: str, title: str, steps: Sequence[Metrics]) -> Chart:
     return Chart(name, title, f"{title} over steps, from {' to '.join(ends)}.", lines, "step")
 
 
+def _window(points: Sequence[Point]) -> int:
+    """Over how many points a curve is smoothed."""
+    return max(1, min(50, len(points) // 20))
+
+
 def _rate_chart(steps: Sequence[Metrics]) -> Chart:
     points = _points(steps, "learning_rate")
     rates = [rate for _, rate in points] or [math.nan]
     text = f"Learning rate over steps: {rates[0]:.3g} first, {max(rates):.3g} at its peak, {rates[-1]:.3g} last."
     return Chart("rate", "Learning rate", text, [Line("learning rate", thin(points))], "step")
+
+
+def _scalar_charts(steps: Sequence[Metrics]) -> list[Chart]:
+    """What is reported beside losses: a chart for each name, and one for all names that begin alike before a slash."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for step in steps for name in step.get("scalars") or {}):
+        groups.setdefault(name.partition("/")[0], []).append(name)
+    charts = []
+    for place, (title, names) in enumerate(groups.items()):
+        lines = []
+        for number, name in enumerate(names):
+            points = _points(steps, name, "scalars")
+            lines.append(Line(name.partition("/")[2] or name, thin(smooth(points, _window(points))), number))
+        charts.append(
+            Chart(f"scalar-{place}", title, f"{title} over steps, as the training reports it.", lines, "step")
+        )
+    return charts
 
 
 def _scores_during_training(metrics: Sequence[Metrics]) -> dict[ScoreKey, list[Metrics]]:

@@ -52,6 +52,7 @@ class JsonLinesReporter(Reporter):
                 "gradient_norm": report.gradient_norm,
                 "examples_per_second": report.examples_per_second,
                 "data_wait_share": report.data_wait_share,
+                **({"scalars": dict(report.scalars)} if report.scalars else {}),
             }
         )
 

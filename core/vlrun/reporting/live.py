@@ -107,6 +107,7 @@ class LiveScreen(LiveArea):
         if len(report.losses) > 1:
             named = "  ".join(f"{plain(name)} {loss_text(value)}" for name, value in report.losses.items())
             facts.append(("last losses", Text(named)))
+        facts += [(plain(name), Text(loss_text(value))) for name, value in report.scalars.items()]
         columns = 1 if self._console.width < _NARROW else 2
         grid = Table.grid(padding=(0, 2), expand=True)
         for _ in range(columns):

@@ -40,11 +40,12 @@ class TensorBoardReporter(Reporter):
         self._call("add_text", "run", "\n".join([*notice, *table]), run.start_step)
 
     def step(self, report: StepReport) -> None:
-        """Writes losses, learning rate, gradient norm and speed."""
+        """Writes losses, learning rate, gradient norm, speed, and what else is reported."""
         train = f"train/{report.task}" if self._is_joint else "train"
         scalars = {
             f"{train}/loss": report.loss,
             **{f"{train}/{name}": value for name, value in report.losses.items() if name != "loss"},
+            **{f"{train}/scalars/{name}": value for name, value in report.scalars.items()},
             "train/learning_rate": report.learning_rate,
             "train/gradient_norm": report.gradient_norm,
             "speed/examples_per_second": report.examples_per_second,

@@ -51,6 +51,7 @@ def step_line(report: StepReport, run: RunInfo, smoothed_loss: float | None = No
         f"epoch {report.epoch}/{run.epochs}" + (" done" if ends_epoch(report, run) else ""),
         *([f"{report.task}, its epoch {report.task_epoch}"] if run.num_tasks > 1 else []),
         f"loss {loss_text(loss)}" + (f" ({details})" if details else ""),
+        *(f"{name} {loss_text(value)}" for name, value in report.scalars.items()),
         f"lr {report.learning_rate:.3g}",
         f"{rate_text(report.examples_per_second)} examples/s",
         f"waiting for data {share_text(report.data_wait_share)}",

@@ -67,10 +67,10 @@ def evaluate_into(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> tupl
         run.outputs, differences = ranks.from_main(partial(outputs_of, opened, run, task_run, checkpoint))
         folders.append(run.outputs.path)
         for split in task_run.splits:
-            scores = evaluate_split(run, task_run, split, epoch=0, stop=StopRequest(), final=True, checkpoint=name)
+            report = evaluate_split(run, task_run, split, epoch=0, stop=StopRequest(), final=True, checkpoint=name)
             rows += [
                 result_row(config, opened.folder.read_data(), task_run.name, split, score, differences)
-                for score in scores
+                for score in report.scores
             ]
     return rows, list(dict.fromkeys(folders))
 

@@ -200,8 +200,8 @@ def _final_results(run: Run, trainer: Trainer | None, stop: StopRequest) -> list
             checkpoint = load_final_weights(trainer, task_run)
         for split in task_run.splits:
             epochs = run.experiment.train.epochs
-            scores = evaluate_split(run, task_run, split, epoch=epochs, stop=stop, final=True, checkpoint=checkpoint)
-            rows += [result_row(options, data, task_run.name, split, score) for score in scores]
+            report = evaluate_split(run, task_run, split, epoch=epochs, stop=stop, final=True, checkpoint=checkpoint)
+            rows += [result_row(options, data, task_run.name, split, score) for score in report.scores]
     return rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -100,7 +101,9 @@ def _burst(*steps: int, tasks: Sequence[str] = ("checked",)) -> Iterator[Call]:
     for step in steps:
         task, epoch = tasks[step % len(tasks)], (step + 1) // 2
         losses = {"class": 0.5 / step, "box": 0.25 / step}
-        report = StepReport(step, epoch, task, losses, 0.75 / step, 1e-4, 1.5, 100.0, 0.1, 4.0 - step, task_epoch=epoch)
+        scalars = {"accuracy": 1 - 0.5 / step, "norm/heads.*": math.nan} if step % 2 else {}
+        rates = (1e-4, 1.5, 100.0, 0.1, 4.0 - step)
+        report = StepReport(step, epoch, task, losses, 0.75 / step, *rates, task_epoch=epoch, scalars=scalars)
         yield ("step", report)
     yield ("flush",)
 

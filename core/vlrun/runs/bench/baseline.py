@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from vlrun.engine.global_batch import has_batch_loss
 from vlrun.engine.model import TaskModel
 from vlrun.engine.optimisation import set_learning_rate
 from vlrun.engine.run import Run, TaskRun
@@ -78,7 +79,13 @@ class BaselineSteps:
 
         Raises:
             CheckpointError: they differ.
+            UsageError: the task trains with more than what its head gives for a batch.
         """
+        if type(task_run.task).training_outputs is not Task.training_outputs or has_batch_loss(task_run.task):
+            raise UsageError(
+                f"--against: task '{task_run.name}' changes what a step computes (training_outputs, batch_loss), so "
+                "there is nothing to compare; measure it without --against"
+            )
         differences = []
         with torch.no_grad(), _full_float32(), _without_dropout(self._run.model, self._model):
             for batch in batches:

@@ -1,0 +1,1 @@
+"""Contrastive learning as a plugin: see README.md."""

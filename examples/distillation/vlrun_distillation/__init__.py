@@ -1,0 +1,1 @@
+"""Distillation as a plugin: see README.md."""

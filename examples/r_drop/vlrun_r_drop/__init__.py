@@ -1,0 +1,1 @@
+"""R-Drop as a plugin: see README.md."""
