@@ -11,6 +11,7 @@ from typing import Any
 from vlrun_demo.images import Image
 from vlrun_demo.official_captions import sentences
 from vlrun_demo.official_vqa import asked_about
+from vlrun_demo.scene import KINDS
 
 _FILES = ("mscoco_train", "mscoco_nominival", "vgnococo", "mscoco_minival")
 
@@ -19,7 +20,7 @@ _MOVED = {0: "mscoco_nominival", 7: "vgnococo"}
 
 
 def write_lxmert_pretraining(folder: Path, chosen: Sequence[Image]) -> None:
-    """Writes ``mscoco_train.json`` and its like, and ``all_ans.json`` with every answer, into ``folder``."""
+    """Writes ``mscoco_train.json`` and its like, ``all_ans.json`` with every answer, and the names of all classes."""
     answers: Counter[str] = Counter()
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _FILES}
     for place, image in enumerate(chosen):
@@ -39,3 +40,4 @@ def write_lxmert_pretraining(folder: Path, chosen: Sequence[Image]) -> None:
     often = sorted(answers, key=lambda answer: (-answers[answer], answer))
     table = [{"ans": answer, "dsets": ["vqa"]} for answer in often]
     (folder / "all_ans.json").write_text(json.dumps(table), encoding="utf-8")
+    (folder / "objects_vocab.txt").write_text("".join(f"{kind}\n" for kind in KINDS), encoding="utf-8")

@@ -12,14 +12,25 @@ from vlrun.blocks.answering import pretraining_spelling
 from vlrun.blocks.answers import AnswerVocabulary, read_answers, write_answers
 from vlrun.data.annotations import write_annotations
 from vlrun.data.json_stream import list_items
+from vlrun.files import write_text
 from vlrun_pretraining.records import LxmertText
-from vlrun_pretraining.sources import ANSWERS_FILE, LXMERT_ANSWERS, LXMERT_OBTAIN, LXMERT_SPLITS
+from vlrun_pretraining.sources import (
+    ANSWERS_FILE,
+    CLASS_NAMES,
+    CLASS_NAMES_FILE,
+    LXMERT_ANSWERS,
+    LXMERT_OBTAIN,
+    LXMERT_SPLITS,
+)
+from vlrun_pretraining.topics import read_class_names
 
 _MOST_PROBLEMS = 50
 
 
 def build_lxmert(folder: Path, output: Path) -> BuildReport:
     """Translates ``mscoco_train.json`` and its like, and ``all_ans.json``, of the folder ``data/lxmert`` of LXMERT.
+
+    ``objects_vocab.txt``, the names of the detector's classes, is taken along if it is there.
 
     Every sentence becomes an item. Answers are spelled as the table has them; those that it does not have are left out,
     as LXMERT leaves them out (``lxmert_data.py`` 61-72), and counted in a remark. One image is held at a time.
@@ -31,6 +42,7 @@ def build_lxmert(folder: Path, output: Path) -> BuildReport:
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise DataError(f"{folder}: {', '.join(missing)} is not there. {LXMERT_OBTAIN}")
     answers = read_answers(folder / LXMERT_ANSWERS)
+    classes = read_class_names(folder / CLASS_NAMES) if (folder / CLASS_NAMES).is_file() else []
     _check(folder)
     unknown: Counter[str] = Counter()
     counts = {
@@ -40,6 +52,8 @@ def build_lxmert(folder: Path, output: Path) -> BuildReport:
         for split in LXMERT_SPLITS
     }
     write_answers(output / ANSWERS_FILE, list(answers))
+    if classes:
+        write_text(output / CLASS_NAMES_FILE, "".join(f"{name}\n" for name in classes))
     remarks = []
     if unknown:
         shown = ", ".join(f"'{answer}'" for answer, _ in unknown.most_common(3))

@@ -9,10 +9,15 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveInt, field_validator
 
 from vlrun import Config, DataPath, DatasetConfig, NamedOptions, RequiredFile, TaskConfig
-from vlrun_pretraining.sources import ANSWERS_FILE, LXMERT_OBTAIN, LXMERT_SPLITS, OBTAIN, OFFICIAL_FILES
-
-CLASS_NAMES_FILE = "classes.txt"
-"""Name of the file that builders write beside the annotations, if they are given the names of the detector classes."""
+from vlrun_pretraining.sources import (
+    ANSWERS_FILE,
+    CLASS_NAMES_FILE,
+    GENOME_SPLIT,
+    LXMERT_OBTAIN,
+    LXMERT_SPLITS,
+    OBTAIN,
+    OFFICIAL_FILES,
+)
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Loss = Literal["matching", "words", "features", "classes", "attributes", "answers", "topics"]
@@ -93,6 +98,11 @@ class PretrainConfig(TaskConfig):
     region_times_pooled: bool = Field(
         False, description="decode regions from the product of their states with the pooled state, as in LXMERT-S"
     )
+    own_choices: list[str] = Field(
+        [],
+        description="what no source says of this recipe, so that the file decides; part of the protocol of every "
+        "score, beside the options in use that are our choice",
+    )
 
     @field_validator("losses")
     @classmethod
@@ -100,6 +110,18 @@ class PretrainConfig(TaskConfig):
         if repeated := sorted({loss for loss in losses if losses.count(loss) > 1}):
             raise ValueError(f"named twice: {', '.join(repeated)}")
         return losses
+
+    @property
+    def choices(self) -> list[str]:
+        """What of the recipe is our choice: ``own_choices``, and the options in use that no source has."""
+        masking, near = self.masking, self.mismatch.nearest
+        options = {
+            "words in spans": masking.name == "spans",
+            f"regions that change places in {masking.shuffled_images or 0:.0%} of the images": masking.shuffled_images,
+            f"{self.topics} topics": "topics" in self.losses,
+            f"mismatches among the {near} most similar images": self.mismatch.probability and near,
+        }
+        return [*self.own_choices, *(option for option, is_used in options.items() if is_used)]
 
     @property
     def answers_path(self) -> Path:
@@ -153,21 +175,25 @@ class LxmertPretrainingConfig(DatasetConfig):
 
     known_splits = LXMERT_SPLITS
 
+    sources: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="sets whose texts are used, in training and evaluation, such as [mscoco] for the captions of COCO "
+        "alone (LXMERT's files: mscoco, vg, vqa, gqa, vgqa); null: all",
+    )
+
     def annotations_remedy(self) -> list[str]:
         """What to download, and the command that makes our files from it."""
         return [f"{LXMERT_OBTAIN}. Then:", f"runner data build {self.name} --from lxmert FOLDER {self.annotations}"]
 
     def features_remedy(self) -> list[str]:
-        """Which features fit, and the command that imports them."""
+        """Which features fit, and the command that imports them: Visual Genome's only where a split needs them."""
+        images, folders = "COCO train2014 and val2014", "mscoco_imgfeat"
+        files = ["train2014_obj36.tsv", "val2014_obj36.tsv"]
+        if GENOME_SPLIT in (*self.train, *self.evaluate):
+            images, folders = f"{images} and of Visual Genome", f"{folders} and vg_gqa_imgfeat"
+            files.append("vg_gqa_obj36.tsv")
         return [
-            "Get LXMERT's features of COCO train2014 and val2014 and of Visual Genome, 36 boxes per image "
-            "(mscoco_imgfeat and vg_gqa_imgfeat), then:",
-            self.features_command(
-                "lxmert-tsv",
-                "train2014_obj36.tsv",
-                "val2014_obj36.tsv",
-                "vg_gqa_obj36.tsv",
-                extractor="bua-caffe",
-                boxes="36",
-            ),
+            f"Get LXMERT's features of {images}, 36 boxes per image ({folders}), then:",
+            self.features_command("lxmert-tsv", *files, extractor="bua-caffe", boxes="36"),
         ]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from vlrun import Example
-from vlrun.data.annotations import AnnotatedDataset
+import numpy as np
+from numpy.typing import NDArray
+
+from vlrun import DataError, DatasetConfig, Example
+from vlrun.data.annotations import AnnotatedDataset, AnnotationFile
+from vlrun_pretraining.config import LxmertPretrainingConfig
 from vlrun_pretraining.records import CocoCaption, LxmertText
 
 
@@ -32,10 +37,49 @@ class CocoCaptions(AnnotatedDataset[Caption, CocoCaption]):
 
 
 class LxmertTexts(AnnotatedDataset[Caption, LxmertText]):
-    """One split of LXMERT's pre-training: every caption and every question is an example."""
+    """One split of LXMERT's pre-training: every caption and every question of the chosen sets is an example."""
 
     record = LxmertText
+
+    def __init__(self, config: LxmertPretrainingConfig, split: str) -> None:
+        """Opens the split.
+
+        Raises:
+            DataError: its file is missing or empty, or has no text of the chosen sets.
+        """
+        super().__init__(config, split)
+        self.lines = lines_in_use(self.file, config)
+        if config.sources is not None:
+            self.protocol["sources"] = ", ".join(config.sources)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> Example[Caption]:
+        return super().__getitem__(int(self.lines[index]))
 
     def example_of(self, record: LxmertText) -> Example[Caption]:
         """The text with its image, and the answers if it is a question."""
         return Example(record.id, record.text, (record.image,), Caption(record.answers))
+
+    def image_ids(self) -> Iterator[str]:
+        """The image of each text, without validating the records."""
+        images = list(self.file.image_ids())
+        return (images[line] for line in self.lines)
+
+
+def lines_in_use(file: AnnotationFile, config: DatasetConfig) -> NDArray[np.int64]:
+    """The lines of a split that are examples: all of them, or those of the sets that ``sources`` names.
+
+    Raises:
+        DataError: there is none.
+    """
+    sources = config.sources if isinstance(config, LxmertPretrainingConfig) else None
+    if sources is None:
+        return np.arange(len(file))
+    of_line = [record.get("source") for record in file]
+    lines = np.flatnonzero([source in sources for source in of_line])
+    if not len(lines):
+        there = ", ".join(f"{source} ({count:,})" for source, count in sorted(Counter(map(str, of_line)).items()))
+        raise DataError(f"{file.path}: there is no text of sources {', '.join(sources)}; there are {there}")
+    return lines

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vlrun import DataError, Dataset, DatasetConfig, RegionFeatureStore
 from vlrun.data.annotations import AnnotationFile
+from vlrun_pretraining.dataset import lines_in_use
 from vlrun_pretraining.draws import Draws
 
 TextOf = Callable[[int], str]
@@ -107,10 +108,10 @@ def items_to_evaluate(config: DatasetConfig) -> Mapping[str, Items]:
     for split in config.evaluate:
         file = AnnotationFile(config.split_file(split))
         images = list(file.image_ids())
-        missing = set(store.missing(dict.fromkeys(images)))
-        there = [position for position, image_id in enumerate(images) if image_id not in missing]
-        rows = np.array(there, np.int64)
-        found[split] = Items(split, (images[position] for position in there), _FileTexts(file, rows))
+        lines = lines_in_use(file, config)
+        missing = set(store.missing(dict.fromkeys(images[line] for line in lines)))
+        there = np.array([line for line in lines if images[line] not in missing], np.int64)
+        found[split] = Items(split, (images[line] for line in there), _FileTexts(file, there))
     return found
 
 

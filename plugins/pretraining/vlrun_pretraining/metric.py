@@ -45,25 +45,33 @@ class PretrainingAccuracy(Metric):
             raise DataError(problems)
         by_id = {prediction.id: prediction for prediction in predictions}
         rows = [_checked(by_id[each]) for each in ids]  # the order of the data, in which two runs are compared
-        protocol = {"pairs": self._pairs()}
+        protocol: dict[str, Any] = {"pairs": self._pairs()}
+        if choices := self.config.choices:
+            protocol["our choice"] = "; ".join(choices)
         found = [
             *_matching(rows, protocol),
             *self._shares(rows, protocol),
-            *_features(rows, protocol),
+            *_features(rows, {**protocol, "masked": self._masked()["features"]}),
             *_topics(rows, {**protocol, "topics": self.config.topics}),
         ]
         if not found:
             raise DataError(f"split '{dataset.split}': nothing had to be guessed in any of its {len(rows)} pairs")
         return [replace(found[0], primary=True), *found[1:]]
 
-    def _shares(self, rows: Sequence[Row], protocol: Mapping[str, Any]) -> list[Score]:
+    def _masked(self) -> Mapping[str, str]:
+        """What share of words and regions has to be guessed, by field of a prediction."""
         masking = self.config.masking
         asked = "all pairs" if self.config.learn_from_mismatched else "pairs that match"
-        masked = {
+        shuffled = masking.shuffled_images
+        moved = f"; in {shuffled:.0%} of the images as many others change places" if shuffled else ""
+        regions = f"{masking.regions:.0%} of the regions of {asked} ({masking.name}){moved}"
+        return {
             "words": f"{masking.words:.0%} of the word pieces of {asked} ({masking.name})",
-            "classes": f"{masking.regions:.0%} of the regions of {asked} ({masking.name})",
+            **dict.fromkeys(("classes", "attributes", "features"), regions),
         }
-        masked["attributes"] = masked["classes"]
+
+    def _shares(self, rows: Sequence[Row], protocol: Mapping[str, Any]) -> list[Score]:
+        masked = self._masked()
         found: list[Score] = []
         for field, name in _SHARES.items():
             guesses = [_pairs_in(row[field]) for row in rows if field in row]
@@ -81,7 +89,9 @@ class PretrainingAccuracy(Metric):
 
     def _pairs(self) -> str:
         mismatch = self.config.mismatch
-        among = "any" if mismatch.nearest is None else f"one of the {mismatch.nearest} most similar (our choice)"
+        if not mismatch.probability:
+            return "all match"
+        among = "any" if mismatch.nearest is None else f"one of the {mismatch.nearest} most similar"
         return f"{mismatch.probability:.0%} with another item's {mismatch.side} (its image is another, {among})"
 
 

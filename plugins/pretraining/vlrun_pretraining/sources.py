@@ -29,13 +29,23 @@ LXMERT_FILES = "https://nlp.cs.unc.edu/data/lxmert_data/lxmert/"
 
 LXMERT_ANSWERS = "all_ans.json"
 
-LXMERT_SPLITS = ("mscoco_train", "mscoco_nominival", "vgnococo", "mscoco_minival")
+CLASS_NAMES = "objects_vocab.txt"
+"""The detector's class names, one a line, of github.com/peteranderson80/bottom-up-attention."""
+
+GENOME_SPLIT = "vgnococo"
+"""Images of Visual Genome that are not COCO's."""
+
+LXMERT_SPLITS = ("mscoco_train", "mscoco_nominival", GENOME_SPLIT, "mscoco_minival")
 """The first three are trained on, the last is held out (``run/lxmert_pretrain.bash``)."""
 
 LXMERT_OBTAIN = (
     f"Download {', '.join(f'{split}.json' for split in LXMERT_SPLITS)} from {LXMERT_FILES}, and {LXMERT_ANSWERS} from "
-    "data/lxmert of github.com/airsplay/lxmert, into one folder"
+    f"data/lxmert of github.com/airsplay/lxmert, into one folder; for topics of phrases also {CLASS_NAMES} from "
+    "data/genome/1600-400-20 of github.com/peteranderson80/bottom-up-attention"
 )
 
 ANSWERS_FILE = "answers.json"
 """Name of the file of the answers that can be given, beside the annotations."""
+
+CLASS_NAMES_FILE = "classes.txt"
+"""Name of the file of the detector's class names, beside the annotations, if the builder was given them."""

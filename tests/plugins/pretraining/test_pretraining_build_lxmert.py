@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from vlrun import DataError, RegionFeatures
 from vlrun.cli import main
+from vlrun.features.writer import write_store
+from vlrun_pretraining.config import LxmertPretrainingConfig
+from vlrun_pretraining.dataset import LxmertTexts
+from vlrun_pretraining.items import items_to_evaluate
 from vlrun_pretraining.sources import LXMERT_SPLITS
 
 ANSWERS = [{"ans": "yes", "dsets": ["vqa"]}, {"ans": "2", "dsets": ["vqa", "gqa"]}, {"ans": "gray", "dsets": ["gqa"]}]
@@ -97,3 +104,64 @@ def test_a_file_that_ends_early_is_an_error_with_its_name(folder: Path, capsys: 
     path.write_text(path.read_text()[:100])
     assert build(folder) == 5
     assert "mscoco_train.json" in capsys.readouterr().err
+
+
+def test_names_of_detector_classes_are_taken_along(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "objects_vocab.txt").write_text("cat,kitten\nball\n")
+    assert build(folder) == 0
+    assert (folder / "out" / "classes.txt").read_text() == "cat\nball\n"
+    (folder / "objects_vocab.txt").write_text("cat\n\n")
+    assert build(folder) == 5
+    assert "objects_vocab.txt:2: the line is empty" in capsys.readouterr().err
+
+
+# --- the sets whose texts are used ---
+
+
+@pytest.fixture
+def config(folder: Path) -> Callable[..., LxmertPretrainingConfig]:
+    assert build(folder) == 0
+    paths = {"annotations": folder / "out", "features": folder / "features"}
+    return lambda **options: LxmertPretrainingConfig(
+        name="lxmert-pretraining", evaluate=["mscoco_minival"], **paths, **options
+    )
+
+
+def test_texts_of_chosen_sources_are_the_examples(config: Callable[..., LxmertPretrainingConfig]) -> None:
+    whole, captions = (LxmertTexts(config(sources=sources), "vgnococo") for sources in (None, ["mscoco"]))
+    assert [example.text for example in captions] == ["A cat.", "Two cats"] * 2
+    assert [example.id for example in captions] == [
+        example.id for example in whole if "mscoco" in example.id.split("_")[3:]
+    ]
+    assert list(captions.image_ids()) == [example.image_ids[0] for example in captions]
+    assert len(whole) == 2 * len(captions) == 8
+    assert (captions.protocol["sources"], "sources" in whole.protocol) == ("mscoco", False)
+
+
+def test_evaluation_draws_from_texts_of_those_sources_alone(
+    config: Callable[..., LxmertPretrainingConfig], folder: Path
+) -> None:
+    features = np.ones((1, 2), np.float16), np.array([[1, 2, 5, 6]], np.float32)
+    ids = [f"COCO_mscoco_minival_{number}" for number in (1, 2)]
+    write_store(folder / "features", [RegionFeatures(image_id, *features, 9, 9) for image_id in ids])
+    items = items_to_evaluate(config(sources=["vqa"]))["mscoco_minival"]
+    assert items.texts_of(ids[1]) == ["How many?", "Is it?"]
+
+
+def test_sources_without_a_text_are_named_with_those_that_there_are(
+    config: Callable[..., LxmertPretrainingConfig],
+) -> None:
+    with pytest.raises(
+        DataError, match=r"vgnococo\.jsonl: there is no text of sources vg, gqa; there are mscoco \(4\), vqa \(4\)"
+    ):
+        LxmertTexts(config(sources=["vg", "gqa"]), "vgnococo")
+
+
+def test_features_of_visual_genome_are_asked_for_where_a_split_needs_them(
+    config: Callable[..., LxmertPretrainingConfig],
+) -> None:
+    without, with_it = (
+        " ".join(config(train=["mscoco_train", *more]).features_remedy()) for more in ([], ["vgnococo"])
+    )
+    assert "vg_gqa_obj36.tsv" not in without
+    assert "vg_gqa_obj36.tsv" in with_it

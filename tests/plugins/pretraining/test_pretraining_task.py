@@ -288,6 +288,31 @@ def test_scores_are_shares_beside_those_of_trivial_guesses(make_task: Any, make_
     assert protocol["masked"] == "15% of the word pieces of pairs that match (random)"
 
 
+def test_a_protocol_names_what_is_our_choice(make_task: Any, make_dataset: Any) -> None:
+    val = make_dataset("val")
+    rows = [Prediction(example.id, {"matched": True, "words": [[7, 7]], "features": [1, 0.5, 2.0]}) for example in val]
+
+    def protocols(**options: Any) -> list[Any]:
+        return [score.protocol for score in make_task(**options).metrics()[0](rows, val)]
+
+    assert not any("our choice" in protocol for protocol in protocols())
+    options = {
+        "losses": ["words", "features", "topics"],
+        "topics": "sentence",
+        "masking": {"name": "spans", "shuffled_images": 0.25},
+        "mismatch": {"probability": 0.5, "nearest": 9},
+        "own_choices": ["batch and rate"],
+    }
+    chosen = "batch and rate; words in spans; regions that change places in 25% of the images; sentence topics"
+    found = protocols(**options)
+    assert {protocol["our choice"] for protocol in found} == {f"{chosen}; mismatches among the 9 most similar images"}
+    assert found[-1]["masked"] == (
+        "15% of the regions of pairs that match (spans); in 25% of the images as many others change places"
+    )
+    matched = protocols(**options | {"mismatch": {"probability": 0.0, "nearest": 9}})
+    assert (matched[0]["pairs"], matched[0]["our choice"]) == ("all match", chosen)
+
+
 def test_what_was_not_asked_has_no_score(make_task: Any, make_dataset: Any) -> None:
     val = make_dataset("val")
     rows = [Prediction(example.id, {"matched": False, "match": 0.1, "words": [], "answer": None}) for example in val]
