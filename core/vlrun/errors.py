@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+INTERRUPTED = 130
+"""The exit status after Ctrl-C that left nothing to continue from, as shells have it."""
+
 
 @dataclass(frozen=True)
 class RequiredFile:

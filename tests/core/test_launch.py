@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from vlrun.engine.launch import STOP_SIGNALS, StopRequest, stop_on_signals, stop_signals_passed_to
+from vlrun.engine.stopping import STOP_SIGNALS, StopRequest, stop_on_signals, stop_signals_passed_to
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)

@@ -13,9 +13,9 @@ import torch
 
 from vlrun.config.experiment import Experiment, load_experiment
 from vlrun.engine import training
-from vlrun.engine.launch import StopRequest
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.steps import ReadyStep
+from vlrun.engine.stopping import StopRequest
 from vlrun.plugins.manager import Plugins
 from vlrun.runs import run as runs
 from vlrun.runs.run import RunResult, run_experiment

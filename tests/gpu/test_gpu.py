@@ -22,8 +22,8 @@ from vlrun.config.experiment import Experiment
 from vlrun.config.features import FeaturesConfig
 from vlrun.demo.run import load_demo_experiment
 from vlrun.engine import training
-from vlrun.engine.launch import StopRequest
 from vlrun.engine.ranks import Ranks
+from vlrun.engine.stopping import StopRequest
 from vlrun.errors import StoppedOnRequest
 from vlrun.plugins.manager import create_plugins
 from vlrun.runs import run as runs

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from vlrun.cli.parser import make_parser
-from vlrun.errors import DataError, RunnerError, StoppedOnRequest, UsageError, system_problem
+from vlrun.errors import INTERRUPTED, DataError, RunnerError, StoppedOnRequest, UsageError, system_problem
 
 _NO_WINDOWS = "vlrun runs on Linux and macOS, not on Windows: use it in WSL 2 (it needs file locks, links and signals)"
 
@@ -35,8 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(_message(error), file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        _ignore_interrupts()
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -45,6 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"{DataError.__name__}: {problem}", file=sys.stderr)
         return DataError.exit_status
+
+
+def _ignore_interrupts() -> None:
+    """What is ending takes a moment, in which another Ctrl-C would change the exit status."""
+    with suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

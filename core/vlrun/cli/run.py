@@ -44,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Checks the experiments and the files that they need, then trains or resumes, in one process or several."""
+    from vlrun.engine.stopping import stop_at_once_on_signals
+
+    with stop_at_once_on_signals():
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     experiments, overrides = _sorted_words(arguments)
     if len(experiments) == 1 and arguments.seeds is None:
         return _run_one(arguments)

@@ -20,7 +20,7 @@ from vlrun.config.experiment import DEMO_WEIGHTS_FOLDER, Experiment, Layer, load
 from vlrun.config.run_reference import run_reference
 from vlrun.config.yaml import dump_yaml
 from vlrun.demo.data import DemoData, demo_of, fingerprint, only_one, prepare_demo
-from vlrun.engine.launch import stop_signals_passed_to
+from vlrun.engine.stopping import stop_signals_passed_to
 from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
 from vlrun.plugins.manager import Plugins
 

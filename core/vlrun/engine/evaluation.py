@@ -19,12 +19,12 @@ from vlrun.data.loading import BatchLoader, EvaluationBatches
 from vlrun.data.residency import encoding_on_device
 from vlrun.engine.device_copies import DeviceCopies
 from vlrun.engine.examples import Chooser, Note, Pictures, example_record
-from vlrun.engine.launch import StopRequest, leave_if_asked
 from vlrun.engine.model import weights_fingerprint
 from vlrun.engine.precision import precision_name
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import RunFolder
+from vlrun.engine.stopping import StopRequest, leave_if_asked
 from vlrun.errors import DataError
 from vlrun.interfaces.backbone import Backbone, PairEncoder
 from vlrun.interfaces.dataset import Dataset

@@ -1,7 +1,4 @@
-"""``--nproc N``: starts this very command once per process, through torch's elastic launcher; stopping on request.
-
-A stop signal is remembered, and training ends at the next step with a checkpoint.
-"""
+"""``--nproc N``: starts this very command once per process, through torch's elastic launcher."""
 
 from __future__ import annotations
 
@@ -10,21 +7,28 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from vlrun.cpus import usable_cpus
-from vlrun.errors import DistributedError, StoppedOnRequest
+from vlrun.engine.parent import end_with_parent
+from vlrun.engine.stopping import (
+    STOP_SIGNALS,
+    handled_by,
+    is_from_terminal,
+    leave_if_stopped_early,
+    say_stopped_early,
+    stop_at_once_on_signals,
+)
+from vlrun.errors import INTERRUPTED, DistributedError, StoppedOnRequest
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    from vlrun.engine.ranks import Ranks
-
-STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+_STOPPED = (StoppedOnRequest.exit_status, INTERRUPTED)
 
 Command: TypeAlias = Callable[[Sequence[str]], int]
 """The command line as a function, from arguments to exit status; importable by name, so that it can be pickled."""
@@ -61,12 +65,17 @@ def launch(
 
     Raises:
         DistributedError: the launchers of the hosts did not meet.
+        StoppedOnRequest: a stop signal has come before.
     """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    leave_if_stopped_early()
+    received = set() if received is None else received
     logging.disable(logging.ERROR)  # the ranks say what went wrong; the launcher's own traceback only hides it
+    _start_quiet_resource_tracker()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cpus() // num_processes)))
     config = LaunchConfig(
         min_nodes=hosts.number if hosts else 1,
@@ -78,82 +87,70 @@ def launch(
         max_restarts=0,
         monitor_interval=0.2,
         signals_to_handle="SIGHUP,SIGQUIT",  # the stop signals are ours: ranks finish their step and write a checkpoint
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # a killed launcher would leave its folder of logs
     )
 
     def pass_on(number: int) -> None:
-        if received is not None:
-            received.add(number)
-        _all_children(number)
+        received.add(number)
+        if not multiprocessing.active_children():
+            raise _NothingBegun
+        if not is_from_terminal(number):
+            _all_children(number)
 
-    with stop_signals_passed_to(pass_on):
-        try:
+    try:
+        with handled_by(lambda number, _: pass_on(number)), _held_back_in_children():
             elastic_launch(config, _rank_main)(main, list(arguments))
-        except ChildFailedError as error:
-            return _exit_status(error)
-        except RendezvousError as error:
-            where = hosts.endpoint if hosts else "this machine"
-            raise DistributedError(f"the launchers did not meet at {where}: {error}") from error
+    except _NothingBegun:
+        return say_stopped_early(received)
+    except ChildFailedError as error:
+        return _exit_status(error, received)
+    except RendezvousError as error:
+        where = hosts.endpoint if hosts else "this machine"
+        raise DistributedError(f"the launchers did not meet at {where}: {error}") from error
     return 0
 
 
-class StopRequest:
-    """Set by SIGTERM, SIGUSR1 (batch systems send it before the time is up) or the first Ctrl-C."""
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
-    def receive(self, number: int, _: FrameType | None) -> None:
-        """Handles a signal."""
-        if self.signal is signal.SIGINT and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C means now
-        self.signal = signal.Signals(number)
+class _NothingBegun(BaseException):
+    """A stop signal has come before the processes are there."""
 
 
-@contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Collects stop signals while it is open; none outside the main thread, where no handler can be set."""
-    request = StopRequest()
-    with _handled_by(request.receive):
-        yield request
+def _start_quiet_resource_tracker() -> None:
+    """Starts what removes the semaphores of a killed launcher, so that it does not call them leaked."""
+    from multiprocessing.resource_tracker import ensure_running
 
-
-@contextmanager
-def stop_signals_passed_to(send: Callable[[int], None]) -> Iterator[None]:
-    """Passes stop signals on to started processes, which then finish their step, and keeps this one alive."""
-
-    def forward(number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and sys.stdin is not None and sys.stdin.isatty():
-            return  # the terminal has sent Ctrl-C there already
-        send(number)
-
-    with _handled_by(forward):
-        yield
-
-
-def leave_if_asked(ranks: Ranks, stop: StopRequest, during: str = "an evaluation") -> None:
-    """Stops the current work, on all ranks together, once a signal has reached any of them.
-
-    Raises:
-        StoppedOnRequest: a signal came; the caller must make sure that nothing is lost.
-    """
-    if ranks.any(bool(stop)):
-        raise StoppedOnRequest(f"stopped on request during {during}; run again with --resume to continue")
-
-
-@contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker:UserWarning"
     try:
-        before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
-    except ValueError:  # not the main thread
-        before = {}
+        ensure_running()
+    finally:
+        os.environ.pop("PYTHONWARNINGS")
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
+
+
+@contextmanager
+def _held_back_in_children() -> Iterator[None]:
+    """Started processes begin with stop signals blocked; ``_rank_main`` lets them in once it can handle them.
+
+    The main thread blocks them for its children. A thread of its own lets them in, so that handlers run as before.
+    """
+    done, ready = threading.Event(), threading.Event()
+
+    def let_in() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        ready.set()
+        done.wait()
+
+    thread = threading.Thread(target=let_in, name="stop-signals", daemon=True)
+    thread.start()
+    ready.wait()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        done.set()
+        thread.join()
 
 
 def _all_children(number: int) -> None:
@@ -163,17 +160,32 @@ def _all_children(number: int) -> None:
 
 
 def _rank_main(main: Command, arguments: list[str]) -> None:
-    if status := main(arguments):
+    end_with_parent()
+    try:
+        with stop_at_once_on_signals():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # see _held_back_in_children
+            status = main(arguments)
+    except StoppedOnRequest as stopped:
+        status = stopped.exit_status
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    if status:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # an exit status needs no traceback
 
 
-def _exit_status(error: ChildFailedError) -> int:
+def _exit_status(error: ChildFailedError, received: Collection[int]) -> int:
     """The status of the rank that failed first; one that was killed is a distributed failure."""
-    rank, failure = min(error.failures.items(), key=lambda item: (item[1].exitcode <= 0, item[1].timestamp))
-    if failure.exitcode > 0:
-        return int(failure.exitcode)
-    message = f"rank {rank} was killed by signal {-failure.exitcode}; the others were stopped. --resume continues."
+    failures = sorted(error.failures.items(), key=lambda item: (item[1].exitcode <= 0, item[1].timestamp))
+    codes = [failure.exitcode for _, failure in failures]
+    if received and (stopped := [code for code in codes if code in _STOPPED]):
+        return int(stopped[0])  # the others may have missed one that had left already
+    rank, code = failures[0][0], codes[0]
+    if code > 0:
+        return int(code)
+    if -code in received:  # it had just begun
+        return say_stopped_early(received)
+    message = f"rank {rank} was killed by signal {-code}; the others were stopped. --resume continues."
     print(f"{DistributedError.__name__}: {message}", file=sys.stderr)  # noqa: T201 - the launcher has no reporter
     return DistributedError.exit_status

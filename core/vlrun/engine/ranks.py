@@ -6,7 +6,6 @@ import os
 import pickle
 import platform
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from vlrun.cpus import usable_cpus
+from vlrun.engine.parent import watch_parent
 from vlrun.engine.restarts import fresh_store, job_name
 from vlrun.errors import DistributedError, FailedElsewhereError, LostRankError, RunnerError
 from vlrun.seeds import derive_seed
@@ -299,7 +299,7 @@ def join_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ran
     timeout = timedelta(seconds=timeout_seconds)
     if device.type == "cpu" and threads is None:
         torch.set_num_threads(max(1, usable_cpus() // processes_here))
-    _leave_with_parent()
+    watch_parent()
     with lost_rank_explained():
         shared, rank, _ = next(iter(rendezvous("env://", timeout=timeout)))
         job = job_name(shared) if rank == 0 else None
@@ -361,15 +361,3 @@ def _for_others(error: BaseException) -> RunnerError:
             return substitute
         return error
     return FailedElsewhereError(f"another process failed: {type(error).__name__}: {error}")
-
-
-def _leave_with_parent() -> None:
-    """Ends this process when its launcher is gone; else a killed launcher leaves ranks behind."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(DistributedError.exit_status)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

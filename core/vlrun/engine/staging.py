@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vlrun.config.experiment import Experiment
-from vlrun.engine.launch import StopRequest, leave_if_asked
 from vlrun.engine.ranks import Ranks
+from vlrun.engine.stopping import StopRequest, leave_if_asked
 from vlrun.errors import ConfigError
 from vlrun.features.staging import staged_copy
 from vlrun.features.store import RegionFeatureStore

@@ -22,12 +22,12 @@ from vlrun.engine.evaluation import TaskView
 from vlrun.engine.global_batch import has_batch_loss
 from vlrun.engine.gradients import SharedModel
 from vlrun.engine.host_memory import keep_freed_memory
-from vlrun.engine.launch import StopRequest
 from vlrun.engine.mixing import TaskMix, build_mix, is_active
 from vlrun.engine.optimisation import ParameterPlan, plan_parameters
 from vlrun.engine.recomputation import recompute_layers
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.step_window import StepRecord, StepWindow
+from vlrun.engine.stopping import StopRequest
 from vlrun.errors import ConfigError
 from vlrun.interfaces.callback import Callback
 from vlrun.interfaces.task import Task

@@ -17,12 +17,12 @@ from vlrun.engine.assembly import assemble, build_metrics, check_splits
 from vlrun.engine.checkpoints import Checkpoints
 from vlrun.engine.claim import refuse_if_claimed
 from vlrun.engine.evaluation import TaskView, evaluate_split, metric_scores, write_outputs
-from vlrun.engine.launch import StopRequest
 from vlrun.engine.ranks import Ranks, join_ranks
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import OpenedRun
 from vlrun.engine.staging import stage_features
 from vlrun.engine.start_checks import check_evaluation_batches
+from vlrun.engine.stopping import StopRequest
 from vlrun.errors import DataError, UsageError, first_few
 from vlrun.interfaces.examples import Prediction, Score
 from vlrun.interfaces.reporter import Reporters, ResultRow

@@ -18,12 +18,12 @@ from vlrun.data.coverage import Coverage
 from vlrun.data.feature_check import stated_origin
 from vlrun.data.splits import images_path, open_images
 from vlrun.engine.assembly import build_network
-from vlrun.engine.launch import StopRequest
 from vlrun.engine.model import TaskModel, WithoutRandomNumbers
 from vlrun.engine.precision import prepare_precision
 from vlrun.engine.ranks import Ranks, choose_device
 from vlrun.engine.run import Run, TaskRun
 from vlrun.engine.run_folder import RunFolder, open_run_folder
+from vlrun.engine.stopping import StopRequest
 from vlrun.errors import CheckpointError, ConfigError, DataError, RunnerError, UsageError, first_few
 from vlrun.features.origin import FeatureOrigin, differences
 from vlrun.features.pictures import ImageStore, PictureStore

@@ -19,13 +19,13 @@ from vlrun.data.image_check import check_same_table
 from vlrun.engine.assembly import assemble, check_splits
 from vlrun.engine.claim import claimed
 from vlrun.engine.evaluation import evaluate_split
-from vlrun.engine.launch import StopRequest, stop_on_signals
 from vlrun.engine.precision import with_precision
 from vlrun.engine.ranks import Ranks, join_ranks, lost_ranks_explained
 from vlrun.engine.run import Run
 from vlrun.engine.run_folder import RunFolder, create_run_folder, latest_run_folder, now, run_folder_of, write_records
 from vlrun.engine.staging import stage_features
 from vlrun.engine.start_checks import check_evaluation_batches, check_first_batch
+from vlrun.engine.stopping import StopRequest, stop_on_signals
 from vlrun.engine.trainer import Trainer, build_trainer
 from vlrun.engine.training import load_final_weights, resume, train
 from vlrun.errors import ConfigError, RunnerError, StoppedOnRequest
@@ -230,6 +230,10 @@ def _recorded(
         ranks.from_main(lambda: end("stopped", message))  # all ranks stop together, and wait for the report
         with ranks.together():
             raise
+    except KeyboardInterrupt:
+        if ranks.is_main:
+            end("stopped", "interrupted; run again with --resume to continue from the last checkpoint")
+        raise
     except RunnerError as error:
         if ranks.is_main:  # the others may be gone
             end("failed", str(error))

@@ -22,7 +22,7 @@ def run(caption_world: Path, caption_plugins: object, request: pytest.FixtureReq
 
 def scores(run: LoadedRun, texts: list[str], images: list[str]) -> np.ndarray:
     """(images, texts), as the evaluation scores them."""
-    from vlrun.engine.launch import StopRequest
+    from vlrun.engine.stopping import StopRequest
     from vlrun.runs.questions import AskedRegions, QuestionView
 
     view = QuestionView(run.run, run.task_run, StopRequest(), AskedRegions(run.store, {}))

@@ -13,10 +13,10 @@ from pathlib import Path
 from vlrun.config.experiment import Experiment
 from vlrun.engine.assembly import assemble
 from vlrun.engine.evaluation import TaskView
-from vlrun.engine.launch import StopRequest
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run import Run
 from vlrun.engine.run_folder import RunFolder
+from vlrun.engine.stopping import StopRequest
 from vlrun.errors import UsageError
 from vlrun.interfaces.measurement import Measurement
 from vlrun.interfaces.reporter import Reporters

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from vlrun.engine.launch import StopRequest
 from vlrun.engine.precision import HALF_PRECISIONS
 from vlrun.engine.run import Run
 from vlrun.engine.start_checks import check_first_batch
 from vlrun.engine.steps import check_finite
+from vlrun.engine.stopping import StopRequest
 from vlrun.engine.trainer import build_trainer
 from vlrun.interfaces.measurement import Baseline, Measurement
 from vlrun.plugins.manager import Plugins

@@ -1,0 +1,152 @@
+"""Stopping on request: a stop signal is remembered, and the run ends at the next step with a checkpoint.
+
+One that comes before there is anything to save ends the process at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from vlrun.errors import INTERRUPTED, StoppedOnRequest
+
+if TYPE_CHECKING:
+    from vlrun.engine.ranks import Ranks
+
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+
+_STOPPED_EARLY = "stopped on request before the run began"
+
+
+class StopRequest:
+    """Set by SIGTERM, SIGUSR1 (batch systems send it before the time is up) or the first Ctrl-C.
+
+    Attributes:
+        signal: what came; None so far.
+        at_once: nobody looks at the request yet, so a signal ends what is going on, as Ctrl-C does elsewhere.
+    """
+
+    def __init__(self, *, at_once: bool = False) -> None:
+        self.signal: signal.Signals | None = None
+        self.at_once = at_once
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def receive(self, number: int, _: FrameType | None) -> None:
+        """Handles a signal."""
+        if self.signal is signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C means now
+        self.signal = signal.Signals(number)
+        if self.at_once:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Collects stop signals while it is open; none outside the main thread, where no handler can be set.
+
+    Raises:
+        StoppedOnRequest: one came before, where ``stop_at_once_on_signals`` is open around it.
+    """
+    leave_if_stopped_early()
+    outer, request = _outer_request(), StopRequest()
+    with handled_by(request.receive):
+        yield request
+    if outer is not None:
+        outer.signal = request.signal  # came too late for this run, and in time for the next
+
+
+@contextmanager
+def stop_at_once_on_signals() -> Iterator[None]:
+    """Ends what is going on inside when a stop signal comes: there is nothing to lose yet, or any more.
+
+    Raises:
+        StoppedOnRequest: SIGTERM or SIGUSR1 came.
+        KeyboardInterrupt: Ctrl-C came.
+    """
+    request = StopRequest(at_once=True)
+    try:
+        with handled_by(request.receive):
+            yield
+    except KeyboardInterrupt:
+        if request.signal in (None, signal.SIGINT):
+            raise
+        raise _stopped_early() from None
+
+
+def leave_if_stopped_early() -> None:
+    """Notices a stop signal whose exception was swallowed by what it interrupted, as imports may.
+
+    Raises:
+        StoppedOnRequest: one came.
+    """
+    if _outer_request():
+        raise _stopped_early()
+
+
+def _outer_request() -> StopRequest | None:
+    """Who collects stop signals now, if somebody does."""
+    owner = getattr(signal.getsignal(STOP_SIGNALS[0]), "__self__", None)
+    return owner if isinstance(owner, StopRequest) else None
+
+
+def _stopped_early() -> StoppedOnRequest:
+    stopped = StoppedOnRequest(_STOPPED_EARLY)
+    stopped.is_shown_elsewhere = os.environ.get("RANK", "0") != "0"
+    return stopped
+
+
+@contextmanager
+def stop_signals_passed_to(send: Callable[[int], None]) -> Iterator[None]:
+    """Passes stop signals on to started processes, which then finish their step, and keeps this one alive."""
+
+    def forward(number: int, _: FrameType | None) -> None:
+        if not is_from_terminal(number):
+            send(number)
+
+    with handled_by(forward):
+        yield
+
+
+def is_from_terminal(number: int) -> bool:
+    """Whether it is Ctrl-C, which a terminal sends to all processes."""
+    return number == signal.SIGINT and sys.stdin is not None and sys.stdin.isatty()
+
+
+def leave_if_asked(ranks: Ranks, stop: StopRequest, during: str = "an evaluation") -> None:
+    """Stops the current work, on all ranks together, once a signal has reached any of them.
+
+    Raises:
+        StoppedOnRequest: a signal came; the caller must make sure that nothing is lost.
+    """
+    if ranks.any(bool(stop)):
+        raise StoppedOnRequest(f"stopped on request during {during}; run again with --resume to continue")
+
+
+@contextmanager
+def handled_by(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Sets a handler of the stop signals, and puts back those before it; outside the main thread it sets none."""
+    try:
+        before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    except ValueError:  # not the main thread
+        before = {}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def say_stopped_early(received: Collection[int]) -> int:
+    """Says that a stop signal came before a run began; returns the exit status of that."""
+    if signal.SIGINT in received:
+        print("interrupted", file=sys.stderr)  # noqa: T201 - there is no reporter yet
+        return INTERRUPTED
+    print(_STOPPED_EARLY, file=sys.stderr)  # noqa: T201
+    return StoppedOnRequest.exit_status
