@@ -41,5 +41,5 @@ def test_a_signal_is_passed_on_unless_the_terminal_has_sent_it_already(monkeypat
 
 
 def test_a_platform_without_a_signal_has_the_others() -> None:
-    code = "import signal; del signal.SIGUSR1; from vlrun.engine.launch import STOP_SIGNALS; print(len(STOP_SIGNALS))"
+    code = "import signal; del signal.SIGUSR1; from vlrun.engine.stopping import STOP_SIGNALS; print(len(STOP_SIGNALS))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "2\n"

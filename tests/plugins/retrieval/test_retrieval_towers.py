@@ -63,7 +63,7 @@ def test_towers_mine_the_hardest_of_what_is_drawn(caption_world: Path, caption_p
     loaded = load_run(result.folder, plugins=caption_plugins)
     task, dataset = loaded.task_run.task, toy.Captions(loaded.task_run.config.dataset, "train")
     pool = CandidatePool.of(dataset)
-    from vlrun.engine.launch import StopRequest
+    from vlrun.engine.stopping import StopRequest
     from vlrun.runs.questions import AskedRegions, QuestionView
     from vlrun_retrieval.mining import MiningPlan, mine_negatives
 
