@@ -34,6 +34,7 @@ class Clip(Backbone):
     patches are projected as the vectors are. A token sees only those before it, and the last one gives the vector.
     """
 
+    wordpiece: TextTokenizer
     two_towers = True
     layer_stacks: ClassVar[Sequence[Sequence[str]]] = (("text_model.encoder.layers", "vision_model.encoder.layers"),)
     depth_options: ClassVar[Mapping[str, str]] = {
@@ -46,7 +47,6 @@ class Clip(Backbone):
     def __init__(self, tokenizer: TextTokenizer, config: transformers.CLIPConfig) -> None:
         super().__init__()
         self.wordpiece, self.vocabulary_hash = tokenizer, tokenizer.hash
-        self.tokenizer = tokenizer
         self.hidden_size: int = config.projection_dim
         self.max_positions: int = config.text_config.max_position_embeddings
         vision = config.vision_config
@@ -90,7 +90,7 @@ class Clip(Backbone):
     def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
         """Tokens and whole pictures, for texts of ``max_text_tokens`` at the most."""
         check_text_length(max_text_tokens, self.max_positions, "clip")
-        return ClipPairEncoder(self.tokenizer, max_text_tokens, self.num_patches)
+        return ClipPairEncoder(self.wordpiece, max_text_tokens, self.num_patches)
 
     def forward(self, encoding: Encoding) -> BackboneOutput:
         """Encodes P pairs: text (P, L, H), patches as regions (P, R, H), pooled (P, H)."""

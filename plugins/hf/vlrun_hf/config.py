@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from vlrun import DataPath, PictureShape, RequiredFile, TextTransformerConfig
+from vlrun import DataPath, DemoFiles, PictureShape, RequiredFile, TextTransformerConfig, TransformerConfig
 
 _LONGER = 1333 / 800
 """ViLT's limit of the longer side, as a share of the shorter one (section 4.1 of Kim et al. 2021)."""
@@ -29,6 +29,9 @@ class ViltSizes:
     patch_size: int
 
 
+_ANY_TOKENIZER = "WordPiece vocabulary, cased or not, or any tokenizer.json of the library tokenizers"
+
+
 class ViltConfig(TextTransformerConfig):
     """A single-stream encoder over [text tokens ; patches of the picture]."""
 
@@ -45,6 +48,7 @@ class ViltConfig(TextTransformerConfig):
         "patch_size": ("vilt.embeddings.patch_embeddings.projection.weight", 2),
     }
     stacks: ClassVar[Mapping[str, str]] = {"num_layers": "vilt.encoder.layer"}
+    any_tokenizer: ClassVar[bool] = True
 
     num_layers: PositiveInt | None = Field(None, description="layers; base has 12, tiny 2")
     image_size: PositiveInt | None = Field(
@@ -145,7 +149,7 @@ class ClipConfig(TextTransformerConfig):
     vocabulary: DataPath = Field(
         Path("vocab/clip-vit-base-patch32/tokenizer.json"),
         validate_default=True,
-        description="any tokenizer.json of the library tokenizers, or a WordPiece vocabulary",
+        description=_ANY_TOKENIZER,
     )
 
     @model_validator(mode="after")
@@ -191,3 +195,145 @@ class ClipConfig(TextTransformerConfig):
         """How many heads a tower of this width has: the tiny one 4, and others one for each 64."""
         tiny = cls.known_sizes["tiny"]
         return tiny.num_heads if hidden_size == tiny.hidden_size else max(1, hidden_size // _HEAD_SIZE)
+
+
+@dataclass(frozen=True)
+class BertSizes:
+    """The numbers that a size of a BERT over regions stands for."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    feed_forward_size: int
+    max_positions: int
+
+
+class _RegionsConfig(TransformerConfig):
+    """What the backbones of this plugin that read regions share."""
+
+    known_sizes: ClassVar[Mapping[str, BertSizes]] = {
+        "base": BertSizes(768, 12, 12, 3072, 512),  # bert-base
+        "tiny": BertSizes(128, 2, 4, 512, 96),  # for tests and --demo
+    }
+    any_tokenizer: ClassVar[bool] = True
+
+    vocabulary: DataPath = Field(Path("vocab/bert-base-uncased.txt"), validate_default=True, description=_ANY_TOKENIZER)
+
+
+class VisualBertConfig(_RegionsConfig):
+    """BERT over [text tokens ; regions]."""
+
+    weights_file: ClassVar[str] = "hf:uclanlp/visualbert-vqa-coco-pre"
+    weights_page: ClassVar[str] = "https://huggingface.co/uclanlp"
+    word_table: ClassVar[str] = "visual_bert.embeddings.word_embeddings.weight"
+    shown_by: ClassVar[Mapping[str, tuple[str, int]]] = {
+        "feed_forward_size": ("visual_bert.encoder.layer.0.intermediate.dense.weight", 0),
+        "max_positions": ("visual_bert.embeddings.position_embeddings.weight", 0),
+        "region_feature_size": ("visual_bert.embeddings.visual_projection.weight", 1),
+    }
+    stacks: ClassVar[Mapping[str, str]] = {"num_layers": "visual_bert.encoder.layer"}
+
+    num_layers: PositiveInt | None = Field(None, description="layers; base has 12, tiny 2")
+
+    def weights_remedy(self) -> list[str]:
+        """The command that imports them from the hub."""
+        return [f"runner weights import --from {self.name} {self.weights_file} {self.weights}"]
+
+
+class OscarConfig(_RegionsConfig):
+    """BERT over [text tokens ; object tags ; regions]."""
+
+    weights_file: ClassVar[str] = "pytorch_model.bin"
+    weights_page: ClassVar[str] = "https://github.com/microsoft/Oscar"
+    word_table: ClassVar[str] = "bert.embeddings.word_embeddings.weight"
+    shown_by: ClassVar[Mapping[str, tuple[str, int]]] = {
+        "feed_forward_size": ("bert.encoder.layer.0.intermediate.dense.weight", 0),
+        "max_positions": ("bert.embeddings.position_embeddings.weight", 0),
+    }
+    stacks: ClassVar[Mapping[str, str]] = {"num_layers": "bert.encoder.layer"}
+    box_numbers: ClassVar[int] = 6
+
+    num_layers: PositiveInt | None = Field(None, description="layers; base has 12, tiny 2")
+    num_regions: PositiveInt = Field(50, description="regions per image; fewer are padded, more are cut off")
+    image_norm: bool = Field(False, description="a norm over embedded regions, as VinVL has (use_img_layernorm)")
+    class_names: DataPath | None = Field(
+        None,
+        description="names of the detector's classes, a line each, by id, which are the object tags; null: no tags",
+    )
+    max_tag_tokens: PositiveInt = Field(50, description="longest row of tags in tokens, [SEP] included")
+
+    def required_files(self) -> list[RequiredFile]:
+        """Also the names of classes."""
+        files = super().required_files()
+        if self.class_names is not None:
+            remedy = f"write {self.class_names}: the class names of the detector that made the features, a line each"
+            files.append(RequiredFile(self.class_names, f"class names of backbone '{self.name}'", remedy))
+        return files
+
+    @classmethod
+    def options_of_weights(
+        cls, shapes: Mapping[str, tuple[int, ...]], num_heads: int | None = None
+    ) -> dict[str, Any] | None:
+        """Also the width of the features, and whether there is a norm over regions."""
+        options = super().options_of_weights(shapes, num_heads)
+        table = shapes.get("img_embedding.weight")
+        if options is None or table is None:
+            return None
+        return {
+            **options,
+            "region_feature_size": table[1] - cls.box_numbers,
+            "image_norm": "img_norm.weight" in shapes,
+        }
+
+    @property
+    def input_sizes(self) -> dict[str, Any]:
+        """Also whether there is a norm."""
+        return {**super().input_sizes, "image_norm": self.image_norm}
+
+    @classmethod
+    def demo_overrides(cls, files: DemoFiles) -> dict[str, Any]:
+        """Without tags: the demo data name no classes."""
+        return {**super().demo_overrides(files), "class_names": None}
+
+
+@dataclass(frozen=True)
+class LxmertSizes:
+    """The numbers that a size of LXMERT stands for."""
+
+    hidden_size: int
+    num_heads: int
+    feed_forward_size: int
+    num_language_layers: int
+    num_cross_layers: int
+    num_object_layers: int
+    max_positions: int
+
+
+class TransformersLxmertConfig(_RegionsConfig):
+    """Language layers and object layers, then cross-modal ones."""
+
+    known_sizes: ClassVar[Mapping[str, LxmertSizes]] = {  # type: ignore[assignment]
+        "base": LxmertSizes(768, 12, 3072, 9, 5, 5, 512),
+        "tiny": LxmertSizes(128, 4, 512, 1, 2, 1, 64),
+    }
+    weights_file: ClassVar[str] = "hf:unc-nlp/lxmert-base-uncased"
+    weights_page: ClassVar[str] = "https://huggingface.co/unc-nlp/lxmert-base-uncased"
+    word_table: ClassVar[str] = "lxmert.embeddings.word_embeddings.weight"
+    shown_by: ClassVar[Mapping[str, tuple[str, int]]] = {
+        "feed_forward_size": ("lxmert.encoder.x_layers.0.lang_inter.dense.weight", 0),
+        "max_positions": ("lxmert.embeddings.position_embeddings.weight", 0),
+        "region_feature_size": ("lxmert.encoder.visn_fc.visn_fc.weight", 1),
+    }
+    stacks: ClassVar[Mapping[str, str]] = {
+        "num_language_layers": "lxmert.encoder.layer",
+        "num_cross_layers": "lxmert.encoder.x_layers",
+        "num_object_layers": "lxmert.encoder.r_layers",
+    }
+
+    num_language_layers: PositiveInt | None = Field(None, description="layers that see the text alone")
+    num_cross_layers: PositiveInt | None = Field(None, description="layers in which text and regions see each other")
+    num_object_layers: PositiveInt | None = Field(None, description="layers that see the regions alone")
+
+    def weights_remedy(self) -> list[str]:
+        """The command that imports them from the hub."""
+        return [f"runner weights import --from {self.name} {self.weights_file} {self.weights}"]

@@ -21,6 +21,24 @@ def vlrun_backbones() -> list[Entry]:
             config="vlrun_hf.config:ClipConfig",
             factory="vlrun_hf.clip:Clip.from_config",
         ),
+        Entry(
+            name="visualbert",
+            summary="BERT over text and regions (Li et al. 2019)",
+            config="vlrun_hf.config:VisualBertConfig",
+            factory="vlrun_hf.visualbert:VisualBert.from_config",
+        ),
+        Entry(
+            name="oscar",
+            summary="BERT over text, object tags and regions (Li et al. 2020; VinVL, Zhang et al. 2021)",
+            config="vlrun_hf.config:OscarConfig",
+            factory="vlrun_hf.oscar:Oscar.from_config",
+        ),
+        Entry(
+            name="transformers-lxmert",
+            summary="LXMERT as transformers has it, a stream for text and one for regions",
+            config="vlrun_hf.config:TransformersLxmertConfig",
+            factory="vlrun_hf.lxmert:TransformersLxmert.from_config",
+        ),
     ]
 
 
@@ -51,6 +69,24 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             backbone="clip",
             summary="CLIPModel of Hugging Face transformers",
             translator="vlrun_hf.checkpoint:translate_clip",
+        ),
+        WeightFormat(
+            name="visualbert",
+            backbone="visualbert",
+            summary="VisualBERT of Hugging Face transformers, any class",
+            translator="vlrun_hf.checkpoint:translate_visualbert",
+        ),
+        WeightFormat(
+            name="oscar",
+            backbone="oscar",
+            summary="the authors' files of Oscar and VinVL",
+            translator="vlrun_hf.checkpoint:translate_oscar",
+        ),
+        WeightFormat(
+            name="transformers-lxmert",
+            backbone="transformers-lxmert",
+            summary="LXMERT of Hugging Face transformers, any class",
+            translator="vlrun_hf.checkpoint:translate_lxmert",
         ),
     ]
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from vlrun import Backbone, BackboneOutput, Encoding, Pair, PairEncoder, RegionBatch
 from vlrun.blocks.heads import init_layers, initial_std
 from vlrun.blocks.pair_encoding import LENGTH_STEP, check_text_length
-from vlrun.blocks.wordpiece import WordPiece
+from vlrun.blocks.tokenizer import TextTokenizer, read_tokenizer
+from vlrun_hf.regions import additive_mask, mask_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,13 +38,14 @@ class Vilt(Backbone):
     alone: transformers draws an order for them, which changes no output.
     """
 
+    wordpiece: TextTokenizer
     optional_weights = (MATCHING_HEAD,)
     unused_weights = ("mlm_score",)
     depth_options: ClassVar[Mapping[str, str]] = {"vilt.encoder.layer": "num_layers"}
 
-    def __init__(self, wordpiece: WordPiece, config: transformers.ViltConfig) -> None:
+    def __init__(self, tokenizer: TextTokenizer, config: transformers.ViltConfig) -> None:
         super().__init__()
-        self.wordpiece, self.vocabulary_hash = wordpiece, wordpiece.hash
+        self.wordpiece, self.vocabulary_hash = tokenizer, tokenizer.hash
         self.hidden_size: int = config.hidden_size
         self.patch_size: int = config.patch_size
         self.max_positions: int = config.max_position_embeddings
@@ -58,11 +60,11 @@ class Vilt(Backbone):
     @classmethod
     def from_config(cls, config: ViltConfig) -> Vilt:
         """Builds the network of an experiment, with random weights."""
-        wordpiece, sizes = WordPiece(config.vocabulary), config.sizes
+        tokenizer, sizes = read_tokenizer(config.vocabulary), config.sizes
         return cls(
-            wordpiece,
+            tokenizer,
             transformers.ViltConfig(
-                vocab_size=wordpiece.size,
+                vocab_size=tokenizer.size,
                 hidden_size=sizes.hidden_size,
                 num_hidden_layers=sizes.num_layers,
                 num_attention_heads=sizes.num_heads,
@@ -73,14 +75,13 @@ class Vilt(Backbone):
                 hidden_dropout_prob=config.dropout,
                 attention_probs_dropout_prob=0.0,  # the authors drop out nothing there
                 modality_type_vocab_size=_KINDS,
-                pad_token_id=wordpiece.pad_id,
+                pad_token_id=tokenizer.pad_id,
             ),
         )
 
     def pair_encoder(self, max_text_tokens: int) -> PairEncoder:
         """Words and patches, for texts of ``max_text_tokens`` at the most."""
         check_text_length(max_text_tokens, self.max_positions, "vilt")
-        assert isinstance(self.wordpiece, WordPiece)
         return ViltPairEncoder(self.wordpiece, max_text_tokens, self.patch_size)
 
     def forward(self, encoding: Encoding) -> BackboneOutput:
@@ -110,12 +111,10 @@ class Vilt(Backbone):
     def pooled_output(self, text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor:
         """All layers, for text and patches see each other from the first on."""
         states = text["states"], regions["states"]
-        masks = [
-            part.get(name, torch.ones_like(state[..., 0], dtype=torch.bool))
-            for part, name, state in zip((text, regions), ("text_mask", "region_mask"), states, strict=True)
-        ]
-        nothing_masked = "text_mask" not in text and "region_mask" not in regions
-        pooled: Tensor = self.vilt.pooler(self._encoded(*states, None if nothing_masked else torch.cat(masks, dim=1)))
+        mask = None
+        if "text_mask" in text or "region_mask" in regions:
+            mask = torch.cat([mask_of(text, "text_mask", states[0]), mask_of(regions, "region_mask", states[1])], dim=1)
+        pooled: Tensor = self.vilt.pooler(self._encoded(*states, mask))
         return pooled
 
     def matching_head(self) -> nn.Module:
@@ -146,10 +145,7 @@ class Vilt(Backbone):
     def _encoded(self, text: Tensor, images: Tensor, mask: Tensor | None) -> Tensor:
         """Hidden states (P, L + 1 + R, H) after the last norm; ``mask`` (P, L + 1 + R) is True for what is real."""
         states = torch.cat([text, images], dim=1)
-        added = None
-        if mask is not None:
-            added = torch.zeros_like(mask, dtype=states.dtype)
-            added = added.masked_fill(~mask, torch.finfo(states.dtype).min)[:, None, None]
+        added = additive_mask(mask, dtype=states.dtype)
         hidden: Tensor = self.vilt.layernorm(self.vilt.encoder(states, attention_mask=added)[0])
         return hidden
 
@@ -162,7 +158,7 @@ def _with_cls(region_mask: Tensor) -> Tensor:
 class ViltPairEncoder:
     """Words, and the patches of pictures."""
 
-    wordpiece: WordPiece
+    tokenizer: TextTokenizer
     max_text_tokens: int
     patch_size: int
 
@@ -170,7 +166,7 @@ class ViltPairEncoder:
         """Turns pairs and pictures into tensors; ``boxes`` are a patch's x and y in [-1, 1] and its image's number."""
         assert regions.pixels is not None, "the options of this backbone ask for pictures"
         assert regions.pixel_sizes is not None, "pictures have sizes"
-        token_ids, text_mask = self.wordpiece.encode_batch(
+        token_ids, text_mask = self.tokenizer.encode_batch(
             [pair.text for pair in pairs], self.max_text_tokens, round_to=LENGTH_STEP
         )
         patches, places, mask = _patches(regions.pixels, regions.pixel_sizes, self.patch_size)
