@@ -69,10 +69,19 @@ def _check(folder: Path) -> None:
     problems: list[str] = []
     for split in LXMERT_SPLITS:
         path = folder / f"{split}.json"
+        images: dict[str, int] = {}
+        texts = 0
         for number, datum in enumerate(_items(path)):
-            problems += [f"{path}: entry {number}{problem}" for problem in _problems(datum)]
+            found = list(_problems(datum))
+            if not found:
+                first = images.setdefault(datum["img_id"], number)
+                found = [f" ('{datum['img_id']}'): the same image as in entry {first}"] if first != number else []
+                texts += sum(map(len, datum["sentf"].values()))
+            problems += [f"{path}: entry {number}{problem}" for problem in found]
             if len(problems) > _MOST_PROBLEMS:
                 raise DataError(first_few(problems))
+        if not texts and not problems:
+            problems.append(f"{path}: there is no text in it")
     if problems:
         raise DataError(first_few(problems))
 
@@ -97,13 +106,15 @@ def _problems(datum: Any) -> Iterator[str]:
             found = len(labels[name]) if isinstance(labels[name], list) else "no list"
             yield f"{where}: labelf.{name}: expected {len(texts)} labels, as many as sentences, found {found}"
         elif name in labels and (odd := [label for label in labels[name] if not _is_label(label)]):
-            yield f"{where}: labelf.{name}: expected objects from answers to scores, found {str(odd[0])[:60]}"
+            yield f"{where}: labelf.{name}: expected answers with scores of 0 or more, found {str(odd[0])[:50]}"
     if others := sorted(set(labels) - set(sentences)):
         yield f"{where}: labelf has {', '.join(others)}, and sentf has not"
 
 
 def _is_label(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(score, int | float) for score in value.values())
+    return isinstance(value, Mapping) and all(
+        isinstance(score, int | float) and not isinstance(score, bool) and score >= 0 for score in value.values()
+    )
 
 
 def _records(path: Path, known: AnswerVocabulary, unknown: Counter[str]) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, field_validator
 
 from vlrun import Config, canonical_image_id
@@ -38,7 +40,7 @@ class LxmertText(Config):
     text: str = Field(description="the text as it was typed")
     image: str = Field(min_length=1, description="file name of the image without folder and suffix")
     source: str = Field(description="the set that it is of, such as mscoco, vg, vqa, gqa or vgqa")
-    answers: dict[str, float] | None = Field(
+    answers: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
         None, description="answers to a question that are in the table, each with its score; null: no question"
     )
 

@@ -75,6 +75,9 @@ def test_all_that_is_wrong_is_told_at_once_and_nothing_is_written(
         datum("b", labelf={"gqa": []}),
         datum("c", sentf={"vqa": "How many?"}, labelf={}),
         datum("d", labelf={"vqa": ["yes", "no"]}),
+        datum("e"),
+        datum("f", labelf={"vqa": [{"yes": -1}, {}]}),
+        datum("e"),
     ]
     (folder / "vgnococo.json").write_text(json.dumps(wrong))
     assert build(folder) == 5
@@ -84,7 +87,9 @@ def test_all_that_is_wrong_is_told_at_once_and_nothing_is_written(
         "entry 1 ('a'): labelf.vqa: expected 2 labels, as many as sentences, found 1",
         "entry 2 ('b'): labelf has gqa, and sentf has not",
         "entry 3 ('c'): sentf.vqa: expected a list of texts",
-        "entry 4 ('d'): labelf.vqa: expected objects from answers to scores, found yes",
+        "entry 4 ('d'): labelf.vqa: expected answers with scores of 0 or more, found yes",
+        "entry 6 ('f'): labelf.vqa: expected answers with scores of 0 or more, found {'yes': -1}",
+        "entry 7 ('e'): the same image as in entry 5",
     ):
         assert expected in said
     assert not (folder / "out").exists()
@@ -97,6 +102,12 @@ def test_files_that_are_not_there_are_named_with_where_to_get_them(
     (folder / "vgnococo.json").unlink()
     assert build(folder) == 5
     assert "all_ans.json, vgnococo.json is not there. Download" in capsys.readouterr().err
+
+
+def test_a_file_without_texts_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "vgnococo.json").write_text("[]")
+    assert build(folder) == 5
+    assert f"{folder / 'vgnococo.json'}: there is no text in it" in capsys.readouterr().err
 
 
 def test_a_file_that_ends_early_is_an_error_with_its_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,9 +133,8 @@ def test_names_of_detector_classes_are_taken_along(folder: Path, capsys: pytest.
 def config(folder: Path) -> Callable[..., LxmertPretrainingConfig]:
     assert build(folder) == 0
     paths = {"annotations": folder / "out", "features": folder / "features"}
-    return lambda **options: LxmertPretrainingConfig(
-        name="lxmert-pretraining", evaluate=["mscoco_minival"], **paths, **options
-    )
+    splits = {"train": ["mscoco_train"], "evaluate": ["mscoco_minival"]}
+    return lambda **options: LxmertPretrainingConfig(name="lxmert-pretraining", **{**paths, **splits, **options})
 
 
 def test_texts_of_chosen_sources_are_the_examples(config: Callable[..., LxmertPretrainingConfig]) -> None:
