@@ -58,6 +58,11 @@ class TrainConfig(Config):
         None, description="evaluate and keep an exponential moving average of the weights; null: the weights themselves"
     )
     max_grad_norm: PositiveFloat | None = Field(1.0, description="global gradient norm limit; null clips nothing")
+    gradient_norms: bool = Field(
+        False,
+        description="report the norm of the gradient of each of the groups as well, before clipping; without groups, "
+        "of the backbone and each head",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="type of the forward pass (autocast); weights stay float32; auto: bf16 on GPUs that have it, else "

@@ -76,6 +76,21 @@ class ParameterPlan:
             if self.treatments[name].until_epoch is not None
         ]
 
+    def trained(self) -> set[str]:
+        """Names of the parameters that train at any time, as far as the groups say."""
+        return {name for name in self.treatments if not self._never_trains(name)}
+
+    def parts(self) -> list[tuple[str, list[nn.Parameter]]]:
+        """What each group of the experiment matches; without groups, the backbone and each head."""
+        parameters = dict(self.model.named_parameters())
+        if self.matched:
+            return [(group.match, [parameters[name] for name in names]) for group, names in self.matched]
+        parts: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in parameters.items():
+            first, second, *_ = name.split(".")
+            parts.setdefault(first if first == "backbone" else f"{first}.{second}", []).append(parameter)
+        return list(parts.items())
+
     def facts(self) -> list[tuple[str, str]]:
         """How many parameters each group of the experiment has, and how many train; none without groups."""
         if not self.matched:
@@ -151,6 +166,11 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -
     norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
     total: Tensor = torch.linalg.vector_norm(norms)
     return total
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The L2 norm of the gradients that there are, a scalar on their device; 0 if there are none."""
+    return clip_gradients(parameters, None)
 
 
 def _matches(name: str, patterns: str) -> bool:

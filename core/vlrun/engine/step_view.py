@@ -80,8 +80,9 @@ class StepView:
             self._is_rehearsal = False
 
     def _scalar(self, name: str, value: Tensor | float) -> Tensor:
+        device = next(self.model.parameters()).device
         if not isinstance(value, Tensor):  # unlike tensor(), full() makes it on the device, without a copy
-            return torch.full((), float(value), device=next(self.model.parameters()).device)
+            return torch.full((), float(value), device=device)
         if value.ndim:
             raise ValueError(f"'{name}' is reported as a tensor of shape {tuple(value.shape)}; sum it up: a scalar")
-        return value.detach().float()
+        return value.detach().to(device, torch.float32)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlrun.config.train import TrainConfig
 from vlrun.engine.global_batch import BatchLoss, Share, batch_loss, has_batch_loss
-from vlrun.engine.optimisation import clip_gradients, set_learning_rate
+from vlrun.engine.optimisation import clip_gradients, gradient_norm, set_learning_rate
 from vlrun.engine.step_feed import LoadedStep
 from vlrun.engine.step_view import StepView
 from vlrun.engine.step_window import Arriving, StepRecord
@@ -250,6 +250,8 @@ def _update(trainer: Trainer, view: StepView) -> Tensor:
     trainer.scaler.unscale_(trainer.optimizer)
     for callback in trainer.callbacks:
         callback.after_backward(view)
+    for name, parameters in trainer.reported_parts:
+        view.report(f"gradient norm/{name}", gradient_norm(parameters))
     norm = clip_gradients(trainer.run.model.parameters(), trainer.run.experiment.train.max_grad_norm)
     trainer.scaler.step(trainer.optimizer)
     trainer.scaler.update()

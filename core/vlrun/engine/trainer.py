@@ -105,6 +105,11 @@ class Trainer:
         """Parameters that train from some epoch on, with that epoch."""
         return self.parameters.waiting()
 
+    @cached_property
+    def reported_parts(self) -> list[tuple[str, list[nn.Parameter]]]:
+        """Parts of the network whose gradients have norms to report."""
+        return self.parameters.parts() if self.run.experiment.train.gradient_norms else []
+
     def active(self, epoch: int) -> list[list[bool]]:
         """For each joint epoch up to ``epoch``, which tasks it trains: a pure function of past evaluations."""
         config, per_epoch = self.run.experiment.train.stop_and_go, self.mix.steps_per_epoch

@@ -11,7 +11,7 @@ _NO_RECIPE = re.compile(
     r"|built_in_reporters|(published|reporters)(\..*)?"
     r"|backbone\.(weights|vocabulary)|tasks\.\d+\.(label|dataset\.(annotations|features|evaluate|pictures))"
     r"|train\.(micro_batches|evaluate_batch_size|checkpoint_every|keep_checkpoints|log_every|workers|threads"
-    r"|distributed_timeout|compile|activation_checkpointing)|features\..*"
+    r"|distributed_timeout|compile|activation_checkpointing|gradient_norms)|features\..*"
 )
 """Where files lie, what is reported, and how fast: no part of a recipe. Runs may differ in the seed of one recipe."""
 

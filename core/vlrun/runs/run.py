@@ -36,6 +36,7 @@ from vlrun.reporting.options import flat_options
 from vlrun.reporting.published import result_row
 from vlrun.runs.changed_data import data_record, mark_changed_data, refuse_changed_data
 from vlrun.runs.header import header_facts
+from vlrun.runs.regrouping import mark_regrouping
 from vlrun.runs.stages import initial_weights, with_weights
 
 _MAY_CHANGE_ON_RESUME = {
@@ -46,6 +47,8 @@ _MAY_CHANGE_ON_RESUME = {
     "train.distributed_timeout",
     "train.evaluate_batch_size",
     "train.activation_checkpointing",
+    "train.gradient_norms",
+    "train.groups",  # of the same parameters, and results say so
     "features",
     "reporters",
     "built_in_reporters",
@@ -103,16 +106,18 @@ def run_experiment(
             lost_ranks_explained(ranks.world_size),
         ):
             copies = stage_features(experiment, ranks, reporters, stop)
+            known = run_folder.read_data()
             with ranks.together():
                 if not is_new:
                     experiment = _as_started(experiment, run_folder)
                 run = assemble(experiment, ranks, run_folder, reporters, plugins, copies=copies)
-                if known := run_folder.read_data():
+                if known:
                     check_same_table(experiment, known.get("image_identities"), run.identities)
                 check_splits(run.tasks)
             if not is_new:
                 changed = partial(refuse_changed_data, run, is_accepted=accepts_changed_data)
                 mark_changed_data(run, ranks.from_main(changed))
+                mark_regrouping(run, known)
             rows.extend(_train_and_evaluate(run, plugins, stop, is_new, continues, profile))
         return RunResult(run_folder.path, rows)
 
@@ -302,13 +307,18 @@ def changed_options(before: str, after: str, *, reads_pictures: bool = False) ->
     Args:
         reads_pictures: whether the backbone does, so that the folder of pictures counts.
     """
-    old, new = flat_options(parse_yaml(before).data), flat_options(parse_yaml(after).data)
+    old, new = (_without_empty(flat_options(parse_yaml(text).data)) for text in (before, after))
     pauses = any(key.startswith("train.stop_and_go.") for key in old)
     return [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key) and not _may_change(key, reads_pictures, pauses)
     ]
+
+
+def _without_empty(options: Mapping[str, Any]) -> dict[str, Any]:
+    """An empty list is as an option that is not there: older runs have not all of today's lists."""
+    return {key: value for key, value in options.items() if value != []}
 
 
 def _may_change(key: str, reads_pictures: bool, pauses: bool) -> bool:
