@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlrun.engine.run_folder import OpenedRun, open_run_folder
 from vlrun.errors import DataError, RequiredFile, UsageError
-from vlrun.plugins.manager import create_plugins
+from vlrun.plugins.manager import Plugins, create_plugins
 
 if TYPE_CHECKING:
     from vlrun.config.experiment import Experiment
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 
+WITHOUT_AVERAGE = "take the weights as they were trained where the run keeps an average of them (train.ema)"
 EXPERIMENT_HELP = "a YAML file, the name of one that ships with vlrun, or a run folder"
 
 
@@ -59,6 +60,15 @@ def experiment_path(argument: str) -> tuple[Path, Path | None]:
     return path, None
 
 
+def print_config(experiment: Experiment, plugins: Plugins) -> None:
+    """Prints every value with where it came from, and how many parameters the groups have, if there are groups."""
+    print(experiment.as_yaml_with_origins(), end="")
+    if experiment.train.groups and experiment.train.epochs:
+        from vlrun.runs.group_sizes import group_lines
+
+        print("# train.groups:", *(f"#   {line}" for line in group_lines(experiment, plugins)), sep="\n")
+
+
 def add_run_arguments(parser: argparse.ArgumentParser, *, default_splits: str = "as in the run") -> None:
     """Adds RUN, --split, --task, --checkpoint, --nproc and overrides, which `evaluate` and `predict` share."""
     parser.add_argument("run_folder", metavar="RUN", help="a run folder, or runs/<experiment> for its newest run")
@@ -70,6 +80,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, default_splits: str = 
         "--task", action="append", default=[], help="a task of a joint run, by its label; may be repeated"
     )
     parser.add_argument("--checkpoint", default="best", help="best, last, or a checkpoint folder (default: best)")
+    parser.add_argument("--without-average", action="store_true", help=WITHOUT_AVERAGE)
     parser.add_argument("--nproc", type=int, default=None, metavar="N", help="processes on this machine (default: 1)")
 
 
@@ -116,6 +127,9 @@ def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> 
 
         own = load_experiment(folder.config, plugins=plugins)
         changed = changed_options(own.as_yaml(), experiment.as_yaml(), reads_pictures=own.reads_pictures)
+    if getattr(arguments, "without_average", False):  # verbs of plugins need not have it
+        refuse_without_average(experiment)
+        changed.append("weights: as they were trained instead of averaged")
     labels = [task.display_name for task in experiment.tasks]
     if unknown := [label for label in arguments.task if label not in labels]:
         raise UsageError(f"there is no task '{unknown[0]}' in this run (there is: {', '.join(labels)})")
@@ -139,7 +153,14 @@ def open_run(arguments: argparse.Namespace, *, trained_splits: bool = False) -> 
     experiment = load_experiment(folder.config, arguments.overrides, plugins=plugins, layers=[layer])
     if missing := experiment.missing_files():
         raise DataError(missing_message(experiment, missing))
-    return OpenedRun(folder, experiment, plugins, arguments.checkpoint, arguments.task, changed)
+    averaged = not getattr(arguments, "without_average", False)
+    return OpenedRun(folder, experiment, plugins, arguments.checkpoint, arguments.task, changed, averaged)
+
+
+def refuse_without_average(experiment: Experiment) -> None:
+    """Raises UsageError if a run keeps no average that one could do without."""
+    if experiment.train.ema is None:
+        raise UsageError("--without-average: the run keeps no average of its weights (train.ema)")
 
 
 def missing_message(experiment: Experiment, missing: Sequence[RequiredFile], named: str = "EXPERIMENT") -> list[str]:

@@ -14,6 +14,7 @@ from vlrun.cli.arguments import (
     experiment_path,
     launched_elsewhere,
     missing_message,
+    print_config,
 )
 from vlrun.errors import DataError, UsageError
 from vlrun.plugins.manager import Plugins, create_plugins
@@ -135,7 +136,7 @@ def _run_one(arguments: argparse.Namespace) -> int:
     options = _job_options(arguments)
     plugins = create_plugins()
     if arguments.print_config:
-        print(_load(arguments, plugins).as_yaml_with_origins(), end="")
+        print_config(_load(arguments, plugins), plugins)
         return 0
     experiment, folder = _checked(arguments, plugins)
     if experiment.demo and folder is None:

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from vlrun.cli.arguments import add_experiment_arguments, experiment_path, missing_message
+from vlrun.cli.arguments import add_experiment_arguments, experiment_path, missing_message, print_config
 from vlrun.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         files = [f"{arguments.experiment}: missing {file.path} ({file.purpose})" for file in error.missing]
         raise ConfigError([*error.problems, *files]) from error
     if arguments.print_config:
-        print(experiment.as_yaml_with_origins(), end="")
+        print_config(experiment, plugins)
         return 0
     check_recipe(experiment)
     if missing := experiment.missing_files():

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlrun.cli.arguments import WITHOUT_AVERAGE, refuse_without_average
 from vlrun.cli.format_help import add_help
 from vlrun.cli.origins import add_origin_arguments, given_origin
 from vlrun.errors import PluginError, UsageError
@@ -90,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="best",
         help="best (of a joint run: for all tasks together), last, or a checkpoint folder (default: best)",
     )
+    exporting.add_argument("--without-average", action="store_true", help=WITHOUT_AVERAGE)
 
     inspecting = actions.add_parser("inspect", help="show what a file of weights contains, and which format reads it")
     inspecting.add_argument("file", metavar="FILE", help="a file, folder or hf:OWNER/NAME")
@@ -181,26 +183,30 @@ def _export(arguments: argparse.Namespace) -> int:
     if not arguments.layout:
         if arguments.vocabulary or source.suffix == ".safetensors":
             raise UsageError("say in which layout: --to plain, or a format with a way back")
-        _print(_export_run(source, arguments.out, arguments.checkpoint, plugins))
+        _print(_export_run(arguments, arguments.out, plugins))
         return 0
 
     from vlrun.engine.weight_layouts import export_layout
 
     with tempfile.TemporaryDirectory() as folder:
         if source.suffix != ".safetensors":
-            source = _export_run(source, Path(folder) / "run.safetensors", arguments.checkpoint, plugins).out
+            source = _export_run(arguments, Path(folder) / "run.safetensors", plugins).out
         report = export_layout(source, arguments.out, arguments.layout, plugins, vocabulary=arguments.vocabulary)
     _print_layout(report)
     return 0
 
 
-def _export_run(run: Path, out: Path, checkpoint: str, plugins: Plugins) -> ImportReport:
+def _export_run(arguments: argparse.Namespace, out: Path, plugins: Plugins) -> ImportReport:
     from vlrun.config.experiment import load_experiment
     from vlrun.engine.run_folder import open_run_folder
     from vlrun.runs.export import export_weights
 
-    folder = open_run_folder(run)
-    return export_weights(folder, load_experiment(folder.config, plugins=plugins), out, plugins, checkpoint)
+    folder = open_run_folder(Path(arguments.run_folder))
+    experiment = load_experiment(folder.config, plugins=plugins)
+    averaged = not arguments.without_average
+    if not averaged:
+        refuse_without_average(experiment)
+    return export_weights(folder, experiment, out, plugins, arguments.checkpoint, averaged=averaged)
 
 
 def _print_layout(report: LayoutReport) -> None:

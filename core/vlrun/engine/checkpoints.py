@@ -85,17 +85,20 @@ class Checkpoint:
         except RuntimeError as error:
             raise CheckpointError(f"{self.path}: the weights do not fit this model: {error}") from error
 
+    @property
+    def trained(self) -> Path:
+        """The file of the weights from which training goes on."""
+        apart = self.path / TRAINED
+        return apart if apart.exists() else self.path / MODEL
+
     def load_trained(self, model: nn.Module) -> None:
         """As ``load_model``, with the weights from which training goes on.
 
         Raises:
             CheckpointError: names or shapes differ.
         """
-        if not (self.path / TRAINED).exists():
-            self.load_model(model)
-            return
         try:
-            load_model(model, self.path / TRAINED)
+            load_model(model, self.trained)
         except RuntimeError as error:
             raise CheckpointError(f"{self.path}: the weights do not fit this model: {error}") from error
 

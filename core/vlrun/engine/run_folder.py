@@ -111,6 +111,7 @@ class OpenedRun:
         checkpoint: ``best`` (each task's own best), ``last``, or the path of a checkpoint folder.
         labels: the tasks that were asked for; empty for all.
         changed: the options that are not as in the run, in words.
+        averaged: whether weights are the average of ``train.ema``, where the run keeps one, or those that were trained.
     """
 
     folder: RunFolder
@@ -119,6 +120,7 @@ class OpenedRun:
     checkpoint: str = "best"
     labels: Sequence[str] = ()
     changed: Sequence[str] = ()
+    averaged: bool = True
 
     @property
     def index(self) -> int:

@@ -63,7 +63,7 @@ def evaluate_into(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> tupl
     folders: list[Path] = []
     for task_run in tasks:
         with ranks.together():
-            name, checkpoint = _load(run, opened.checkpoint, task_run)
+            name, checkpoint = _load(run, opened.checkpoint, task_run, averaged=opened.averaged)
         run.outputs, differences = ranks.from_main(partial(outputs_of, opened, run, task_run, checkpoint))
         folders.append(run.outputs.path)
         for split in task_run.splits:
@@ -89,7 +89,7 @@ def predict_run(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> list[P
     written: list[Path] = []
     for task_run in tasks:
         with ranks.together():
-            _, checkpoint = _load(run, opened.checkpoint, task_run)
+            _, checkpoint = _load(run, opened.checkpoint, task_run, averaged=opened.averaged)
         outputs, _ = ranks.from_main(partial(outputs_of, opened, run, task_run, checkpoint))
         for split in task_run.splits:
             predictions = task_run.task.evaluate(TaskView(run, task_run, StopRequest()), split, final=True)
@@ -132,7 +132,7 @@ def reopen_task(opened: OpenedRun) -> Iterator[ReopenedTask]:
         run = assembled(opened, ranks, reporters)
         task_run = chosen_tasks(run, opened.labels[:1])[0]
         with ranks.together():
-            name = load_checkpoint(run, opened.checkpoint, task_run)
+            name, _ = _load(run, opened.checkpoint, task_run, averaged=opened.averaged)
         yield ReopenedTask(task_run.task, TaskView(run, task_run, StopRequest()), opened.experiment.name, name)
 
 
@@ -200,9 +200,12 @@ def assembled(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> Run:
     known = {task: record.get("marks", {}) for task, record in folder.read_data().items()}
     copies = stage_features(opened.experiment, ranks, reporters)
     with ranks.together():
-        return assemble(
+        run = assemble(
             opened.experiment, ranks, folder, reporters, opened.plugins, train=False, known_marks=known, copies=copies
         )
+    for task_run in run.tasks if not opened.averaged else []:
+        task_run.marks = {split: {**mark, "weights": "without the average"} for split, mark in task_run.marks.items()}
+    return run
 
 
 def chosen_tasks(run: Run, labels: Sequence[str]) -> list[TaskRun]:
@@ -229,16 +232,23 @@ def load_checkpoint(run: Run, choice: str, task_run: TaskRun) -> str:
     return _load(run, choice, task_run)[0]
 
 
-def _load(run: Run, choice: str, task_run: TaskRun) -> tuple[str, Path | None]:
-    """As ``load_checkpoint``; also returns the folder of the checkpoint, if the weights come from one."""
+def _load(run: Run, choice: str, task_run: TaskRun, *, averaged: bool = True) -> tuple[str, Path | None]:
+    """As ``load_checkpoint``; also returns the folder of the checkpoint, if the weights come from one.
+
+    Args:
+        averaged: whether the average is wanted where the checkpoint has one, or the weights that were trained.
+    """
     folder = run.folder
     if run.weights is not None and choice in ("best", "last") and not folder.checkpoints.is_dir():
         return "imported weights", None
-    checkpoints = Checkpoints(folder.checkpoints, model_only=True)
+    checkpoints = Checkpoints(folder.checkpoints, model_only=averaged)
     if choice == "best" and not checkpoints.has_best(task_run.name):
         choice = "last"  # the best falls back to it, and results should say so
     checkpoint = checkpoints.choose(choice, task_run.name)
     run.check_checkpoint(checkpoint)
-    checkpoint.load_model(run.model)
+    if averaged:
+        checkpoint.load_model(run.model)
+    else:
+        checkpoint.load_trained(run.model)
     run.step = checkpoint.progress.step
     return f"{choice if choice in ('best', 'last') else checkpoint.path.name} (step {run.step})", checkpoint.path

@@ -37,7 +37,13 @@ _BACKBONE, _HEADS = "backbone.", "heads."
 
 
 def export_weights(
-    folder: RunFolder, experiment: Experiment, out: Path, plugins: Plugins, checkpoint: str = "best"
+    folder: RunFolder,
+    experiment: Experiment,
+    out: Path,
+    plugins: Plugins,
+    checkpoint: str = "best",
+    *,
+    averaged: bool = True,
 ) -> ImportReport:
     """Writes the backbone and the heads of a checkpoint to ``out`` (.safetensors), as ``import_weights`` does.
 
@@ -49,26 +55,29 @@ def export_weights(
     Args:
         experiment: that of the run's ``config.yaml``.
         checkpoint: ``best``, ``last``, or the path of a checkpoint folder.
+        averaged: whether the average is wanted where the run keeps one, or the weights that were trained.
 
     Raises:
         CheckpointError: there is no such checkpoint, it is damaged, or the run's initial weights are gone.
         DataError: the training annotations are gone or have changed since the run.
     """
     check_suffix(out)
-    chosen = Checkpoints(folder.checkpoints, model_only=True).choose(checkpoint)
+    chosen = Checkpoints(folder.checkpoints, model_only=averaged).choose(checkpoint)
+    weights = chosen.path / MODEL if averaged else chosen.trained
     entry = plugins.find("backbone", experiment.backbone.name)
     backbone: Backbone = entry.build(experiment.backbone)
     named = chosen.named_heads()
     counts = Counter(head["name"] for head in named)
     heads = {head["name"]: head for head in named if counts[head["name"]] == 1}
     modules = {name: head["module"] for name, head in heads.items()}
-    tensors, left_behind = _exported(chosen.path / MODEL, backbone.optional_weights, modules)
+    tensors, left_behind = _exported(weights, backbone.optional_weights, modules)
     inherited = _inherited(experiment)
     metadata: dict[str, Any] = {
         "backbone": experiment.backbone.name,
         "format": FORMAT,
-        "source": f"{experiment.name}/{folder.path.name}, step {chosen.progress.step}",
-        "source_sha256": sha256_of(chosen.path / MODEL),
+        "source": f"{experiment.name}/{folder.path.name}, step {chosen.progress.step}"
+        + ("" if averaged else ", without the average"),
+        "source_sha256": sha256_of(weights),
         "vocabulary_hash": chosen.progress.identity.get("vocabulary"),
         "licence": inherited.get("licence", ""),
         "pretraining_sets": [*inherited.get("pretraining_sets", []), *_trained_on(folder, experiment, plugins)],
