@@ -33,7 +33,7 @@ def build_annotations(builder: Builder, source: Path, output: Path, *, replace: 
     draft = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
         with writing_inside(draft):
-            report = builder.build(source, draft)
+            report = builder.build(source, draft, output)
         made = sorted(path.relative_to(draft) for path in draft.rglob("*") if path.is_file())
         before = _record(output)
         if not replace:

@@ -103,6 +103,8 @@ class Builder(Declaration):
         arguments: first arguments of the function, such as which of several collections to build.
         lacks: fields of the annotation files that such sources do not have, such as ``"answers"``; tasks that need
             them (``TaskConfig.needed_fields``) are offered other sources.
+        reads_output: whether it adds to annotations that are built already; the function then has a last argument, the
+            folder that holds them, which it only reads.
     """
 
     paths = ("function",)
@@ -112,15 +114,21 @@ class Builder(Declaration):
     function: str
     arguments: tuple[Any, ...] = ()
     lacks: tuple[str, ...] = ()
+    reads_output: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.lacks, str):
             raise ValueError(f"lacks={self.lacks!r} is a single text; write a tuple, ({self.lacks!r},)")
 
-    def build(self, path: Path, output: Path) -> BuildReport:
-        """Builds the annotation files in the folder ``output`` from the source at ``path``."""
-        report: BuildReport = self.resolve("function")(*self.arguments, path, output)
+    def build(self, path: Path, output: Path, existing: Path | None = None) -> BuildReport:
+        """Builds files in the folder ``output`` from the source at ``path``.
+
+        Args:
+            existing: the folder that they will go to, where it is another one.
+        """
+        arguments = (path, output, existing or output) if self.reads_output else (path, output)
+        report: BuildReport = self.resolve("function")(*self.arguments, *arguments)
         return report
 
 
