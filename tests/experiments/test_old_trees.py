@@ -125,25 +125,22 @@ def test_one_command_makes_everything_that_an_old_folder_has(
     assert {path.name for path in (tmp_path / "data").glob("*/*")} == expected
 
 
-def test_of_the_tree_that_pretraining_read_features_and_words_are_taken_and_the_rest_is_named(
+def test_the_tree_that_rosita_was_pretrained_on_gives_texts_with_graphs_and_features(
     golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """ROSITA's captions with their scene graphs are no annotations of a dataset that is here."""
     tree = golden / "rosita/pretrain_data/mini"
     monkeypatch.setenv("VLRUN_DATA", str(tmp_path / "data"))
     assert main(["data", "prepare", "--from", str(tree)]) == 0
     stores = {path.name: len(RegionFeatureStore(path)) for path in (tmp_path / "data/features").iterdir()}
     assert stores == {"coco-bua36": 5, "conceptual-captions-bua36": 3, "sbu-bua36": 2, "visual-genome-bua36": 4}
     assert [path.name for path in (tmp_path / "data/vocab").iterdir()] == ["bert-base-uncased.txt"]
-    assert not (tmp_path / "data/annotations").exists()
-    shown = capsys.readouterr().out.splitlines()
-    for name, files in {
-        "annotations/pt-coco": "3 files: pt_coco_annotations_train.lineidx, pt_coco_annotations_train.tsv, "
-        "text_piror_coco_vg_cc_sbu.json",
-        "annotations/pt-vg": "2 files: pt_vg_annotations_train.lineidx, pt_vg_annotations_train.tsv",
-        "genome_vocabs": "2 files: attributes_vocab.txt, objects_vocab.txt",
-    }.items():
-        assert f"{tree / name}: nothing was made of {files}" in shown
+    annotations = tmp_path / "data/annotations/rosita-pretraining"
+    lines = {path.stem: len(path.read_text().splitlines()) for path in annotations.glob("*.jsonl")}
+    rows = [len(path.read_text().splitlines()) for path in tree.glob("annotations/*/*.tsv")]
+    assert sum(lines.values()) == sum(rows)
+    assert lines["heldout"] > 0
+    assert (annotations / "classes.txt").read_text() == (tree / "genome_vocabs/objects_vocab.txt").read_text()
+    assert "nothing was made of" in capsys.readouterr().out, "attributes_vocab.txt"
 
 
 def test_the_data_root_may_be_an_old_folder(golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from vlrun import Config, DataPath, DatasetConfig, NamedOptions, RequiredFile, TaskConfig
 from vlrun_pretraining.sources import (
@@ -17,10 +17,14 @@ from vlrun_pretraining.sources import (
     LXMERT_SPLITS,
     OBTAIN,
     OFFICIAL_FILES,
+    ROSITA_HELD_OUT,
+    ROSITA_OBTAIN,
+    ROSITA_SETS,
+    WORD_VECTORS_FILE,
 )
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Loss = Literal["matching", "words", "features", "classes", "attributes", "answers", "topics"]
+Loss = Literal["matching", "words", "features", "classes", "attributes", "answers", "topics", "transport"]
 
 
 class MaskingOptions(NamedOptions):
@@ -29,12 +33,23 @@ class MaskingOptions(NamedOptions):
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "random": {"words": 0.15, "regions": 0.15, "shuffled_images": 0.0},
         "spans": {"words": 0.15, "regions": 0.15, "shuffled_images": 0.0, "longest": 10, "geometric": 0.2},
+        "knowledge": {
+            "words": 0.15,
+            "regions": 0.15,
+            "text_side": 0.5,
+            "object_word": 0.5,
+            "spread": 0.3,
+            "spread_overlap": 0.2,
+            "least_affinity": 0.5,
+            "affinity_ratio": 0.9,
+        },
     }
 
-    name: Literal["random", "spans"] = Field(
+    name: Literal["random", "spans", "knowledge"] = Field(
         "random",
         description="random: each word piece and each region by chance, as in LXMERT; spans: runs of whole words (our "
-        "choice for LXMERT-S, whose rule is not released)",
+        "choice for LXMERT-S, whose rule is not released); knowledge: words or regions of a pair, by the scene graph "
+        "of its text, as in ROSITA",
     )
     words: Probability | None = Field(0.15, description="probability of a word piece, or share of the words in spans")
     regions: Probability | None = Field(0.15, description="probability of a region")
@@ -46,6 +61,26 @@ class MaskingOptions(NamedOptions):
     longest: PositiveInt | None = Field(None, description="spans: most words of a span (default: 10)")
     geometric: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="spans: p of the geometric distribution of their length (default: 0.2)"
+    )
+    text_side: Probability | None = Field(
+        None, description="knowledge: probability that words are hidden, and not regions (default: 0.5)"
+    )
+    object_word: Probability | None = Field(
+        None,
+        description="knowledge: probability of a word that is an object; then words that are often said of it follow, "
+        "by their frequency (default: 0.5)",
+    )
+    spread: Probability | None = Field(
+        None, description="knowledge: probability that a hidden region takes those along that overlap it (default: 0.3)"
+    )
+    spread_overlap: Probability | None = Field(
+        None, description="knowledge: by more than which IoU they have to (default: 0.2)"
+    )
+    least_affinity: Probability | None = Field(
+        None, description="knowledge: least affinity of an object of the text and a region that counts (default: 0.5)"
+    )
+    affinity_ratio: Probability | None = Field(
+        None, description="knowledge: probability of a region, times its mean affinity (default: 0.9)"
     )
 
 
@@ -72,7 +107,8 @@ class PretrainConfig(TaskConfig):
         ["matching", "words", "features"],
         min_length=1,
         description="what is learned: matching of text and image; masked words; features, classes and attributes of "
-        "regions; answers to questions; topics of text and image",
+        "regions; answers to questions; topics of text and image; transport of words to regions, near in pairs that "
+        "match and far in others",
     )
     masking: MaskingOptions = Field(MaskingOptions(name="random"), description="which words and regions to guess")
     mismatch: MismatchOptions = Field(MismatchOptions(), description="pairs that do not match")
@@ -85,6 +121,7 @@ class PretrainConfig(TaskConfig):
         "of the text's noun phrases and of the names of the regions that the detector is sure of; sentence: those of "
         "all content words of all texts of the image",
     )
+    transport_weight: Annotated[float, Field(gt=0)] = Field(0.1, description="factor of the loss transport")
     num_classes: PositiveInt = Field(1600, description="detector classes that there are")
     num_attributes: PositiveInt = Field(400, description="attributes that the detector tells apart")
     answers: DataPath | None = Field(
@@ -92,8 +129,13 @@ class PretrainConfig(TaskConfig):
     )
     class_names: DataPath | None = Field(
         None,
-        description="names of the detector classes, one a line, of which topics: phrase takes the words; null: "
-        "classes.txt beside the annotations",
+        description="names of the detector classes, one a line, of which topics: phrase takes the words, and masking: "
+        "knowledge their vectors; null: classes.txt beside the annotations",
+    )
+    word_vectors: DataPath | None = Field(
+        None,
+        description="vectors of the objects of texts and of the names of classes, for masking: knowledge; null: "
+        "word_vectors.npz beside the annotations",
     )
     region_times_pooled: bool = Field(
         False, description="decode regions from the product of their states with the pooled state, as in LXMERT-S"
@@ -110,6 +152,12 @@ class PretrainConfig(TaskConfig):
         if repeated := sorted({loss for loss in losses if losses.count(loss) > 1}):
             raise ValueError(f"named twice: {', '.join(repeated)}")
         return losses
+
+    @model_validator(mode="after")
+    def _graphs_are_of_the_texts_that_are_shown(self) -> Self:
+        if self.masking.name == "knowledge" and self.mismatch.side != "image":
+            raise ValueError("masking: knowledge reads the graph of the text that is shown; set mismatch.side to image")
+        return self
 
     @property
     def choices(self) -> list[str]:
@@ -133,19 +181,33 @@ class PretrainConfig(TaskConfig):
         """The file of the names of detector classes."""
         return self.class_names or self.dataset.annotations / CLASS_NAMES_FILE
 
+    @property
+    def word_vectors_path(self) -> Path:
+        """The file of the vectors of words."""
+        return self.word_vectors or self.dataset.annotations / WORD_VECTORS_FILE
+
     def required_files(self) -> list[RequiredFile]:
-        """The answers, if questions are answered, and the names of classes, if they are topics."""
+        """The answers of questions; names of classes and word vectors where topics or masking need them."""
         remedy, of_task = "\n".join(self.dataset.annotations_remedy()), f"of task '{self.display_name}'"
         files = []
         if "answers" in self.losses:
             files.append(RequiredFile(self.answers_path, f"answer vocabulary {of_task}", remedy))
-        if "topics" in self.losses and self.topics == "phrase":
+        by_knowledge = self.masking.name == "knowledge"
+        if by_knowledge or ("topics" in self.losses and self.topics == "phrase"):
             files.append(RequiredFile(self.class_names_path, f"names of the detector classes {of_task}", remedy))
+        if by_knowledge:
+            files.append(RequiredFile(self.word_vectors_path, f"word vectors {of_task}", remedy))
         return files
 
     def demo_overrides(self) -> dict[str, Any]:
         """Of the demo's short captions 0.15 would mask one word or none: it would take twice as long to learn."""
-        return {**super().demo_overrides(), "masking.words": 0.3, "answers": None, "class_names": None}
+        return {
+            **super().demo_overrides(),
+            "masking.words": 0.3,
+            "answers": None,
+            "class_names": None,
+            "word_vectors": None,
+        }
 
 
 class CocoCaptionsConfig(DatasetConfig):
@@ -196,4 +258,27 @@ class LxmertPretrainingConfig(DatasetConfig):
         return [
             f"Get LXMERT's features of {images}, 36 boxes per image ({folders}), then:",
             self.features_command("lxmert-tsv", *files, extractor="bua-caffe", boxes="36"),
+        ]
+
+
+class RositaPretrainingConfig(DatasetConfig):
+    """ROSITA's pre-training texts with their scene graphs: its own four sets, and images that are left out of them."""
+
+    known_splits = (*ROSITA_SETS, ROSITA_HELD_OUT)
+
+    def annotations_remedy(self) -> list[str]:
+        """What to download, and the commands that make our files from it."""
+        build = f"runner data build {self.name} --from"
+        return [
+            f"{ROSITA_OBTAIN}. Then:",
+            f"{build} rosita FOLDER {self.annotations}",
+            f"{build} word-vectors glove.840B.300d.txt {self.annotations}",
+        ]
+
+    def features_remedy(self) -> list[str]:
+        """Which features fit, and the command that imports them."""
+        return [
+            "Get ROSITA's features of COCO, Visual Genome, Conceptual Captions and SBU, 36 boxes per image (folders "
+            "*_bua_r101_fix36 with npz_files), into one folder, then:",
+            self.features_command("rosita-pretraining", "FOLDER", extractor="bua-caffe", boxes="36"),
         ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from vlrun import DataError, DatasetConfig, Example
 from vlrun.data.annotations import AnnotatedDataset, AnnotationFile
 from vlrun_pretraining.config import LxmertPretrainingConfig
-from vlrun_pretraining.records import CocoCaption, LxmertText
+from vlrun_pretraining.records import CocoCaption, GraphedText, LxmertText
+from vlrun_pretraining.rosita.graph import Attribute, Relation, SceneGraph
 
 
 @dataclass(frozen=True)
@@ -83,3 +84,34 @@ def lines_in_use(file: AnnotationFile, config: DatasetConfig) -> NDArray[np.int6
         there = ", ".join(f"{source} ({count:,})" for source, count in sorted(Counter(map(str, of_line)).items()))
         raise DataError(f"{file.path}: there is no text of sources {', '.join(sources)}; there are {there}")
     return lines
+
+
+@dataclass(frozen=True)
+class GraphedCaption(Caption):
+    """A text with what it says about which objects.
+
+    Attributes:
+        lemmas: of each word.
+        graph: in numbers of words.
+    """
+
+    lemmas: Sequence[str] = ()
+    graph: SceneGraph = field(default_factory=SceneGraph)
+
+
+class RositaTexts(AnnotatedDataset[Caption, GraphedText]):
+    """One split of ROSITA's pre-training: every text is an example."""
+
+    record = GraphedText
+
+    def example_of(self, record: GraphedText) -> Example[Caption]:
+        """The text with its image and its scene graph."""
+        graph = SceneGraph(
+            tuple(record.objects),
+            tuple(Attribute(each.object, each.words, each.frequency) for each in record.attributes),
+            tuple(
+                Relation(each.subject, each.words, each.object, each.of_subject, each.of_object)
+                for each in record.relations
+            ),
+        )
+        return Example(record.id, record.text, (record.image,), GraphedCaption(None, record.lemmas, graph))

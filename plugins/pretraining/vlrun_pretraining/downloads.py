@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from vlrun import Download, FeatureOrigin, RemoteFile
-from vlrun_pretraining.sources import ARCHIVE, LXMERT_ANSWERS, LXMERT_FILES, LXMERT_SPLITS, OFFICIAL_FILES
+from vlrun_pretraining.sources import (
+    ARCHIVE,
+    LXMERT_ANSWERS,
+    LXMERT_FILES,
+    LXMERT_SPLITS,
+    OFFICIAL_FILES,
+    ROSITA_CLASS_NAMES,
+    ROSITA_FEATURES,
+    ROSITA_PAGE,
+    ROSITA_SETS,
+)
 
 _SERVERS = ("https://nlp.cs.unc.edu/data", "https://nlp1.cs.unc.edu/data")
 _FEATURES = (("mscoco_imgfeat", "train2014"), ("mscoco_imgfeat", "val2014"), ("vg_gqa_imgfeat", "vg_gqa"))
@@ -51,6 +61,34 @@ DOWNLOADS = (
             for folder, name in _FEATURES
         ),
         page="https://github.com/airsplay/lxmert",
+        features=FeatureOrigin("bua-caffe", boxes="36"),
+    ),
+    Download(
+        name="rosita-pretraining-texts",
+        summary="texts of ROSITA's pre-training with their scene graphs",
+        kind="annotations",
+        makes="rosita-pretraining",
+        source="rosita",
+        recognised=ROSITA_SETS,  # folders, so that the importer is given the one above them
+        page=f"{ROSITA_PAGE}/blob/main/DATASET.md",
+        manual_steps=(
+            "download the annotations of pre-training from the page's link, a file share that only a browser can "
+            "download from, and unpack them",
+            f"put {ROSITA_CLASS_NAMES} of rosita/utils/genome_vocabs beside the folder annotations, in genome_vocabs",
+        ),
+    ),
+    Download(
+        name="rosita-pretraining-bua36",
+        summary="COCO, Visual Genome, Conceptual Captions and SBU, 36 boxes per image, of ROSITA",
+        kind="features",
+        makes="rosita-pretraining-bua36",
+        source="rosita-pretraining",
+        recognised=(),  # an old folder is not copied into a second store unless somebody asks for it
+        page=f"{ROSITA_PAGE}/blob/main/DATASET.md",
+        manual_steps=(
+            f"download {', '.join(f'{folder}.tar.gz' for folder in ROSITA_FEATURES.values())} from the page's links",
+            "unpack them into one folder",
+        ),
         features=FeatureOrigin("bua-caffe", boxes="36"),
     ),
 )

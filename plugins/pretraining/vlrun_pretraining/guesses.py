@@ -16,7 +16,7 @@ from torch import Tensor
 from vlrun import Batch, Prediction
 from vlrun.blocks.decoders import ATTRIBUTES, CLASSES, FEATURES
 from vlrun_pretraining.head import PretrainingOutput
-from vlrun_pretraining.losses import decoded_at, feature_errors
+from vlrun_pretraining.losses import decoded_at, distances_of, feature_errors
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Guesses:
         classes, attributes: (N,) int64.
         answers: (P,) int64.
         topics: (P, most topics of a pair) int64, best first.
+        distances: (P,) float32, from the words of a pair to its regions.
     """
 
     matching: Tensor | None
@@ -39,12 +40,14 @@ class Guesses:
     attributes: Tensor | None
     answers: Tensor | None
     topics: Tensor | None
+    distances: Tensor | None
 
 
 def guesses_of(outputs: PretrainingOutput, targets: Mapping[str, Tensor]) -> Guesses:
     """The guesses for a batch, on the device of ``outputs``; ``targets`` are on the CPU."""
     parts = [part for part in (outputs.matching, outputs.answers, outputs.topics) if part is not None]
     parts += [part.states for part in (outputs.words, *outputs.regions.values()) if part is not None]
+    parts += [outputs.states.pooled] if outputs.states is not None else []
     there = {name: target.to(parts[0].device) for name, target in targets.items()}
     most = int(torch.bincount(targets["topic_rows"]).max()) if targets.get("topic_rows", torch.empty(0)).numel() else 0
 
@@ -61,6 +64,7 @@ def guesses_of(outputs: PretrainingOutput, targets: Mapping[str, Tensor]) -> Gue
         best(outputs.regions.get(ATTRIBUTES), "class"),
         None if outputs.answers is None else outputs.answers.argmax(dim=1),
         None if outputs.topics is None else outputs.topics.topk(most, dim=1).indices,
+        None if outputs.states is None else distances_of(outputs),
     )
 
 
@@ -70,13 +74,15 @@ def predictions_of(guesses: Guesses, batch: Batch) -> list[Prediction]:
     ``match``, the probability that text and image match; ``matched``, whether they do; ``words``, ``classes``,
     ``attributes``: [what was right, what was guessed] of each word piece and each region that was hidden; ``features``:
     their number, the sum of their errors, and that of guessing the mean of the regions that were shown; ``answer``: as
-    ``words``, one of them; ``topics``: the right ones and as many that were guessed.
+    ``words``, one of them; ``topics``: the right ones and as many that were guessed; ``distance``: from the words to
+    the regions.
     """
     targets = batch.targets
     rows: list[dict[str, Any]] = [{"matched": bool(matched)} for matched in targets["matched"]]
-    if guesses.matching is not None:
-        for row, match in zip(rows, guesses.matching.double().softmax(dim=1)[:, 1].tolist(), strict=True):
-            row["match"] = match
+    match = None if guesses.matching is None else guesses.matching.double().softmax(dim=1)[:, 1]
+    for name, of_pairs in (("match", match), ("distance", guesses.distances)):
+        for row, value in zip(rows, [] if of_pairs is None else of_pairs.double().tolist(), strict=False):
+            row[name] = value
     if guesses.words is not None:
         _add(rows, "words", targets["word_rows"], targets["word_labels"], guesses.words)
     if guesses.features is not None:

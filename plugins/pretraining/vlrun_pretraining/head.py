@@ -38,7 +38,7 @@ class PretrainingOutput:
         regions: of the regions, by ``features``, ``classes``, ``attributes``.
         answers: (P, A) logits.
         topics: (P, V) logits.
-        states: what the backbone gave, where a rule's own loss needs it.
+        states: what the backbone gave, where the loss of transport needs it.
     """
 
     matching: Any = None
@@ -61,15 +61,17 @@ class PretrainingHead(nn.Module):
         config: PretrainConfig,
         feature_width: int,
         answers: AnswerVocabulary | None = None,
-        *,
-        keeps_states: bool = False,
     ) -> None:
         super().__init__()
         assert backbone.wordpiece is not None
         losses, hidden = config.losses, backbone.hidden_size
         sizes = {FEATURES: feature_width, CLASSES: config.num_classes, ATTRIBUTES: config.num_attributes}
         decoders = {name: size for name, size in sizes.items() if name in losses}
-        self._vocabulary_hash, self._answers, self._keeps_states = backbone.vocabulary_hash, answers, keeps_states
+        self._vocabulary_hash, self._answers, self._keeps_states = (
+            backbone.vocabulary_hash,
+            answers,
+            "transport" in losses,
+        )
         self.matching = backbone.matching_head() if "matching" in losses else None
         self.words = WordHead.of(backbone) if "words" in losses else None
         self.regions = RegionHead(hidden, decoders, times_pooled=config.region_times_pooled) if decoders else None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vlrun.blocks.decoders import ATTRIBUTES, CLASSES, FEATURES, Undecoded
 from vlrun_pretraining.head import PretrainingOutput
+from vlrun_pretraining.rosita.transport import transport_distances, transport_term
 
 Targets = Mapping[str, Tensor]
 
@@ -71,6 +72,17 @@ def topic_loss(outputs: PretrainingOutput, targets: Targets) -> Tensor:
     return F.softplus(scores).sum() - scores.flatten().index_select(0, places).sum()
 
 
+def transport_loss(outputs: PretrainingOutput, targets: Targets) -> Tensor:
+    """What it costs to carry words to regions where they match, less where they do not; one item per pair."""
+    return transport_term(distances_of(outputs), targets["matched"])
+
+
+def distances_of(outputs: PretrainingOutput) -> Tensor:
+    """What it costs to carry the words of each pair to its regions, (P,) float32."""
+    states = outputs.states
+    return transport_distances(states.text, states.regions, states.text_mask, states.region_mask)
+
+
 def _weighted(states: Undecoded, targets: Targets, kind: str) -> Tensor:
     scores = decoded_at(states, targets["class_rows"], targets["class_places"])
     items = F.cross_entropy(scores, targets[f"{kind}_labels"], reduction="none")
@@ -85,13 +97,14 @@ LOSSES: Mapping[str, Callable[[PretrainingOutput, Targets], Tensor]] = {
     "attributes": attribute_loss,
     "answers": answer_loss,
     "topics": topic_loss,
+    "transport": transport_loss,
 }
 
 
 def loss_counts(targets: Targets) -> dict[str, Tensor]:
     """How many items each loss is the mean of, for those whose targets are there."""
     counts = {
-        "matching": torch.tensor(len(targets["matched"])),
+        **dict.fromkeys(("matching", "transport"), torch.tensor(len(targets["matched"]))),
         "words": torch.tensor(len(targets["word_labels"])),
     }
     for loss, name in (("features", "feature"), ("classes", "class"), ("attributes", "attribute"), ("topics", "topic")):

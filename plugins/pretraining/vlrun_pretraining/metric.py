@@ -32,6 +32,8 @@ class PretrainingAccuracy(Metric):
         answer-accuracy: share of questions answered as the drawn label says. Trivial: the most frequent answer.
         topic-precision: of a pair with k topics, the share of right ones among the k best; mean over pairs. Trivial:
             the k most frequent topics.
+        transport-auc: how often a pair that matches has a shorter way from its words to its regions than one that does
+            not, of all such couples. Trivial: chance.
 
     The first of them that there is chooses the best checkpoint.
     """
@@ -53,6 +55,7 @@ class PretrainingAccuracy(Metric):
             *self._shares(rows, protocol),
             *_features(rows, {**protocol, "masked": self._masked()["features"]}),
             *_topics(rows, {**protocol, "topics": self.config.topics}),
+            *_transport(rows, protocol),
         ]
         if not found:
             raise DataError(f"split '{dataset.split}': nothing had to be guessed in any of its {len(rows)} pairs")
@@ -64,9 +67,10 @@ class PretrainingAccuracy(Metric):
         asked = "all pairs" if self.config.learn_from_mismatched else "pairs that match"
         shuffled = masking.shuffled_images
         moved = f"; in {shuffled:.0%} of the images as many others change places" if shuffled else ""
-        regions = f"{masking.regions:.0%} of the regions of {asked} ({masking.name}){moved}"
+        also = "" if masking.text_side is None else ", and what the graph of the text tells, of one side of each pair"
+        regions = f"{masking.regions:.0%} of the regions of {asked} ({masking.name}){also}{moved}"
         return {
-            "words": f"{masking.words:.0%} of the word pieces of {asked} ({masking.name})",
+            "words": f"{masking.words:.0%} of the word pieces of {asked} ({masking.name}){also}",
             **dict.fromkeys(("classes", "attributes", "features"), regions),
         }
 
@@ -136,6 +140,24 @@ def _topics(rows: Sequence[Row], protocol: Mapping[str, Any]) -> list[Score]:
     ]
 
 
+def _transport(rows: Sequence[Row], protocol: Mapping[str, Any]) -> list[Score]:
+    matched, other = (
+        np.array([row["distance"] for row in rows if "distance" in row and row["matched"] is kind], float)
+        for kind in (True, False)
+    )
+    if not len(matched) or not len(other):
+        return []
+    places = np.sort(other)
+    shorter = len(other) - np.searchsorted(places, matched, side="right")
+    alike = len(other) - np.searchsorted(places, matched, side="left") - shorter
+    share = float((shorter + alike / 2).mean() / len(other))
+    chance = {**protocol, "guess": "chance"}
+    return [
+        Score("transport-auc", 100 * share, "%", count=len(matched) + len(other), protocol=protocol),
+        Score("trivial-transport-auc", 50.0, "%", count=len(matched) + len(other), protocol=chance),
+    ]
+
+
 def _share(
     name: str, sums: Sequence[float], counts: Sequence[int], protocol: Mapping[str, Any], unit: str = "%"
 ) -> Score:
@@ -159,7 +181,7 @@ def _checked(prediction: Prediction) -> Row:
     answer = fields.get("answer")
     is_right = (
         isinstance(fields.get("matched"), bool)
-        and _is_number(fields.get("match", 0.0))
+        and all(_is_number(fields.get(name, 0.0)) for name in ("match", "distance"))
         and all(_is_list(fields.get(name, []), _is_pair) for name in ("words", "classes", "attributes"))
         and (answer is None or _is_pair(answer))
         and _is_list(fields.get("features", [0, 0, 0]), _is_number, 3)
@@ -167,9 +189,10 @@ def _checked(prediction: Prediction) -> Row:
     )
     if not is_right:
         raise DataError(
-            f"prediction '{prediction.id}': expected matched (true or false), and where they are learned match (a "
-            "number), words, classes, attributes (lists of [right, guessed]), answer ([right, guessed] or null), "
-            f"features (number, error, error of the mean) and topics (right ones, guessed ones), found {dict(fields)}"
+            f"prediction '{prediction.id}': expected matched (true or false), and where they are learned match, "
+            "distance (numbers), words, classes, attributes (lists of [right, guessed]), answer ([right, guessed] or "
+            "null), features (number, error, error of the mean) and topics (right ones, guessed ones), found "
+            f"{dict(fields)}"
         )
     return fields
 

@@ -1,10 +1,11 @@
-"""What this plugin registers: the task ``pretrain``, the datasets ``coco-captions`` and ``lxmert-pretraining``."""
+"""What this plugin registers: the task ``pretrain``, the datasets ``coco-captions``, ``lxmert-pretraining``
+and ``rosita-pretraining``."""
 
 from __future__ import annotations
 
-from vlrun import Builder, Download, Entry, hookimpl
+from vlrun import Builder, Download, Entry, FeatureFormat, hookimpl
 from vlrun_pretraining.downloads import DOWNLOADS
-from vlrun_pretraining.sources import LXMERT_OBTAIN, OBTAIN, OFFICIAL_FILES
+from vlrun_pretraining.sources import LXMERT_OBTAIN, OBTAIN, OFFICIAL_FILES, ROSITA_FEATURES, ROSITA_OBTAIN
 
 TARGET = "caption"
 
@@ -25,7 +26,7 @@ def vlrun_tasks() -> list[Entry]:
 
 @hookimpl
 def vlrun_datasets() -> list[Entry]:
-    """COCO's captions, and the texts of LXMERT's pre-training."""
+    """COCO's captions, and the texts of LXMERT's and ROSITA's pre-training."""
     names = ", ".join(file.name for file in OFFICIAL_FILES.values())
     return [
         Entry(
@@ -61,6 +62,42 @@ def vlrun_datasets() -> list[Entry]:
             ),
             obtain=LXMERT_OBTAIN,
         ),
+        Entry(
+            name="rosita-pretraining",
+            summary="Captions and questions of ROSITA's pre-training (Cui et al. 2021) with their scene graphs",
+            config="vlrun_pretraining.config:RositaPretrainingConfig",
+            factory="vlrun_pretraining.dataset:RositaTexts",
+            target=TARGET,
+            record="vlrun_pretraining.records:GraphedText",
+            builders=(
+                Builder(
+                    source="rosita",
+                    summary="the authors' folder of annotations: pt-coco/pt_coco_annotations_train.tsv and its like, "
+                    "with genome_vocabs/objects_vocab.txt in it or beside it",
+                    function="vlrun_pretraining.build_rosita:build_rosita",
+                ),
+                Builder(
+                    source="word-vectors",
+                    summary="a text file of word vectors (GloVe, fastText), for annotations that are built already",
+                    function="vlrun_pretraining.rosita.word_vectors:build_word_vectors",
+                    reads_output=True,
+                ),
+            ),
+            obtain=ROSITA_OBTAIN,
+        ),
+    ]
+
+
+@hookimpl
+def vlrun_feature_formats() -> list[FeatureFormat]:
+    """The four folders of ROSITA's pre-training at once."""
+    return [
+        FeatureFormat(
+            name="rosita-pretraining",
+            summary=f"folder with {', '.join(ROSITA_FEATURES.values())}",
+            opener="vlrun_pretraining.feature_folders:RositaFolders",
+            recogniser="vlrun_pretraining.feature_folders:is_rosita_folders",
+        )
     ]
 
 

@@ -47,5 +47,35 @@ LXMERT_OBTAIN = (
 ANSWERS_FILE = "answers.json"
 """Name of the file of the answers that can be given, beside the annotations."""
 
+ROSITA_PAGE = "https://github.com/MILVLG/rosita"
+
+ROSITA_SETS = ("pt-coco", "pt-conceptual", "pt-sbu", "pt-vg")
+"""What ROSITA is trained on, in this order (``configs/train-pt.yaml``)."""
+
+ROSITA_HELD_OUT = "heldout"
+"""Images of pt-coco that are left out of it, to measure on. Our choice: the authors evaluate nothing."""
+
+ROSITA_PRIORS = "text_piror_coco_vg_cc_sbu.json"
+ROSITA_CLASS_NAMES = "objects_vocab.txt"
+
+ROSITA_PREFIXES: Mapping[str, str] = {"coco": "", "genome": "", "conceptual": "conceptual_", "sbu": "sbu_"}
+"""Source of an image -> what stands before its name in our ids: different images have one name in two sources."""
+
+ROSITA_FEATURES: Mapping[str, str] = {
+    "coco": "mscoco_bua_r101_fix36",
+    "genome": "visualgenome_bua_r101_fix36",
+    "conceptual": "conceptual_bua_r101_fix36",
+    "sbu": "sbu_bua_r101_fix36",
+}
+"""Source of an image -> the folder of its features, each with ``npz_files`` (``rosita/config/path_cfg.py`` 50-56)."""
+
+ROSITA_OBTAIN = (
+    f"Get the annotations of pre-training that {ROSITA_PAGE} links to (pt-coco, pt-conceptual, pt-sbu, pt-vg), and "
+    f"{ROSITA_CLASS_NAMES} from rosita/utils/genome_vocabs of the repository, into one folder"
+)
+
 CLASS_NAMES_FILE = "classes.txt"
-"""Name of the file of the detector's class names, beside the annotations, if the builder was given them."""
+"""Name of the file of the names of detector classes, beside the annotations."""
+
+WORD_VECTORS_FILE = "word_vectors.npz"
+"""Name of the file of the vectors of words, beside the annotations."""

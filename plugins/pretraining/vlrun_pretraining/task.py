@@ -144,7 +144,10 @@ class PretrainTask(Task[Any]):
 
     def loss(self, outputs: PretrainingOutput, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those of ``losses.LOSSES`` that the experiment names."""
-        return {name: LOSSES[name](outputs, targets) for name in self.config.losses}
+        found = {name: LOSSES[name](outputs, targets) for name in self.config.losses}
+        if "transport" in found:
+            found["transport"] = self.config.transport_weight * found["transport"]
+        return found
 
     def loss_counts(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """How many pairs, words, regions and so on count; of regions see ``MaskingRule.all_regions``."""

@@ -47,4 +47,16 @@ DOWNLOADS = (
         page="https://github.com/MILVLG/rosita/blob/main/MODEL_ZOO.md",
         manual_steps=(f"download rosita-base.pkl from the page's link, {_ON_A_SHARE}",),
     ),
+    Download(
+        name="bert-base-rosita",
+        summary="BERT's weights, from which ROSITA's pre-training starts",
+        kind="weights",
+        makes="bert-base-rosita.safetensors",
+        source="bert-rosita",
+        recognised=("bert-base.pkl",),
+        page="https://github.com/MILVLG/rosita",
+        manual_steps=(
+            f"download bert-base.pkl from the page's link, {_ON_A_SHARE}, or import hf:google-bert/bert-base-uncased",
+        ),
+    ),
 )

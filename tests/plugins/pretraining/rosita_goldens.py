@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlrun_pretraining.rosita.affinity import WordVectors, affinity, mean_affinity, overlaps
-from vlrun_pretraining.rosita.graph import Priors, SceneGraph, word_chances
+from vlrun_pretraining.rosita.affinity import affinity, mean_affinity, overlaps
+from vlrun_pretraining.rosita.graph import SceneGraph, word_chances
+from vlrun_pretraining.rosita.priors import Priors
 from vlrun_pretraining.rosita.rates import Rates
+from vlrun_pretraining.rosita.word_vectors import WordVectors
 
 
 class Goldens:
@@ -41,20 +43,20 @@ class Goldens:
 
     @cached_property
     def priors(self) -> Priors:
-        content = json.loads(next(self.folder.glob("mini/annotations/*/*.json")).read_text())
-        return Priors(content["attr_count"], content["rel_count"])
+        return Priors.read(next(self.folder.glob("mini/annotations/*/*.json")))
 
     @cached_property
     def vectors(self) -> WordVectors:
-        table = np.load(self.folder / "mini/word_vectors.npz")
-        return WordVectors({word: row for row, word in enumerate(table["words"].tolist())}, table["vectors"])
+        return WordVectors.read(self.folder / "mini/word_vectors.npz")
 
     @cache  # noqa: B019
     def graph(self, item: int) -> SceneGraph:
         row = self.items[item]
         parts = ([tuple(map(tuple, entry)) for entry in row[name]] for name in ("objs", "attrs", "rels"))
         objects, attributes, relations = parts
-        return SceneGraph(tuple(words for (words,) in objects), tuple(attributes), tuple(relations))
+        graph, missing = self.priors.graph(([words for (words,) in objects], attributes, relations), row["lemmas"])
+        assert not missing
+        return graph
 
     @cache  # noqa: B019 (lives as long as the module's tests)
     def pieces(self, item: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -64,7 +66,7 @@ class Goldens:
         return places, words[places]
 
     def chances(self, item: int) -> NDArray[np.float32]:
-        return word_chances(self.graph(item), self.items[item]["lemmas"], self.priors, self.rates)
+        return word_chances(self.graph(item), self.items[item]["lemmas"], self.rates)
 
     def file(self, image: int) -> Any:
         row = self.content["images"][image]

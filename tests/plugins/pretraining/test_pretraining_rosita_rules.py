@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from rosita_goldens import Goldens
 
-from vlrun_pretraining.rosita.affinity import WordVectors, affinity, overlaps
-from vlrun_pretraining.rosita.graph import Priors, SceneGraph, word_chances
+from vlrun_pretraining.rosita.affinity import affinity, overlaps
+from vlrun_pretraining.rosita.graph import word_chances
+from vlrun_pretraining.rosita.priors import Priors
 from vlrun_pretraining.rosita.rates import Rates
 from vlrun_pretraining.rosita.selection import select_pieces, select_regions
+from vlrun_pretraining.rosita.word_vectors import WordVectors
 
 pytestmark = pytest.mark.golden
 
@@ -157,6 +159,8 @@ def test_words_and_regions_are_selected_as_often_as_by_the_original(goldens: Gol
 
 
 def test_a_phrase_without_prior_counts_as_never_seen() -> None:
-    graph = SceneGraph(((1,),), (((1,), (0,)),), (((1,), (2,), (3,)),))
-    chances = word_chances(graph, ["red", "dog", "chase", "cat"], Priors({}, {"dog": {"chase cat": 0.01}}), Rates())
-    np.testing.assert_allclose(chances, [[0.2, 0, 0.4, 0]], rtol=1e-6)
+    lemmas = ["red", "dog", "chase", "cat"]
+    entries = ([(1,)], [((1,), (0,))], [((1,), (2,), (3,))])
+    graph, missing = Priors({}, {"dog": {"chase cat": 0.01}}).graph(entries, lemmas)
+    np.testing.assert_allclose(word_chances(graph, lemmas, Rates()), [[0.2, 0, 0.4, 0]], rtol=1e-6)
+    assert missing == ["attr_count of 'dog' has no 'red'"], "cat is no object of the graph, so nothing of it is read"

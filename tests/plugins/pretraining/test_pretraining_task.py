@@ -338,6 +338,7 @@ def test_the_demo_masks_more_words(make_task: Any) -> None:
         "masking.words": 0.3,
         "answers": None,
         "class_names": None,
+        "word_vectors": None,
     }
 
 

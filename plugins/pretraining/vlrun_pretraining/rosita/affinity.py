@@ -5,36 +5,10 @@ J objects, C classes, R regions, W words, D width of the vectors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-
-
-class WordVectors:
-    """Vectors of names, of which each is the mean of those of its words; an unknown word counts as zeros."""
-
-    def __init__(self, words: Mapping[str, int], vectors: Floats) -> None:
-        """Takes the rows of ``words`` in ``vectors`` (N, D)."""
-        self._words, self._vectors = words, vectors
-
-    def of(self, names: Iterable[str]) -> Floats:
-        """(names, D), of length 1; zeros where no word is known."""
-        width = self._vectors.shape[1]
-        found = [self._mean(name, width) for name in names]
-        means = np.stack(found) if found else np.zeros((0, width), np.float32)
-        lengths = np.linalg.norm(means, axis=1, keepdims=True)
-        return np.divide(means, lengths, out=np.zeros_like(means), where=lengths > 0)
-
-    def _mean(self, name: str, width: int) -> Floats:
-        words = name.split()
-        rows = [self._words[word] for word in words if word in self._words]
-        if not rows:
-            return np.zeros(width, np.float32)
-        total: Floats = self._vectors[rows].sum(axis=0, dtype=np.float32)
-        return total / np.float32(len(words))
 
 
 def affinity(objects: Floats, classes: Floats, least: float) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,18 +15,32 @@ Words = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class SceneGraph:
-    """What a text says about which objects. Of an object of several words the first one alone counts.
+class Attribute:
+    """Words that describe an object, and how often they do: their frequency among all that is said of such objects."""
 
-    Attributes:
-        objects: words of each object.
-        attributes: words of the object, and those that describe it.
-        relations: words of the subject, of the relation and of the object.
-    """
+    object: Words
+    words: Words
+    frequency: float
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What a subject does to an object; and how often it is said of such subjects, and done to such objects."""
+
+    subject: Words
+    words: Words
+    object: Words
+    of_subject: float
+    of_object: float
+
+
+@dataclass(frozen=True)
+class SceneGraph:
+    """What a text says about which objects. Of an object of several words the first one alone counts."""
 
     objects: tuple[Words, ...] = ()
-    attributes: tuple[tuple[Words, Words], ...] = ()
-    relations: tuple[tuple[Words, Words, Words], ...] = ()
+    attributes: tuple[Attribute, ...] = ()
+    relations: tuple[Relation, ...] = ()
 
     @property
     def object_words(self) -> NDArray[np.int64]:
@@ -34,40 +48,27 @@ class SceneGraph:
         return np.array([words[0] for words in self.objects], np.int64)
 
 
-@dataclass(frozen=True)
-class Priors:
-    """How often a phrase goes with an object: lemma of the object -> lemmas of the phrase -> relative frequency.
-
-    Phrases of relations have the words of the other object, too: ``ride horse`` of ``man``, ``man ride`` of ``horse``.
-    """
-
-    attributes: Mapping[str, Mapping[str, float]]
-    relations: Mapping[str, Mapping[str, float]]
-
-
-def word_chances(graph: SceneGraph, lemmas: Sequence[str], priors: Priors, rates: Rates) -> NDArray[np.float32]:
+def word_chances(graph: SceneGraph, lemmas: Sequence[str], rates: Rates) -> NDArray[np.float32]:
     """How likely each of W words is hidden once one of J objects is drawn: (J, W), of several objects the maximum.
 
-    Objects are told apart by their lemmas, so that of two dogs each hides what is said about the other. A phrase
-    without prior counts as one that was never seen; the original stops (``load_data_pretrain.py`` 518-549).
+    Objects are told apart by their lemmas, so that of two dogs each hides what is said about the other
+    (``load_data_pretrain.py`` 518-549).
     """
     chances = np.zeros((len(graph.objects), len(lemmas)), np.float32)
-    names = [lemmas[words[0]] for words in graph.objects]
+    places: dict[str, list[int]] = {}
+    for place, words in enumerate(graph.objects):
+        places.setdefault(lemmas[words[0]], []).append(place)
 
-    def raise_to(centre: str, words: Words, frequency: float, scale: float) -> None:
+    def raise_to(centre: Words, words: Words, frequency: float, scale: float) -> None:
         chance = min(scale * frequency, rates.most_by_prior) + rates.least_by_prior
-        for place, name in enumerate(names):
-            if name == centre:
-                chances[place, list(words)] = np.maximum(chances[place, list(words)], chance)
+        for place in places.get(lemmas[centre[0]], ()):
+            of_object = chances[place]
+            for word in words:
+                of_object[word] = max(of_object[word], chance)
 
-    def phrase(*words: Words) -> str:
-        return " ".join(lemmas[word] for part in words for word in part)
-
-    for of_object, words in graph.attributes:
-        centre = lemmas[of_object[0]]
-        raise_to(centre, words, priors.attributes.get(centre, {}).get(phrase(words), 0.0), rates.attribute_scale)
-    for subject, words, of_object in graph.relations:
-        for end, said in ((subject, phrase(words, of_object)), (of_object, phrase(subject, words))):
-            centre = lemmas[end[0]]
-            raise_to(centre, words, priors.relations.get(centre, {}).get(said, 0.0), rates.relation_scale)
+    for each in graph.attributes:
+        raise_to(each.object, each.words, each.frequency, rates.attribute_scale)
+    for relation in graph.relations:
+        raise_to(relation.subject, relation.words, relation.of_subject, rates.relation_scale)
+        raise_to(relation.object, relation.words, relation.of_object, rates.relation_scale)
     return chances
