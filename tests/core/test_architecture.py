@@ -88,6 +88,7 @@ def test_the_experiments_that_ship_are_complete() -> None:
     retrieval = {"rosita_itr_coco", "rosita_itr_flickr", "lxmert_s_ir", "lxmert_s_tr", "lxmert_retrieval_flickr"}
     zero_shot = {"lxmert_s_ir_zero_shot", "lxmert_s_tr_zero_shot", "rosita_zero_shot_flickr"}
     pretraining = {"demo_pretrain_rosita", "demo_pretrain_lxmert_s", "demo_pretrain_lxmert", "lxmert_pretrain"}
+    pretraining |= {"rosita_pretrain"}
     stages = {f"lxmert_s_pretrain_{stage}" for stage in ("1_word", "2_phrase", "3_sentence")}
     of_transformers = {"vilt_vqa"}
     ours = answering | as_published | grounding | joint | retrieval | zero_shot | pretraining | stages

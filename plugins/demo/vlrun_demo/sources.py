@@ -80,4 +80,13 @@ SOURCES = (
         epochs=6,
         learning_rate=1e-3,
     ),
+    DemoSource(
+        name="rosita-pretraining",
+        provider=PROVIDER,
+        image_set="pretraining",
+        builder="rosita",
+        writer="vlrun_demo.official_rosita:write_rosita_pretraining",
+        epochs=4,
+        learning_rate=1e-3,
+    ),
 )
