@@ -77,7 +77,7 @@ def parsed(text: str) -> Parsed:
             attributes.append((objects[-1], [place]))
         elif word.lower() in _ADJECTIVES:
             described.append(place)
-        between = _relation_at(lemmas, place) or between
+        between = between or _relation_at(lemmas, place)
     return Parsed(words, lemmas, objects, attributes, relations)
 
 

@@ -19,16 +19,18 @@ from vlrun_demo.scene import COLOURS, KINDS
 _SETS = {"pt-vg": 0, "pt-conceptual": 5, "pt-sbu": 10}
 """Set -> the place, modulo 15, of the images that go to it; others to pt-coco. All are images of COCO here."""
 
+_HELD_OUT_EVERY = 25
+"""Of so many images of pt-coco the importer takes the last to measure on."""
+
 _WIDTH = 50  # of a word vector
 _LIKE_ITS_KIND = 0.8  # cosine of the vectors of two words for the same thing, on average
 
 
 def write_rosita_pretraining(folder: Path, chosen: Sequence[Image]) -> None:
     """Writes ``annotations``, ``genome_vocabs`` and a text file of word vectors into ``folder``."""
-    rows: dict[str, list[tuple[Image, str, Parsed]]] = {name: [] for name in ("pt-coco", *_SETS)}
-    for place, image in enumerate(chosen):
-        name = next((name for name, own in _SETS.items() if place % 15 == own), "pt-coco")
-        rows[name] += [(image, text, parsed(text)) for text in sentences(image, image.scene())]
+    rows: dict[str, list[tuple[Image, str, Parsed]]] = {}
+    for name, images in _by_set(chosen).items():
+        rows[name] = [(image, text, parsed(text)) for image in images for text in sentences(image, image.scene())]
     for name, of_set in rows.items():
         path = folder / "annotations" / name / f"{name.replace('-', '_')}_annotations_train.tsv"
         path.parent.mkdir(parents=True)
@@ -41,6 +43,18 @@ def write_rosita_pretraining(folder: Path, chosen: Sequence[Image]) -> None:
     _write(folder / "genome_vocabs/objects_vocab.txt", "".join(f"{kind}\n" for kind in KINDS))
     _write(folder / "genome_vocabs/attributes_vocab.txt", "".join(f"{colour}\n" for colour in COLOURS))
     _write(folder / "glove.txt", "".join(_vectors()))
+
+
+def _by_set(chosen: Sequence[Image]) -> dict[str, list[Image]]:
+    """Images of train go to all sets; one of val comes after every 24 in pt-coco, from where the importer takes it."""
+    images: dict[str, list[Image]] = {name: [] for name in ("pt-coco", *_SETS)}
+    val = iter([image for image in chosen if image.split == "val"])
+    for place, image in enumerate(image for image in chosen if image.split != "val"):
+        name = next((name for name, own in _SETS.items() if place % 15 == own), "pt-coco")
+        images[name].append(image)
+        if name == "pt-coco" and len(images[name]) % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1:
+            images[name] += [next(val)]
+    return images
 
 
 def _row(number: int, image: Image, text: str, graph: Parsed) -> str:

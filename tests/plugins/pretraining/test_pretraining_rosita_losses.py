@@ -46,7 +46,9 @@ class Network(nn.Module):
         size = {name.removeprefix("cfg/"): int(file[name]) for name in file if name.startswith("cfg/")}
         state = {name.removeprefix("state/"): file[name] for name in file if name.startswith("state/")}
         outputs = {name: len(state[f"imgfeat_head.dense_{name}.bias"]) for name in ("obj", "attr")}
-        dataset = RositaPretrainingConfig(name="rosita-pretraining", annotations="a", features="f", evaluate=["pt-vg"])
+        dataset = RositaPretrainingConfig(
+            name="rosita-pretraining", annotations="a", features="f", train=["pt-coco"], evaluate=["pt-vg"]
+        )
         config = PretrainConfig(
             name="pretrain",
             dataset=dataset,
