@@ -6,16 +6,21 @@ import gzip
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
 from vlrun.errors import DataError
+
+_DRAFT = ".partial"
+_DRAFT_NAME = re.compile(r"\..+\.(?P<process>\d+)\.\w{8}\.partial")
 
 _INSIDE: ContextVar[Path | None] = ContextVar("_INSIDE", default=None)
 
@@ -29,7 +34,7 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     _refuse_outside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_draft_prefix(path), suffix=_DRAFT)
     try:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
@@ -66,10 +71,10 @@ def _refuse_outside(path: Path) -> None:
 def made_whole(path: Path) -> Iterator[Path]:
     """A place beside ``path`` for a file or folder: on success it is synced and moved there, on failure it is removed.
 
-    Nothing may be at ``path`` yet.
+    A file takes the place of an earlier one; no folder may be at ``path`` yet.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    holder = Path(tempfile.mkdtemp(prefix=_draft_prefix(path), suffix=_DRAFT, dir=path.parent))
     try:
         draft = holder / path.name
         yield draft
@@ -166,10 +171,82 @@ def make_readable(path: Path) -> None:
 
 def point_symlink(link: Path, target: str) -> None:
     """Makes ``link`` point at ``target``; an existing link is replaced in one step."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
+    temporary = link.with_name(f"{_draft_prefix(link)}{secrets.token_hex(4)}{_DRAFT}")
     temporary.symlink_to(target)
     os.replace(temporary, link)
+
+
+def remove_left_over(folder: Path) -> None:
+    """Removes what writers that were killed have left anywhere in ``folder``; those of processes at work stay."""
+    for path in folder.rglob(f".*{_DRAFT}"):
+        if (draft := _DRAFT_NAME.fullmatch(path.name)) and not _is_at_work(int(draft["process"])):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _draft_prefix(path: Path) -> str:
+    return f".{path.name}.{os.getpid()}."
+
+
+def _is_at_work(process: int) -> bool:
+    """Whether another process has this number; one that had ours has ended."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # it belongs to another user
+    return True
+
+
+def open_itself(path: Path, mode: str) -> IO[Any]:
+    """Opens a file for writing (UTF-8), and not one elsewhere that a link at ``path`` points at.
+
+    Raises:
+        OSError: ``path`` is a link, or cannot be written.
+    """
+    buffering, encoding = (-1, None) if "b" in mode else (1, "utf-8")  # so that a kill loses no complete line
+    return open(path, mode, buffering, encoding, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+
+
+def lock_file(path: Path) -> int:
+    """Makes a file if there is none, and locks it for this process until the descriptor is closed, or it ends.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: ``path`` is a link, or cannot be written.
+    """
+    import fcntl
+
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def read_arrays(path: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Arrays of an ``.npz`` file by name; its checksums are right, and no code in it was run.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: it is damaged, another kind of file, or lacks an array.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in names}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile, zlib, struct and NumPy have a dozen for what is damaged
+        raise DataError(f"{path}: damaged, or another kind of file ({type(error).__name__}: {error})") from error
 
 
 def sha256_of(path: Path) -> str:

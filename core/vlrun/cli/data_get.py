@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from vlrun.config.roots import usual_data_root
 from vlrun.errors import DataError, PluginError, UsageError
+from vlrun.files import lock_file
 from vlrun.plugins.manager import create_plugins
 
 if TYPE_CHECKING:
@@ -144,12 +145,10 @@ def _alone(folder: Path) -> Iterator[None]:
     """Keeps a second ``get`` out of the same folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = lock_file(folder / ".lock")
+    except BlockingIOError as error:
+        raise DataError(f"{folder}: another process is getting files into it") from error
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"{folder}: another process is getting files into it") from error
+    with os.fdopen(lock):
         yield

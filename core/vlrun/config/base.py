@@ -27,11 +27,24 @@ from vlrun.errors import RequiredFile
 from vlrun.interfaces.demo_provider import DemoFiles
 from vlrun.interfaces.pictures import PictureShape
 
+_LONGEST_NAME = 100
+"""Bytes; two such names, and what is added to them, make a name of a file, which may have 255."""
+
 
 def _check_file_name(name: str) -> str:
     if not name or name.startswith(".") or set(name) & set("/\\\0"):
         raise ValueError("it names files and folders, so it must not be empty, start with a dot, or hold a slash")
+    if (size := len(name.encode("utf-8", "replace"))) > _LONGEST_NAME:
+        raise ValueError(
+            f"it names files and folders, so it must not be longer than {_LONGEST_NAME} bytes; it has {size}"
+        )
     return name
+
+
+def _check_label(label: str) -> str:
+    if "." in label:
+        raise ValueError("it names a part of the network, so it must not hold a dot")
+    return _check_file_name(label)
 
 
 FileName = Annotated[str, AfterValidator(_check_file_name)]
@@ -266,7 +279,7 @@ class TaskConfig(Config):
     needs_regions: ClassVar[bool] = False
 
     name: str
-    label: FileName | None = Field(
+    label: Annotated[str, AfterValidator(_check_label)] | None = Field(
         None, description="what scores and files call this task, to tell two of the same name apart; null: its name"
     )
     dataset: SerializeAsAny[DatasetConfig]

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from vlrun.errors import DataError
-from vlrun.files import read_object_or_empty, sha256_of, write_json
+from vlrun.files import open_itself, read_object_or_empty, sha256_of, write_json
 from vlrun.interfaces.reporter import ProgressCallback
 from vlrun.plugins.downloads import RemoteFile
 
@@ -167,7 +167,7 @@ class Fetcher:
         total = source.stat().st_size
         self._check_room(total)
         try:
-            with source.open("rb") as given, part.open("wb") as out:
+            with source.open("rb") as given, open_itself(part, "wb") as out:
                 while block := given.read(_BLOCK):
                     out.write(block)
                     self._show(file, out.tell(), total)

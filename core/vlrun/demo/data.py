@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import DataError, PluginError, first_few
-from vlrun.files import made_whole
+from vlrun.files import made_whole, open_itself
 from vlrun.interfaces.demo_provider import DemoFiles, DemoProvider
 from vlrun.plugins.manager import CORE
 
@@ -321,7 +321,7 @@ def only_one(lock: Path, say: Say) -> Iterator[None]:
     """Lets one process in at a time; a killed one releases the lock."""
     import fcntl
 
-    with lock.open("w") as file:
+    with open_itself(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from vlrun.engine.averaging import AveragedWeights
 from vlrun.errors import CheckpointError, ConfigError
-from vlrun.files import make_readable, point_symlink, sha256_of, sync_folder, write_json
+from vlrun.files import make_readable, parse_json, point_symlink, sha256_of, sync_folder, write_json
 from vlrun.interfaces.examples import Score
 
 MODEL, OPTIMIZER, PROGRESS, MANIFEST = "model.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"
@@ -35,9 +35,10 @@ TRAINED = "trained.safetensors"
 CALLBACKS = "callbacks.safetensors"
 """What callbacks keep; only where there is anything."""
 
+_KNOWN = {HEADS, NAMED_HEADS, TRAINED}
 _COUNT = "@step"
 
-_REPLACED = ".replaced"
+_REPLACED, _PARTIAL = ".replaced", ".partial"
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class Checkpoints:
             CheckpointError: it cannot be written, for instance because the disk is full; earlier ones stay as they are.
         """
         final = self.folder / f"step_{progress.step:08d}"
-        temporary = self.folder / f".{final.name}.partial"
+        temporary = self.folder / f".{final.name}{_PARTIAL}"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir(parents=True)
@@ -209,6 +210,15 @@ class Checkpoints:
                 refused.append(str(error))
         return None, refused
 
+    def tidied(self) -> tuple[Checkpoint | None, list[str]]:
+        """As ``newest``, for a run that goes on: ``last`` points there, and nothing is left of killed saves."""
+        found, refused = self.newest()
+        for path in self.folder.glob(f".step_*{_PARTIAL}"):
+            shutil.rmtree(path, ignore_errors=True)
+        if found is not None:
+            point_symlink(self.folder / "last", found.path.name)
+        return found, refused
+
     def has_best(self, task: str | None = None) -> bool:
         """Whether evaluations have chosen a best checkpoint, for ``task`` or for all."""
         return self._chosen(task) is not None
@@ -232,9 +242,9 @@ class Checkpoints:
         """
         if choice not in ("best", "last"):
             return open_checkpoint(Path(choice).resolve(), self.model_only)
-        checkpoint = self.best(task) if choice == "best" else self.newest()[0]
+        checkpoint, refused = (self.best(task), []) if choice == "best" else self.newest()
         if checkpoint is None:
-            raise CheckpointError(f"{self.folder}: there is no checkpoint yet")
+            raise CheckpointError(refused or f"{self.folder}: there is no checkpoint yet")
         return checkpoint
 
     def _chosen(self, task: str | None) -> Path | None:
@@ -345,13 +355,14 @@ def open_checkpoint(path: Path, model_only: bool = False) -> Checkpoint:
     if not path.is_dir():
         raise CheckpointError(f"{path}: there is no such checkpoint folder")
     try:
-        hashes = json.loads((path / MANIFEST).read_text())
-        if not isinstance(hashes, dict) or not hashes.keys() >= {MODEL, OPTIMIZER, PROGRESS}:
+        hashes = parse_json((path / MANIFEST).read_bytes())
+        needed = {MODEL, OPTIMIZER, PROGRESS, *(file.name for file in path.iterdir() if file.name in _KNOWN)}
+        if not isinstance(hashes, dict) or not hashes.keys() >= needed:
             raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} does not list the files of a checkpoint")
         for name, expected in hashes.items():
             if not (model_only and name in (OPTIMIZER, TRAINED)) and sha256_of(path / name) != expected:
                 raise CheckpointError(f"checkpoint {path} is damaged: {name} does not agree with its hash")
-        return Checkpoint(path, Progress(**json.loads((path / PROGRESS).read_text())))
+        return Checkpoint(path, Progress(**parse_json((path / PROGRESS).read_bytes())))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from vlrun.engine.run_folder import now
 from vlrun.errors import DataError, DistributedError
+from vlrun.files import parse_json
 
 CLAIM = "owner.json"
 
@@ -81,6 +82,17 @@ def claimed(folder: Path, *, waits: bool = False) -> Iterator[None]:
             if _read(handle) == owner:
                 path.unlink()
         _close(handle)
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether the process of this host that claimed ``folder`` last was killed before it let go."""
+    try:
+        content = parse_json((folder / CLAIM).read_bytes())
+        owner = Owner(**content)
+    except (OSError, ValueError, TypeError):
+        return False
+    is_ours = owner.process == os.getpid()  # a number that was given again
+    return owner.host == socket.gethostname() and (is_ours or not owner.is_running_here)
 
 
 def refuse_if_claimed(folder: Path) -> None:
@@ -197,8 +209,8 @@ def _beat(path: Path, handle: int, owner: Owner, stopped: threading.Event) -> No
 
 def _read(handle: int) -> Owner | None:
     try:
-        return Owner(**json.loads(os.pread(handle, 4096, 0)))
-    except (OSError, ValueError, TypeError, RecursionError):
+        return Owner(**parse_json(os.pread(handle, 4096, 0)))
+    except (OSError, ValueError, TypeError):
         return None  # just made, or damaged
 
 

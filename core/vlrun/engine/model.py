@@ -11,6 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from vlrun.blocks.attention import attention_is_recorded
+from vlrun.errors import ConfigError
 from vlrun.interfaces.backbone import Backbone
 from vlrun.interfaces.tensors import BackboneOutput, Encoding
 
@@ -47,7 +48,10 @@ class TaskModel(nn.Module):
     def __init__(self, backbone: Backbone, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.backbone = backbone
-        self.heads = nn.ModuleDict(dict(heads))
+        try:
+            self.heads = nn.ModuleDict(dict(heads))
+        except KeyError as error:  # such as 'items', which torch keeps for itself
+            raise ConfigError(f"a task cannot have this label: {error.args[0]}. Give it another one") from error
 
     def forward(self, task: str, encoding: Encoding) -> Any:
         """The output of a task's head for P pairs, from states (P, L, H) and (P, R, H) and pooled (P, H).

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import ConfigError
-from vlrun.files import atomic_write, point_symlink, read_object_or_empty, write_json, write_text
+from vlrun.files import atomic_write, made_whole, point_symlink, read_object_or_empty, write_json, write_text
 from vlrun.interfaces.cases import Case
 from vlrun.interfaces.examples import Prediction
 from vlrun.reporting.examples import FOLDER as EXAMPLES
@@ -92,13 +92,8 @@ class RunFolder:
         if task.submission_suffix is None:
             return None
         path = self.path / "submission" / f"{label}_{split}{task.submission_suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.partial")  # two evaluations may run at the same time
-        try:
+        with made_whole(path) as draft:
             task.write_submission(predictions, draft)
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
         return path
 
 
@@ -158,6 +153,16 @@ def latest_run_folder(runs_root: Path, experiment: str) -> RunFolder | None:
     """The newest run of an experiment; None if there is none."""
     newest = _newest(runs_root / experiment)
     return None if newest is None else RunFolder(newest.resolve())
+
+
+def unstarted_runs(runs_root: Path, experiment: str) -> list[Path]:
+    """Folders of runs that have no configuration and do not say why: they are about to start, or were killed there."""
+    folders = [path for path in (runs_root / experiment).glob("[0-9]*-*") if path.is_dir() and not path.is_symlink()]
+    return [
+        path
+        for path in folders
+        if not (path / "config.yaml").exists() and RunFolder(path).read_status().get("status", "running") == "running"
+    ]
 
 
 def run_folder_of(runs_root: Path, experiment: str, job: str) -> RunFolder | None:

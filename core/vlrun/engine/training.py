@@ -189,7 +189,7 @@ def resume(trainer: Trainer) -> bool:
         CheckpointError: it was written with another vocabulary, model or meaning of a head.
     """
     run = trainer.run
-    checkpoint, refused = run.ranks.from_main(trainer.checkpoints.newest)
+    checkpoint, refused = run.ranks.from_main(trainer.checkpoints.tidied)
     for reason in refused:
         run.reporters.note(f"{reason}; the one before it is used")
     if checkpoint is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import threading
@@ -36,7 +35,7 @@ from vlrun.features.layout import (
     unpack_json,
 )
 from vlrun.features.origin import UNKNOWN, FeatureOrigin
-from vlrun.files import sync_folder
+from vlrun.files import lock_file, sync_folder
 from vlrun.interfaces.examples import RegionFeatures
 
 _COMMIT_BYTES = 8 << 20
@@ -119,7 +118,7 @@ class StoreWriter:
         file = self._folder / DATA_FILE
         saved = _saved_state(file)
         self.has_discarded = saved is not None and saved.signature != signature
-        if saved is None or self.has_discarded:
+        if saved is None or self.has_discarded or file.is_symlink():
             file.unlink(missing_ok=True)
             saved = None
         self.state = saved or BuildState(signature)
@@ -384,12 +383,13 @@ def _publish(folder: Path, out: Path, *, overwrite: bool) -> None:
         old.unlink(missing_ok=True)
 
 
-def _lock_file(folder: Path) -> IO[str]:
+def _lock_file(folder: Path) -> IO[bytes]:
     """A lock file, held for as long as this process builds; a kill releases it."""
-    file = (folder / _LOCK_FILE).open("w")
+    if folder.is_symlink():
+        raise DataError(f"{folder} is a link; nothing is built where it points. Remove it")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.fdopen(lock_file(folder / _LOCK_FILE), "rb")
     except BlockingIOError as error:
-        file.close()
         raise DataError(f"another process is building in {folder}") from error
-    return file
+    except OSError as error:
+        raise DataError(f"{folder / _LOCK_FILE}: {error.strerror}") from error

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TextIO
+from typing import IO, Any
 
-from vlrun.files import atomic_write
+from vlrun.files import atomic_write, open_itself
 from vlrun.interfaces.examples import Score
 from vlrun.interfaces.reporter import EvaluationReport, Reporter, RunInfo, StepReport
 
@@ -26,7 +26,7 @@ class JsonLinesReporter(Reporter):
     leaves = MappingProxyType({"metrics": "metrics.jsonl"})
 
     def __init__(self) -> None:
-        self._file: TextIO | None = None
+        self._file: IO[str] | None = None
         self._path = Path()
         self._results: set[tuple[Any, ...]] = set()  # keys of results from before this start
 
@@ -77,7 +77,7 @@ class JsonLinesReporter(Reporter):
         self.close()
         with atomic_write(self._path) as file:
             file.writelines(_as_json(line) for line in lines)
-        self._file = self._path.open("a", encoding="utf-8", buffering=1)  # so that a killed run loses no complete line
+        self._file = open_itself(self._path, "a")
 
     def _append(self, line: dict[str, Any]) -> None:
         if self._file is not None:

@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import TextIO
+from typing import IO
 
+from vlrun.files import open_itself
 from vlrun.interfaces.reporter import EvaluationReport, Outcome, Reporter, RunInfo, StepReport
 from vlrun.reporting.results import result_table
 from vlrun.reporting.tables import plain
@@ -28,7 +29,7 @@ class LogReporter(Reporter):
         self._clock = clock
         self._started = clock()
         self._last_line = -math.inf
-        self._file: TextIO | None = None
+        self._file: IO[str] | None = None
         self._early: list[str] = []
         self._run: RunInfo | None = None
         self._last: StepReport | None = None
@@ -37,7 +38,7 @@ class LogReporter(Reporter):
         """Opens the file and writes early notes and the header."""
         self._run = run
         run.folder.mkdir(parents=True, exist_ok=True)
-        self._file = (run.folder / FILE_NAME).open("a", encoding="utf-8", buffering=1)
+        self._file = open_itself(run.folder / FILE_NAME, "a")
         for line in [*self._early, *header_lines(run)]:
             self._write(line)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -17,19 +18,27 @@ from vlrun.config.run_reference import run_reference
 from vlrun.config.yaml import parse_yaml
 from vlrun.data.image_check import check_same_table
 from vlrun.engine.assembly import assemble, check_splits
-from vlrun.engine.claim import claimed
+from vlrun.engine.claim import claimed, is_abandoned
 from vlrun.engine.evaluation import evaluate_split
 from vlrun.engine.precision import with_precision
 from vlrun.engine.ranks import Ranks, join_ranks, lost_ranks_explained
 from vlrun.engine.run import Run
-from vlrun.engine.run_folder import RunFolder, create_run_folder, latest_run_folder, now, run_folder_of, write_records
+from vlrun.engine.run_folder import (
+    RunFolder,
+    create_run_folder,
+    latest_run_folder,
+    now,
+    run_folder_of,
+    unstarted_runs,
+    write_records,
+)
 from vlrun.engine.staging import stage_features
 from vlrun.engine.start_checks import check_evaluation_batches, check_first_batch
 from vlrun.engine.stopping import StopRequest, stop_on_signals
 from vlrun.engine.trainer import Trainer, build_trainer
 from vlrun.engine.training import load_final_weights, resume, train
 from vlrun.errors import ConfigError, RunnerError, StoppedOnRequest
-from vlrun.files import write_text
+from vlrun.files import remove_left_over, write_text
 from vlrun.interfaces.reporter import Outcome, Reporters, ResultRow, RunInfo
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.reporting.options import flat_options
@@ -224,8 +233,8 @@ def _recorded(
         folder.write_status(status="running", message="", started=started, finished=None, **record)
 
     def end(status: str, message: str) -> None:
-        folder.write_status(status=status, message=message, finished=now())
         reporters.finish(Outcome(status, message, rows, _locations(folder, reporters.leaves)))
+        folder.write_status(status=status, message=message, finished=now())  # a run that is done has its report
 
     ranks.from_main(start)
     try:
@@ -262,6 +271,9 @@ def _choose_folder(
     """
     earlier, is_own = _earlier(experiment, continues, folder, job)
     if earlier is None:
+        for unstarted in unstarted_runs(experiment.runs_root, experiment.name):
+            if is_abandoned(unstarted):  # killed before it had even said what it is
+                shutil.rmtree(unstarted, ignore_errors=True)
         new = create_run_folder(experiment.runs_root, experiment.name)
         claim.enter_context(claimed(new.path))
         return new, True
@@ -279,6 +291,7 @@ def _choose_folder(
         )
     if earlier.read_status().get("status") != "done":
         claim.enter_context(claimed(earlier.path, waits=is_own))
+        remove_left_over(earlier.path)
     return earlier, False
 
 

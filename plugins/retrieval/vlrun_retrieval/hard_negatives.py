@@ -7,7 +7,6 @@ candidates drawn at random, those with the best matching scores.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from vlrun import DataError
 from vlrun.blocks.predictions import listed
-from vlrun.files import atomic_write
+from vlrun.files import atomic_write, read_arrays
 from vlrun.seeds import derive_seed, example_rng
 
 if TYPE_CHECKING:
@@ -144,9 +143,6 @@ def _rows(in_file: list[str], wanted: tuple[str, ...], path: Path, unit: str) ->
 
 def _read(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in names}
+        return read_arrays(path, names)
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file; `runner mine-negatives RUN` makes one") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: damaged, or not a file of hard negatives ({error})") from error

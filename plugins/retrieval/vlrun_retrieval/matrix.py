@@ -7,7 +7,6 @@ checksums, one for each tile, tells scores that changed after they were written.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import zlib
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrun import DataError
-from vlrun.files import atomic_write, read_object, read_object_or_empty, write_json
+from vlrun.files import atomic_write, lock_file, read_object, read_object_or_empty, write_json
 
 Scores: TypeAlias = NDArray[np.float32]
 Rows: TypeAlias = NDArray[np.int64]
@@ -141,9 +140,7 @@ class ScoreMatrix:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = self.path.with_name(f".{self.path.name}.lock")
-            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock_file(self.path.with_name(f".{self.path.name}.lock"))
         except BlockingIOError as error:
             raise DataError(f"{self.path}: another evaluation is filling it; wait until that has ended") from error
         except OSError as error:

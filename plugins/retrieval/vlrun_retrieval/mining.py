@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlrun import RunView, Task, UsageError
+from vlrun import DataError, RanksView, RunView, Task, UsageError
 from vlrun.data.splits import JoinedSplits
-from vlrun.files import atomic_write
+from vlrun.files import atomic_write, lock_file, read_arrays
 from vlrun_retrieval.candidates import CandidatePool
 from vlrun_retrieval.config import NEGATIVES_SUFFIX
 from vlrun_retrieval.hard_negatives import (
@@ -113,7 +115,7 @@ def mine_negatives(task: MatchingTask, run: RunView, pool: CandidatePool, plan: 
         del anchors["text"]
     total, done = plan.candidates * sum(anchors.values()), 0
     tables: dict[AnchorKind, NDArray[np.int32]] = {"text": np.empty((len(pool.texts), 0), np.int32)}
-    with scorer.at_work():
+    with _alone(folder, run.ranks), scorer.at_work():
         with run.ranks.together():
             texts = scorer.encoded(pool.texts, pool.image_ids[0])
         pairs_per_batch = run.ranks.from_main(
@@ -130,18 +132,16 @@ def mine_negatives(task: MatchingTask, run: RunView, pool: CandidatePool, plan: 
         for kind, count in anchors.items():
             tables[kind] = _mine_kind(run, mining, kind, count, folder, (done, total))
             done += plan.candidates * count
-    run.ranks.barrier()  # all have read all blocks
-    run.ranks.from_main(lambda: shutil.rmtree(folder, ignore_errors=True))
+        run.ranks.barrier()  # all have read all blocks
+        run.ranks.from_main(lambda: shutil.rmtree(folder, ignore_errors=True))
     return HardNegatives(tables["image"], tables["text"])
 
 
 def _blocks_folder(run: RunView, pool: CandidatePool, plan: MiningPlan) -> Path:
-    """Where finished blocks wait for the others; made. Another model, pool or plan has another one."""
+    """Where finished blocks wait for the others. Another model, pool or plan has another one."""
     facts = f"{json.dumps(run.identity(), sort_keys=True)} {pool.fingerprint} {plan} {run.seed}"
     digest = hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
-    folder = negatives_folder(run) / f".blocks-{digest}"
-    run.ranks.from_main(lambda: folder.mkdir(parents=True, exist_ok=True))
-    return folder
+    return negatives_folder(run) / f".blocks-{digest}"
 
 
 def _mine_kind(
@@ -156,17 +156,17 @@ def _mine_kind(
     height = ranks.from_main(lambda: mining.anchors_per_block(kind))
     done, total = progress
     blocks = [np.arange(start, min(start + height, count)) for start in range(0, count, height)]
-    files = [folder / f"{kind}-{height}-{number}.npy" for number in range(len(blocks))]
+    files = [folder / f"{kind}-{height}-{number}.npz" for number in range(len(blocks))]
 
     def work() -> Iterator[int]:
         for number in range(ranks.rank, len(blocks), ranks.world_size):
-            if files[number].is_file():  # scored before a kill
+            if _is_whole(files[number]):  # scored before a kill
                 yield len(blocks[number])
                 continue
             table = np.empty((len(blocks[number]), mining.keep), np.int32)
             yield from mining.fill(table, kind, blocks[number])
             with atomic_write(files[number], "wb") as file:
-                np.save(file, table)
+                np.savez(file, table=table)
 
     share = work()
     while True:  # ranks have more or fewer batches; all look around after each of them
@@ -179,7 +179,36 @@ def _mine_kind(
         done += int(scored)
         run.progress("mining hard negatives", min(done, total), total)
     ranks.barrier()
-    return np.concatenate([np.load(file, allow_pickle=False) for file in files])
+    with ranks.together():
+        return np.concatenate([read_arrays(file, ["table"])["table"] for file in files])
+
+
+def _is_whole(block: Path) -> bool:
+    """Whether a finished block is there and its checksum is right."""
+    try:
+        return bool(read_arrays(block, ["table"]))
+    except (FileNotFoundError, DataError):
+        return False
+
+
+@contextmanager
+def _alone(folder: Path, ranks: RanksView) -> Iterator[None]:
+    """While it is open, nobody else mines the same, and removes the blocks when that is done.
+
+    Raises:
+        DataError: another process does.
+    """
+    ranks.from_main(lambda: folder.mkdir(parents=True, exist_ok=True))
+    with ExitStack() as held:
+
+        def lock() -> None:
+            try:
+                held.callback(os.close, lock_file(folder / ".lock"))
+            except BlockingIOError as error:
+                raise DataError(f"{folder}: another process is mining this; wait until it has ended") from error
+
+        ranks.from_main(lock)
+        yield
 
 
 @dataclass(frozen=True)

@@ -214,7 +214,7 @@ def test_mining_that_was_killed_goes_on_with_its_blocks(
         with pytest.raises(StoppedOnRequest, match="during mining"):
             mined_of(caption_world, caption_plugins)
     latest = caption_world / "runs" / "captions" / "latest"
-    finished = list((latest / "negatives").glob(".blocks-*/*.npy"))
+    finished = list((latest / "negatives").glob(".blocks-*/*.npz"))
     assert finished
     asked: list[int] = []
     original = mining.Mining.fill
@@ -323,3 +323,27 @@ def test_joint_training_mines_with_the_same_weights_wherever_it_is_resumed(
     for name in names:
         ours, theirs = (read_arrays(result.folder / "negatives" / name) for result in (whole, resumed))
         assert all((ours[key] == theirs[key]).all() for key in ours)
+
+
+def test_the_same_negatives_are_mined_by_one_process_at_a_time(tmp_path: Path) -> None:
+    alone = Ranks(0, 1, torch.device("cpu"))
+    folder = tmp_path / ".blocks-1"
+    with (
+        mining._alone(folder, alone),
+        pytest.raises(DataError, match="another process is mining this"),
+        mining._alone(folder, alone),
+    ):
+        pass
+    with mining._alone(folder, alone):
+        pass
+
+
+def test_a_block_with_a_changed_bit_is_mined_again(tmp_path: Path) -> None:
+    block = tmp_path / "image-2-0.npz"
+    np.savez(block, table=np.arange(64, dtype=np.int32))
+    assert mining._is_whole(block)
+    content = bytearray(block.read_bytes())
+    content[len(content) // 2] ^= 1
+    block.write_bytes(content)
+    assert not mining._is_whole(block)
+    assert not mining._is_whole(tmp_path / "image-2-1.npz")
