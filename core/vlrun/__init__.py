@@ -34,7 +34,12 @@ from vlrun.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from vlrun.blocks.answering_config import AnsweringConfig
-    from vlrun.blocks.transformer_config import TextTransformerConfig, TransformerConfig
+    from vlrun.blocks.transformer_config import (
+        SingleStreamConfig,
+        TextTransformerConfig,
+        TransformerConfig,
+        TransformerSizes,
+    )
     from vlrun.config.base import (
         BackboneConfig,
         CallbackConfig,
@@ -147,11 +152,13 @@ _HOMES = {
     "RunInfo": "interfaces.reporter",
     "RunView": "interfaces.run_view",
     "Score": "interfaces.examples",
+    "SingleStreamConfig": "blocks.transformer_config",
     "StepReport": "interfaces.reporter",
     "Task": "interfaces.task",
     "TaskConfig": "config.base",
     "TextTransformerConfig": "blocks.transformer_config",
     "TransformerConfig": "blocks.transformer_config",
+    "TransformerSizes": "blocks.transformer_config",
     "Units": "interfaces.uncertainty",
     "Unmasked": "interfaces.masking",
     "View": "interfaces.cases",
@@ -255,6 +262,7 @@ __all__ = [
     "RunnerError",
     "ScheduleConfig",
     "Score",
+    "SingleStreamConfig",
     "StepReport",
     "SubmissionFormat",
     "SubmissionRows",
@@ -266,6 +274,7 @@ __all__ = [
     "TrainingPass",
     "TrainingStep",
     "TransformerConfig",
+    "TransformerSizes",
     "Units",
     "Unmasked",
     "UsageError",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -175,3 +175,25 @@ class TransformerConfig(TextTransformerConfig):
             "region_feature_size": files.region_feature_size,
             "num_regions": files.num_regions,
         }
+
+
+@dataclass(frozen=True)
+class TransformerSizes:
+    """The numbers that a size of a single-stream transformer stands for."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    feed_forward_size: int
+    max_positions: int
+
+
+class SingleStreamConfig(TransformerConfig):
+    """Options of an encoder over [text tokens ; image regions] with the sizes of bert-base-uncased."""
+
+    known_sizes: ClassVar[Mapping[str, TransformerSizes]] = {
+        "base": TransformerSizes(768, 12, 12, 3072, 512),
+        "tiny": TransformerSizes(128, 2, 4, 512, 64),  # for tests and --demo
+    }
+
+    num_layers: PositiveInt | None = Field(None, description="layers; base has 12, tiny 2")

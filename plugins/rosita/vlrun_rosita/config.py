@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
-from pydantic import Field, PositiveInt
-
-from vlrun import TransformerConfig
+from vlrun import SingleStreamConfig
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """The numbers that a size stands for."""
+class RositaConfig(SingleStreamConfig):
+    """A single-stream encoder over [text tokens ; image regions]; base is the size of the paper."""
 
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    feed_forward_size: int
-    max_positions: int
-
-
-class RositaConfig(TransformerConfig):
-    """A single-stream encoder over [text tokens ; image regions]."""
-
-    known_sizes: ClassVar[Mapping[str, Sizes]] = {
-        "base": Sizes(768, 12, 12, 3072, 512),  # of the paper; the tables of bert-base-uncased
-        "tiny": Sizes(128, 2, 4, 512, 64),  # for tests and --demo
-    }
     weights_file: ClassVar[str] = "rosita-base.pkl"
     weights_page: ClassVar[str] = "https://github.com/MILVLG/rosita"
     word_table: ClassVar[str] = "text_embeddings.word_embeddings.weight"
@@ -38,8 +20,6 @@ class RositaConfig(TransformerConfig):
         "region_feature_size": ("visual_embeddings.dense_imgfeat.weight", 1),
     }
     stacks: ClassVar[Mapping[str, str]] = {"num_layers": "backbone.layers"}
-
-    num_layers: PositiveInt | None = Field(None, description="layers; base has 12, tiny 2")
 
     def weights_remedy(self) -> list[str]:
         """Also the start of the authors' pre-training."""

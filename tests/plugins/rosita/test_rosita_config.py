@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from vlrun import DemoFiles
-from vlrun_rosita.config import RositaConfig, Sizes
+from vlrun import TransformerSizes as Sizes
+from vlrun_rosita.config import RositaConfig
 
 
 def test_base_is_the_network_of_the_paper() -> None:
