@@ -95,6 +95,16 @@ def test_what_a_user_gives_counts(given: str, demo: Path, plugins: Plugins, runs
     assert runs == []
 
 
+def test_another_backbone_of_the_command_line_gets_the_demos_values(demo: Path, plugins: Plugins) -> None:
+    """The whole section is laid under them, and what it names counts."""
+    experiment = tuned(demo, plugins, "backbone={name: twin, dropout: 0.4}")
+    assert (experiment.backbone.name, experiment.backbone.dropout) == ("twin", 0.4)  # type: ignore[attr-defined]
+    assert experiment.demo_weights is not None
+    assert tuned(demo, plugins, "backbone={name: twin, weights: null}").backbone.weights is None
+    one = tuned(demo, plugins, "train={epochs: 7, batch_size: 4, learning_rate: 1}")
+    assert (one.train.epochs, one.train.batch_size) == (7, 4), "the demo has one epoch"
+
+
 def test_without_the_option_a_demo_starts_from_random_weights(demo: Path, plugins: Plugins) -> None:
     assert tuned(demo, plugins, file="toy.yaml").backbone.weights is None
 

@@ -22,6 +22,7 @@ from vlrun.config.yaml import dump_yaml
 from vlrun.demo.data import DemoData, demo_of, fingerprint, only_one, prepare_demo
 from vlrun.engine.stopping import stop_signals_passed_to
 from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
+from vlrun.interfaces.demo_provider import DemoFiles
 from vlrun.plugins.manager import Plugins
 
 FROM_PICTURES: Literal["pictures"] = "pictures"
@@ -70,7 +71,26 @@ def load_demo_experiment(
         values["backbone.weights"] = str(weights)
     elif run_reference(experiment.backbone.weights) is not None:  # a demo of that experiment, under the same runs root
         values["backbone.weights"] = str(experiment.backbone.weights)
-    return load_experiment(path, overrides, plugins=plugins, layers=[Layer(_ORIGIN, values)])
+    return _with_demo_values(path, overrides, values, plugins)
+
+
+def _with_demo_values(path: Path, overrides: Sequence[str], values: dict[str, Any], plugins: Plugins) -> Experiment:
+    """The experiment with the demo's values, over which those of the command line count.
+
+    A whole section of the command line, such as another backbone, lies under them, for they are what it runs with; but
+    the options that it names count, too.
+    """
+    given = parse_overrides(overrides)
+    sections = {
+        key: section
+        for key, section in given.values.items()
+        if isinstance(section, dict) and any(option.startswith(f"{key}.") for option in values)
+    }
+    named = {f"{key}.{option}" for key, section in sections.items() for option in section}
+    values = {option: value for option, value in values.items() if option not in named}
+    rest = [override for override in overrides if override.partition("=")[0] not in sections]
+    layers = [Layer(given.origin, sections), Layer(_ORIGIN, values)]
+    return load_experiment(path, rest, plugins=plugins, layers=layers)
 
 
 def demo_duration(experiment: Experiment, plugins: Plugins) -> str:
@@ -162,7 +182,8 @@ def _with_backbone_of(experiment: Experiment, file: Path, plugins: Plugins) -> l
         raise ConfigError(f"{file}: demo_pretraining: a pre-training cannot start from another one")
     if pretraining.backbone.name == experiment.backbone.name:
         return []
-    options = experiment.backbone.model_dump(mode="json", exclude={"weights"}, exclude_unset=True)
+    of_the_demo = type(experiment.backbone).demo_overrides(DemoFiles(Path(), 1, 1))
+    options = experiment.backbone.model_dump(mode="json", exclude={"weights", *of_the_demo}, exclude_unset=True)
     return [f"backbone={json.dumps({**options, 'name': experiment.backbone.name})}"]
 
 
