@@ -18,6 +18,7 @@ from vlrun.testing import check_dataset, check_plugin
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "core" / "vlrun"
+EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/pyproject.toml"))
 PLUGINS = sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml"))
 
 
@@ -107,6 +108,23 @@ EXAMPLES = sorted((ROOT / "examples").glob("*/vlrun_*"))
 def test_every_path_that_an_example_names_leads_somewhere(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(package.parent))
     check_plugin(f"{package.name}.plugin")
+
+
+@pytest.mark.parametrize("folder", EXAMPLES, ids=lambda folder: folder.name)
+def test_an_example_is_short(folder: Path) -> None:
+    """At most 150 lines of code: neither blank nor comment nor documentation."""
+    files = sorted(folder.glob("vlrun_*/*.py"))
+    assert len(files) > 1
+    assert 10 < sum(code_lines(file.read_text()) for file in files) <= 150
+
+
+def code_lines(text: str) -> int:
+    documented: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            documented.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    lines = enumerate(text.splitlines(), 1)
+    return sum(number not in documented and line.strip()[:1] not in ("", "#") for number, line in lines)
 
 
 def test_the_dataset_of_the_example_keeps_its_promises(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -165,8 +165,28 @@ def test_a_plugin_from_outside_appears_and_trains(environment: dict[str, str], t
     assert done.returncode == 0, done.stderr
     folder = latest(tmp_path / "runs")
     assert losses(folder)[-1] < 0.9 * losses(folder)[0]
-    lines = sum(len(path.read_text().splitlines()) for path in plugin.rglob("*.py"))
-    assert lines < 150
+
+
+def test_examples_train_together_on_demo_data_of_two_plugins(environment: dict[str, str], tmp_path: Path) -> None:
+    """A backbone and a task of two plugins that are not installed, beside VQA."""
+    examples = ROOT / "examples"
+    paths = [str(examples / "uniter"), str(examples / "snli_ve"), environment.get("PYTHONPATH", "")]
+    script = (
+        "import sys\nfrom importlib.metadata import EntryPoint, entry_points\nfrom vlrun.plugins import manager\n"
+        "more = [EntryPoint(name, f'vlrun_{name}.plugin', 'vlrun') for name in ('uniter', 'snli_ve')]\n"
+        "manager.entry_points = lambda group: [*entry_points(group=group), *more]\n"
+        "from vlrun.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+    )
+    words = ["run", examples / "snli_ve" / "joint.yaml", "--demo", "backbone={name: uniter}", "train.epochs=1"]
+    words += ["tasks.0.dataset.limit=256", "tasks.1.dataset.limit=256", "train.workers=0", "--output", tmp_path]
+    command = [sys.executable, "-c", script, *map(str, words)]
+    variables = {**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    found = {(row["task"], row["split"], row["name"]): row for row in rows(latest(tmp_path), "result") if row["final"]}
+    assert found["snli-ve", "dev", "accuracy"]["count"] == found["vqa", "minival", "accuracy"]["count"] == 256
+    assert found["snli-ve", "test", "accuracy-neutral"]["count"] > 60
+    assert found["snli-ve", "dev", "accuracy"]["protocol"]["dataset"] == "snli-ve"
 
 
 def start(environment: dict[str, str], arguments: list[str]) -> subprocess.Popen[str]:

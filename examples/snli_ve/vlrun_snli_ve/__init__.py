@@ -1,0 +1,1 @@
+"""Visual entailment: does a statement follow from an image?"""

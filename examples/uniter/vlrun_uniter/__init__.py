@@ -1,0 +1,1 @@
+"""UNITER (Chen et al. 2020) as a backbone."""
