@@ -15,6 +15,7 @@ from vlrun.cli.detectors import (
     detector_of_run,
     how_to_name_one,
     photograph_reader,
+    run_reads_pictures,
 )
 from vlrun.errors import DataError, RunnerError, UsageError
 from vlrun.interfaces.examples import PICTURE_SUFFIXES
@@ -159,11 +160,16 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--draw needs the picture itself: --picture FILE")
     if arguments.draw and arguments.draw.suffix.lower() not in PICTURE_SUFFIXES:
         raise UsageError(f"--draw {arguments.draw}: name it .png or .jpg")
-    if arguments.image and arguments.detector is None and detector_of_run(arguments.run_folder) is None:
+    if arguments.image and arguments.detector is None and not _takes_photographs(arguments.run_folder):
         raise UsageError(
             f"--image {arguments.image[0]}: to find the regions of a photograph it takes {how_to_name_one()}; images "
             "with stored features need none: --image-id ID"
         )
+
+
+def _takes_photographs(run_folder: str | Path) -> bool:
+    """Whether a run takes photographs without being given a detector: it has one, or sees them itself."""
+    return detector_of_run(run_folder) is not None or run_reads_pictures(run_folder)
 
 
 def _questions_in(file: Path) -> Iterator[FileLine]:

@@ -12,8 +12,10 @@ from vlrun.errors import ConfigError, DataError, UsageError
 from vlrun.plugins.manager import create_plugins
 
 if TYPE_CHECKING:
+    from vlrun.config.experiment import Experiment
     from vlrun.interfaces.detector import Detector
     from vlrun.interfaces.examples import RegionFeatures
+    from vlrun.plugins.manager import Plugins
 
 __all__ = ["PhotographReader", "add_detector_arguments", "detector_maker", "options_given", "photograph_reader"]
 
@@ -116,16 +118,28 @@ def photograph_reader(arguments: argparse.Namespace) -> PhotographReader | None:
 
 def detector_of_run(run_folder: str | Path) -> str | None:
     """Name of the detector that the regions of a run are from, where the run itself knows it, as demos do."""
-    from vlrun.config.experiment import load_experiment
     from vlrun.demo.run import demo_detector
-    from vlrun.engine.run_folder import open_run_folder
 
     plugins = create_plugins()
+    experiment = _experiment_of(run_folder, plugins)
+    return None if experiment is None else demo_detector(experiment, plugins)
+
+
+def run_reads_pictures(run_folder: str | Path) -> bool:
+    """Whether the model of a run sees photographs themselves, so that it takes no detector."""
+    experiment = _experiment_of(run_folder, create_plugins())
+    return experiment is not None and experiment.reads_pictures
+
+
+def _experiment_of(run_folder: str | Path, plugins: Plugins) -> Experiment | None:
+    """That of a run; None if it cannot be read, which opening the run says."""
+    from vlrun.config.experiment import load_experiment
+    from vlrun.engine.run_folder import open_run_folder
+
     try:
-        experiment = load_experiment(open_run_folder(Path(run_folder)).config, plugins=plugins)
-    except ConfigError:  # opening the run says so
+        return load_experiment(open_run_folder(Path(run_folder)).config, plugins=plugins)
+    except ConfigError:
         return None
-    return demo_detector(experiment, plugins)
 
 
 def how_to_name_one() -> str:

@@ -129,6 +129,7 @@ class AskPage:
                 "stored": len(self.ids),
                 "pool": len(self.pool),
                 "detector": self.run.detector is not None,
+                "reads_pictures": self.run.reads_pictures,
                 "note": self.note,
                 "max_upload_bytes": MAX_UPLOAD_BYTES,
             }
@@ -172,21 +173,24 @@ class AskPage:
                 if isinstance(field, str):
                     images.append(field.strip())
                     continue
-                place, name = Path(folder, f"{number}.png"), field.filename or "picture"
+                stem = f"picture {number + 1}" if self.run.reads_pictures else f"{number}"
+                place, name = Path(folder, f"{stem}.png"), field.filename or "picture"
                 image, used = self._sent(field.stream, name, place, pixels)
                 pixels -= used
                 images.append(image)
                 names[place] = name
             with self._asking:
-                regions = [self._detected(each, names[each]) if isinstance(each, Path) else each for each in images]
-                return _json(self.run.ask(texts, regions, attention=True).as_json())
+                if not self.run.reads_pictures:
+                    images = [self._detected(each, names[each]) if isinstance(each, Path) else each for each in images]
+                return _json(self.run.ask(texts, images, attention=True).as_json())
 
     def _detected(self, place: Path, name: str) -> RegionFeatures:
         assert self.run.detector is not None, "pictures are written for a detector alone"
         return replace(self.run.detector(place), image_id=f"{name} ({place.stem})")
 
     def _sent(self, stream: Any, name: str, place: Path, pixels: int) -> tuple[RegionFeatures | Path, int]:
-        """A picture that was sent, written anew for the detector, or without one the stored image of its name and size.
+        """A picture that was sent, written anew for a detector or a model that sees it, or the stored image of its name
+        and size.
 
         Returns:
             It, and how many pixels it has, of which ``pixels`` are allowed.
@@ -197,7 +201,7 @@ class AskPage:
         with self._decoding:
             picture = open_picture(stream, name, min(MAX_PIXELS, pixels))
             size = picture.size
-            if self.run.detector is not None:
+            if self.run.detector is not None or self.run.reads_pictures:
                 picture.save(place, compress_level=1)
                 return place, size[0] * size[1]
         image_id = canonical_image_id(name)

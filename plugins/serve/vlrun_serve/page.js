@@ -203,7 +203,8 @@ async function ask(event) {
 async function start() {
   about = await json("about");
   $("task").textContent = about.task;
-  const photographs = about.detector ? "Photographs go through the detector." :
+  const photographs = about.reads_pictures ? "The model sees photographs themselves." :
+    about.detector ? "Photographs go through the detector." :
     "No detector: a dropped picture needs the name and size of an image with stored features.";
   $("about").textContent = `${about.checkpoint}; ${about.stored} images with stored features. ${photographs}`;
   for (let number = 0; number < (about.images || 1); number++) addSlot();

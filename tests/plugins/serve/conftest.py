@@ -34,6 +34,7 @@ class FakeRun:
     asked_images: int | None = 1
     asked_texts: int | None = 1
     looks: bool = True
+    reads_pictures: bool = False
     asked: list[tuple[Any, Any]] = field(default_factory=list)
 
     def image_ids(self) -> list[str]:
@@ -47,7 +48,11 @@ class FakeRun:
 
     def ask(self, text: Sequence[str], image: Sequence[Any], *, top: int = 5, attention: bool = False) -> Answer:
         self.asked.append((text, image))
-        ids = tuple(each if isinstance(each, str) else each.image_id for each in image)
+        seen = [Image.open(each).size if isinstance(each, Path) else None for each in image]
+        assert seen == [(WIDTH, HEIGHT) if isinstance(each, Path) else None for each in image], "it is there, and whole"
+        ids = tuple(
+            each if isinstance(each, str) else each.stem if isinstance(each, Path) else each.image_id for each in image
+        )
         if "nowhere" in ids:
             raise DataError("image 'nowhere' has no region features")
         if "fault" in ids:

@@ -46,6 +46,7 @@ def test_it_says_what_can_be_asked(client: Client) -> None:
         "stored": 52,
         "pool": 0,
         "detector": False,
+        "reads_pictures": False,
         "note": None,
         "max_upload_bytes": app.MAX_UPLOAD_BYTES,
     }
@@ -94,6 +95,15 @@ def test_photographs_compete_through_the_detector(client: Client, run: Any, make
     answer = json.loads(post(client, text="a", **sent).text)
     assert [image["id"] for image in answer["images"]] == ["photo0.png (0)", "photo1.png (1)", "photo2.png (2)"]
     assert answer["attention"][0]["image"] == answer["answer"] == "photo0.png (0)"
+
+
+def test_a_model_that_sees_pictures_gets_what_is_sent(client: Client, run: Any) -> None:
+    run.asked_images, run.reads_pictures = None, True
+    assert json.loads(client.get("/about").text)["reads_pictures"]
+    sent = {"image0": (picture(), "img1.png"), "image1": "img2", "image2": (picture(), "../photo.png")}
+    answer = json.loads(post(client, text="a", **sent).text)
+    assert [image["id"] for image in answer["images"]] == ["picture 1", "img2", "picture 3"]
+    assert not any(path.exists() for path in run.asked[0][1] if isinstance(path, Path)), "they go away"
 
 
 def test_two_images_keep_their_order(client: Client, run: Any) -> None:
