@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -108,6 +109,19 @@ def test_a_damaged_record_of_the_data_is_no_agreement(
     with pytest.raises(DataError, match=r"data\.json.*nobody knows what the run was started with"):
         resume(world, plugins)
     assert resume(world, plugins, accepts_changed_data=True).rows
+
+
+def test_a_resume_says_whose_code_is_another(world: Path, plugins: Plugins, stopped: Path) -> None:
+    environment = json.loads((stopped / "environment.json").read_text())
+    assert re.fullmatch("[0-9a-f]{10}", environment["code"]["vlrun"])
+    assert environment["code"].keys() == {record.distribution for record in plugins.records}
+    environment["code"]["vlrun"] = "another"
+    (stopped / "environment.json").write_text(json.dumps(environment))
+    result = run_experiment(
+        experiment(world, plugins, "built_in_reporters=true"), plugins=plugins, continues=True, folder=stopped
+    )
+    assert "the code of vlrun is another than when this run started" in (result.folder / "log.txt").read_text()
+    assert json.loads((stopped / "environment.json").read_text())["code"]["vlrun"] == "another", "as it started"
 
 
 @pytest.mark.parametrize("name", ["command.txt", "environment.json", "data.json"])

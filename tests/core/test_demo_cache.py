@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from toy_demo import ToyPlugins, ToyProvider, source
 
-from vlrun.demo.data import cache_folder, fingerprint, prepare_demo
+from vlrun.demo.data import cache_folder, prepare_demo
+from vlrun.plugins.code import code_hash
 
 
 @pytest.fixture
@@ -66,13 +67,13 @@ def test_the_hash_of_code_covers_what_it_is_asked_for(tmp_path: Path, monkeypatc
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(name)
     monkeypatch.syspath_prepend(tmp_path)
-    one = fingerprint(["vlrun_one.task:make", "vlrun.cli:main"], core=["seeds.py"])
+    one = code_hash(["vlrun_one.task:make", "vlrun.cli:main"], core=["seeds.py"])
     (tmp_path / "vlrun_two" / "__init__.py").write_text("another")
-    assert fingerprint(["vlrun_one:other"], core=["seeds.py"]) == one
-    assert fingerprint(["vlrun_one"], core=["seeds.py", "files.py"]) != one
-    assert fingerprint(["vlrun_one", "vlrun_two"], core=["seeds.py"]) != one
+    assert code_hash(["vlrun_one:other"], core=["seeds.py"]) == one
+    assert code_hash(["vlrun_one"], core=["seeds.py", "files.py"]) != one
+    assert code_hash(["vlrun_one", "vlrun_two"], core=["seeds.py"]) != one
     (tmp_path / "vlrun_one" / "words.txt").write_text("new")
-    assert fingerprint(["vlrun_one"], core=["seeds.py"]) != one
+    assert code_hash(["vlrun_one"], core=["seeds.py"]) != one
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_the_name_changes_with_the_pretraining_and_with_nothing_else(
 
 def test_the_name_changes_with_the_code(demo: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
     before = tuned(demo, plugins).backbone.weights
-    monkeypatch.setattr(demo_run, "fingerprint", lambda modules: "another")
+    monkeypatch.setattr(demo_run, "code_hash", lambda modules: "another")
     assert tuned(demo, plugins).backbone.weights != before
 
 

@@ -15,6 +15,7 @@ from toy_world import EXPERIMENT
 from vlrun.cli import main
 from vlrun.config.experiment import load_experiment
 from vlrun.errors import ConfigError, PluginError
+from vlrun.plugins.code import code_of_plugins
 from vlrun.plugins.manager import PluginRecord, Plugins, create_plugins
 from vlrun.testing import check_plugin
 
@@ -124,6 +125,18 @@ def test_two_plugins_with_demo_data_of_one_dataset_clash(install: Install, capsy
     assert "! demo source 'hens' is also offered by vlrun-two 1.0" in printed
     assert "! demo source 'hens' is also offered by vlrun-one 1.0" in printed
     assert "hens" not in create_plugins().demo_sources()
+
+
+def test_the_hash_of_a_plugin_changes_with_its_files_alone(install: Install, tmp_path: Path) -> None:
+    install("vlrun-one", BACKBONE.format(name="one"))
+    install("vlrun-two", BACKBONE.format(name="two"))
+    before = code_of_plugins(create_plugins())
+    assert before["vlrun-one"] != before["vlrun-two"]
+    assert len(set(before.values())) == len(before)
+    with (tmp_path / "site-packages" / "vlrun_one.py").open("a") as file:
+        file.write("# a comment\n")
+    after = code_of_plugins(create_plugins())
+    assert {name for name in after if after[name] != before[name]} == {"vlrun-one"}
 
 
 def test_a_missing_name_is_explained_by_any_broken_plugin_and_suggests_no_unknown_package(install: Install) -> None:

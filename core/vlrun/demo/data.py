@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import DataError, PluginError, first_few
 from vlrun.files import made_whole, open_itself
 from vlrun.interfaces.demo_provider import DemoFiles, DemoProvider
-from vlrun.plugins.manager import CORE
+from vlrun.plugins.code import code_hash
 
 if TYPE_CHECKING:
     from vlrun.plugins.entries import Builder, DemoSource, FeatureFormat
@@ -152,7 +150,7 @@ class _Preparation:
         self.say = say
         self.from_pictures = from_pictures
         self.reads_pictures = reads_pictures
-        code = fingerprint([type(provider).__module__], core=_GENERATING)
+        code = code_hash([type(provider).__module__], core=_GENERATING)
         self.root = cache / "vlrun" / f"demo-{provider.name}-{provider.version}-{code}"
 
     def run(self) -> DemoData:
@@ -181,13 +179,13 @@ class _Preparation:
 
     def annotations(self, source: DemoSource) -> Path:
         """Its name changes with the code that writes the official files, and with the code that reads them."""
-        code = fingerprint([source.writer, self.builders[source.name].function], core=())
+        code = code_hash([source.writer, self.builders[source.name].function], core=())
         return self.root / "annotations" / f"{source.name}-{code}"
 
     def features(self, image_set: str) -> Path:
         if not self.from_pictures:
             return self.root / "features" / image_set
-        code = fingerprint([self.plugins.find("detector", str(self.provider.detector)).factory], core=())
+        code = code_hash([self.plugins.find("detector", str(self.provider.detector)).factory], core=())
         return self.root / f"detected-{code}" / image_set
 
     def pictures(self, image_set: str) -> Path:
@@ -274,32 +272,6 @@ class _Preparation:
         )
         if extracted.failed:
             raise DataError(first_few(extracted.failed))
-
-
-def fingerprint(modules: Iterable[str], core: Sequence[str] = ("",)) -> str:
-    """A hash of every file of the packages that some modules are in, and of parts of the core.
-
-    A version number, or a list of modules kept by hand, would leave stale files behind while the code is worked on;
-    all that is installed would make everything again for a comment anywhere.
-
-    Args:
-        modules: paths to code, ``"package.module:name"`` or ``"package.module"``.
-        core: files and folders of the core, by default all of it. It counts in no other way.
-    """
-    packages = {module.partition(":")[0].partition(".")[0] for module in modules} - {CORE}
-    digest = hashlib.blake2b(digest_size=5)
-    for package, inside in [(CORE, sorted(core)), *((package, [""]) for package in sorted(packages))]:
-        spec = find_spec(package)
-        for folder in sorted((spec.submodule_search_locations or []) if spec is not None else []):
-            for part in inside:
-                for file in _files_at(Path(folder, part)):
-                    digest.update(f"{package}/{file.relative_to(folder)}\x1f".encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
-def _files_at(path: Path) -> list[Path]:
-    found = [path] if path.is_file() else path.rglob("*")
-    return sorted(file for file in found if file.is_file() and file.suffix != ".pyc")
 
 
 def _in_folder(fill: Callable[[Path], object]) -> Callable[[Path], None]:

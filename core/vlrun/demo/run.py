@@ -19,10 +19,11 @@ from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import DEMO_WEIGHTS_FOLDER, Experiment, Layer, load_experiment, parse_overrides
 from vlrun.config.run_reference import run_reference
 from vlrun.config.yaml import dump_yaml
-from vlrun.demo.data import DemoData, demo_of, fingerprint, only_one, prepare_demo
+from vlrun.demo.data import DemoData, demo_of, only_one, prepare_demo
 from vlrun.engine.stopping import stop_signals_passed_to
 from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
 from vlrun.interfaces.demo_provider import DemoFiles
+from vlrun.plugins.code import code_hash
 from vlrun.plugins.manager import Plugins
 
 FROM_PICTURES: Literal["pictures"] = "pictures"
@@ -166,7 +167,7 @@ def _weights_path(experiment: Experiment, root: Path, plugins: Plugins, progress
     overrides = _with_backbone_of(experiment, file, plugins)
     pretraining = load_demo_experiment(file, overrides, plugins, progress, from_pictures=from_pictures)
     settings = pretraining.model_dump(mode="json", exclude={"runs_root"})
-    facts = f"{dump_yaml(settings).replace(str(root), '')}\x1f{fingerprint(_code_of(pretraining, plugins))}"
+    facts = f"{dump_yaml(settings).replace(str(root), '')}\x1f{code_hash(_code_of(pretraining, plugins))}"
     digest = hashlib.blake2b(facts.encode(), digest_size=5).hexdigest()
     return root / DEMO_WEIGHTS_FOLDER / f"{file.stem}-{digest}.safetensors"
 

@@ -20,6 +20,7 @@ from vlrun.errors import ConfigError
 from vlrun.files import atomic_write, made_whole, point_symlink, read_object_or_empty, write_json, write_text
 from vlrun.interfaces.cases import Case
 from vlrun.interfaces.examples import Prediction
+from vlrun.plugins.code import code_of_plugins
 from vlrun.reporting.examples import FOLDER as EXAMPLES
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ class RunFolder:
     def read_data(self) -> dict[str, Any]:
         """What ``data.json`` says about the data of each task; empty if there is none."""
         return read_object_or_empty(self.path / "data.json")
+
+    def changed_code(self, plugins: Plugins) -> list[str]:
+        """The distributions whose files are others than when the run started, as far as ``environment.json`` says."""
+        before = read_object_or_empty(self.path / "environment.json").get("code", {})
+        return [name for name, code in code_of_plugins(plugins).items() if before.get(name, code) != code]
 
     def read_status(self) -> dict[str, Any]:
         """What ``status.json`` says; empty if it is missing or damaged."""
@@ -195,9 +201,7 @@ def open_run_folder(path: Path) -> RunFolder:
     raise ConfigError(f"{path}: not a run folder (no config.yaml and status.json in it)")
 
 
-def write_records(
-    folder: RunFolder, config: str, plugins: Mapping[str, str], data: Callable[[], Mapping[str, Any]]
-) -> None:
+def write_records(folder: RunFolder, config: str, plugins: Plugins, data: Callable[[], Mapping[str, Any]]) -> None:
     """Writes what it takes to trust and repeat the run: configuration, command, environment, data fingerprints.
 
     From then on ``latest`` points at the run. One that fails before does not hide those that have worked. In a run that
@@ -216,8 +220,8 @@ def write_records(
         point_symlink(latest, folder.path.name)
 
 
-def environment(plugins: Mapping[str, str]) -> dict[str, Any]:
-    """Versions, plugins, revision of the code and hardware."""
+def environment(plugins: Plugins) -> dict[str, Any]:
+    """Versions, plugins with hashes of their files, revision of the code and hardware."""
     import torch
 
     from vlrun.engine.ranks import gpu_names
@@ -225,7 +229,8 @@ def environment(plugins: Mapping[str, str]) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _RECORDED},
-        "plugins": dict(plugins),
+        "plugins": {record.distribution: record.version for record in plugins.records if record.status == "ok"},
+        "code": code_of_plugins(plugins),
         "git": _git_revision(),
         "platform": platform.platform(),
         "cpu_cores": os.cpu_count(),

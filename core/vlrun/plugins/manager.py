@@ -67,6 +67,7 @@ class PluginRecord:
             core) or ``broken``.
         reasons: why the status is not ``ok``.
         offers: kind -> names that can be used.
+        package: the import package that the entry point is in.
     """
 
     name: str
@@ -75,6 +76,7 @@ class PluginRecord:
     status: str = "ok"
     reasons: list[str] = field(default_factory=list)
     offers: dict[str, list[str]] = field(default_factory=dict)
+    package: str = ""
 
     @property
     def label(self) -> str:
@@ -243,9 +245,10 @@ def _make_record(point: EntryPoint) -> PluginRecord:
     # packaging.requirements would parse whole lines, but importing it doubles the time of this
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+    package = point.module.partition(".")[0]
     if point.dist is None:
-        return PluginRecord(point.name, "(no distribution)", "")
-    record = PluginRecord(point.name, point.dist.name, point.dist.version)
+        return PluginRecord(point.name, "(no distribution)", "", package=package)
+    record = PluginRecord(point.name, point.dist.name, point.dist.version, package=package)
     if point.dist.name == CORE:
         return record  # its requirement of itself is how it refuses a platform
     for line in point.dist.requires or []:

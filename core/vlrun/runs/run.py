@@ -187,8 +187,8 @@ def _train_and_evaluate(
 def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) -> None:
     """Writes the records of the run and greets the reader."""
     total, per_epoch = (trainer.total_steps, trainer.mix.steps_per_epoch) if trainer else (0, 1)
-    labels = {record.distribution: record.version for record in plugins.records if record.status == "ok"}
-    write_records(run.folder, run.experiment.as_yaml(), labels, partial(data_record, run))
+    changed = run.folder.changed_code(plugins)
+    write_records(run.folder, run.experiment.as_yaml(), plugins, partial(data_record, run))
     run.folder.write_status(total_steps=total)
     run.reporters.start(
         RunInfo(
@@ -203,6 +203,8 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
             len(run.tasks),
         )
     )
+    if changed:
+        run.reporters.note(f"the code of {', '.join(changed)} is another than when this run started")
 
 
 def _final_results(run: Run, trainer: Trainer | None, stop: StopRequest) -> list[ResultRow]:
