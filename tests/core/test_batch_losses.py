@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -9,17 +11,19 @@ from typing import Any
 
 import pytest
 import torch
+import toy_world as toy
 import training_world as toys
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from toy_runs import experiment, lines, losses, ranks_run, stop_after_step, weights
 
 from vlrun.engine.global_batch import Share, batch_loss
 from vlrun.engine.ranks import Ranks
-from vlrun.errors import ConfigError, StoppedOnRequest
+from vlrun.errors import CheckpointError, ConfigError, StoppedOnRequest, UsageError
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.runs.networks import load_network
 from vlrun.runs.run import run_experiment
-from vlrun.testing import run_ranks
+from vlrun.testing import check_task, make_regions, run_ranks
 
 NO_DROPOUT = "backbone.dropout=0"
 
@@ -152,8 +156,6 @@ def test_with_two_passes_one_process_and_two_are_alike_to_the_last_bit(world: Pa
 
 def test_the_temperature_learns_and_the_queue_holds_the_newest(world: Path, plugins: Plugins) -> None:
     folder = run(world, plugins, *of("contrastive", "train.keep_checkpoints=9", "train.checkpoint_every=1"))
-    from safetensors.torch import load_file
-
     steps = sorted((folder / "checkpoints").glob("step_*"))
     kept = [load_file(step / "model.safetensors") for step in steps]
     scales = [float(tensors["heads.match.log_scale"]) for tensors in kept]
@@ -189,8 +191,27 @@ def test_a_loss_of_the_batch_that_is_no_number_names_the_examples_of_all(world: 
 
 
 def test_passes_that_are_made_twice_cannot_be_compiled(world: Path, plugins: Plugins) -> None:
-    with pytest.raises(ConfigError, match=r"train\.compile: a loss of the global batch"):
+    with pytest.raises(ConfigError, match=r"train\.compile: task 'match' has a loss of the global batch"):
         run(world, plugins, *of("contrastive", "train.compile=true", "train.micro_batches=2"))
+    with pytest.raises(ConfigError, match=r"train\.compile: cuda-graphs, but task 'match' may run the network several"):
+        run(world, plugins, *of("r-drop", "train.compile=cuda-graphs"))
+
+
+def test_a_pass_that_fails_on_one_process_leaves_no_other_waiting(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = toys.WholeToy.training_outputs
+
+    def short(*arguments: Any) -> Any:
+        if torch.distributed.get_rank() == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return outputs(*arguments)
+
+    monkeypatch.setattr(toys.WholeToy, "training_outputs", short)
+    with pytest.raises(AssertionError) as caught:
+        ranks_run(world, plugins, 2, *of("whole", "train.epochs=1"))
+    explained = "ConfigError: train.batch_size 6: a step does not fit into the memory of the GPU"
+    assert str(caught.value).count(f"vlrun.errors.{explained}") == 2
 
 
 def test_r_drop_without_dropout_changes_nothing(world: Path, plugins: Plugins) -> None:
@@ -216,3 +237,83 @@ def test_a_student_learns_from_another_run_with_any_number_of_processes(
     assert imitation[-1] > 1e-4
     assert not [name for name in weights(alone) if "teacher" in name]
     assert_same(ranks_run(world, plugins, 2, *options)[0][0], alone)
+
+
+def test_a_network_of_a_run_is_loaded_as_it_was(world: Path, plugins: Plugins) -> None:
+    folder = run(world, plugins, "train.epochs=2", "train.keep_checkpoints=9")
+    before = torch.get_rng_state()
+    best, first = (
+        load_network(folder, plugins=plugins),
+        load_network(folder, str(sorted((folder / "checkpoints").glob("step_*"))[0]), plugins=plugins),
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (best.task, best.vocabulary_hash, best.training) == ("match", "toy", False)
+    assert first.source.endswith("step 3")
+    name = "model.backbone.project.weight"
+    kept = [dict(network.named_parameters())[name] for network in (best, first)]
+    steps = [load_file(folder / "checkpoints" / each / "model.safetensors") for each in ("best", "step_00000003")]
+    assert all(torch.equal(own, step["backbone.project.weight"]) for own, step in zip(kept, steps, strict=True))
+
+
+def test_a_network_that_is_not_there_is_told(world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="not a run folder"):
+        load_network(world, plugins=plugins)
+    folder = run(world, plugins, "train.epochs=1")
+    with pytest.raises(UsageError, match="name one of its tasks: match"):
+        load_network(folder, task="vqa", plugins=plugins)
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(CheckpointError, match="there is no checkpoint yet"):
+        load_network(folder, plugins=plugins)
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlrun_distillation.task.load_network", partial(load_network, plugins=plugins))
+    with monkeypatch.context() as patch:
+        patch.setattr(toy.ToyBackbone, "vocabulary_hash", "other words")
+        teacher = run(world, plugins, "train.epochs=1", runs_root="teachers")
+        network = load_network(teacher, plugins=plugins)
+    monkeypatch.setattr("vlrun_distillation.task.load_network", lambda path: network)
+    expected = "its companion 'teacher' was trained with another vocabulary .other words. than that of backbone 'toy'"
+    with pytest.raises(ConfigError, match=expected):
+        run(world, plugins, *of("distilled", f"tasks.0.teacher={teacher}"))
+
+
+# --- the kit ---
+
+
+class Ordered(toys.WholeToy):
+    def batch_loss(self, rows: Any, step: Any) -> dict[str, Tensor]:
+        return {"last": rows["logits"][-1].square().sum()}
+
+
+class Clashing(toys.ContrastiveToy):
+    def batch_loss(self, rows: Any, step: Any) -> dict[str, Tensor]:
+        return {"class": super().batch_loss(rows, step)["contrast"]}
+
+
+class Reading(toys.ContrastiveToy):
+    def batch_loss(self, rows: Any, step: Any) -> dict[str, Tensor]:
+        losses = super().batch_loss(rows, step)
+        step.report("read", float(losses["contrast"].detach()))
+        return losses
+
+
+@pytest.mark.parametrize(
+    ("task", "sentence"),
+    [
+        (Ordered, "loss 'last' of the global batch must not depend on the order of its items"),
+        (Clashing, "loss and batch_loss must have other names"),
+        (Reading, "must not read values of tensors"),
+        (toys.ContrastiveToy, None),
+        (toys.RDropToy, None),
+    ],
+)
+def test_the_kit_finds_what_is_wrong_with_a_loss_of_the_batch(task: type, sentence: str | None) -> None:
+    torch.manual_seed(1)
+    examples = [toy.ToyDataset(toy.DatasetConfig.model_construct(), "train")[index] for index in range(4)]
+    regions = make_regions([f"img{index}" for index in range(toy.NUM_IMAGES)], toy.WIDTH)
+    backbone = toy.ToyBackbone(toy.ToyConfig(name="toy"))
+    with nullcontext() if sentence is None else pytest.raises(AssertionError, match=sentence):
+        check_task(task(), backbone, examples, regions)

@@ -130,11 +130,7 @@ def build_trainer(run: Run, stop: StopRequest, plugins: Plugins) -> Trainer:
             fit the backbone, or passes that have to be made twice cannot be.
     """
     config = run.experiment.train
-    if config.compile and any(has_batch_loss(each.task) and len(each.plan.own_passes) > 1 for each in run.tasks):
-        raise ConfigError(
-            "train.compile: a loss of the global batch makes each forward pass twice where a process has several, and "
-            "a compiled one has another dropout the second time; leave it off, or set train.micro_batches=1"
-        )
+    _check_compiled(run)
     if run.device.type == "cpu":
         keep_freed_memory()
     parameters = plan_parameters(run.model, config.groups)
@@ -175,3 +171,21 @@ def build_trainer(run: Run, stop: StopRequest, plugins: Plugins) -> Trainer:
         callbacks=[plugins.find("callback", each.name).build(each) for each in run.experiment.callbacks],
         average=None if config.ema is None else AveragedWeights(run.model, config.ema.decay),
     )
+
+
+def _check_compiled(run: Run) -> None:
+    """Raises ConfigError if what the tasks do in a step cannot be done with a compiled network."""
+    compiled = run.experiment.train.compile
+    for task_run in run.tasks if compiled else []:
+        task = task_run.task
+        if has_batch_loss(task) and len(task_run.plan.own_passes) > 1:
+            raise ConfigError(
+                f"train.compile: task '{task_run.name}' has a loss of the global batch, for which each forward pass is "
+                "made twice where a process has several, and a compiled one has another dropout the second time; leave "
+                "it off, or set train.micro_batches=1"
+            )
+        if compiled == "cuda-graphs" and type(task).training_outputs is not Task.training_outputs:
+            raise ConfigError(
+                f"train.compile: cuda-graphs, but task '{task_run.name}' may run the network several times in a step "
+                "(training_outputs), and a graph that is replayed overwrites what it gave before; use true"
+            )

@@ -33,6 +33,7 @@ class TrainedNetwork(nn.Module):
         super().__init__()
         self.model, self.task, self.meaning, self.source = model, task, meaning, source
         self.vocabulary_hash = model.backbone.vocabulary_hash
+        self.eval()
 
     def forward(self, encoding: Encoding) -> Any:
         """What the head gives for P pairs, from states (P, L, H) and (P, R, H) and pooled (P, H)."""
@@ -71,10 +72,10 @@ def load_network(
         backbone, _, heads, _ = build_network(experiment, plugins)
     model = TaskModel(backbone, dict(zip(labels, heads, strict=True)))
     if not trained.train.epochs:
-        return TrainedNetwork(model.eval(), label, {}, f"{trained.name}/{folder.path.name}")
+        return TrainedNetwork(model, label, {}, f"{trained.name}/{folder.path.name}")
     if not folder.checkpoints.is_dir():
         raise CheckpointError(f"{folder.path}: there is no checkpoint yet, so there is no network to load")
     chosen = Checkpoints(folder.checkpoints, model_only=True).choose(checkpoint, label)
     chosen.load_model(model)
     source = f"{trained.name}/{folder.path.name}, step {chosen.progress.step}"
-    return TrainedNetwork(model.eval(), label, chosen.head_meanings().get(label, {}), source)
+    return TrainedNetwork(model, label, chosen.head_meanings().get(label, {}), source)
