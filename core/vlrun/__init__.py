@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from vlrun.config.experiment import Experiment, load_experiment
     from vlrun.data.identities import image_key
     from vlrun.engine.weight_files import read_imported as read_weights
-    from vlrun.features.formats.pickles import read_pickle as read_pickled_arrays
     from vlrun.features.store import RegionFeatureStore
+    from vlrun.foreign.pickled_arrays import read_pickle as read_pickled_arrays
     from vlrun.interfaces.backbone import Backbone, PairEncoder, PairNetwork, Vocabulary
     from vlrun.interfaces.callback import Callback
     from vlrun.interfaces.cases import Case, View
@@ -171,7 +171,7 @@ _HOMES = {
     "load_experiment": "config.experiment",
     "load_network": "runs.networks",
     "load_run": "runs.ask",
-    "read_pickled_arrays": "features.formats.pickles:read_pickle",
+    "read_pickled_arrays": "foreign.pickled_arrays:read_pickle",
     "read_weights": "engine.weight_files:read_imported",
     "run_experiment": "runs.run",
 }

@@ -18,6 +18,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from vlrun.errors import DataError
+from vlrun.foreign.json import parse_json
+
+_MOST_BYTES = 1 << 32
+"""Of JSON that is read as a whole; a compressed file may be a thousand times its size."""
 
 _DRAFT = ".partial"
 _DRAFT_NAME = re.compile(r"\..+\.(?P<process>\d+)\.\w{8}\.partial")
@@ -91,18 +95,6 @@ def folder_from(variable: str, default: str) -> Path:
     return Path(os.environ.get(variable) or default).expanduser().absolute()
 
 
-def parse_json(text: str | bytes) -> Any:
-    """What JSON from anywhere says.
-
-    Raises:
-        ValueError: it is no JSON, not UTF-8, nested too deeply, or has a number of thousands of digits.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
 def read_object_or_empty(path: Path) -> dict[str, Any]:
     """The JSON object in a file that may be missing or damaged; then an empty one."""
     try:
@@ -116,10 +108,13 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file, which may be compressed (``.gz``).
 
     Raises:
-        DataError: it is missing, damaged, or cut off.
+        DataError: it is missing, damaged, cut off, or larger than 4 GiB.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise DataError(f"{path}: more than {_MOST_BYTES:,} bytes of JSON; no file of this kind is so large")
         return parse_json(content)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: not readable gzip ({error}); get the file again") from error

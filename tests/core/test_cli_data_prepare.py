@@ -11,11 +11,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from vlrun.cli import main
-from vlrun.config.yaml import dump_yaml
 from vlrun.data.needs import Need
 from vlrun.data.preparing import Step, prepare
 from vlrun.data.trees import Found, Tree
 from vlrun.features.writer import write_store
+from vlrun.foreign.yaml import dump_yaml
 from vlrun.interfaces.examples import RegionFeatures
 from vlrun.plugins.downloads import Download
 

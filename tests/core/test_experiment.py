@@ -11,8 +11,8 @@ from pydantic import Field
 from vlrun import Config, DataPath
 from vlrun.cli import main
 from vlrun.config.experiment import load_experiment
-from vlrun.config.yaml import parse_yaml
 from vlrun.errors import ConfigError, PluginError, UsageError
+from vlrun.foreign.yaml import parse_yaml
 
 PLUGIN = """
     from pydantic import Field, PositiveInt

@@ -32,6 +32,7 @@ FLOORS: list[set[str]] = [
     {"features", "reporting"},
     {"interfaces"},
     {"files", "seeds", "cpus"},
+    {"foreign"},
     {"errors"},
 ]
 """From the roof down. What stands on one floor does not import each other."""
@@ -115,10 +116,10 @@ def all_imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
                         break
 
 
-def test_the_core_is_a_dozen_rooms_and_a_few_modules() -> None:
+def test_the_core_is_a_few_rooms_and_a_few_modules() -> None:
     entries = {path.name for path in CORE.iterdir() if path.name != "__pycache__"}
     rooms = {name for name in entries if (CORE / name).is_dir()}
-    assert len(rooms) <= 12
+    assert len(rooms) <= 13
     assert rooms == {name for rooms in FLOORS for name in rooms if (CORE / name).is_dir()}
     assert entries - rooms <= {
         "__init__.py",

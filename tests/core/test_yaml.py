@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vlrun.config.yaml import dump_yaml, parse_value, parse_yaml
+from vlrun.foreign.yaml import dump_yaml, parse_value, parse_yaml
 
 
 @pytest.mark.parametrize(

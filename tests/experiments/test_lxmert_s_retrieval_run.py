@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from vlrun import Encoding, Example, Experiment, load_experiment, run_experiment
 from vlrun.cli import main
-from vlrun.config.yaml import dump_yaml
 from vlrun.engine.optimisation import clip_gradients, set_learning_rate
 from vlrun.engine.weights import load_weights
+from vlrun.foreign.yaml import dump_yaml
 from vlrun.plugins.manager import create_plugins
 from vlrun.runs.run import RunResult
 from vlrun.seeds import example_rng

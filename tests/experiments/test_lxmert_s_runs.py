@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 
 from vlrun import load_experiment, run_experiment
 from vlrun.cli import main
-from vlrun.config.yaml import dump_yaml
 from vlrun.data.loading import epoch_order
+from vlrun.foreign.yaml import dump_yaml
 
 pytestmark = pytest.mark.golden
 

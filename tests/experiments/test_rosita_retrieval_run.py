@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from vlrun import Encoding, Experiment, Pair, load_experiment, run_experiment
 from vlrun.cli import main
-from vlrun.config.yaml import dump_yaml
 from vlrun.engine.optimisation import clip_gradients, set_learning_rate
 from vlrun.engine.weights import load_weights
+from vlrun.foreign.yaml import dump_yaml
 from vlrun.plugins.manager import create_plugins
 from vlrun.runs.run import RunResult
 from vlrun_retrieval.candidates import CandidatePool

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from vlrun import load_experiment, run_experiment
 from vlrun.cli import main
-from vlrun.config.yaml import dump_yaml
+from vlrun.foreign.yaml import dump_yaml
 from vlrun.runs.run import RunResult
 
 pytestmark = pytest.mark.golden

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import Field, NonNegativeInt
 
 from vlrun.config.base import DataPath, TaskConfig
 from vlrun.errors import RequiredFile
+from vlrun.foreign.json import parse_json
 
 ANSWERS_FILE = "answers.json"
 """Name of the answer vocabulary that builders write beside the annotation files of a dataset."""
@@ -105,7 +105,7 @@ def _first_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(islice(file, _LOOKED_AT), 1):
-                record = json.loads(line)
+                record = parse_json(line)
                 if record.get("answers") or record.get("scores") is not None:
                     yield f"{path}:{number}", record
                     return

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vlrun.blocks.wordpiece import WordPiece, bert_case, is_cased, read_vocabulary_file
 from vlrun.errors import DataError
 from vlrun.files import read_object_or_empty
+from vlrun.foreign.json import parse_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +116,7 @@ class FileTokenizer:
 
         self.path = Path(path)
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = parse_json(self.path.read_bytes())
             for unused in ("padding", "truncation"):  # ours depend on the batch
                 content[unused] = None
             self._text = json.dumps(content, sort_keys=True, ensure_ascii=False)

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from vlrun.config.base import BackboneConfig, DataPath
+from vlrun.config.base import BackboneConfig, Count, DataPath
 from vlrun.errors import RequiredFile
 from vlrun.interfaces.demo_provider import DemoFiles
 
@@ -40,12 +40,12 @@ class TextTransformerConfig(BackboneConfig):
     size: Literal["base", "tiny"] = Field(
         "base", description="base: layers 768 wide, as in the paper; tiny: a few layers 128 wide, for tests and --demo"
     )
-    hidden_size: PositiveInt | None = Field(
+    hidden_size: Count | None = Field(
         None, description="null: the number of the size; this is so for all options with the default null"
     )
-    num_heads: PositiveInt | None = None
-    feed_forward_size: PositiveInt | None = None
-    max_positions: PositiveInt | None = Field(None, description="rows of the position table: the longest text possible")
+    num_heads: Count | None = None
+    feed_forward_size: Count | None = None
+    max_positions: Count | None = Field(None, description="rows of the position table: the longest text possible")
     dropout: float = Field(0.1, ge=0, lt=1)
     vocabulary: DataPath = Field(
         Path("vocab/bert-base-uncased.txt"),
@@ -159,8 +159,8 @@ class TextTransformerConfig(BackboneConfig):
 class TransformerConfig(TextTransformerConfig):
     """Options of such backbones that read region features."""
 
-    region_feature_size: PositiveInt = Field(2048, description="width of the region features")
-    num_regions: PositiveInt = Field(36, description="regions per image; fewer are padded, more are cut off")
+    region_feature_size: Count = Field(2048, description="width of the region features")
+    num_regions: Count = Field(36, description="regions per image; fewer are padded, more are cut off")
 
     @property
     def input_sizes(self) -> dict[str, int]:
@@ -196,4 +196,4 @@ class SingleStreamConfig(TransformerConfig):
         "tiny": TransformerSizes(128, 2, 4, 512, 64),  # for tests and --demo
     }
 
-    num_layers: PositiveInt | None = Field(None, description="layers; base has 12, tiny 2")
+    num_layers: Count | None = Field(None, le=1000, description="layers; base has 12, tiny 2")

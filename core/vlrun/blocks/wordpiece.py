@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vlrun.errors import DataError
 from vlrun.files import read_object_or_empty, write_text
+from vlrun.foreign.json import parse_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -232,7 +232,7 @@ def _wrong_claims(path: Path, text: str, *, cased: bool) -> tuple[list[str], lis
         DataError: it is damaged.
     """
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         model, normaliser, splitter = content["model"], content["normalizer"] or {}, content["pre_tokenizer"] or {}
         is_wordpiece = model.get("type", "WordPiece") == "WordPiece"
         vocabulary = model["vocab"] if is_wordpiece else {}

@@ -15,6 +15,7 @@ from contextlib import suppress
 
 from vlrun.cli.parser import make_parser
 from vlrun.errors import INTERRUPTED, DataError, RunnerError, StoppedOnRequest, UsageError, system_problem
+from vlrun.foreign.printing import say
 
 _NO_WINDOWS = "vlrun runs on Linux and macOS, not on Windows: use it in WSL 2 (it needs file locks, links and signals)"
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns its exit status, as listed in ``vlrun.errors``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if sys.platform == "win32":
-        print(_NO_WINDOWS, file=sys.stderr)
+        say(_NO_WINDOWS, to=sys.stderr)
         return UsageError.exit_status
     if "_ARGCOMPLETE" in os.environ:
         from vlrun.cli.completion import answer_shell
@@ -34,12 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(parsed.run(parsed))
     except RunnerError as error:
         if not error.is_shown_elsewhere:
-            print(_message(error), file=sys.stderr)
+            say(*_lines(error), to=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         _ignore_interrupts()
         if os.environ.get("RANK", "0") == "0":
-            print("interrupted", file=sys.stderr)
+            say("interrupted", to=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if (problem := system_problem(error)) is None:
             raise
-        print(f"{DataError.__name__}: {problem}", file=sys.stderr)
+        say(f"{DataError.__name__}: {problem}", to=sys.stderr)
         return DataError.exit_status
 
 
@@ -72,7 +73,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parsed
 
 
-def _message(error: RunnerError) -> str:
-    """One line that starts with the kind of error; lists of problems and stops on request are left as they are."""
-    text = str(error)
-    return text if "\n" in text or isinstance(error, StoppedOnRequest) else f"{type(error).__name__}: {text}"
+def _lines(error: RunnerError) -> Sequence[str]:
+    """What is wrong, one problem a line; a single line starts with the kind of error, unless somebody asked to stop."""
+    lines: Sequence[str] = getattr(error, "problems", None) or str(error).split("\n")
+    is_alone = len(lines) == 1 and not isinstance(error, StoppedOnRequest)
+    return [f"{type(error).__name__}: {lines[0]}"] if is_alone else lines

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlrun.engine.run_folder import OpenedRun, open_run_folder
 from vlrun.errors import DataError, RequiredFile, UsageError
+from vlrun.foreign.printing import say
 from vlrun.plugins.manager import Plugins, create_plugins
 
 if TYPE_CHECKING:
@@ -62,11 +63,11 @@ def experiment_path(argument: str) -> tuple[Path, Path | None]:
 
 def print_config(experiment: Experiment, plugins: Plugins) -> None:
     """Prints every value with where it came from, and how many parameters the groups have, if there are groups."""
-    print(experiment.as_yaml_with_origins(), end="")
+    say(*experiment.as_yaml_with_origins().splitlines())
     if experiment.train.groups and experiment.train.epochs:
         from vlrun.runs.group_sizes import group_lines
 
-        print("# train.groups:", *(f"#   {line}" for line in group_lines(experiment, plugins)), sep="\n")
+        say("# train.groups:", *(f"#   {line}" for line in group_lines(experiment, plugins)))
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, default_splits: str = "as in the run") -> None:

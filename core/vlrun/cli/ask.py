@@ -18,8 +18,10 @@ from vlrun.cli.detectors import (
     run_reads_pictures,
 )
 from vlrun.errors import DataError, RunnerError, UsageError
+from vlrun.foreign.json import parse_json
+from vlrun.foreign.printing import say, say_json
 from vlrun.interfaces.examples import PICTURE_SUFFIXES
-from vlrun.reporting.tables import TextTable, plain
+from vlrun.reporting.tables import TextTable
 
 if TYPE_CHECKING:
     from vlrun.interfaces.question import Answer
@@ -101,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.run_folder, arguments.checkpoint, task=arguments.task, overrides=arguments.overrides, detector=reader
     )
     if reader is not None and (note := loaded.note_on_photographs(reader.detector)):
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", to=sys.stderr)
     if arguments.file is not None:
         return _answer_file(loaded, asked, arguments)
 
@@ -109,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     answer = loaded.ask(arguments.text, images, top=top, attention=arguments.attention)
     if arguments.attention and not answer.attention:
         backbone = loaded.run.experiment.backbone.name
-        print(f"note: backbone '{backbone}' does not show what it attends to", file=sys.stderr)
+        say(f"note: backbone '{backbone}' does not show what it attends to", to=sys.stderr)
     if arguments.draw:
         from vlrun.blocks.pictures import draw_answer
 
@@ -127,11 +129,11 @@ def _answer_file(loaded: LoadedRun, asked: Sequence[FileLine], arguments: argpar
         if isinstance(answer, RunnerError):
             wrong += 1
             for problem in str(answer).splitlines():
-                print(f"{arguments.file}:{line.number}: {plain(problem)}", file=sys.stderr, flush=True)
+                say(f"{arguments.file}:{line.number}: {problem}", to=sys.stderr, flush=True)
         else:
             _print(answer, line.name, arguments)
     if wrong:
-        print(f"{arguments.file}: {wrong:,} of {len(asked):,} questions have no answer", file=sys.stderr)
+        say(f"{arguments.file}: {wrong:,} of {len(asked):,} questions have no answer", to=sys.stderr)
     return DataError.exit_status if wrong else 0
 
 
@@ -178,7 +180,7 @@ def _questions_in(file: Path) -> Iterator[FileLine]:
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
+            fields = parse_json(line)
             texts, images = _several(fields, "text"), _several(fields, "image_id")
             json.dumps(fields, ensure_ascii=False).encode()  # \ud800 is in no text that can be printed
         except (ValueError, TypeError, RecursionError) as error:
@@ -239,10 +241,10 @@ def _photographs(paths: Sequence[Path]) -> list[Path]:
 def _print(answer: Answer, name: Any, arguments: argparse.Namespace) -> None:
     if arguments.json:
         fields = answer.as_json() if name is None else {"id": name, **answer.as_json()}
-        print(json.dumps(fields, indent=2 if name is None else None, ensure_ascii=False), flush=True)
+        say_json(fields, indent=2 if name is None else None, flush=True)
         return
     if name is not None:
-        print(plain(f"{name}: {' | '.join(answer.question.texts)}"))
+        say(f"{name}: {' | '.join(answer.question.texts)}")
 
     rows = [
         (
@@ -254,8 +256,8 @@ def _print(answer: Answer, name: Any, arguments: argparse.Namespace) -> None:
     ]
     used = [number for number in range(3) if any(row[number] for row in rows)]
     table = TextTable((), [tuple(row[number] for number in used) for row in rows])
-    print("\n".join(table.as_lines(indent=0 if name is None else 2)), flush=True)
+    say(*table.as_lines(indent=0 if name is None else 2), flush=True)
     for attention in answer.attention:
         best = sorted(range(len(attention.shares)), key=lambda number: -attention.shares[number])[: arguments.top]
         shares = ", ".join(f"region {number} {attention.shares[number]:.3f}" for number in best)
-        print(plain(f"attention to {attention.image_id}: {shares}"), flush=True)
+        say(f"attention to {attention.image_id}: {shares}", flush=True)

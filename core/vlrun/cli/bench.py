@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vlrun.cli.arguments import EXPERIMENT_HELP, experiment_path, launched_elsewhere, missing_message
 from vlrun.errors import DataError, UsageError
+from vlrun.foreign.printing import say
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.runs.bench import PARTS
 
@@ -134,4 +135,4 @@ def _positive(word: str, option: str) -> int:
 
 
 def _announce(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    say(message, to=sys.stderr, flush=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlrun.errors import UsageError
+from vlrun.foreign.printing import say_json
 from vlrun.plugins.manager import create_plugins
 
 if TYPE_CHECKING:
@@ -48,15 +48,16 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.json:
         runs = [str(folder.resolve()) for folder in (arguments.first, arguments.second)]
-        print(json.dumps({"runs": runs, "differences": [each.as_json() for each in found]}, indent=2, default=str))
+        say_json({"runs": runs, "differences": [each.as_json() for each in found]}, default=str)
         return 0
     print_table(_table(found, arguments.samples))
     return 0
 
 
 def _table(found: Sequence[Difference], samples: int) -> TextTable:
+    from vlrun.foreign.printing import plain
     from vlrun.reporting.options import shown
-    from vlrun.reporting.tables import TextTable, plain
+    from vlrun.reporting.tables import TextTable
     from vlrun.reporting.wording import difference_text, score_text
 
     rows = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the shell's code, to be evaluated or sourced by it."""
     from argcomplete.shell_integration import shellcode
 
-    print(shellcode(["runner"], shell=arguments.shell))
+    sys.stdout.write(shellcode(["runner"], shell=arguments.shell) + "\n")
     return 0
 
 
@@ -221,7 +222,7 @@ def _values_in(value: Any, where: str) -> Iterator[tuple[str, Any]]:
 
 def _experiment_of(arguments: argparse.Namespace) -> Mapping[str, Any]:
     """The content of the experiment or run on the command line; empty if it cannot be read."""
-    import yaml
+    from vlrun.foreign.yaml import parse_mapping
 
     argument = getattr(arguments, "experiment", None) or getattr(arguments, "run_folder", None)
     path = Path(str(argument)).expanduser()
@@ -229,10 +230,9 @@ def _experiment_of(arguments: argparse.Namespace) -> Mapping[str, Any]:
         newest_first = [path / "config.yaml", *sorted(path.glob("*/config.yaml"), reverse=True)]
         path = next((file for file in newest_first if file.is_file()), path)
     try:
-        content = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-    except (OSError, ValueError, yaml.YAMLError):
+        return parse_mapping(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _tasks(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from vlrun.cli import data_get, data_prepare
 from vlrun.errors import DataError, UsageError, first_few
+from vlrun.foreign.printing import say, say_json
 from vlrun.plugins.entries import Builder, Entry
 from vlrun.plugins.manager import create_plugins
 
@@ -86,9 +86,9 @@ def _build(arguments: argparse.Namespace) -> int:
     with progress_on_stderr() as reporters, progress_told_to(reporters.progress):
         report = build_annotations(builder, arguments.path, arguments.output, replace=arguments.replace)
     for split, count in report.counts.items():
-        print(f"{arguments.output / split}.jsonl  {count:,} examples")
+        say(f"{arguments.output / split}.jsonl  {count:,} examples")
     for remark in report.remarks:
-        print(f"note: {remark}")
+        say(f"note: {remark}")
     return 0
 
 
@@ -99,11 +99,11 @@ def _build_identities(arguments: argparse.Namespace) -> int:
     if arguments.source != SOURCE:
         raise UsageError(f"{IDENTITIES} cannot be built from '{arguments.source}'; its only source is '{SOURCE}'")
     report = build_identities(arguments.path, arguments.output / IDENTITIES_FILE)
-    print(f"{report.path}  {report.images:,} images with more than one name")
+    say(f"{report.path}  {report.images:,} images with more than one name")
     for pair, count in report.shared.items():
-        print(f"{count:,} images are in {' and in '.join(pair)}")
+        say(f"{count:,} images are in {' and in '.join(pair)}")
     for remark in report.remarks:
-        print(f"note: {remark}")
+        say(f"note: {remark}")
     return 0
 
 
@@ -116,7 +116,7 @@ def _validate(arguments: argparse.Namespace) -> int:
     problems = []
     for path in _files(arguments.files):
         file_problems = validate_annotations(path, record)
-        print(f"{path}: {f'{len(file_problems):,} problems' if file_problems else 'ok'}")
+        say(f"{path}: {f'{len(file_problems):,} problems' if file_problems else 'ok'}")
         problems += file_problems
     if problems:
         raise DataError(first_few(problems))
@@ -128,12 +128,12 @@ def _validate_identities(files: list[Path]) -> int:
 
     for path in files:
         read_identities(path)
-        print(f"{path}: ok")
+        say(f"{path}: ok")
     return 0
 
 
 def _schema(arguments: argparse.Namespace) -> int:
-    print(json.dumps(_record(_dataset(arguments.dataset)).model_json_schema(), indent=2))
+    say_json(_record(_dataset(arguments.dataset)).model_json_schema())
     return 0
 
 
@@ -150,14 +150,14 @@ def _sources(arguments: argparse.Namespace) -> int:
     if with_identities:
         rows.append({"dataset": IDENTITIES, "source": SOURCE, "summary": SUMMARY})
     if arguments.json:
-        print(json.dumps(rows, indent=2))
+        say_json(rows)
         return 0
     for entry in entries:
-        print(f"{entry.name}: {entry.obtain or entry.summary}")
+        say(f"{entry.name}: {entry.obtain or entry.summary}")
         for builder in entry.builders:
-            print(f"    --from {builder.source}: {builder.summary}")
+            say(f"    --from {builder.source}: {builder.summary}")
     if with_identities:
-        print(f"{IDENTITIES}: {OBTAIN}\n    --from {SOURCE}: {SUMMARY}")
+        say(f"{IDENTITIES}: {OBTAIN}", f"    --from {SOURCE}: {SUMMARY}")
     return 0
 
 

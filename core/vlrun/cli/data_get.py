@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from vlrun.config.roots import usual_data_root
 from vlrun.errors import DataError, PluginError, UsageError
 from vlrun.files import lock_file
+from vlrun.foreign.printing import say, say_json
 from vlrun.plugins.manager import create_plugins
 
 if TYPE_CHECKING:
@@ -54,12 +54,10 @@ def show_list(arguments: argparse.Namespace) -> int:
 
     downloads = create_plugins().downloads()
     if arguments.json:
-        print(
-            json.dumps([{**asdict(item), "is_automatic": item.is_automatic} for item in downloads.values()], indent=2)
-        )
+        say_json([{**asdict(item), "is_automatic": item.is_automatic} for item in downloads.values()])
         return 0
     for download in downloads.values():
-        print("\n".join([*describe(download), f"  makes {download.kind} {download.makes}"]))
+        say(*[*describe(download), f"  makes {download.kind} {download.makes}"])
     return 0
 
 
@@ -93,9 +91,7 @@ def get(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             reporters.note("the same command continues")
             raise
-    print(
-        f"next: runner data prepare EXPERIMENT{'' if arguments.to is None else f' --from {shlex.quote(str(folder))}'}"
-    )
+    say(f"next: runner data prepare EXPERIMENT{'' if arguments.to is None else f' --from {shlex.quote(str(folder))}'}")
     return 0
 
 
@@ -109,11 +105,11 @@ def _get_all(download: Download, fetcher: Fetcher, again: bool) -> None:
             if again:
                 (fetcher.folder / file.name).unlink(missing_ok=True)
             fetched = fetcher.fetch(file)
-            print(_line(fetched, file.sha256))
+            say(_line(fetched, file.sha256))
             if file.is_archive and not fetcher.is_unpacked(file):
                 unpacked = unpack(fetched.path, fetcher.folder, fetcher.progress)
                 fetcher.note_unpacked(file)
-                print(f"  unpacked {len(unpacked):,} files into {fetcher.folder}")
+                say(f"  unpacked {len(unpacked):,} files into {fetcher.folder}")
         except DamagedArchiveError as error:
             (fetcher.folder / file.name).unlink()
             problems += [*error.problems, f"{file.name} was removed; the same command gets it again"]

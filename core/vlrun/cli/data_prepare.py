@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import shutil
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vlrun.cli.arguments import EXPERIMENT_HELP, experiment_path
 from vlrun.config.roots import usual_data_root
 from vlrun.errors import DataError, UsageError
+from vlrun.foreign.printing import say, say_json
 from vlrun.plugins.manager import Plugins, create_plugins
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def status(arguments: argparse.Namespace) -> int:
     needs, steps = needs_and_steps(experiment, downloads, arguments.folders)
     by_target = {step.need.target: step for step in steps}
     if arguments.json:
-        print(json.dumps([_as_json(need, by_target.get(need.target), downloads) for need in needs], indent=2))
+        say_json([_as_json(need, by_target.get(need.target), downloads) for need in needs])
     else:
         named = _named(arguments)
         lines = [f"{experiment.name} needs, under {experiment.data_root}:"]
@@ -76,7 +76,7 @@ def status(arguments: argparse.Namespace) -> int:
         lines += _next_lines(steps, named, arguments.folders)
         if steps and (options := overrides_for_what_is_there(experiment)):
             lines += [f"Or with the splits that are there: runner data status {named} {shlex.join(options)}"]
-        print("\n".join(lines))
+        say(*lines)
     return DataError.exit_status if steps else 0
 
 
@@ -124,14 +124,14 @@ def prepare(arguments: argparse.Namespace) -> int:
             raise DataError(f"{places}: nothing new that any plugin recognises; `runner data list` says what there is")
     made = list(carry_out(steps, arguments.main, _say))
     for line in taken_lines(made):
-        print(line)
+        say(line)
     if experiment is None:
         for line in left_lines([tree for tree in trees if tree.root in arguments.folders], made):
-            print(line)
+            say(line)
         return DataError.exit_status if any(item.taken is None for item in made) else 0
     checked = int(arguments.main(["validate", arguments.experiment, *arguments.overrides]))
     if checked == 0:
-        print(f"everything is there; start with: runner run {_named(arguments)}")
+        say(f"everything is there; start with: runner run {_named(arguments)}")
     return checked
 
 
@@ -150,7 +150,7 @@ def _named(arguments: argparse.Namespace) -> str:
 
 
 def _say(message: str) -> None:
-    print(message, flush=True)
+    say(message, flush=True)
     sys.stderr.flush()
 
 

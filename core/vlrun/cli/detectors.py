@@ -39,7 +39,7 @@ def options_given(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: an argument has no ``=``.
     """
-    from vlrun.config.yaml import parse_scalar
+    from vlrun.foreign.yaml import parse_scalar
 
     given = {}
     for option in arguments:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 
 from vlrun.cli.arguments import add_run_arguments, launched_elsewhere, open_run
+from vlrun.foreign.printing import say, say_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
             rows, folders = evaluate_into(opened, ranks, reporters)
         if ranks.is_main:
             if arguments.json:
-                print(json.dumps([asdict(row) for row in rows], indent=2))
+                say_json([asdict(row) for row in rows])
             else:
                 if rows:  # none where all splits are hidden
                     print_table(result_table(rows, bool(experiment.demo)))
-                print(*(f"\npredictions: {folder / 'predictions'}" for folder in folders), sep="")
+                for folder in folders:
+                    say("", f"predictions: {folder / 'predictions'}")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from vlrun.cli.format_help import add_help
 from vlrun.cli.origins import add_origin_arguments, given_origin
 from vlrun.errors import DataError, PluginError, UsageError, first_few
+from vlrun.foreign.printing import say, say_json
 
 if TYPE_CHECKING:
     from vlrun.features.layout import Manifest
@@ -130,7 +130,7 @@ def _extract(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             told.note("the same command continues this extraction")
             raise
-    print(f"{'wrote' if extracted.is_new else 'up to date:'} {extracted.path}")
+    say(f"{'wrote' if extracted.is_new else 'up to date:'} {extracted.path}")
     _print_facts(extracted.manifest, extracted.path)
     if extracted.failed:
         raise DataError(
@@ -153,7 +153,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     with progress_on_stderr() as told:
         found = compare_stores(stores[0], stores[1], arguments.overlap, told.progress)
     if arguments.json:
-        print(json.dumps(asdict(found), indent=2))
+        say_json(asdict(found))
         return 0
 
     def ids(differing: int | None) -> str:
@@ -175,13 +175,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     for name, store in zip(("first", "second"), stores, strict=True):
         manifest = store.manifest
         facts[name] = str(FeatureOrigin(manifest.extractor, manifest.extractor_weights, manifest.boxes))
-    print("\n".join(TextTable((), list(facts.items())).as_lines()))
-    print("images that agree least:")
+    say(*TextTable((), list(facts.items())).as_lines())
+    say("images that agree least:")
     rows = [
         [image_id, f"{share:.1%}", "" if cosine is None else f"{cosine:.6f}"] for image_id, share, cosine in found.worst
     ]
     columns = ["image", "match", "lowest cosine"]
-    print("\n".join(TextTable(columns, rows, columns[1:]).as_lines(indent=4)))
+    say(*TextTable(columns, rows, columns[1:]).as_lines(indent=4))
     return 0
 
 
@@ -209,7 +209,7 @@ def _build(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             reporters.note("the same command continues this build")
             raise
-    print(f"{'built' if result.is_new else 'up to date:'} {result.path}")
+    say(f"{'built' if result.is_new else 'up to date:'} {result.path}")
     _print_facts(result.manifest, result.path)
     return DataError.exit_status if result.manifest.skipped else 0
 
@@ -247,9 +247,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
         _show_image(store[arguments.image], as_json=arguments.json)
     elif arguments.json:
         facts = {"path": str(store.path), "bytes": _file_size(store.path), **asdict(store.manifest)}
-        print(json.dumps(facts, indent=2))
+        say_json(facts)
     else:
-        print(f"{arguments.store}")
+        say(arguments.store)
         _print_facts(store.manifest, arguments.store, images=", ".join(first_few(store.image_ids(), 3)))
     return 0
 
@@ -272,7 +272,7 @@ def _print_facts(manifest: Manifest, path: Path, **more: str) -> None:
         "fingerprint": manifest.fingerprint,
         **more,
     }
-    print("\n".join(TextTable((), list(facts.items())).as_lines(indent=4)))
+    say(*TextTable((), list(facts.items())).as_lines(indent=4))
 
 
 def _show_image(regions: RegionFeatures, *, as_json: bool) -> None:
@@ -292,7 +292,7 @@ def _show_image(regions: RegionFeatures, *, as_json: bool) -> None:
         "feature_mean": float(features.mean()),
     }
     if as_json:
-        print(json.dumps({**facts, "boxes": regions.boxes.tolist(), **given}))
+        say_json({**facts, "boxes": regions.boxes.tolist(), **given}, indent=None)
         return
     print_table(TextTable((), [(name, str(value)) for name, value in facts.items()]))
     columns = ["region", "x1", "y1", "x2", "y2", *given]
@@ -312,14 +312,14 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         problems = [asdict(problem) for problem in result.problems]
         summary = {"path": str(result.path), "ok": result.is_sound, "count": result.count}
-        print(json.dumps({**summary, "num_problems": result.num_problems, "problems": problems}, indent=2))
+        say_json({**summary, "num_problems": result.num_problems, "problems": problems})
     elif result.is_sound:
-        print(f"{result.path}: {result.count:,} images, no problems")
+        say(f"{result.path}: {result.count:,} images, no problems")
     else:
-        print(f"{result.path}: {result.count:,} images, {result.num_problems:,} problems")
-        print("\n".join(f"    {problem}" for problem in result.problems))
+        say(f"{result.path}: {result.count:,} images, {result.num_problems:,} problems")
+        say(*(f"    {problem}" for problem in result.problems))
         if result.num_problems > len(result.problems):
-            print(f"    and {result.num_problems - len(result.problems):,} more")
+            say(f"    and {result.num_problems - len(result.problems):,} more")
     return 0 if result.is_sound else DataError.exit_status
 
 

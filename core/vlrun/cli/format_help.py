@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from vlrun.foreign.printing import say
 from vlrun.plugins.entries import FeatureFormat, WeightFormat
 from vlrun.plugins.manager import Plugins, create_plugins
 
@@ -24,9 +25,9 @@ class HelpWithFormats(argparse.Action):
         parser.print_help()
         listed = {each.name: each.summary for each in self.formats(create_plugins())}
         width = max(map(len, listed), default=0)
-        print("\nformats:")
+        say("", "formats:")
         for name, summary in sorted(listed.items()):
-            print(f"  {name:<{width}}  {summary}")
+            say(f"  {name:<{width}}  {summary}")
         parser.exit()
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from vlrun.foreign.printing import say, say_json
 from vlrun.plugins.entries import Entry
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.reporting.tables import TextTable, print_table
@@ -46,17 +46,17 @@ def run(arguments: argparse.Namespace) -> int:
     kind = arguments.kind.removesuffix("s")
     entries = plugins.entries(kind)
     if arguments.json:
-        print(json.dumps([_as_json(plugins, kind, entry) for entry in entries], indent=2))
+        say_json([_as_json(plugins, kind, entry) for entry in entries])
         return 0
     if not entries:
-        print(f"no {arguments.kind} are installed")
+        say(f"no {arguments.kind} are installed")
     rows = [(entry.name, f"{entry.summary}  [{plugins.provider_of(kind, entry.name).label}]") for entry in entries]
     if not arguments.options:
         print_table(TextTable((), rows))
         return 0
     for entry, line in zip(entries, TextTable((), rows).as_lines(), strict=True):
-        print(line)
-        print("\n".join(_options(kind, entry)))
+        say(line)
+        say(*_options(kind, entry))
     return 0
 
 
@@ -67,11 +67,11 @@ def _experiments(as_json: bool) -> int:
     files = experiment_files()
     rows = [(name, _first_comment(file)) for name, file in files.items()]
     if as_json:
-        print(json.dumps([{"file": file, "summary": summary} for file, summary in rows], indent=2))
+        say_json([{"file": file, "summary": summary} for file, summary in rows])
         return 0
     print_table(TextTable((), rows))
     if all(file.is_relative_to(SHIPPED) for file in files.values()):
-        print(f"These ship with vlrun, in {SHIPPED}; copy one to change it.", file=sys.stderr)
+        say(f"These ship with vlrun, in {SHIPPED}; copy one to change it.", to=sys.stderr)
     return 0
 
 
@@ -95,7 +95,7 @@ def _submissions(plugins: Plugins, as_json: bool) -> int:
             {"name": name, "dataset": file.dataset, "splits": file.splits, "summary": file.summary}
             for name, file in formats.items()
         ]
-        print(json.dumps(rows, indent=2))
+        say_json(rows)
         return 0
     print_table(TextTable((), [(name, file.summary) for name, file in formats.items()]))
     return 0

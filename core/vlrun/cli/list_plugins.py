@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from vlrun.errors import PluginError
+from vlrun.foreign.printing import say, say_json
 from vlrun.plugins.manager import PluginRecord, create_plugins
 
 
@@ -26,11 +27,9 @@ def run(arguments: argparse.Namespace) -> int:
 
         check_references(plugins)
     if arguments.json:
-        import json
-
-        print(json.dumps([asdict(record) for record in plugins.records], indent=2))
+        say_json([asdict(record) for record in plugins.records])
     else:
-        print("\n".join(_lines(plugins.records)))
+        say(*_lines(plugins.records))
     failed = [record.label for record in plugins.records if record.status != "ok"]
     if failed and (arguments.strict or arguments.check):
         raise PluginError(f"not ok: {', '.join(failed)}")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vlrun.errors import DataError, PluginError, UsageError
+from vlrun.foreign.printing import say
 
 KINDS = ("backbone", "task", "dataset", "metric", "reporter")
 
@@ -39,12 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
     files = _files(kind, values)
     _write(folder, files)
 
-    print(f"made {folder}:")
-    print("\n".join(f"  {path}" for path in sorted(files)))
-    print("Next:")
-    print(f"  pip install -e {shlex.quote(f'{folder}[test]')}")
-    print(f"  pytest {shlex.quote(str(folder))}")
-    print(f"  runner run {shlex.quote(str(folder / 'experiment.yaml'))} --demo")
+    say(f"made {folder}:")
+    say(*(f"  {path}" for path in sorted(files)))
+    say("Next:")
+    say(f"  pip install -e {shlex.quote(f'{folder}[test]')}")
+    say(f"  pytest {shlex.quote(str(folder))}")
+    say(f"  runner run {shlex.quote(str(folder / 'experiment.yaml'))} --demo")
     return 0
 
 

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import NoReturn
 
 from vlrun.errors import PluginError
+from vlrun.foreign.printing import plain
 from vlrun.plugins.builtin import vlrun_commands
 from vlrun.plugins.entries import Command
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages repeat what was typed without what controls a terminal."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Ends the command with a status and a message."""
+        super().exit(status, message and "".join(f"{plain(line)}\n" for line in message.splitlines()))
 
 
 def built_in_commands() -> list[Command]:
@@ -23,9 +33,7 @@ def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """
     from importlib.metadata import version
 
-    parser = argparse.ArgumentParser(
-        prog="runner", description="Plugin-based experiment runner for vision-and-language research."
-    )
+    parser = Parser(prog="runner", description="Plugin-based experiment runner for vision-and-language research.")
     parser.add_argument("--version", action="version", version=f"vlrun {version('vlrun')}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     chosen = next((word for word in words if not word.startswith("-")), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vlrun.cli.arguments import add_run_arguments, launched_elsewhere, open_run
+from vlrun.foreign.printing import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,5 +28,5 @@ def run(arguments: argparse.Namespace) -> int:
         with progress_on_stderr(ranks.is_main) as reporters:
             written = predict_run(opened, ranks, reporters)
         if ranks.is_main:
-            print(*written, sep="\n")
+            say(*written)
     return 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -14,14 +12,14 @@ from typing import Any
 
 from vlrun.config.roots import usual_runs_root
 from vlrun.errors import DataError, UsageError
+from vlrun.foreign.printing import say, say_json
 from vlrun.interfaces.reporter import ResultRow
 from vlrun.reporting.comparison import backbone_of, tables_of, task_of, tasks_of
-from vlrun.reporting.jsonl import finite
 from vlrun.reporting.options import flat_options, is_recipe, shown
 from vlrun.reporting.repeats import repeated_scores
 from vlrun.reporting.results import difference_to_published
 from vlrun.reporting.run_record import RunRecord, is_run_folder, read_run
-from vlrun.reporting.tables import encodable, plain, print_table
+from vlrun.reporting.tables import print_table
 from vlrun.reporting.wording import DEMO_NOTICE
 
 _KEYS = ("run", "experiment", "status", "backbone", "task", "dataset", "split", "score")
@@ -61,17 +59,17 @@ def run(arguments: argparse.Namespace) -> int:
             "runs": [_as_json(record, pages.get(record.folder)) for record in runs],
             "repeats": [score.as_json() for score in repeated_scores(runs)],
         }
-        print(json.dumps(finite(content), indent=2, ensure_ascii=False, default=str))
+        say_json(content, default=str)
         return 0
     for place, (title, tables) in enumerate(tables_of(runs)):
-        print(("\n" if place else "") + encodable(f"{title}:", sys.stdout))
+        say(*([""] if place else []), f"{title}:")
         for table in tables:
-            print()
+            say("")
             print_table(table)
     if any(record.is_demo for record in runs):
-        print(f"\n{DEMO_NOTICE}")
+        say("", DEMO_NOTICE)
     for page in pages.values():
-        print(encodable(plain(f"wrote {page}"), sys.stdout))
+        say(f"wrote {page}")
     return 0
 
 

@@ -17,6 +17,7 @@ from vlrun.cli.arguments import (
     print_config,
 )
 from vlrun.errors import DataError, UsageError
+from vlrun.foreign.printing import say
 from vlrun.plugins.manager import Plugins, create_plugins
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def _submit(arguments: argparse.Namespace, options: JobOptions, experiment: Expe
     check_processes(arguments)
     task = BatchTask(arguments.main, arguments.command, arguments.nproc or 1)
     for line in submit(task, options, experiment.name, experiment.runs_root / experiment.name / "slurm"):
-        print(line)
+        say(line)
     return 0
 
 
@@ -240,7 +241,7 @@ def _progress(message: str) -> None:
 
 
 def _announce(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    say(message, to=sys.stderr, flush=True)
 
 
 def _will_launch(arguments: argparse.Namespace) -> bool:
@@ -265,5 +266,5 @@ def _start(arguments: argparse.Namespace, experiment: Experiment, plugins: Plugi
         accepts_changed_data=arguments.accept_changed_data,
     )
     if result.was_done and launched_rank() == 0:
-        print(f"{result.folder} is already done; see its results with: runner report {result.folder}")
+        say(f"{result.folder} is already done; see its results with: runner report {result.folder}")
     return 0

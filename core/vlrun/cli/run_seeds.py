@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from vlrun.errors import UsageError
+from vlrun.foreign.printing import say
 
 if TYPE_CHECKING:
     from vlrun.config.experiment import Experiment
@@ -97,7 +98,7 @@ def _show(experiments: Sequence[Experiment], seeds: Sequence[int]) -> None:
     found = [seeded_run(experiment, seed) for experiment in experiments for seed in seeds]
     folders = [folder.path for folder in found if folder is not None]
     if scores := repeated_scores([read_run(folder) for folder in folders]):  # none without a split to evaluate
-        print()
+        say("")
         print_table(repeat_table(scores))
     if any(experiment.demo for experiment in experiments):
-        print(f"\n{DEMO_NOTICE}")
+        say("", DEMO_NOTICE)

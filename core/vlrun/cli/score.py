@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from vlrun.foreign.printing import say_json
 from vlrun.plugins.manager import create_plugins
 
 
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     experiment = load_experiment(path, plugins=plugins)
     task, scores = score_file(experiment, arguments.split, Path(arguments.predictions), plugins, arguments.task)
     if arguments.json:
-        print(json.dumps([score.as_json() for score in scores], indent=2))
+        say_json([score.as_json() for score in scores])
         return 0
     config = experiment.model_dump(mode="json")
     unknown = ["a file of predictions, which does not say what made it"]

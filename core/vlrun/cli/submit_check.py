@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from vlrun.errors import DataError, PluginError
+from vlrun.foreign.printing import say, say_json
 from vlrun.plugins.manager import create_plugins
 
 
@@ -47,9 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
         annotations = usual_data_root() / "annotations" / wanted.dataset
     check = check_submission(arguments.file, wanted, annotations, arguments.questions)
     if arguments.json:
-        print(json.dumps(check.as_json(), indent=2))
+        say_json(check.as_json())
         return 0 if check.is_right else DataError.exit_status
     if not check.is_right:
         raise DataError([f"{check.path}: {check.format} would refuse it:", *(f"  {line}" for line in check.problems)])
-    print(f"{check.path}: fits {check.format}: {check.rows:,} entries, exactly the ids of '{check.split}'")
+    say(f"{check.path}: fits {check.format}: {check.rows:,} entries, exactly the ids of '{check.split}'")
     return 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from vlrun.cli.arguments import add_experiment_arguments, experiment_path, missing_message, print_config
 from vlrun.errors import ConfigError, DataError
+from vlrun.foreign.printing import say, say_json
 
 if TYPE_CHECKING:
     from vlrun.config.experiment import Experiment
@@ -43,13 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     check_files(experiment)
     checked, notes = check_data(experiment, plugins)
     if arguments.json:
-        print(json.dumps(experiment.model_dump(mode="json")))
+        say_json(experiment.model_dump(mode="json"), indent=None)
     else:
-        print(
-            "\n".join(
-                [*_summary(experiment), *(f"  images    {each}" for each in checked), *(f"  {note}" for note in notes)]
-            )
-        )
+        say(*_summary(experiment), *(f"  images    {each}" for each in checked), *(f"  {note}" for note in notes))
     return 0
 
 

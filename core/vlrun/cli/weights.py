@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from vlrun.cli.arguments import WITHOUT_AVERAGE, refuse_without_average
 from vlrun.cli.format_help import add_help
 from vlrun.cli.origins import add_origin_arguments, given_origin
 from vlrun.errors import PluginError, UsageError
+from vlrun.foreign.printing import say, say_json
 
 if TYPE_CHECKING:
     from vlrun.engine.weight_files import ImportReport
@@ -162,10 +162,10 @@ def _import(arguments: argparse.Namespace) -> int:
         backbone=backbone,
     )
     if vocabulary and not arguments.vocabulary:
-        print(f"vocabulary: {vocabulary}")
+        say(f"vocabulary: {vocabulary}")
     _print(report)
     if backbone is not None and not report.is_checkable:
-        print("not stored: what the network computes from a fixed input; the file is no whole network of known heads")
+        say("not stored: what the network computes from a fixed input; the file is no whole network of known heads")
     return 0
 
 
@@ -211,8 +211,8 @@ def _export_run(arguments: argparse.Namespace, out: Path, plugins: Plugins) -> I
 
 def _print_layout(report: LayoutReport) -> None:
     for entry in report.left_behind:
-        print(f"left behind: {entry}")
-    print(f"wrote {report.parameters:,} parameters: {', '.join(map(str, report.files))}")
+        say(f"left behind: {entry}")
+    say(f"wrote {report.parameters:,} parameters: {', '.join(map(str, report.files))}")
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -223,7 +223,7 @@ def _check(arguments: argparse.Namespace) -> int:
     plugins = create_plugins()
     if arguments.overrides and not arguments.experiment:
         raise UsageError("values are laid over an experiment: --experiment EXPERIMENT")
-    print("\n".join(check_file(arguments.file, plugins, must_compare=not arguments.experiment)))
+    say(*check_file(arguments.file, plugins, must_compare=not arguments.experiment))
     if arguments.experiment:
         from vlrun.config.experiment import load_experiment
         from vlrun.runs.match_check import check_matching
@@ -234,22 +234,22 @@ def _check(arguments: argparse.Namespace) -> int:
         lines = check_matching(
             arguments.file, experiment, plugins, label=arguments.task, split=arguments.split, most=arguments.pairs
         )
-        print("\n".join(lines))
+        say(*lines)
     return 0
 
 
 def _print(report: ImportReport) -> None:
     for module, count in report.modules.items():
-        print(f"{module}: {count} tensors")
+        say(f"{module}: {count} tensors")
     for entry in report.left_behind:
-        print(f"left behind: {entry}")
+        say(f"left behind: {entry}")
     for remark in report.remarks:
-        print(remark)
-    print(f"seen in pre-training: {report.seen or 'no images, as far as is known'}")
+        say(remark)
+    say(f"seen in pre-training: {report.seen or 'no images, as far as is known'}")
     if report.features:
-        print(f"trained on features of: {report.features}")
-    print(f"licence: {report.licence or 'not known'}")
-    print(f"wrote {report.out} ({report.parameters:,} parameters) and {report.manifest}")
+        say(f"trained on features of: {report.features}")
+    say(f"licence: {report.licence or 'not known'}")
+    say(f"wrote {report.out} ({report.parameters:,} parameters) and {report.manifest}")
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -258,5 +258,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from vlrun.plugins.manager import create_plugins
 
     summary = inspect_weights(find_source(arguments.file), create_plugins().weight_formats())
-    print(json.dumps(summary.as_json(), indent=2) if arguments.json else "\n".join(summary.lines()))
+    if arguments.json:
+        say_json(summary.as_json())
+    else:
+        say(*summary.lines())
     return 0

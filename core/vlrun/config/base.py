@@ -67,14 +67,19 @@ WeightsPath = Annotated[Path, AfterValidator(_file_or_run)]
 """A file of weights, as ``DataPath``, or ``run:NAME``, which stays as it is until a run starts."""
 
 
-class Config(BaseModel):
-    """Base of all models of options: an unknown key is an error, and nothing changes after validation.
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
+"""A number of things for each of which there is a loop or memory: a slip of the pen must not hang or kill the run."""
 
-    Defaults are validated like what a file says, so that a relative path among them lies under the data root, too.
+
+class Config(BaseModel):
+    """Base of all models of options and annotations: an unknown key is an error, and nothing changes after validation.
+
+    Infinity and nan are none of its numbers. Defaults are validated like what a file says, so that a relative path
+    among them lies under the data root, too.
     """
 
     # pydantic builds a model when it is first used: start-up declares many and validates few
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, validate_default=True, allow_inf_nan=False)
 
 
 class NamedOptions(Config):
@@ -283,9 +288,9 @@ class TaskConfig(Config):
         None, description="what scores and files call this task, to tell two of the same name apart; null: its name"
     )
     dataset: SerializeAsAny[DatasetConfig]
-    max_text_tokens: PositiveInt = Field(20, description="longest text in tokens, special tokens included")
+    max_text_tokens: Count = Field(20, description="longest text in tokens, special tokens included")
     loss_weight: NonNegativeFloat = Field(1.0, description="factor on this task's losses")
-    batch_size: PositiveInt | None = Field(None, description="examples per step of this task; null: train.batch_size")
+    batch_size: Count | None = Field(None, description="examples per step of this task; null: train.batch_size")
     sampling_weight: NonNegativeFloat = Field(
         1.0, description="share of the steps, relative to the other tasks; for train.sampling.name=weights"
     )

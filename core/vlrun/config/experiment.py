@@ -6,9 +6,8 @@ Loading checks everything that can be checked without torch and without reading 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,14 +26,16 @@ from vlrun.config.base import (
 from vlrun.config.components import config_base, config_model
 from vlrun.config.features import FeaturesConfig
 from vlrun.config.inputs import find_demo_pretraining, missing_files, picture_problems
-from vlrun.config.problems import KeyPath, Problem, Sources, dotted, validation_problems
+from vlrun.config.layers import Layer, lay_over, parse_overrides
+from vlrun.config.origins import annotate
+from vlrun.config.problems import Problem, Sources, dotted, numbers_problems, short, validation_problems
 from vlrun.config.published import Published
 from vlrun.config.roots import environment_roots, recorded_root
 from vlrun.config.shipped import find_experiment
 from vlrun.config.targets import target_problems
 from vlrun.config.train import TrainConfig
-from vlrun.config.yaml import annotate, dump_yaml, parse_value, parse_yaml
-from vlrun.errors import ConfigError, PluginError, RequiredFile, UsageError
+from vlrun.errors import ConfigError, PluginError, RequiredFile
+from vlrun.foreign.yaml import KeyPath, dump_yaml, parse_yaml
 from vlrun.reporting.options import portable_options
 
 if TYPE_CHECKING:
@@ -119,29 +120,6 @@ class Experiment(Config):
         return [file for file in missing if file.path != self.demo_weights]
 
 
-@dataclass(frozen=True)
-class Layer:
-    """Values that replace those of the file: dotted key -> value; ``origin`` is what messages call the layer."""
-
-    origin: str
-    values: Mapping[str, Any]
-
-
-def parse_overrides(arguments: Sequence[str]) -> Layer:
-    """Parses ``key.path=value`` arguments of the command line; values are YAML.
-
-    Raises:
-        UsageError: an argument has no ``=``.
-    """
-    values = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not (key and equals):
-            raise UsageError(f"'{argument}' is not an override; write key.path=value, such as train.epochs=2")
-        values[key] = parse_value(value)
-    return Layer("command line", values)
-
-
 def load_experiment(
     path: str | Path,
     overrides: Sequence[str] = (),
@@ -174,7 +152,7 @@ def load_experiment(
     is_of_run = path.name == "config.yaml" and (path.parent / "status.json").is_file()
     environment, recorded = environment_roots(raw, is_of_run=is_of_run), recorded_root(raw) if is_of_run else None
     for layer in (Layer("environment", environment), *layers, parse_overrides(overrides)):
-        problems += _lay_over(raw, layer, sources)
+        problems += lay_over(raw, layer, sources)
     raw.setdefault("name", path.stem)
     problems += find_demo_pretraining(raw, path.parent)
     check = _Check(raw, plugins or create_plugins(), recorded)
@@ -214,32 +192,6 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: cannot read the experiment file: {reason}.{near}") from error
 
 
-def _lay_over(raw: dict[str, Any], layer: Layer, sources: Sources) -> list[Problem]:
-    """Sets each dotted key of ``layer`` in ``raw``, and creates missing mappings on the way."""
-    problems = []
-    for key, value in layer.values.items():
-        path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
-        sources.layers[path] = layer.origin
-        holder: Any = raw
-        for part in path[:-1]:
-            if isinstance(holder, dict) and holder.get(str(part)) is None:
-                holder[str(part)] = {}
-            holder = _item(holder, part)
-        if isinstance(holder, dict):
-            holder[str(path[-1])] = value
-        elif isinstance(holder, list) and isinstance(path[-1], int) and path[-1] < len(holder):
-            holder[path[-1]] = value
-        else:
-            problems.append(Problem(path, "there is no such place in the experiment"))
-    return problems
-
-
-def _item(holder: Any, part: str | int) -> Any:
-    if isinstance(holder, list):
-        return holder[part] if isinstance(part, int) and part < len(holder) else None
-    return holder.get(str(part)) if isinstance(holder, dict) else None
-
-
 class _Check:
     """Validates the sections of a raw experiment, each with the model of the component that it names.
 
@@ -274,6 +226,7 @@ class _Check:
                     self.component(kind, item, (section, index)) or _unchecked(model)
                     for index, item in enumerate(raw[section])
                 ]
+        self.problems += numbers_problems(raw)
         experiment = self.validated(Experiment, frame, (), raw)
         if not isinstance(experiment, Experiment) or self.problems:
             return None
@@ -285,7 +238,7 @@ class _Check:
     ) -> BaseModel | None:
         """The options of the component that ``raw`` names, checked with its model; None if there are problems."""
         if not isinstance(raw, dict):
-            self.problems.append(Problem(path, f"expected a mapping with a name (got {raw!r})"))
+            self.problems.append(Problem(path, f"expected a mapping with a name (got {short(raw)})"))
             return None
         name = raw.get("name")
         if not isinstance(name, str):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vlrun.config.experiment import Experiment
 from vlrun.config.run_reference import run_reference
 from vlrun.errors import CheckpointError, ConfigError, DataError
+from vlrun.foreign.json import parse_json
 
 WEIGHTS_SUFFIX = ".safetensors"
 HEADER_KEY = "vlrun"
@@ -68,6 +69,20 @@ def check_is_imported(path: Path) -> None:
         )
 
 
+def recorded_facts(header: Mapping[str, str]) -> dict[str, Any]:
+    """What an import has recorded in the header of a file; of a file that is not imported, all that its header says.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if HEADER_KEY not in header:
+        return dict(header)
+    facts = parse_json(header[HEADER_KEY], allow_nan=True)
+    if not isinstance(facts, dict):
+        raise ValueError(f"its header holds {type(facts).__name__}, expected an object")
+    return facts
+
+
 def weights_header(path: Path) -> tuple[dict[str, list[int]], dict[str, Any]]:
     """Shapes of all tensors of imported weights, and what the import has recorded.
 
@@ -80,7 +95,7 @@ def weights_header(path: Path) -> tuple[dict[str, list[int]], dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            metadata = json.loads(header[HEADER_KEY]) if HEADER_KEY in header else header
+            metadata = recorded_facts(header)
             return {name: file.get_slice(name).get_shape() for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-KeyPath = tuple[str | int, ...]
+from vlrun.foreign.yaml import KeyPath
+
+_LARGEST = 1e12
 
 
 @dataclass
@@ -109,7 +111,25 @@ def _message(finding: Any, model: type[BaseModel], path: KeyPath) -> str:
     text = str(finding["msg"]).removeprefix("Value error, ")
     text = text[0].lower() + text[1:]
     value = finding["input"]
-    return f"{text} (got {value!r})" if not isinstance(value, Mapping | BaseModel) else text
+    return f"{text} (got {short(value)})" if not isinstance(value, Mapping | BaseModel) else text
+
+
+def short(value: Any, limit: int = 80) -> str:
+    """What was given, as Python writes it, on one line that can be read."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def numbers_problems(raw: Any, path: KeyPath = ()) -> Iterator[Problem]:
+    """One problem for each number that is larger than any option can mean; a seed may be."""
+    if isinstance(raw, Mapping):
+        for key, value in raw.items():
+            yield from numbers_problems(value, (*path, key))
+    elif isinstance(raw, list):
+        for index, value in enumerate(raw):
+            yield from numbers_problems(value, (*path, index))
+    elif isinstance(raw, int | float) and abs(raw) > _LARGEST and not str(path[-1]).endswith("seed"):
+        yield Problem(path, f"larger than any option can mean (got {raw:g})")
 
 
 def _model_at(model: type[BaseModel] | None, path: KeyPath) -> type[BaseModel] | None:

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from vlrun.config.base import Config, OptimizerConfig, ScheduleConfig
+from vlrun.config.base import Config, Count, OptimizerConfig, ScheduleConfig
 from vlrun.config.optimisation import AdamWConfig, AverageConfig, ConstantConfig, ParameterGroup
 
 
@@ -40,9 +40,9 @@ class StopAndGoConfig(Config):
 class TrainConfig(Config):
     """How to train. Sizes are global: they mean the same for any number of processes."""
 
-    epochs: NonNegativeInt = Field(description="passes over the training data; 0 only evaluates")
-    batch_size: PositiveInt = Field(description="examples per optimiser step, over all processes")
-    micro_batches: PositiveInt = Field(
+    epochs: NonNegativeInt = Field(le=1_000_000, description="passes over the training data; 0 only evaluates")
+    batch_size: Count = Field(description="examples per optimiser step, over all processes")
+    micro_batches: Count = Field(
         1,
         description="number of forward passes that every step is cut into, which the processes share; each process "
         "has at least one. The gradient stays the same. As each pass has its own dropout, any number of processes up "
@@ -89,12 +89,12 @@ class TrainConfig(Config):
         description="null: the order derives from seed and epoch; a number n: a permutation seeded with n + epoch, "
         "as in torch's DistributedSampler (ROSITA's released code: 0)",
     )
-    group_by_length: PositiveInt | None = Field(
+    group_by_length: Count | None = Field(
         None,
         description="sort the texts of so many batches that follow each other by length, then shuffle these batches: "
         "less is padding, and an epoch has the same examples, but other batches; null: batches as the order has them",
     )
-    evaluate_batch_size: PositiveInt = Field(64, description="examples per evaluation batch")
+    evaluate_batch_size: Count = Field(64, description="examples per evaluation batch")
     evaluate_every: PositiveInt = Field(1, description="epochs between evaluations; the last epoch is always evaluated")
     checkpoint_every: PositiveInt | None = Field(None, description="steps between checkpoints; null: once an epoch")
     final_checkpoint: Literal["best", "last"] = Field(
@@ -108,11 +108,15 @@ class TrainConfig(Config):
     remove_evaluation_images: bool = Field(False, description="train no task on images of any task's evaluation splits")
     keep_checkpoints: PositiveInt = Field(2, description="number of newest checkpoints to keep, besides the best one")
     log_every: PositiveInt = Field(10, description="steps between reports")
-    workers: NonNegativeInt | None = Field(None, description="loader processes per rank; null: by the number of cores")
-    threads: PositiveInt | None = Field(
-        None, description="CPU threads per process; null: the cores are shared; the last bits of a result depend on it"
+    workers: NonNegativeInt | None = Field(
+        None, le=1000, description="loader processes per rank; null: by the number of cores"
     )
-    distributed_timeout: PositiveInt = Field(600, description="seconds after which a rank that hangs ends the job")
+    threads: PositiveInt | None = Field(
+        None,
+        le=10_000,
+        description="CPU threads per process; null: the cores are shared; the last bits of a result depend on it",
+    )
+    distributed_timeout: Count = Field(600, description="seconds after which a rank that hangs ends the job")
 
     @model_validator(mode="after")
     def _every_micro_batch_has_examples(self) -> TrainConfig:

@@ -9,20 +9,22 @@ import hashlib
 import json
 import mmap
 import os
-import pickle
 import re
 from abc import abstractmethod
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from vlrun.config.base import DatasetConfig
+from vlrun.config.problems import short
 from vlrun.data.build_progress import counted
 from vlrun.errors import DataError, first_few
 from vlrun.files import atomic_write
+from vlrun.foreign.json import has_large_number, parse_json
+from vlrun.foreign.pickles import RefusedNameError, read_plain
 from vlrun.interfaces.dataset import Dataset
 from vlrun.interfaces.examples import Example, Target
 
@@ -106,10 +108,13 @@ class AnnotationFile:
 
     def read(self, index: int, model: type[Record]) -> Record:
         """The record at ``index`` as ``model``; a DataError names file, line and field if it does not fit."""
+        line = self._line(index)
+        if has_large_number(line):
+            _parsed(line, self.place(index))  # raises if it is too large
         try:
-            return model.model_validate_json(self._line(index))  # 14 us; through a dict it takes 23
+            return model.model_validate_json(line)  # 14 us; through a dict it takes 23
         except ValidationError as error:
-            _parsed(self._line(index), self.place(index))  # raises if the line is no JSON at all
+            _parsed(line, self.place(index))  # raises if the line is no JSON at all
             raise DataError([f"{self.place(index)}: {problem}" for problem in field_problems(error)]) from error
 
     @property
@@ -261,38 +266,25 @@ def load_plain_pickle(path: Path) -> Any:
         DataError: the file is missing or damaged, or asks for anything but plain values.
     """
     try:
-        with Path(path).open("rb") as file:
-            try:
-                return _PlainUnpickler(file, encoding="utf-8").load()
-            except UnicodeDecodeError:
-                file.seek(0)
-                return _PlainUnpickler(file, encoding="latin-1").load()
-    except _RefusedNameError as error:
+        content = Path(path).read_bytes()
+        try:
+            return read_plain(content)
+        except UnicodeDecodeError:
+            return read_plain(content, encoding="latin-1")
+    except RefusedNameError as error:
         raise DataError(
-            f"{path}: refused to load '{error}'. This pickle wants to run code; the official files hold only lists, "
-            "dictionaries, strings and numbers. Get the file from its official source again"
+            f"{path}: refused to load '{error.name}'. This pickle wants to run code; the official files hold only "
+            "lists, dictionaries, strings and numbers. Get the file from its official source again"
         ) from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise DataError(f"{path}: not a readable pickle ({type(error).__name__}: {error})") from error
+    except DataError as error:
+        raise DataError(f"{path}: not a readable pickle ({error})") from error
 
 
 def field_problems(error: ValidationError) -> list[str]:
     """One line for each error of pydantic: ``field: what (got value)``."""
     return [_field_problem(details) for details in error.errors(include_url=False)]
-
-
-class _RefusedNameError(Exception):
-    """A pickle asked for a global name."""
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def __init__(self, file: IO[bytes], *, encoding: str) -> None:
-        super().__init__(file, encoding=encoding)
-
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise _RefusedNameError(f"{module}.{name}")
 
 
 def _line_offsets(content: mmap.mmap) -> NDArray[np.int64]:
@@ -311,14 +303,14 @@ def _line_offsets(content: mmap.mmap) -> NDArray[np.int64]:
 
 def _parsed(line: bytes, place: str) -> dict[str, Any]:
     try:
-        record = json.loads(line.rstrip(b"\r\n"))  # with its end, json would place errors there on the next line
+        record = parse_json(line.rstrip(b"\r\n"))  # with its end, json would place errors there on the next line
     except UnicodeDecodeError as error:
         raise DataError(f"{place}: not UTF-8 at byte {error.start} of the line") from error
     except json.JSONDecodeError as error:
         problem = "the line is empty" if not line.strip() else f"not JSON: {error.msg} at column {error.colno}"
         raise DataError(f"{place}: {problem}") from error
-    except RecursionError as error:
-        raise DataError(f"{place}: nested too deeply") from error
+    except ValueError as error:
+        raise DataError(f"{place}: {error}") from error
     if not isinstance(record, dict):
         raise DataError(f"{place}: expected an object in braces, found {type(record).__name__}")
     return record
@@ -330,13 +322,8 @@ def _field_problem(details: Any) -> str:
     text = text[:1].lower() + text[1:]
     given = details["input"]
     if details["type"] != "missing" and not isinstance(given, Mapping | BaseModel):
-        text += f" (got {_short(given)})"
+        text += f" (got {short(given)})"
     return f"{field}: {text}" if field else text
-
-
-def _short(value: Any, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def _repeated_id(record: BaseModel, seen: dict[Any, int], number: int, place: str) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vlrun.errors import DataError
 from vlrun.files import atomic_write
+from vlrun.foreign.json import parse_json
 
 NAME = "image-identities"
 """What ``runner data build`` makes such a table of."""
@@ -131,6 +132,6 @@ def write_identities(path: Path, groups: Sequence[Sequence[str]], sources: Seque
 def _rows(path: Path, content: bytes) -> Iterator[object]:
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            yield json.loads(line)
+            yield parse_json(line)
         except ValueError as error:  # also what is not UTF-8
             raise DataError(f"{path}:{number}: not readable JSON: was the file cut off?") from error

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from vlrun.data.build_progress import ReadingTold
 from vlrun.errors import DataError
+from vlrun.foreign.json import Nesting
 
 _IN_A_LIST = 2  # the depth at which items of the lists of an object begin
 
@@ -121,7 +122,7 @@ def _read(path: Path, expected: str, bracket: bytes, items_of: Callable[[Any], I
             start = _start(file)
             if not start.startswith(bracket):
                 raise DataError(f"{path}: expected {expected}; the file starts with {start.decode(errors='replace')!r}")
-            yield from items_of(ReadingTold(file, path, inner))
+            yield from items_of(_Limited(ReadingTold(file, path, inner), path))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: not readable gzip ({error}); get the file again") from error
     except OSError as error:
@@ -133,6 +134,25 @@ def _read(path: Path, expected: str, bracket: bytes, items_of: Callable[[Any], I
         raise DataError(f"{path}: {what}; get or write it again") from error
     except (ijson.JSONError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not readable JSON: {_first_line(error)}") from error
+
+
+class _Limited:
+    """A file being read that refuses brackets within brackets without end: the parser takes memory for each.
+
+    ``read`` raises DataError.
+    """
+
+    def __init__(self, file: ReadingTold, path: Path) -> None:
+        self._file, self._path, self._nesting = file, path, Nesting()
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        block = self._file.read(size)
+        try:
+            self._nesting.feed(block)
+        except ValueError as error:
+            raise DataError(f"{self._path}: not readable JSON: {error}") from error
+        return block
 
 
 def _start(file: IO[bytes]) -> bytes:

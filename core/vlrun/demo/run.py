@@ -18,10 +18,10 @@ from typing import Any, Literal
 from vlrun.config.base import TaskConfig
 from vlrun.config.experiment import DEMO_WEIGHTS_FOLDER, Experiment, Layer, load_experiment, parse_overrides
 from vlrun.config.run_reference import run_reference
-from vlrun.config.yaml import dump_yaml
 from vlrun.demo.data import DemoData, demo_of, only_one, prepare_demo
 from vlrun.engine.stopping import stop_signals_passed_to
 from vlrun.errors import ConfigError, DataError, RunnerError, StoppedOnRequest
+from vlrun.foreign.yaml import dump_yaml
 from vlrun.interfaces.demo_provider import DemoFiles
 from vlrun.plugins.code import code_hash
 from vlrun.plugins.manager import Plugins

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import difflib
 import errno
-import json
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vlrun.engine.averaging import AveragedWeights
+from vlrun.engine.optimizer_state import fill_optimizer, optimizer_tensors
 from vlrun.errors import CheckpointError, ConfigError
-from vlrun.files import make_readable, parse_json, point_symlink, sha256_of, sync_folder, write_json
+from vlrun.files import make_readable, point_symlink, sha256_of, sync_folder, write_json
+from vlrun.foreign.json import parse_json
 from vlrun.interfaces.examples import Score
 
 MODEL, OPTIMIZER, PROGRESS, MANIFEST = "model.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"
@@ -36,7 +36,8 @@ CALLBACKS = "callbacks.safetensors"
 """What callbacks keep; only where there is anything."""
 
 _KNOWN = {HEADS, NAMED_HEADS, TRAINED}
-_COUNT = "@step"
+
+_Json = TypeVar("_Json", dict[str, Any], list[dict[str, Any]])
 
 _REPLACED, _PARTIAL = ".replaced", ".partial"
 
@@ -65,26 +66,15 @@ class Checkpoint:
 
     def head_meanings(self) -> dict[str, Any]:
         """What the numbers of each task's head mean; empty in a checkpoint of an older version."""
-        path = self.path / HEADS
-        meanings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return meanings
+        return self._read(HEADS, dict)
 
     def named_heads(self) -> list[dict[str, Any]]:
         """The heads that travel, as ``save`` got them; none in a checkpoint of an older version."""
-        path = self.path / NAMED_HEADS
-        named: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        return named
+        return self._read(NAMED_HEADS, list)
 
     def load_model(self, model: nn.Module) -> None:
-        """Fills ``model`` strictly.
-
-        Raises:
-            CheckpointError: names or shapes differ.
-        """
-        try:
-            load_model(model, self.path / MODEL)
-        except RuntimeError as error:
-            raise CheckpointError(f"{self.path}: the weights do not fit this model: {error}") from error
+        """Fills ``model`` strictly; raises CheckpointError where names or shapes differ, or it holds no weights."""
+        self._fill(model, MODEL)
 
     @property
     def trained(self) -> Path:
@@ -93,33 +83,49 @@ class Checkpoint:
         return apart if apart.exists() else self.path / MODEL
 
     def load_trained(self, model: nn.Module) -> None:
-        """As ``load_model``, with the weights from which training goes on.
-
-        Raises:
-            CheckpointError: names or shapes differ.
-        """
-        try:
-            load_model(model, self.trained)
-        except RuntimeError as error:
-            raise CheckpointError(f"{self.path}: the weights do not fit this model: {error}") from error
+        """As ``load_model``, with the weights from which training goes on."""
+        self._fill(model, self.trained.name)
 
     def callback_state(self) -> dict[str, Tensor]:
         """What callbacks keep, as ``save`` got it; empty where there is nothing."""
-        path = self.path / CALLBACKS
-        return load_file(path) if path.exists() else {}
+        with self._readable(CALLBACKS):
+            return load_file(self.path / CALLBACKS) if (self.path / CALLBACKS).exists() else {}
 
     def load_optimizer(self, optimizer: Optimizer, model: nn.Module) -> None:
-        """Fills the state of ``optimizer``, by the names of the parameters, in whatever groups they are."""
-        tensors = load_file(self.path / OPTIMIZER)
-        for group in optimizer.param_groups:
-            counts = [tensors.pop(f"{name}/{_COUNT}", None) for name in _named(optimizer, model, group)]
-            if known := [int(count) for count in counts if count is not None]:
-                group["step"] = max(known)
-        for name, parameter in _named(optimizer, model).items():
-            prefix = f"{name}/"
-            state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            if state:
-                optimizer.state[parameter] = {key: _beside(parameter, key, value) for key, value in state.items()}
+        """Fills the state of ``optimizer``, by the names of the parameters, in whatever groups they are.
+
+        Raises:
+            CheckpointError: the file is no file of tensors.
+        """
+        with self._readable(OPTIMIZER):
+            tensors = load_file(self.path / OPTIMIZER)
+        fill_optimizer(optimizer, model, tensors)
+
+    def _fill(self, model: nn.Module, name: str) -> None:
+        try:
+            with self._readable(name):
+                load_model(model, self.path / name)
+        except RuntimeError as error:
+            raise CheckpointError(f"{self.path}: the weights do not fit this model: {error}") from error
+
+    def _read(self, name: str, kind: type[_Json]) -> _Json:
+        """The JSON in one of its files; empty where an older version has written none."""
+        path = self.path / name
+        if not path.exists():
+            return kind()
+        with self._readable(name):
+            content = parse_json(path.read_bytes(), allow_nan=True)
+            if not isinstance(content, kind):
+                raise ValueError(f"it holds {type(content).__name__}, expected {kind.__name__}")
+        return content
+
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
+        """Refuses a file that agrees with its hash and is of another kind all the same: somebody has put it there."""
+        try:
+            yield
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(f"checkpoint {self.path} is damaged: {name} cannot be read: {error}") from error
 
 
 class Checkpoints:
@@ -166,7 +172,7 @@ class Checkpoints:
                 save_model(model, str(temporary / MODEL))  # a tensor that two names share is written once
             if average is not None:
                 save_model(model, str(temporary / TRAINED))
-            save_file(_optimizer_tensors(optimizer, model), temporary / OPTIMIZER)
+            save_file(optimizer_tensors(optimizer, model), temporary / OPTIMIZER)
             if callbacks:
                 save_file(dict(callbacks), temporary / CALLBACKS)
             files = [MODEL, OPTIMIZER, *([] if average is None else [TRAINED]), *([CALLBACKS] if callbacks else [])]
@@ -328,7 +334,7 @@ class EvaluationHistory:
     def read(self, up_to: int) -> None:
         """Reads what an interrupted run has written, up to the checkpoint from which it continues."""
         if self.path.exists():
-            self.rows = [row for row in json.loads(self.path.read_text()) if row["step"] <= up_to]
+            self.rows = [row for row in parse_json(self.path.read_bytes(), allow_nan=True) if row["step"] <= up_to]
 
     def write(self) -> None:
         """Writes the file."""
@@ -362,7 +368,12 @@ def open_checkpoint(path: Path, model_only: bool = False) -> Checkpoint:
         for name, expected in hashes.items():
             if not (model_only and name in (OPTIMIZER, TRAINED)) and sha256_of(path / name) != expected:
                 raise CheckpointError(f"checkpoint {path} is damaged: {name} does not agree with its hash")
-        return Checkpoint(path, Progress(**parse_json((path / PROGRESS).read_bytes())))
+        progress = Progress(**parse_json((path / PROGRESS).read_bytes()))
+        if not isinstance(progress.step, int) or not all(
+            isinstance(part, dict) for part in (progress.identity, progress.scaler)
+        ):
+            raise CheckpointError(f"checkpoint {path} is damaged: {PROGRESS} does not say how far it is")
+        return Checkpoint(path, progress)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
 
@@ -373,31 +384,6 @@ def _step_name(path: Path) -> str:
 
 def _best_name(task: str | None) -> str:
     return "best" if task is None else f"best-{task}"
-
-
-def _named(optimizer: Optimizer, model: nn.Module, group: Mapping[str, Any] | None = None) -> dict[str, nn.Parameter]:
-    groups = optimizer.param_groups if group is None else [group]
-    owned = {id(parameter) for each in groups for parameter in each["params"]}
-    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in owned}
-
-
-def _optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    counts = {  # of optimisers that count steps by group, as those of pytorch-optimizer do
-        f"{name}/{_COUNT}": torch.tensor(group["step"])
-        for group in optimizer.param_groups
-        if isinstance(group.get("step"), int)
-        for name in _named(optimizer, model, group)
-    }
-    return counts | {
-        f"{name}/{key}": torch.as_tensor(value).contiguous()
-        for name, parameter in _named(optimizer, model).items()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def _beside(parameter: Tensor, key: str, value: Tensor) -> Tensor:
-    """Puts optimiser state where the kernels expect it: moments beside the parameter, the step count only on CUDA."""
-    return value.to(parameter.device) if key != "step" or parameter.is_cuda else value
 
 
 def _reason(error: Exception) -> str:

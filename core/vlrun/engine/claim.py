@@ -23,7 +23,8 @@ from pathlib import Path
 
 from vlrun.engine.run_folder import now
 from vlrun.errors import DataError, DistributedError
-from vlrun.files import parse_json
+from vlrun.foreign.json import parse_json
+from vlrun.foreign.printing import say
 
 CLAIM = "owner.json"
 
@@ -198,10 +199,10 @@ def _beat(path: Path, handle: int, owner: Owner, stopped: threading.Event) -> No
         except OSError:
             continue  # the file system is away for a moment
         if not is_ours and not stopped.is_set():
-            print(  # noqa: T201 - nothing may be written to the folder any more, so nobody else can say it
+            say(
                 f"{path.parent}: another process has taken over this run folder, because this one did not touch it for "
                 "more than a minute (was it frozen?); this one ends here",
-                file=sys.stderr,
+                to=sys.stderr,
                 flush=True,
             )
             os._exit(DistributedError.exit_status)

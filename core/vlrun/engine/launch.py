@@ -24,6 +24,7 @@ from vlrun.engine.stopping import (
     stop_at_once_on_signals,
 )
 from vlrun.errors import INTERRUPTED, DistributedError, StoppedOnRequest
+from vlrun.foreign.printing import say
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -187,5 +188,5 @@ def _exit_status(error: ChildFailedError, received: Collection[int]) -> int:
     if -code in received:  # it had just begun
         return say_stopped_early(received)
     message = f"rank {rank} was killed by signal {-code}; the others were stopped. --resume continues."
-    print(f"{DistributedError.__name__}: {message}", file=sys.stderr)  # noqa: T201 - the launcher has no reporter
+    say(f"{DistributedError.__name__}: {message}", to=sys.stderr)
     return DistributedError.exit_status

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from vlrun.errors import LostRankError
+from vlrun.foreign.json import parse_json
 
 JOB_VARIABLE = "VLRUN_JOB"
 """Names the job of a batch system, which starts it again under the same name; what it began is continued."""
@@ -52,7 +53,7 @@ def fresh_store(store: Any, rank: int, world_size: int, timeout: timedelta) -> A
             store.set(_WELCOME, json.dumps(words))
             if all(store.check([f"vlrun/{own}/{word}"]) for word in words[1:]):
                 return PrefixStore(f"vlrun/{own}", store)
-        elif store.check([_WELCOME]) and own in (words := json.loads(store.get(_WELCOME))):
+        elif store.check([_WELCOME]) and own in (words := parse_json(store.get(_WELCOME))):
             store.set(f"vlrun/{words[0]}/{own}", "here")
             return PrefixStore(f"vlrun/{words[0]}", store)
         time.sleep(_PAUSE_SECONDS)

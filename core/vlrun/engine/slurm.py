@@ -18,6 +18,7 @@ from typing import Any
 from vlrun.engine.launch import Command, Hosts, launch
 from vlrun.engine.restarts import JOB_VARIABLE
 from vlrun.errors import MachineError, RunnerError, StoppedOnRequest, UsageError
+from vlrun.foreign.printing import say
 
 _OURS = ("ntasks", "ntasks-per-node", "array", "signal", "output", "error", "requeue", "open-mode", "job-name")
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
@@ -164,12 +165,12 @@ class BatchTask:
         try:
             status = launch(self.main, self.arguments, self.num_processes, hosts, received)
         except RunnerError as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - there is no reporter here
+            say(f"{type(error).__name__}: {error}", to=sys.stderr)
             status = error.exit_status
         if status == StoppedOnRequest.exit_status and not received & {signal.SIGTERM, signal.SIGINT}:
             if job.global_rank:
                 return  # the task of the first node requeues the job; a status other than 0 might end it before
-            print("the job is put into the queue again and goes on from its checkpoint", file=sys.stderr)  # noqa: T201
+            say("the job is put into the queue again and goes on from its checkpoint", to=sys.stderr)
             sys.stderr.flush()
             os.kill(os.getpid(), getattr(signal, f"SIG{JobEnvironment.USR_SIG}"))  # submitit's handler requeues
         if status:

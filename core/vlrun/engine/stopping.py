@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import INTERRUPTED, StoppedOnRequest
+from vlrun.foreign.printing import say
 
 if TYPE_CHECKING:
     from vlrun.engine.ranks import Ranks
@@ -146,7 +147,7 @@ def handled_by(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None
 def say_stopped_early(received: Collection[int]) -> int:
     """Says that a stop signal came before a run began; returns the exit status of that."""
     if signal.SIGINT in received:
-        print("interrupted", file=sys.stderr)  # noqa: T201 - there is no reporter yet
+        say("interrupted", to=sys.stderr)
         return INTERRUPTED
-    print(_STOPPED_EARLY, file=sys.stderr)  # noqa: T201
+    say(_STOPPED_EARLY, to=sys.stderr)
     return StoppedOnRequest.exit_status

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from vlrun.config.preflight import HEADER_KEY, check_is_imported
+from vlrun.config.preflight import HEADER_KEY, check_is_imported, recorded_facts
 from vlrun.config.preflight import WEIGHTS_SUFFIX as SUFFIX
 from vlrun.data.leaks import describe_declared
 from vlrun.engine.answer_lists import answer_remarks
@@ -32,6 +32,7 @@ from vlrun.engine.weight_sources import WeightSource, find_source
 from vlrun.errors import CheckpointError, first_few
 from vlrun.features.origin import UNKNOWN, FeatureOrigin
 from vlrun.files import atomic_write, sha256_of, write_json
+from vlrun.foreign.json import parse_json
 from vlrun.plugins.entries import Entry, WeightFormat
 
 ORIGIN_KEY = "vlrun_origin"
@@ -280,7 +281,7 @@ def read_imported(path: Path, *, header_only: bool = False) -> tuple[dict[str, T
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
-            metadata = json.loads(header[HEADER_KEY]) if HEADER_KEY in header else header
+            metadata = recorded_facts(header)
             tensors = {} if header_only else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if not header_only:
             check_content(path, tensors, metadata if HEADER_KEY in header else _origin(header))
@@ -301,7 +302,7 @@ def _read_for(weight_format: WeightFormat, source: WeightSource) -> tuple[dict[s
 def _origin(header: Mapping[str, Any]) -> dict[str, Any]:
     """What a file that we have exported says of itself; empty for all others."""
     try:
-        facts = json.loads(header.get(ORIGIN_KEY, "{}"))
+        facts = parse_json(header.get(ORIGIN_KEY, "{}"))
     except (TypeError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -5,7 +5,6 @@ Only finding is done here; ``vlrun.engine.weight_files`` reads what was found.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ from typing import Any
 
 from vlrun.errors import CheckpointError, UsageError
 from vlrun.files import read_object_or_empty
+from vlrun.foreign.json import parse_json
+from vlrun.foreign.yaml import parse_mapping
 
 HUB = "hf:"
 """What the name of a repository begins with, as in ``hf:owner/name`` or ``hf:owner/name@revision``."""
@@ -106,7 +107,7 @@ def _parts(index: Path, fetch: Fetch) -> tuple[tuple[Path, ...], frozenset[str]]
         CheckpointError: the index is damaged, or a file is missing.
     """
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
         names = list(dict.fromkeys(places.values()))
         if not names or not all(Path(name).name == name for name in names):
             raise ValueError("weight_map")
@@ -122,14 +123,11 @@ def _parts(index: Path, fetch: Fetch) -> tuple[tuple[Path, ...], frozenset[str]]
 
 def _licence(card: Path | None) -> str:
     """The licence in the head of a model card."""
-    import yaml
-
     try:
         head = card.read_text(encoding="utf-8").split("---")[1] if card is not None else ""
-        content = yaml.safe_load(head)
-    except (OSError, UnicodeDecodeError, IndexError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, IndexError):
         return ""
-    return str(content.get("license") or "") if isinstance(content, dict) else ""
+    return str(parse_mapping(head).get("license") or "")
 
 
 def _of_hub(name: str) -> WeightSource:

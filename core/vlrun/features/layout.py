@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from vlrun.errors import DataError
 from vlrun.features.compression import crc32
+from vlrun.foreign.json import parse_json
 from vlrun.interfaces.examples import RegionFeatures
 
 FORMAT_VERSION = 1
@@ -262,7 +263,9 @@ def pack_json(content: dict[str, Any]) -> bytes:
 
 def unpack_json(value: bytes) -> dict[str, Any]:
     """What ``pack_json`` packed; raises ValueError where it is damaged."""
-    content: dict[str, Any] = json.loads(_without_checksum(value))
+    content = parse_json(_without_checksum(value))
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds {type(content).__name__}, expected an object")
     return content
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
 
+from vlrun.foreign.printing import say
 from vlrun.interfaces.examples import Score
 
 
@@ -239,4 +240,4 @@ class Reporters(Reporter):
         self.note(message)
         if not any(other.shows_notes for other in self._active):
             with suppress(Exception):
-                print(message, file=sys.stderr)  # noqa: T201 - the console itself may be what failed
+                say(message, to=sys.stderr)

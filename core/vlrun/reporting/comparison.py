@@ -8,6 +8,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from vlrun.foreign.printing import plain
 from vlrun.interfaces.reporter import ResultRow
 from vlrun.reporting.options import is_recipe, portable_options, shown
 from vlrun.reporting.repeats import CHECKPOINT, repeat_table, repeated_scores
@@ -21,7 +22,7 @@ from vlrun.reporting.results import (
     with_published_columns,
 )
 from vlrun.reporting.run_record import RunRecord
-from vlrun.reporting.tables import TextTable, plain
+from vlrun.reporting.tables import TextTable
 
 _MOST_DIFFERENCES = 8  # in a cell; a row that differs in more is another experiment
 

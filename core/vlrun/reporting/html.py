@@ -14,6 +14,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from vlrun.files import write_text
+from vlrun.foreign.printing import plain
 from vlrun.interfaces.reporter import Outcome, Reporter, ResultRow, RunInfo
 from vlrun.reporting.charts import Chart, Line, Point, smooth, thin
 from vlrun.reporting.examples import read_examples
@@ -31,7 +32,6 @@ from vlrun.reporting.results import (
     with_published_columns,
 )
 from vlrun.reporting.run_record import config_text, read_header, read_run, score_of, write_header
-from vlrun.reporting.tables import plain
 from vlrun.reporting.wording import DEMO_NOTICE, grouped_facts, rate_text, score_text, share_text
 
 FILE_NAME = "report.html"

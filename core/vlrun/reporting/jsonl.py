@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
 from vlrun.files import atomic_write, open_itself
+from vlrun.foreign.json import finite, parse_json
 from vlrun.interfaces.examples import Score
 from vlrun.interfaces.reporter import EvaluationReport, Reporter, RunInfo, StepReport
 
@@ -113,22 +113,11 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     with file:
         for text in file:
             try:
-                line = json.loads(text)
+                line = parse_json(text)
             except ValueError:
                 continue
             if isinstance(line, dict) and "kind" in line and isinstance(line.get("step"), int):
                 yield line
-
-
-def finite(value: Any) -> Any:
-    """``value`` with every nan and infinity, at any depth, replaced by None: JSON cannot express them."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
 
 
 def _as_json(line: dict[str, Any]) -> str:

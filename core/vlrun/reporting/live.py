@@ -10,9 +10,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from vlrun.foreign.printing import plain
 from vlrun.interfaces.reporter import RunInfo, StepReport
 from vlrun.reporting.progress import Bar, Clock, LiveArea, bars, work_bar
-from vlrun.reporting.tables import TextTable, plain, plain_text
+from vlrun.reporting.tables import TextTable, plain_text
 from vlrun.reporting.wording import (
     DEMO_NOTICE,
     duration_text,

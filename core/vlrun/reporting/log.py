@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import IO
 
 from vlrun.files import open_itself
+from vlrun.foreign.printing import plain
 from vlrun.interfaces.reporter import EvaluationReport, Outcome, Reporter, RunInfo, StepReport
 from vlrun.reporting.results import result_table
-from vlrun.reporting.tables import plain
 from vlrun.reporting.wording import ending_line, ends_epoch, evaluation_line, header_lines, step_line
 
 FILE_NAME = "log.txt"

@@ -16,8 +16,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from vlrun.foreign.printing import encodable, plain
 from vlrun.interfaces.reporter import Reporter, Reporters
-from vlrun.reporting.tables import encodable, plain, plain_text
+from vlrun.reporting.tables import plain_text
 from vlrun.reporting.wording import duration_text, rate_text
 
 Clock = Callable[[], float]

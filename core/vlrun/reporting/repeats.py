@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vlrun.foreign.printing import plain
 from vlrun.interfaces.reporter import ResultRow
 from vlrun.reporting.options import is_recipe, portable_options
 from vlrun.reporting.run_record import RunRecord
-from vlrun.reporting.tables import TextTable, plain
+from vlrun.reporting.tables import TextTable
 from vlrun.reporting.wording import score_text
 
 CHECKPOINT = "checkpoint"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlrun.files import read_object_or_empty, write_json
+from vlrun.foreign.yaml import parse_mapping
 from vlrun.interfaces.examples import Score
 from vlrun.interfaces.reporter import ResultRow
 from vlrun.reporting.jsonl import FILE_NAME, read_metrics
@@ -111,13 +112,7 @@ def _final_rows(folder: Path, config: Mapping[str, Any]) -> list[ResultRow]:
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
-    import yaml
-
-    try:
-        config = yaml.safe_load(config_text(folder))
-    except yaml.YAMLError:
-        return {}
-    return config if isinstance(config, Mapping) else {}
+    return parse_mapping(config_text(folder))
 
 
 def _whole(value: Any) -> int:

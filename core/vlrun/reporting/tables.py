@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
@@ -15,7 +14,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-_DIRECTIONS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+from vlrun.foreign.printing import encodable, plain
+
 _ANY_WIDTH = 100_000  # columns; more than any row has
 
 
@@ -72,26 +72,6 @@ def print_table(table: TextTable, stream: TextIO | None = None) -> None:
         return
     for line in table.as_lines():
         stream.write(f"{encodable(line, stream)}\n")
-
-
-def encodable(text: str, stream: TextIO) -> str:
-    """``text`` with ``?`` for characters that the stream cannot encode."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        return text.replace("±", "+-").encode(encoding, "replace").decode(encoding)
-    return text
-
-
-def plain(text: str) -> str:
-    """``text`` on one line without control characters, which could move the cursor, or hide or turn what follows."""
-    return "".join(" " if _controls(character) else character for character in text)
-
-
-def _controls(character: str) -> bool:
-    """Whether it ends a line, or controls the terminal or the direction of the text after it."""
-    return unicodedata.category(character) in ("Cc", "Zl", "Zp") or character in _DIRECTIONS
 
 
 def plain_text(text: str, style: str = "") -> Text:

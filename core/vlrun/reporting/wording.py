@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from vlrun.foreign.printing import plain
 from vlrun.interfaces.reporter import EvaluationReport, Outcome, RunInfo, StepReport
-from vlrun.reporting.tables import TextTable, plain
+from vlrun.reporting.tables import TextTable
 
 DEMO_NOTICE = (
     "DEMO RUN: generated data, a tiny model and a short schedule. "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from vlrun.config.experiment import Experiment
-from vlrun.config.yaml import parse_yaml
 from vlrun.data.splits import describe_features, images_path, open_images
 from vlrun.engine.assembly import assemble, build_metrics, check_splits
 from vlrun.engine.checkpoints import Checkpoints
@@ -24,6 +22,8 @@ from vlrun.engine.staging import stage_features
 from vlrun.engine.start_checks import check_evaluation_batches
 from vlrun.engine.stopping import StopRequest
 from vlrun.errors import DataError, UsageError, first_few
+from vlrun.foreign.json import parse_json
+from vlrun.foreign.yaml import parse_yaml
 from vlrun.interfaces.examples import Prediction, Score
 from vlrun.interfaces.reporter import Reporters, ResultRow
 from vlrun.interfaces.run_view import RunView
@@ -180,7 +180,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         )
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
         try:
-            fields: dict[str, Any] = json.loads(line)
+            fields: dict[str, Any] = parse_json(line)
             predictions.append(Prediction(str(fields.pop("id")), fields))
         except (ValueError, KeyError, AttributeError, TypeError):
             problems.append(f"{path}:{number}: not a JSON object with an id")

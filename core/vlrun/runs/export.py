@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vlrun.blocks.transformer_config import TextTransformerConfig
@@ -98,7 +98,7 @@ def _exported(path: Path, optional: Sequence[str], heads: Mapping[str, str]) -> 
     Args:
         heads: neutral name -> name of its module in the model.
     """
-    with safe_open(path, framework="pt", device="cpu") as file:
+    with _opened(path) as file:
         homes = {name: name for name in file.keys()}  # noqa: SIM118
         homes |= {name: home for name, home in (file.metadata() or {}).items() if home in homes}
         used = {home for name, home in homes.items() if name.startswith(_HEADS)}
@@ -115,6 +115,13 @@ def _exported(path: Path, optional: Sequence[str], heads: Mapping[str, str]) -> 
     taken = set(ours.values())
     others = Counter(".".join(name.split(".")[:2]) for name, home in homes.items() if home not in taken)
     return tensors, [f"{head} ({count} tensors)" for head, count in others.items()]
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
 def _num_heads(config: BackboneConfig) -> int | None:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlrun.config.optimisation import ParameterGroup
-from vlrun.config.yaml import parse_yaml
 from vlrun.engine.optimisation import plan_parameters
 from vlrun.engine.run import Run
 from vlrun.errors import ConfigError, first_few
 from vlrun.files import write_json
+from vlrun.foreign.yaml import parse_yaml
 from vlrun.reporting.options import flat_options, shown
 
 KEY = "parameter_groups"

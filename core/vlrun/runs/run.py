@@ -15,7 +15,6 @@ from vlrun.config.components import config_model
 from vlrun.config.experiment import Experiment
 from vlrun.config.preflight import check_files
 from vlrun.config.run_reference import run_reference
-from vlrun.config.yaml import parse_yaml
 from vlrun.data.image_check import check_same_table
 from vlrun.engine.assembly import assemble, check_splits
 from vlrun.engine.claim import claimed, is_abandoned
@@ -39,6 +38,7 @@ from vlrun.engine.trainer import Trainer, build_trainer
 from vlrun.engine.training import load_final_weights, resume, train
 from vlrun.errors import ConfigError, RunnerError, StoppedOnRequest
 from vlrun.files import remove_left_over, write_text
+from vlrun.foreign.yaml import parse_yaml
 from vlrun.interfaces.reporter import Outcome, Reporters, ResultRow, RunInfo
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.reporting.options import flat_options

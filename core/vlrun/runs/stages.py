@@ -6,18 +6,18 @@ knows one concrete file: ``RUN/weights/best_00000120.safetensors``, in the folde
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from vlrun.config.experiment import Experiment, load_experiment
 from vlrun.config.preflight import WEIGHTS_SUFFIX
 from vlrun.config.run_reference import RunReference, run_reference
-from vlrun.config.yaml import parse_yaml
 from vlrun.engine.checkpoints import MANIFEST, MODEL, Checkpoints
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weight_files import read_imported
 from vlrun.errors import CheckpointError, DataError
+from vlrun.foreign.json import parse_json
+from vlrun.foreign.yaml import parse_yaml
 from vlrun.plugins.manager import Plugins
 from vlrun.runs.export import export_weights
 
@@ -112,7 +112,7 @@ def _made(source: RunFolder, checkpoint: str, out: Path | None, plugins: Plugins
     """The weights of a checkpoint, in the folder of its run; made if they are not there."""
     chosen = Checkpoints(source.checkpoints, model_only=True).choose(checkpoint)
     out = out or source.path / FOLDER / f"{checkpoint}_{chosen.progress.step:08d}{WEIGHTS_SUFFIX}"
-    made_from = json.loads((chosen.path / MANIFEST).read_text(encoding="utf-8"))[MODEL]
+    made_from = parse_json((chosen.path / MANIFEST).read_bytes())[MODEL]
     if not out.exists() or _source_hash(out) != made_from:
         export_weights(source, load_experiment(source.config, plugins=plugins), out, plugins, str(chosen.path))
     return out

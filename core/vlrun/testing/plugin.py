@@ -34,6 +34,8 @@ PUBLIC = (
     "vlrun.data.splits",
     "vlrun.data.submissions",
     "vlrun.files",
+    "vlrun.foreign.json",
+    "vlrun.foreign.printing",
     "vlrun.runs.again",
     "vlrun.seeds",
     "vlrun.testing",

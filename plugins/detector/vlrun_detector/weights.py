@@ -74,7 +74,11 @@ def read_pickled(path: Path) -> dict[str, Any]:
     arrays = content.get("model") if isinstance(content, Mapping) else None
     if not isinstance(arrays, Mapping):
         raise CheckpointError(f"{path}: it has no 'model', which holds the arrays in such files")
-    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    return {
+        str(name): torch.from_numpy(array)
+        for name, array in arrays.items()
+        if isinstance(array, np.ndarray) and array.dtype.kind in "fi"
+    }
 
 
 def _tensors_in(content: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -50,12 +50,13 @@ class ViltConfig(TextTransformerConfig):
     stacks: ClassVar[Mapping[str, str]] = {"num_layers": "vilt.encoder.layer"}
     any_tokenizer: ClassVar[bool] = True
 
-    num_layers: PositiveInt | None = Field(None, description="layers; base has 12, tiny 2")
+    num_layers: PositiveInt | None = Field(None, le=1000, description="layers; base has 12, tiny 2")
     image_size: PositiveInt | None = Field(
         None,
+        le=10_000,
         description="shorter side of scaled pictures; the table of positions is for squares of this side",
     )
-    patch_size: PositiveInt | None = Field(None, description="side of a patch in pixels")
+    patch_size: PositiveInt | None = Field(None, le=10_000, description="side of a patch in pixels")
 
     @model_validator(mode="after")
     def _patches_divide_the_picture(self) -> ViltConfig:

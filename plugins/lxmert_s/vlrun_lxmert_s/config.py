@@ -39,9 +39,11 @@ class TwoStreamConfig(TransformerConfig):
         "num_object_layers": "encoder.r_layers",
     }
 
-    num_language_layers: NonNegativeInt | None = Field(None, description="layers that see the text alone")
-    num_cross_layers: PositiveInt | None = Field(None, description="layers in which text and regions see each other")
-    num_object_layers: NonNegativeInt | None = Field(None, description="layers that see the regions alone")
+    num_language_layers: NonNegativeInt | None = Field(None, le=1000, description="layers that see the text alone")
+    num_cross_layers: PositiveInt | None = Field(
+        None, le=1000, description="layers in which text and regions see each other"
+    )
+    num_object_layers: NonNegativeInt | None = Field(None, le=1000, description="layers that see the regions alone")
 
     def weights_remedy(self) -> list[str]:
         """Also the answers that make the answer head usable, and the way from BERT."""

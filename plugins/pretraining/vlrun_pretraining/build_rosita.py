@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from vlrun import BuildReport, DataError, canonical_image_id, first_few
 from vlrun.blocks.object_tags import read_class_names
 from vlrun.data.annotations import field_problems, write_annotations
 from vlrun.files import write_text
+from vlrun.foreign.json import parse_json
 from vlrun_pretraining.records import GraphedText
 from vlrun_pretraining.rosita.graph import Words
 from vlrun_pretraining.rosita.priors import Entries, Priors
@@ -129,8 +129,8 @@ class _Row:
 
     def _json(self, column: int, name: str, kind: type) -> Any:
         try:
-            value = json.loads(self.columns[column])
-        except (ValueError, RecursionError) as error:
+            value = parse_json(self.columns[column])
+        except ValueError as error:
             raise DataError(f"{self.place}: column {column} ({name}): not JSON: {error}") from error
         if not isinstance(value, kind):
             wanted = "a text" if kind is str else "an object"

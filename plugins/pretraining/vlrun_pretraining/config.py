@@ -122,8 +122,8 @@ class PretrainConfig(TaskConfig):
         "all content words of all texts of the image",
     )
     transport_weight: Annotated[float, Field(gt=0)] = Field(0.1, description="factor of the loss transport")
-    num_classes: PositiveInt = Field(1600, description="detector classes that there are")
-    num_attributes: PositiveInt = Field(400, description="attributes that the detector tells apart")
+    num_classes: PositiveInt = Field(1600, le=1_000_000, description="detector classes that there are")
+    num_attributes: PositiveInt = Field(400, le=1_000_000, description="attributes that the detector tells apart")
     answers: DataPath | None = Field(
         None, description="answers that can be given, a JSON list; null: answers.json beside the annotations"
     )

@@ -17,6 +17,7 @@ import numpy as np
 from vlrun import DataError
 from vlrun.blocks.predictions import listed
 from vlrun.files import atomic_write, read_arrays
+from vlrun.foreign.json import parse_json
 from vlrun.seeds import derive_seed, example_rng
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def write_negatives(path: Path, pool: CandidatePool, negatives: HardNegatives, f
 def read_facts(path: Path) -> dict[str, Any]:
     """What ``write_negatives`` was told about them; errors as of ``read_negatives``."""
     try:
-        facts: dict[str, Any] = json.loads(str(_read(path, ["facts"])["facts"]))
+        facts: dict[str, Any] = parse_json(str(_read(path, ["facts"])["facts"]))
     except ValueError as error:
         raise DataError(f"{path}: damaged: it does not say where it comes from") from error
     return facts

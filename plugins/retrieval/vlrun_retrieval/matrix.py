@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from vlrun import DataError
 from vlrun.files import atomic_write, lock_file, read_object, read_object_or_empty, write_json
+from vlrun.foreign.json import parse_json
 
 Scores: TypeAlias = NDArray[np.float32]
 Rows: TypeAlias = NDArray[np.int64]
@@ -170,7 +171,7 @@ class ScoreMatrix:
             DataError: there is no room for it.
         """
         shape = tiles.shape
-        manifest = json.loads(json.dumps({"identity": dict(identity), "tiles": tiles.as_json(), **facts}))
+        manifest = parse_json(json.dumps({"identity": dict(identity), "tiles": tiles.as_json(), **facts}))
         if self.identity() == manifest["identity"] and self._shape() == shape:
             if self._known() != manifest:
                 write_json(self.manifest, manifest)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vlrun import UsageError
 from vlrun.cli.arguments import add_run_arguments, launched_elsewhere, open_run
+from vlrun.foreign.printing import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
         options = {"candidates": arguments.candidates, "keep": arguments.keep}
         mine_file(reopened.task, reopened.view, out, **options, origin=origin)
         if reopened.view.ranks.is_main:
-            print(f"hard negatives: {out}")  # noqa: T201 - what the verb is asked for
-            print(f"to train with them: 'tasks.{opened.index}.negatives={{name: pool, file: {out}}}'")  # noqa: T201
+            say(f"hard negatives: {out}")
+            say(f"to train with them: 'tasks.{opened.index}.negatives={{name: pool, file: {out}}}'")
     return 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vlrun import UsageError
 from vlrun.cli.detectors import add_detector_arguments, photograph_reader
+from vlrun.foreign.printing import say
 
 if TYPE_CHECKING:
     from werkzeug.serving import WSGIRequestHandler
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"--host {arguments.host} --port {arguments.port}: cannot listen there; is it taken?"
         ) from error
     host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-    print(f"http://{host}:{server.port}  (Ctrl-C ends it)", flush=True)  # noqa: T201 - what the verb is asked for
+    say(f"http://{host}:{server.port}  (Ctrl-C ends it)", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:

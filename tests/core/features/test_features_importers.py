@@ -19,8 +19,8 @@ from vlrun import FeatureOrigin, RegionFeatures, RegionFeatureStore
 from vlrun.errors import DataError
 from vlrun.features.build import build_store, detect_format
 from vlrun.features.formats.fields import regions_from
-from vlrun.features.formats.pickles import read_object_array, read_pickle
 from vlrun.features.formats.uniter import uniter_image_id
+from vlrun.foreign.pickled_arrays import read_object_array, read_pickle
 
 
 class TestPickledLmdb:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vlrun import ConfigError, Experiment, load_experiment
-from vlrun.config.yaml import dump_yaml
+from vlrun.foreign.yaml import dump_yaml
 from vlrun_retrieval.config import MatchingConfig, MiningSchedule, RetrievalConfig
 
 DATASET = {"name": "flickr30k", "annotations": "annotations", "features": "features", "evaluate": ["val"]}

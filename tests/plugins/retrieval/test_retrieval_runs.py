@@ -15,9 +15,9 @@ import toy_world as toy
 from toy_runs import experiment, lines, losses, ranks_run, stop_after_step, weights
 
 from vlrun import Encoding, Pair, RegionBatch, run_experiment
-from vlrun.config.yaml import dump_yaml
 from vlrun.data.annotations import write_annotations
 from vlrun.errors import StoppedOnRequest
+from vlrun.foreign.yaml import dump_yaml
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun_retrieval.records import ImageCaption
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlrun.cli.doctor.findings import Finding, shown
 from vlrun.errors import MachineError, RunnerError
+from vlrun.foreign.printing import say, say_json
 from vlrun.plugins.manager import CORE, PluginRecord, Plugins, create_plugins
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
     findings = list(_findings(arguments, machine, plugins))
     if arguments.json:
         facts = _facts(machine, plugins)
-        print(json.dumps({**facts, "findings": [asdict(finding) for finding in findings]}, indent=2))
+        say_json({**facts, "findings": [asdict(finding) for finding in findings]})
     else:
-        print("\n".join(shown(findings)))
+        say(*shown(findings))
     if wrong := list(dict.fromkeys(finding.about for finding in findings if finding.level == "error")):
         raise MachineError(f"not ok: {', '.join(wrong)}")
     return 0

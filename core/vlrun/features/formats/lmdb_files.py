@@ -11,8 +11,8 @@ from typing import Any
 from vlrun.errors import DataError, first_few
 from vlrun.features.formats import FeatureSource, SourceRecord
 from vlrun.features.formats.fields import regions_from
-from vlrun.features.formats.pickles import read_pickle
 from vlrun.features.handles import DATA_FILE, is_lmdb, shared_handle
+from vlrun.foreign.pickled_arrays import read_pickle
 from vlrun.interfaces.examples import RegionFeatures, canonical_image_id
 
 

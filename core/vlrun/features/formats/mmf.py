@@ -13,7 +13,7 @@ import numpy as np
 from vlrun.errors import DataError, first_few
 from vlrun.features.formats import FeatureSource, SourceRecord
 from vlrun.features.formats.fields import regions_from
-from vlrun.features.formats.pickles import read_object_array
+from vlrun.foreign.pickled_arrays import read_object_array
 from vlrun.interfaces.examples import RegionFeatures, canonical_image_id
 
 _INFO = "_info.npy"

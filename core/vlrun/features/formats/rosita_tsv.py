@@ -6,13 +6,13 @@ accepted. The map leads, despite its name, from file name to row number. Large s
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from vlrun.errors import DataError
 from vlrun.features.formats.tsv import Columns, Row, TsvFiles
+from vlrun.foreign.json import parse_json
 
 COLUMNS: Columns = {
     "filename": "image_id",
@@ -98,7 +98,7 @@ def _read_offsets(file: Path) -> list[int]:
 
 def _read_map(file: Path) -> dict[str, int]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{file} is damaged: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(row, int) for row in content.values()):

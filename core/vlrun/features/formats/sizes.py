@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vlrun.errors import DataError
 from vlrun.files import read_json
+from vlrun.foreign.json import parse_json
 from vlrun.interfaces.examples import canonical_image_id
 
 Sizes = dict[str, tuple[int, int]]
@@ -58,6 +58,6 @@ def _tsv_rows(file: Path) -> Iterator[tuple[str, tuple[int, int]]]:
     with file.open(encoding="utf-8") as lines:
         for line in lines:
             name, _, value = line.rstrip("\n").partition("\t")
-            found = json.loads(value)
+            found = parse_json(value)
             size = found[0] if isinstance(found, list) else found
             yield canonical_image_id(name), (int(size["height"]), int(size["width"]))

@@ -6,7 +6,6 @@ Values are packed with msgpack, alone or in an LZ4 frame, or are whole ``.npz`` 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,6 +19,7 @@ from vlrun.features.formats.lmdb_files import LmdbRecords, first_value
 from vlrun.features.formats.npz import DAMAGE, NpzArrays
 from vlrun.features.formats.sizes import KINDS, Sizes, read_sizes, size_files
 from vlrun.features.origin import FeatureOrigin
+from vlrun.foreign.json import parse_json
 from vlrun.interfaces.examples import RegionFeatures, canonical_image_id
 
 _ZIP, _LZ4 = b"PK\x03\x04", b"\x04\x22\x4d\x18"
@@ -58,7 +58,7 @@ class UniterLmdb(LmdbRecords):
         return FeatureOrigin("bua-caffe", boxes=match["fixed"] or f"{match['fewest']}-{match['most']}")
 
     def read_list(self, content: bytes) -> Any:
-        return json.loads(content)
+        return parse_json(content)
 
     def read_value(self, content: bytes) -> dict[str, Any]:
         if content.startswith(_ZIP):

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from vlrun.features.formats.sizes import Sizes, read_sizes, size_files
 from vlrun.features.formats.tsv import Cell, read_rows
 from vlrun.features.origin import FeatureOrigin
 from vlrun.files import read_json
+from vlrun.foreign.json import parse_json
 from vlrun.interfaces.examples import RegionFeatures, canonical_image_id
 
 _GEOMETRY = 6
@@ -165,7 +165,7 @@ def _stated_size(found: dict[str, Any]) -> tuple[int, int] | None:
 
 def _parsed(cell: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(cell)
+        found = parse_json(cell)
     except ValueError as error:
         raise DataError(f"damaged JSON: {error}") from error
     if not isinstance(found, dict):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from vlrun.config.problems import KeyPath, Sources, dotted
+KeyPath = tuple[str | int, ...]
+"""Keys and positions that lead to a value."""
 
 _MAX_NODES = 20_000  # far more than any experiment has; nested aliases expand to many more
 _MAX_DEPTH = 40
+_MAX_LENGTH = 10_000_000  # characters
+_MAX_DIGITS = 18  # so that every whole number fits into 64 bits
 
 _INT = re.compile(r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -25,6 +27,10 @@ _WORDS: dict[str, Any] = {
 }
 
 
+_TAGS = frozenset({"str", "int", "float", "bool", "null", "seq", "map", "timestamp", "merge", "value"})
+"""What YAML itself sees in plain text and brackets."""
+
+
 @dataclass
 class Located:
     """Plain data, the line (from 1) of each key or item, and everything that is wrong with the text."""
@@ -35,11 +41,17 @@ class Located:
 
 
 def parse_scalar(text: str) -> Any:
-    """The value of a plain scalar by the YAML 1.2 core schema: ``5e-5`` is a number, ``no`` is text."""
+    """The value of a plain scalar by the YAML 1.2 core schema: ``5e-5`` is a number, ``no`` is text.
+
+    Raises:
+        ValueError: it is a whole number that does not fit into 64 bits.
+    """
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
         digits = text.replace("_", "")
+        if len(digits.lstrip("-+0ox")) > _MAX_DIGITS:
+            raise ValueError(f"a number of {len(digits):,} digits, which no 64 bits hold")
         return int(digits, 0) if digits[:2] in ("0o", "0x") else int(digits)
     if _FLOAT.fullmatch(text):
         return float(text.replace("_", ""))
@@ -51,8 +63,11 @@ def parse_scalar(text: str) -> Any:
 def parse_yaml(text: str) -> Located:
     """Parses one document; problems are collected instead of raised."""
     located = Located()
+    if len(text) > _MAX_LENGTH:
+        located.problems.append((1, f"{len(text):,} characters; no experiment is so long"))
+        return located
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         located.problems.append((mark.line + 1 if mark else 1, f"not valid YAML: {error.problem}"))
@@ -62,6 +77,12 @@ def parse_yaml(text: str) -> Located:
         if node is not None:
             located.data = _Walk(located).value(node, ())
     return located
+
+
+def parse_mapping(text: str) -> dict[str, Any]:
+    """The mapping that YAML of anywhere says; empty if it is none, or anything is wrong with it."""
+    located = parse_yaml(text)
+    return located.data if isinstance(located.data, dict) and not located.problems else {}
 
 
 def parse_value(text: str) -> Any:
@@ -74,6 +95,25 @@ def dump_yaml(data: Any) -> str:
     """Writes block-style YAML that ``parse_yaml`` reads back unchanged."""
     text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     return text
+
+
+class _Loader(yaml.SafeLoader):
+    """Makes nodes of text, and stops where they are too many or too deep."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._count = self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node with all that is in it."""
+        self._count += 1
+        self._depth += 1
+        if self._count > _MAX_NODES or self._depth > _MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem="too large or too deep", problem_mark=self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
 
 class _Walk:
@@ -102,14 +142,18 @@ class _Walk:
             self.open.discard(id(node))
 
     def _content(self, node: yaml.Node, path: KeyPath, line: int) -> Any:
-        if node.tag.startswith("!"):
+        if node.tag.removeprefix("tag:yaml.org,2002:") not in _TAGS:
             return self._problem(line, f"tag '{node.tag}' is not allowed; write plain values")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-        is_plain = isinstance(node, yaml.ScalarNode) and node.style is None
-        return parse_scalar(node.value) if is_plain else node.value
+        if not isinstance(node, yaml.ScalarNode) or node.style is not None:
+            return node.value
+        try:
+            return parse_scalar(node.value)
+        except ValueError as error:
+            return self._problem(line, str(error))
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -128,7 +172,7 @@ class _Walk:
             here = (*path, key)
             if key in given:
                 first = self.located.lines[here]
-                self._problem(line, f"{dotted(here)}: duplicate key, first given on line {first}")
+                self._problem(line, f"{'.'.join(map(str, here))}: duplicate key, first given on line {first}")
                 continue
             given.add(key)
             self.located.lines[here] = line
@@ -159,41 +203,11 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    plain = isinstance(parse_scalar(text), str)
+    try:
+        plain = isinstance(parse_scalar(text), str)
+    except ValueError:
+        plain = False
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else "'")
 
 
 _Dumper.add_representer(str, _represent_text)
-
-
-def annotate(data: dict[str, Any], sources: Sources | None) -> str:
-    """Writes block-style YAML with a comment after each value: ``file:line``, the name of a layer, or ``default``."""
-    lines = []
-    for path, indent, head, value in _rows(data, (), ""):
-        origin = "" if value is None else f" {value}  # {sources.origin(path) if sources else 'default'}"
-        lines.append(f"{indent}{head}{origin}")
-    return "\n".join(lines) + "\n"
-
-
-def _rows(value: Any, path: KeyPath, indent: str) -> Iterator[tuple[KeyPath, str, str, str | None]]:
-    """(path, indentation, key or dash, text of the value); None for a value that is on the lines below."""
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        here = (*path, key)
-        head = f"{key}:" if isinstance(value, dict) else "-"
-        if _is_nested(item):
-            yield here, indent, head, None
-            yield from _rows(item, here, indent + "  ")
-        else:
-            yield here, indent, head, _inline(item)
-
-
-def _is_nested(value: Any) -> bool:
-    if isinstance(value, list):
-        return any(isinstance(item, dict | list) for item in value)
-    return isinstance(value, dict) and bool(value)
-
-
-def _inline(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(_inline(item) for item in value) + "]"
-    return "{}" if value == {} else dump_yaml([value]).strip().removeprefix("- ")
