@@ -52,6 +52,7 @@ RUNS: tuple[tuple[str, ...], ...] = (
     ("lxmert_vqa", "--batch", FULL, *STEP),
     ("lxmert_vqa", "--batch", HALF, "--precision", "bf16", *STEP),
     ("rosita_vqa", "--batch", "8", "--only", "step", "train.workers=2"),
+    ("lxmert_pretrain", "--batch", HALF, "--only", "step", "train.workers=0"),
     ("rosita_itr_flickr", "--only", "start-up,features"),
     ("rosita_itr_flickr", "--only", "task", "--precision", "fp32,bf16"),
     ("lxmert_s_ir", "--only", "task", "--precision", "fp32,bf16"),
@@ -67,7 +68,7 @@ class Aim:
     """What a figure should be.
 
     Attributes:
-        backbone, batch, precision, workers, device: of the rows that it is about; None: of any.
+        backbone, batch, precision, workers, device, experiment: of the rows that it is about; None: of any.
         baseline: the ratio to it is meant; empty: the value.
         is_most: whether the figure should be this at most, instead of at least.
     """
@@ -81,6 +82,7 @@ class Aim:
     precision: str | None = None
     workers: int | None = None
     device: str = "cpu"
+    experiment: str | None = None
     is_most: bool = False
 
     def rows(self, records: Sequence[Record]) -> Iterator[tuple[Record, Row]]:
@@ -91,6 +93,7 @@ class Aim:
                 record["machine"]["device"] == self.device
                 and self.backbone in (None, about["backbone"])
                 and self.workers in (None, about["workers"])
+                and self.experiment in (None, about["name"])
             )
             for row in record["rows"] if is_meant else ():
                 if (
@@ -113,6 +116,8 @@ def _aims() -> Iterator[Aim]:
         yield Aim(part, "examples", 1.15, TRANSFORMERS, "lxmert", (4, 8, 32, 64), "fp32")
         yield Aim(part, "of the matmul-limited rate", 95.0, precision="fp32", workers=0)
     yield Aim("step", "waiting, in a row", 2.0, workers=2, is_most=True)
+    # items that are made in the process itself: reading, tokenising, masking, targets
+    yield Aim("step", "waiting, in a row", 10.0, workers=0, experiment="lxmert_pretrain", is_most=True)
     yield Aim("retrieval", "pairs", 2.5, PLAIN, "rosita", None, "fp32")
     yield Aim("retrieval", "pairs", 8.0, PLAIN, "rosita", None, "bf16")
     yield Aim("features", "store, in this process", 20_000)
