@@ -73,7 +73,8 @@ def _pooled_alone(backbone: Backbone, encoding: Encoding) -> BackboneOutput:
         regions.pop("region_mask", None)
     pooled = backbone.pooled_output(text, regions)
     none = pooled.new_empty(len(pooled), 0, pooled.shape[-1])
-    return BackboneOutput(none, none, pooled, encoding.text_mask[:, :0], encoding.region_mask[:, :0])
+    vectors = (text["vector"], regions["vector"]) if backbone.two_towers else None
+    return BackboneOutput(none, none, pooled, encoding.text_mask[:, :0], encoding.region_mask[:, :0], vectors)
 
 
 class WithoutRandomNumbers(TorchFunctionMode):

@@ -89,7 +89,7 @@ class Backbone(nn.Module, ABC):
             pre-training. Any other tensor that the network has no place for is an error.
         depth_options: stack of layers -> the option that sets its depth, for messages.
         two_towers: whether no layer sees both a text and an image, so that ``similarity`` scores every text with every
-            image by one product of matrices.
+            image by one product of matrices. Both parts are then one tensor, ``vector`` (N, H), and outputs have them.
         layer_stacks: the stacks of layers from the inputs on, those in one tuple side by side, for ``layer_decay``;
             empty: those of ``depth_options``, one after the other.
     """

@@ -79,6 +79,7 @@ class BackboneOutput(_Movable):
         pooled: (P, H) pooled output.
         text_mask: (P, L) bool, as in the encoding.
         region_mask: (P, R) bool, as in the encoding.
+        vectors: of two towers the vectors of the texts and of the images, (P, H) each; else None.
 
     For a head that reads the pooled output alone, there are no tokens and no regions: L and R are 0.
     """
@@ -88,6 +89,7 @@ class BackboneOutput(_Movable):
     pooled: Tensor
     text_mask: Tensor
     region_mask: Tensor
+    vectors: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,11 @@ def _check_similarity(backbone: Backbone, encode: PairEncoder, pairs: list[Pair]
     """Asserts that the product of matrices gives what the matching head says of each pair."""
     encoding = encode(pairs, regions)
     text_part, region_part = backbone.text_part(encoding), backbone.region_part(encoding)
+    assert [*text_part] == [*region_part] == ["vector"], "the parts of two towers are one tensor, 'vector', each"
+    vectors = backbone(encoding).vectors
+    assert vectors is not None, "outputs of two towers have the vectors of texts and images"
+    for vector, part in zip(vectors, (text_part, region_part), strict=True):
+        assert torch.allclose(vector, part["vector"], atol=_TOLERANCE), "the vectors of outputs are those of the parts"
     found = backbone.similarity(text_part, region_part)
     assert found.shape == (len(pairs), len(pairs)), "similarity must give (M, N) for N texts and M images"
     for row in range(len(pairs)):

@@ -71,6 +71,9 @@ class Clip(Backbone):
             "max_position_embeddings": sizes.max_positions,
             "hidden_act": config.activation,
             "attention_dropout": config.dropout,
+            "bos_token_id": tokenizer.cls_id,
+            "eos_token_id": tokenizer.sep_id,
+            "pad_token_id": tokenizer.pad_id,
         }
         vision = {
             "hidden_size": sizes.vision_hidden_size,
@@ -96,13 +99,15 @@ class Clip(Backbone):
         """Encodes P pairs: text (P, L, H), patches as regions (P, R, H), pooled (P, H)."""
         tokens, image = self._token_states(encoding), self._image_output(encoding)
         text = self.matching.vectors(self.text_projection(_last(tokens, encoding.text_mask)))
+        picture = self.matching.vectors(self.visual_projection(image.pooler_output))
         patches = self.vision_model.post_layernorm(image.last_hidden_state[:, 1:])
         return BackboneOutput(
             text=self.text_projection(tokens),
             regions=self.visual_projection(patches),
-            pooled=self.matching.pooled(text, self.matching.vectors(self.visual_projection(image.pooler_output))),
+            pooled=self.matching.pooled(text, picture),
             text_mask=encoding.text_mask,
             region_mask=encoding.region_mask,
+            vectors=(text, picture),
         )
 
     def text_part(self, encoding: Encoding) -> dict[str, Tensor]:

@@ -129,15 +129,24 @@ class NegativesConfig(NamedOptions):
 class RetrievalConfig(MatchingConfig):
     """Image-text retrieval: tell the captions of an image from those of others."""
 
-    loss: Literal["triple", "four-way"] = Field(
+    loss: Literal["triple", "four-way", "contrastive"] = Field(
         "triple",
         description="triple: own pair twice, wrong caption, wrong image (ROSITA); four-way: own pair, random image, "
-        "hard caption, random caption, with equal weight (LXMERT-S)",
+        "hard caption, random caption, with equal weight (LXMERT-S); contrastive: which text and which image of the "
+        "global batch (CLIP; for backbones of two towers)",
     )
     negatives: NegativesConfig = Field(
         default_factory=NegativesConfig,
         description="source of wrong captions and images (triple), or of the hard caption (four-way)",
     )
+
+    @model_validator(mode="after")
+    def _a_contrast_is_with_the_batch(self) -> RetrievalConfig:
+        if self.loss == "contrastive" and self.negatives.name != "in-batch":
+            raise ValueError(
+                "loss 'contrastive' tells a pair from the others of its batch: set negatives.name=in-batch"
+            )
+        return self
 
     def required_files(self) -> list[RequiredFile]:
         """Also the file of hard negatives, where something is trained."""

@@ -38,7 +38,7 @@ def vlrun_tasks() -> list[Entry]:
             name="retrieval",
             summary="Image-text retrieval: the captions of an image, and the image of a caption",
             config="vlrun_retrieval.config:RetrievalConfig",
-            factory="vlrun_retrieval.task:RetrievalTask",
+            factory="vlrun_retrieval.contrastive:make_task",
             target=TARGET,
         )
     ]

@@ -19,7 +19,7 @@ from vlrun_retrieval.matching import MatchingTask
 from vlrun_retrieval.mining import MiningPlan, negatives_of_epoch
 from vlrun_retrieval.negatives import BatchNegatives, CaptionTable, HardTables, Negatives, RandomNegatives
 
-PAIRS_PER_EXAMPLE = {"triple": 3, "four-way": 4}
+PAIRS_PER_EXAMPLE = {"triple": 3, "four-way": 4}  # contrastive: its own alone
 """Of which the first is the example's own."""
 
 

@@ -114,9 +114,11 @@ class TowerBackbone(CaptionBackbone):
         return self.head.similarity(text["vector"], regions["vector"])  # type: ignore[operator]
 
     def forward(self, encoding: Encoding) -> BackboneOutput:
-        pooled = self.pooled_output(self.text_part(encoding), self.region_part(encoding))
-        nothing = pooled[:, :0, None].expand(-1, -1, 8)
-        return BackboneOutput(nothing, nothing, pooled, encoding.text_mask[:, :0], encoding.region_mask[:, :0])
+        text, regions = self.text_part(encoding), self.region_part(encoding)
+        pooled = self.pooled_output(text, regions)
+        nothing, vectors = pooled[:, :0, None].expand(-1, -1, 8), (text["vector"], regions["vector"])
+        masks = encoding.text_mask[:, :0], encoding.region_mask[:, :0]
+        return BackboneOutput(nothing, nothing, pooled, *masks, vectors)
 
 
 def _mean(states: Tensor, mask: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def test_an_epoch_trains_with_the_newest_mining_due(schedule: MiningSchedule, du
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "triplet"}, r"tasks\.0\.loss: .*'triple' or 'four-way' \(got 'triplet'\)"),
+        ({"loss": "triplet"}, r"tasks\.0\.loss: .*'triple', 'four-way' or 'contrastive' \(got 'triplet'\)"),
         ({"negatives": {"name": "hard"}}, r"tasks\.0\.negatives\.name: .*'mined' or 'pool' \(got 'hard'\)"),
         ({"negatives": "mined"}, r"tasks\.0\.negatives: .*\(got 'mined'\)"),
         (
