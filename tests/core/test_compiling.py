@@ -106,7 +106,7 @@ def test_layers_are_computed_again_under_all_that_a_run_offers(
     half, half_recomputed = both(alone, "train.precision=bf16")
     assert half_recomputed == half != plain
     two, two_recomputed = both(lambda *options: losses(ranks_run(world, plugins, 2, *options)[0][0]))
-    assert two_recomputed == two == plain
+    assert two_recomputed == two == pytest.approx(plain, rel=1e-6)  # the same weights; two parts of a loss are added
     compile_for_real = torch.compile
     monkeypatch.setattr(gradients.torch, "compile", lambda model, **_: compile_for_real(model, backend="aot_eager"))
     assert alone(*short, again, "train.compile=true") == pytest.approx(plain, rel=1e-5)

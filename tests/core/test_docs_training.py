@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec
 from pathlib import Path
 from textwrap import dedent
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,7 +70,7 @@ def run(world: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Trains a task that a plugin offers."""
 
     def train(task: type) -> Path:
-        module = ModuleType("page_plugin")
+        module = module_from_spec(ModuleSpec("page_plugin", None))
         module.__dict__["task"] = lambda config: task()
         names = {"name": "of-page", "config": "vlrun:TaskConfig", "factory": "page_plugin:task", "target": "class"}
         module.__dict__["vlrun_tasks"] = hookimpl(specname="vlrun_tasks")(lambda: [Entry(summary="", **names)])
