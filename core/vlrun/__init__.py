@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     )
     from vlrun.config.base import (
         BackboneConfig,
-        CallbackConfig,
         Config,
         DataPath,
         DatasetConfig,
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
         ScheduleConfig,
         TaskConfig,
     )
+    from vlrun.config.callbacks import CallbackConfig
     from vlrun.config.experiment import Experiment, load_experiment
     from vlrun.data.identities import image_key
     from vlrun.engine.weight_files import read_imported as read_weights
@@ -103,7 +103,7 @@ _HOMES = {
     "Batch": "interfaces.tensors",
     "ByTurns": "interfaces.measurement",
     "Callback": "interfaces.callback",
-    "CallbackConfig": "config.base",
+    "CallbackConfig": "config.callbacks",
     "Case": "interfaces.cases",
     "Choice": "interfaces.question",
     "Config": "config.base",

@@ -370,12 +370,6 @@ class ReporterConfig(Config):
     name: str
 
 
-class CallbackConfig(Config):
-    """Options that every callback has."""
-
-    name: str
-
-
 class DetectorConfig(Config):
     """Options that every detector has."""
 

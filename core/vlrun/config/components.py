@@ -8,7 +8,6 @@ from pydantic import BaseModel
 
 from vlrun.config.base import (
     BackboneConfig,
-    CallbackConfig,
     Config,
     DatasetConfig,
     DetectorConfig,
@@ -18,6 +17,7 @@ from vlrun.config.base import (
     ScheduleConfig,
     TaskConfig,
 )
+from vlrun.config.callbacks import CallbackConfig
 from vlrun.errors import PluginError
 from vlrun.plugins.entries import Command, Declaration, Entry
 from vlrun.plugins.manager import Plugins

@@ -15,7 +15,6 @@ from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, ValidationEr
 
 from vlrun.config.base import (
     BackboneConfig,
-    CallbackConfig,
     Config,
     DataPath,
     DatasetConfig,
@@ -23,6 +22,7 @@ from vlrun.config.base import (
     ReporterConfig,
     TaskConfig,
 )
+from vlrun.config.callbacks import CallbackConfig
 from vlrun.config.components import config_base, config_model
 from vlrun.config.features import FeaturesConfig
 from vlrun.config.inputs import find_demo_pretraining, missing_files, picture_problems
