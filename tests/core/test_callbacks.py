@@ -12,6 +12,7 @@ import torch
 import training_world as toys
 from toy_runs import experiment, lines, losses, ranks_run, stop_after_step, weights
 
+from vlrun import Callback
 from vlrun.cli import main
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.step_window import Arriving, StepRecord, StepWindow
@@ -19,7 +20,7 @@ from vlrun.errors import ConfigError, StoppedOnRequest
 from vlrun.interfaces.reporter import Reporter, Reporters, StepReport
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.runs.run import run_experiment
-from vlrun.testing import run_ranks
+from vlrun.testing import check_callback, run_ranks
 
 TWO = "callbacks=[{name: watch, letter: b, halves: true}, {name: watch}]"
 
@@ -142,3 +143,65 @@ def test_reported_numbers_are_means_over_the_items_of_all_processes(tmp_path: Pa
             {"right": pytest.approx((2 + 4 + 6) / (1 + 2 + 3)), "one": pytest.approx(4 / 2)},
             {},
         ]
+
+
+# --- the kit ---
+
+
+class Averaging(Callback):
+    """Adds a moving average of the gradients to them, and keeps it."""
+
+    def __init__(self) -> None:
+        self.average: dict[str, torch.Tensor] = {}
+
+    def after_backward(self, step: Any) -> None:
+        for name, parameter in step.model.named_parameters():
+            if parameter.grad is not None:
+                before = self.average.get(name, torch.zeros_like(parameter))
+                self.average[name] = (before + parameter.grad) / 2
+                parameter.grad.add_(self.average[name])
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return self.average
+
+    def load_state(self, state: Any) -> None:
+        self.average = dict(state)
+
+
+class Forgetful(Averaging):
+    def state(self) -> dict[str, torch.Tensor]:
+        return {}
+
+
+class Drawing(Callback):
+    def after_backward(self, step: Any) -> None:
+        for parameter in step.model.parameters():
+            parameter.grad.add_(torch.randn_like(parameter.grad))
+
+
+class Looking(Callback):
+    def after_update(self, step: Any) -> None:
+        step.report("size", sum(float(each.detach().abs().sum()) for each in step.model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (Forgetful, r"what later steps need must be in state\(\)"),
+        (Drawing, "two processes that see the same must do the same"),
+        (Looking, "must not read values of tensors"),
+    ],
+)
+def test_the_kit_finds_what_is_wrong_with_a_callback(kind: type[Callback], sentence: str) -> None:
+    with pytest.raises(AssertionError, match=sentence):
+        check_callback(kind)
+
+
+def test_the_kit_takes_callbacks_that_keep_their_promises() -> None:
+    check_callback(Averaging)
+    check_callback(Callback)
+    check_callback(Looking, may_read_values=True)
+    check_callback(lambda: toys.Watch("a", True, []), may_read_values=True)
+    kept = Callback()
+    with pytest.raises(AssertionError, match="must return a new callback"):
+        check_callback(lambda: kept)

@@ -19,10 +19,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from toy_runs import experiment, lines, weights
 
-from vlrun import BackboneOutput, Callback, Entry, hookimpl
+from vlrun import BackboneOutput, Callback, Entry, TrainingLength, hookimpl
+from vlrun.config.optimisation import ParameterGroup
+from vlrun.engine.model import TaskModel
+from vlrun.engine.optimisation import plan_parameters, set_learning_rate
 from vlrun.plugins.manager import create_plugins
 from vlrun.runs.run import run_experiment
 from vlrun.seeds import derive_seed
+from vlrun.testing import StubBackbone, check_callback
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "write_a_plugin.md"
 
@@ -127,7 +131,9 @@ def test_the_teacher_of_the_page_is_asked(run: Any) -> None:
 
 def test_the_callback_of_the_page_adds_the_same_noise_again() -> None:
     (code,) = snippets("Callbacks")
-    noise = defined([code], Callback=Callback, derive_seed=derive_seed)["GradientNoise"](SimpleNamespace(share=0.5))
+    kind = defined([code], Callback=Callback, derive_seed=derive_seed)["GradientNoise"]
+    check_callback(lambda: kind(SimpleNamespace(share=0.5)))
+    noise = kind(SimpleNamespace(share=0.5))
     gradients = []
     for position in (3, 3, 4):
         model = nn.Linear(3, 2)
@@ -137,3 +143,17 @@ def test_the_callback_of_the_page_adds_the_same_noise_again() -> None:
     assert torch.equal(gradients[0], gradients[1])
     assert not torch.equal(gradients[0], gradients[2])
     assert gradients[0].std() > 0.1
+
+
+def test_the_optimiser_and_the_schedule_of_the_page_train() -> None:
+    (code,) = snippets("Optimisers and schedules")
+    space = defined([code])
+    plan = plan_parameters(
+        TaskModel(StubBackbone(), {"it": nn.Linear(2, 2)}), [ParameterGroup(match="heads.*", rate=3)]
+    )
+    optimizer = space["rmsprop"](SimpleNamespace(alpha=0.9, weight_decay=0.1), plan.groups())
+    rate = space["halving"](SimpleNamespace(every_epochs=2), TrainingLength(0.5, steps_per_epoch=3, epochs=4))
+    assert [rate(step) for step in (0, 5, 6, 12)] == [0.5, 0.5, 0.25, 0.125]
+    set_learning_rate(optimizer, rate(6))
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.75]
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1}

@@ -6,6 +6,7 @@ for tests to build with.
 """
 
 from vlrun.testing.backbone import check_backbone
+from vlrun.testing.callback import check_callback
 from vlrun.testing.dataset import check_dataset
 from vlrun.testing.metric import check_metric
 from vlrun.testing.plugin import PUBLIC, check_plugin, private_imports
@@ -18,6 +19,7 @@ __all__ = [
     "PUBLIC",
     "StubBackbone",
     "check_backbone",
+    "check_callback",
     "check_dataset",
     "check_metric",
     "check_plugin",
