@@ -14,6 +14,7 @@ from vlrun.testing.ranks import run_ranks
 from vlrun.testing.reporter import check_reporter
 from vlrun.testing.stubs import StubBackbone, make_pictures, make_regions
 from vlrun.testing.task import check_task, make_batch
+from vlrun.testing.training import check_optimizer, check_schedule
 
 __all__ = [
     "PUBLIC",
@@ -22,8 +23,10 @@ __all__ = [
     "check_callback",
     "check_dataset",
     "check_metric",
+    "check_optimizer",
     "check_plugin",
     "check_reporter",
+    "check_schedule",
     "check_task",
     "make_batch",
     "make_pictures",
