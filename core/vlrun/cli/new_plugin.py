@@ -12,7 +12,7 @@ from pathlib import Path
 from vlrun.errors import DataError, PluginError, UsageError
 from vlrun.foreign.printing import say
 
-KINDS = ("backbone", "task", "dataset", "metric", "reporter")
+KINDS = ("backbone", "task", "dataset", "metric", "reporter", "optimizer", "schedule", "callback", "command")
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST_NAME = 28  # no line of a template is longer than 120 characters then
