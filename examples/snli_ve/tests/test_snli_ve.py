@@ -95,17 +95,16 @@ def test_accuracy_is_over_all_and_over_each_label(config: SnliVeConfig) -> None:
 class Image:
     id, file_name, width, height, relations = "7", "7.png", 100, 100, ()
 
-    def __init__(self, split: str) -> None:
+    def __init__(self, split: str, name: str) -> None:
         self.split = split
-        box, things = (0.0, 0.0, 9.0, 9.0), {"ball": "red", "cat": "pink"}
-        self.objects = [DemoObject(name, {"colour": colour}, box) for name, colour in things.items()]
+        self.objects = [DemoObject(name, {"colour": "red"}, (0.0, 0.0, 9.0, 9.0))]
 
 
 def test_demo_statements_are_true_false_or_unknowable(tmp_path: Path) -> None:
-    write_statements(tmp_path, [Image(split) for split in ("train", "val", "test")])
+    write_statements(tmp_path, [Image("train", "ball"), Image("val", "cat"), Image("test", "ring")])
     rows = [json.loads(line) for line in (tmp_path / "snli_ve_dev.jsonl").read_text().splitlines()]
     assert [row["gold_label"] for row in rows] == ["entailment", "contradiction", "neutral"] * 2
     for row in rows:
-        shown = row["sentence2"].split()[-2:] in (["red", "ball"], ["pink", "cat"])
-        assert shown == (row["gold_label"] == "entailment"), row
+        assert (row["sentence2"] == "there is a cat") == (row["gold_label"] == "entailment"), row
+        assert row["sentence2"].startswith("the cat is ") == (row["gold_label"] == "neutral"), row
     assert build_official(tmp_path, tmp_path / "out").counts == {"train": 6, "dev": 6, "test": 6}

@@ -52,5 +52,6 @@ def vlrun_demo_sources() -> list[DemoSource]:
             image_set="flickr",
             builder="official",
             writer="vlrun_snli_ve.demo:write_statements",
+            epochs=10,
         )
     ]
