@@ -106,6 +106,7 @@ def test_a_damaged_record_of_the_data_is_no_agreement(
     world: Path, plugins: Plugins, stopped: Path, content: str
 ) -> None:
     (stopped / "data.json").write_text(content)
+    (stopped / "hashes.json").unlink()
     with pytest.raises(DataError, match=r"data\.json.*nobody knows what the run was started with"):
         resume(world, plugins)
     assert resume(world, plugins, accepts_changed_data=True).rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints tables, or JSON, of the results of all runs in the folders."""
     folders = arguments.folders or [usual_runs_root()]
     runs = matching([read_run(folder) for folder in find_runs(folders)], arguments.where)
+    say(*(line for record in runs for line in record.damage), to=sys.stderr)
     pages = {record.folder: _write_page(record) for record in runs} if arguments.html else {}
     if arguments.json:
         content = {

@@ -22,10 +22,14 @@ from torch.optim import Optimizer
 
 from vlrun.engine.averaging import AveragedWeights
 from vlrun.engine.optimizer_state import fill_optimizer, optimizer_tensors
-from vlrun.errors import CheckpointError, ConfigError
+from vlrun.errors import CheckpointError, ConfigError, DataError
 from vlrun.files import make_readable, point_symlink, sha256_of, sync_folder, write_json
 from vlrun.foreign.json import parse_json
 from vlrun.interfaces.examples import Score
+from vlrun.reporting.hashes import is_damaged, write_hashed_json
+from vlrun.reporting.jsonl import FILE_NAME as METRICS
+from vlrun.reporting.jsonl import read_metrics
+from vlrun.reporting.run_record import score_of
 
 MODEL, OPTIMIZER, PROGRESS, MANIFEST = "model.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"
 HEADS, NAMED_HEADS = "heads.json", "named_heads.json"
@@ -331,14 +335,43 @@ class EvaluationHistory:
                 best = step
         return best
 
-    def read(self, up_to: int) -> None:
-        """Reads what an interrupted run has written, up to the checkpoint from which it continues."""
-        if self.path.exists():
-            self.rows = [row for row in parse_json(self.path.read_bytes(), allow_nan=True) if row["step"] <= up_to]
+    def read(self, up_to: int) -> str | None:
+        """Reads what an interrupted run has written, up to the checkpoint from which it continues.
+
+        What is damaged is made again of the results in ``metrics.jsonl``; then it says so.
+
+        Raises:
+            DataError: that has none.
+        """
+        folder, name = self.path.parent, self.path.name
+        remark = None
+        try:
+            rows = parse_json(self.path.read_bytes(), allow_nan=True) if self.path.exists() else []
+        except ValueError:
+            rows = None
+        if not isinstance(rows, list) or is_damaged(folder, name):
+            rows = rows_of_metrics(folder)
+            if not rows:
+                raise DataError(f"{self.path} is damaged, and {METRICS} does not have its scores; put back a copy")
+            remark = f"{name} was damaged; it is made again of the results in {METRICS}"
+        self.rows = [row for row in rows if row["step"] <= up_to]
+        return remark
 
     def write(self) -> None:
         """Writes the file."""
-        write_json(self.path, self.rows)
+        write_hashed_json(self.path.parent, self.path.name, self.rows)
+
+
+def rows_of_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of ``evaluations.json``, from the results of evaluations during training in ``metrics.jsonl``."""
+    rows: dict[tuple[int, str, str], list[dict[str, Any]]] = {}
+    for line in read_metrics(folder / METRICS):
+        if line["kind"] == "result" and not line.get("final"):
+            address = (line["step"], str(line.get("task")), str(line.get("split")))
+            rows.setdefault(address, []).append(score_of(line).as_json())
+    return [
+        {"step": step, "task": task, "split": split, "scores": scores} for (step, task, split), scores in rows.items()
+    ]
 
 
 def _relative_gain(before: float, after: float) -> float:

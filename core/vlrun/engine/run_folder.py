@@ -22,6 +22,7 @@ from vlrun.interfaces.cases import Case
 from vlrun.interfaces.examples import Prediction
 from vlrun.plugins.code import code_of_plugins
 from vlrun.reporting.examples import FOLDER as EXAMPLES
+from vlrun.reporting.hashes import refuse_damaged, write_hashed, write_hashed_json
 
 if TYPE_CHECKING:
     from vlrun.config.base import TaskConfig
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from vlrun.interfaces.task import Task
     from vlrun.plugins.manager import Plugins
 
+DATA = "data.json"
+
+_LAY_OVER = "Put it back as it was; for other values, name them after the run: key.path=value"
 _RECORDED = ("vlrun", "torch", "numpy", "lmdb", "tokenizers", "safetensors", "pydantic")
 
 
@@ -55,7 +59,7 @@ class RunFolder:
 
     def read_data(self) -> dict[str, Any]:
         """What ``data.json`` says about the data of each task; empty if there is none."""
-        return read_object_or_empty(self.path / "data.json")
+        return read_object_or_empty(self.path / DATA)
 
     def changed_code(self, plugins: Plugins) -> list[str]:
         """The distributions whose files are others than when the run started, as far as ``environment.json`` says."""
@@ -192,10 +196,13 @@ def open_run_folder(path: Path) -> RunFolder:
 
     Raises:
         ConfigError: there is no run at ``path``.
+        DataError: its configuration is damaged.
     """
     for candidate in (path, path.parent, _newest(path)):
         if candidate is not None and _has_started(candidate):
-            return RunFolder(candidate.resolve())
+            found = RunFolder(candidate.resolve())
+            refuse_damaged(found.path, found.config.name, _LAY_OVER)
+            return found
     if message := RunFolder(path).read_status().get("message"):
         raise ConfigError(f"{path}: this run has not started, so there is nothing to work with: {message}")
     raise ConfigError(f"{path}: not a run folder (no config.yaml and status.json in it)")
@@ -208,13 +215,13 @@ def write_records(folder: RunFolder, config: str, plugins: Plugins, data: Callab
     goes on, only what is missing is written: it may have been killed here.
     """
     if not folder.config.exists():
-        write_text(folder.config, config)
+        write_hashed(folder.path, folder.config.name, config)
     if not (folder.path / "command.txt").exists():
         write_text(folder.path / "command.txt", shlex.join(["runner", *sys.argv[1:]]) + "\n")
     if not (folder.path / "environment.json").exists():
         write_json(folder.path / "environment.json", environment(plugins))
-    if not (folder.path / "data.json").exists():
-        write_json(folder.path / "data.json", data())
+    if not (folder.path / DATA).exists():
+        write_hashed_json(folder.path, DATA, data())
     latest = folder.path.parent / "latest"
     if not latest.is_symlink() or latest.readlink().name < folder.path.name:  # not that of a run begun later
         point_symlink(latest, folder.path.name)

@@ -205,7 +205,10 @@ def resume(trainer: Trainer) -> bool:
         if checkpoint.progress.scaler:
             trainer.scaler.load_state_dict(dict(checkpoint.progress.scaler))
     run.step = checkpoint.progress.step
-    trainer.evaluations.read(up_to=run.step)
+    with run.ranks.together():
+        remark = trainer.evaluations.read(up_to=run.step)
+    if remark:
+        run.reporters.note(remark)
     return True
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
+from vlrun.errors import first_few
 from vlrun.files import atomic_write, open_itself
 from vlrun.foreign.json import finite, parse_json
 from vlrun.interfaces.examples import Score
 from vlrun.interfaces.reporter import EvaluationReport, Reporter, RunInfo, StepReport
 
-FILE_NAME = "metrics.jsonl"
+FILE_NAME, DAMAGED = "metrics.jsonl", "metrics.damaged.jsonl"
+CHECKSUM = "crc32"
+"""The last entry of each line: CRC-32 of the line without it."""
 
 
 class JsonLinesReporter(Reporter):
@@ -98,30 +102,69 @@ def result_line(report: EvaluationReport, score: Score) -> dict[str, Any]:
         "epoch": report.epoch,
         "final": report.final,
         "primary": score.primary,
+        **({} if score.higher_is_better else {"higher_is_better": False}),
         **({"detail": True} if score.detail else {}),
         **({} if score.standard_error is None else {"standard_error": score.standard_error}),
         "protocol": dict(score.protocol),
     }
 
 
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Reads the objects of a ``metrics.jsonl``, without lines that a kill cut short; none if there is no file."""
+def read_metrics(path: Path, damaged: Callable[[int, str], None] | None = None) -> Iterator[dict[str, Any]]:
+    """Reads the objects of a ``metrics.jsonl`` whose checksums are right; none if there is no file.
+
+    Args:
+        damaged: gets number and text of every other line, except one at the end that a kill has cut short.
+    """
     try:
         file = path.open(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
+    is_checked = False
     with file:
-        for text in file:
+        for number, text in enumerate(file, 1):
             try:
                 line = parse_json(text)
             except ValueError:
-                continue
-            if isinstance(line, dict) and "kind" in line and isinstance(line.get("step"), int):
+                line = None
+            checksum = line.pop(CHECKSUM, None) if isinstance(line, dict) else None
+            is_checked = is_checked or checksum is not None
+            is_whole = checksum == _checksum(line) if is_checked else isinstance(line, dict)  # earlier versions: none
+            if is_whole and isinstance(line, dict) and "kind" in line and isinstance(line.get("step"), int):
                 yield line
+            elif damaged is not None and text.endswith("\n"):
+                damaged(number, text)
+
+
+def set_damage_aside(folder: Path) -> str | None:
+    """Moves damaged lines of ``metrics.jsonl`` into a file of their own; says so, or None if there are none."""
+    found: list[tuple[int, str]] = []
+    whole = list(read_metrics(folder / FILE_NAME, lambda number, text: found.append((number, text))))
+    if not found:
+        return None
+    with open_itself(folder / DAMAGED, "a") as file:
+        file.writelines(text for _, text in found)
+    with atomic_write(folder / FILE_NAME) as file:
+        file.writelines(map(_as_json, whole))
+    numbers = ", ".join(first_few([str(number) for number, _ in found], 5))
+    return f"{FILE_NAME}: damaged in {len(found):,} lines ({numbers}), which are kept in {DAMAGED}"
 
 
 def _as_json(line: dict[str, Any]) -> str:
-    return json.dumps(finite(line), ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    text = _without_checksum(line)
+    return f'{text[:-1]}, "{CHECKSUM}": "{_crc(text)}"}}\n'
+
+
+def _without_checksum(line: Any) -> str:
+    return json.dumps(finite(line), ensure_ascii=False, allow_nan=False, default=str)
+
+
+def _checksum(line: Any) -> str:
+    """That of a line that was read: a float comes back as it was written."""
+    return _crc(_without_checksum(line))
+
+
+def _crc(text: str) -> str:
+    return f"{zlib.crc32(text.encode('utf-8', 'replace')):08x}"
 
 
 def _key(line: dict[str, Any]) -> tuple[Any, ...]:

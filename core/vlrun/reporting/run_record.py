@@ -12,6 +12,7 @@ from vlrun.files import read_object_or_empty, write_json
 from vlrun.foreign.yaml import parse_mapping
 from vlrun.interfaces.examples import Score
 from vlrun.interfaces.reporter import ResultRow
+from vlrun.reporting.hashes import is_damaged
 from vlrun.reporting.jsonl import FILE_NAME, read_metrics
 from vlrun.reporting.published import result_row
 
@@ -27,6 +28,7 @@ class RunRecord:
         rows: the final results, each once, with the published numbers of the experiment.
         config: the resolved options; empty if they cannot be read.
         started, finished: times as text, empty where unknown.
+        damage: files that are not what the run has written, in words; what is damaged in them is left out.
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class RunRecord:
     finished: str
     rows: Sequence[ResultRow]
     config: Mapping[str, Any] = field(default_factory=dict)
+    damage: Sequence[str] = ()
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -64,7 +67,18 @@ def read_run(folder: Path) -> RunRecord:
         finished=str(status.get("finished") or ""),
         rows=_final_rows(folder, {**config, "demo": is_demo}),
         config=config,
+        damage=_damage(folder),
     )
+
+
+def _damage(folder: Path) -> list[str]:
+    lines: list[int] = []
+    for _ in read_metrics(folder / FILE_NAME, lambda number, _: lines.append(number)):
+        pass
+    found = [f"{folder / FILE_NAME}: {len(lines):,} damaged lines are left out"] if lines else []
+    return found + [
+        f"{folder / name}: damaged, or changed" for name in ("config.yaml", "data.json") if is_damaged(folder, name)
+    ]
 
 
 def write_header(folder: Path, facts: Sequence[tuple[str, str]]) -> None:
@@ -96,6 +110,7 @@ def score_of(line: Mapping[str, Any]) -> Score:
         count=_whole(line.get("count")),
         protocol=line.get("protocol") or {},
         primary=bool(line.get("primary")),
+        higher_is_better=line.get("higher_is_better") is not False,
         detail=bool(line.get("detail")),
         standard_error=None if line.get("standard_error") is None else float(line["standard_error"]),
     )

@@ -9,9 +9,11 @@ from typing import Any
 from vlrun.config.experiment import Experiment
 from vlrun.data.splits import split_records
 from vlrun.engine.run import Run
+from vlrun.engine.run_folder import DATA
 from vlrun.engine.weight_hash import CONTENT_KEY
 from vlrun.errors import DataError
 from vlrun.files import read_object, sha256_of, write_json
+from vlrun.reporting.hashes import is_damaged, is_known, json_text, text_hash, write_hashed_json
 
 MARK = "data changed"
 _FILES, _ACCEPTED = "input_files", "accepted_changes"
@@ -58,15 +60,20 @@ def refuse_changed_data(run: Run, *, is_accepted: bool) -> list[str]:
     Raises:
         DataError: they differ, and that is not accepted.
     """
-    path = run.folder.path / "data.json"
+    path = run.folder.path / DATA
     if not path.exists():  # the run was killed before it had written them
         return []
     changes: list[str] = []
+    record = data_record(run)
+    if is_damaged(run.folder.path, DATA) and is_known(run.folder.path, DATA, text_hash(json_text(record))):
+        write_json(path, record)  # they are what it said
     try:
         recorded = read_object(path)
     except DataError as error:
         recorded, changes = {}, [f"{error}, so nobody knows what the run was started with"]
-    differences = _differences(recorded, data_record(run))
+    if not changes and is_damaged(run.folder.path, DATA):
+        recorded, changes = {}, [f"{path} is damaged, so nobody knows what the run was started with"]
+    differences = _differences(recorded, record)
     changes += [f"{what} was {before}, is {after}" for what, before, after in differences]
     accepted = [*recorded.get(_ACCEPTED, {}).get("changes", [])]
     if changes and not is_accepted:
@@ -94,7 +101,7 @@ def mark_changed_data(run: Run, accepted: Sequence[str]) -> None:
         }
     run.data_notes = [*run.data_notes, *(f"changed {change}" for change in accepted)]
     if run.ranks.is_main:
-        write_json(run.folder.path / "data.json", {**data_record(run), _ACCEPTED: {"changes": list(accepted)}})
+        write_hashed_json(run.folder.path, DATA, {**data_record(run), _ACCEPTED: {"changes": list(accepted)}})
 
 
 def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -41,6 +41,8 @@ from vlrun.files import remove_left_over, write_text
 from vlrun.foreign.yaml import parse_yaml
 from vlrun.interfaces.reporter import Outcome, Reporters, ResultRow, RunInfo
 from vlrun.plugins.manager import Plugins, create_plugins
+from vlrun.reporting.hashes import is_damaged, is_known, refuse_damaged, text_hash
+from vlrun.reporting.jsonl import set_damage_aside
 from vlrun.reporting.options import flat_options
 from vlrun.reporting.published import result_row
 from vlrun.runs.changed_data import data_record, mark_changed_data, refuse_changed_data
@@ -190,6 +192,7 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
     changed = run.folder.changed_code(plugins)
     write_records(run.folder, run.experiment.as_yaml(), plugins, partial(data_record, run))
     run.folder.write_status(total_steps=total)
+    remark = None if is_new else set_damage_aside(run.folder.path)
     run.reporters.start(
         RunInfo(
             run.experiment.name,
@@ -205,6 +208,8 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
     )
     if changed:
         run.reporters.note(f"the code of {', '.join(changed)} is another than when this run started")
+    if remark:
+        run.reporters.note(remark)
 
 
 def _final_results(run: Run, trainer: Trainer | None, stop: StopRequest) -> list[ResultRow]:
@@ -279,6 +284,9 @@ def _choose_folder(
         new = create_run_folder(experiment.runs_root, experiment.name)
         claim.enter_context(claimed(new.path))
         return new, True
+    if folder is None:
+        _restore_config(experiment, earlier)
+    refuse_damaged(earlier.path, earlier.config.name, "Put it back as it was, or start anew without --resume")
     continued = _as_started(experiment, earlier)
     changed = changed_options(
         earlier.config.read_text(encoding="utf-8"), continued.as_yaml(), reads_pictures=continued.reads_pictures
@@ -295,6 +303,18 @@ def _choose_folder(
         claim.enter_context(claimed(earlier.path, waits=is_own))
         remove_left_over(earlier.path)
     return earlier, False
+
+
+def _restore_config(experiment: Experiment, earlier: RunFolder) -> None:
+    """Writes the configuration of a run again where it is damaged, and the experiment is what it was made of."""
+    folder, name = earlier.path, earlier.config.name
+    if not is_damaged(folder, name):
+        return
+    chosen = experiment.train.precision
+    for precision in ("fp32", "bf16") if chosen == "auto" else (chosen,):
+        text = with_precision(experiment, precision).as_yaml()
+        if is_known(folder, name, text_hash(text)):
+            write_text(earlier.config, text)
 
 
 def _earlier(

@@ -1,0 +1,125 @@
+"""What a run reads back of its own folder is what it has written, or the run says that it is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from toy_runs import experiment, lines, stop_after_step, weights
+
+from vlrun.engine.run_folder import open_run_folder
+from vlrun.errors import DataError, StoppedOnRequest
+from vlrun.interfaces.reporter import Reporters
+from vlrun.plugins.manager import Plugins
+from vlrun.reporting.jsonl import DAMAGED
+from vlrun.reporting.run_record import read_run
+from vlrun.runs.run import run_experiment
+
+
+@pytest.fixture
+def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    monkeypatch.setattr(Reporters, "note", lambda self, message: said.append(message))
+    return said
+
+
+@pytest.fixture
+def stopped(world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with monkeypatch.context() as patch:
+        stop_after_step(patch, 7)
+        with pytest.raises(StoppedOnRequest):
+            run_experiment(experiment(world, plugins), plugins=plugins)
+    return (world / "runs" / "toy" / "latest").resolve()
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_damaged_line_of_metrics_is_said_and_set_aside(
+    world: Path, plugins: Plugins, stopped: Path, notes: list[str]
+) -> None:
+    metrics = stopped / "metrics.jsonl"
+    third = metrics.read_text().splitlines()[2]
+    damaged = third.replace('"learning_rate": 0.01', '"learning_rate": 0.03')
+    change(metrics, third, damaged)
+    run_experiment(experiment(world, plugins), plugins=plugins, continues=True)
+    assert [line["step"] for line in lines(stopped, "step")] == [1, 2, 4, 5, 6, 7, 8, 9]
+    assert (stopped / DAMAGED).read_text() == f"{damaged}\n"
+    assert f"metrics.jsonl: damaged in 1 lines (3), which are kept in {DAMAGED}" in notes
+    assert read_run(stopped).damage == []
+
+
+def test_a_report_leaves_damaged_results_out_and_says_so(world: Path, plugins: Plugins) -> None:
+    folder = run_experiment(experiment(world, plugins, "train.epochs=1"), plugins=plugins).folder
+    assert [(row.split, row.score.name) for row in read_run(folder).rows] == [("val", "accuracy"), ("test", "accuracy")]
+    final = next(line for line in (folder / "metrics.jsonl").read_text().splitlines() if '"final": true' in line)
+    change(folder / "metrics.jsonl", final, final.replace('"value": ', '"value": 1'))
+    record = read_run(folder)
+    assert [row.split for row in record.rows] == ["test"]
+    assert record.damage == [f"{folder / 'metrics.jsonl'}: 1 damaged lines are left out"]
+
+
+@pytest.mark.parametrize("damage", ["", "[", "null", "{}", "flip"])
+def test_damaged_evaluations_are_made_again(
+    world: Path, plugins: Plugins, stopped: Path, notes: list[str], damage: str
+) -> None:
+    path = stopped / "evaluations.json"
+    before = path.read_text()
+    path.write_text(before.replace('"step": 3', '"step": 2') if damage == "flip" else damage)
+    run_experiment(experiment(world, plugins), plugins=plugins, continues=True)
+    rows = json.loads(path.read_text())
+    assert rows[:2] == json.loads(before)
+    assert [row["step"] for row in rows] == [3, 6, 9]
+    assert "evaluations.json was damaged; it is made again of the results in metrics.jsonl" in notes
+
+
+def test_evaluations_that_cannot_be_made_again_are_an_error(world: Path, plugins: Plugins, stopped: Path) -> None:
+    (stopped / "evaluations.json").write_text("[")
+    (stopped / "metrics.jsonl").unlink()
+    with pytest.raises(DataError, match=r"evaluations.json is damaged, and metrics.jsonl does not have its scores"):
+        run_experiment(experiment(world, plugins), plugins=plugins, continues=True)
+
+
+@pytest.mark.parametrize("damage", ["", "seed: 1\n", "[", "\x00", "flip"])
+def test_a_damaged_configuration_is_written_again_or_refused(
+    world: Path, plugins: Plugins, stopped: Path, damage: str
+) -> None:
+    path = stopped / "config.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("learning_rate: 0.01", "learning_rate: 0.02") if damage == "flip" else damage)
+    with pytest.raises(DataError, match=r"config.yaml is not what the run has written"):
+        open_run_folder(stopped)
+    with pytest.raises(DataError, match=r"config.yaml is not what the run has written"):
+        run_experiment(experiment(world, plugins, "seed=6"), plugins=plugins, continues=True)
+    assert read_run(stopped).damage == [f"{path}: damaged, or changed"]
+    result = run_experiment(experiment(world, plugins), plugins=plugins, continues=True)
+    assert result.folder == stopped
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "flip"])
+def test_a_damaged_record_of_data_that_are_the_same_is_written_again(
+    world: Path, plugins: Plugins, stopped: Path, damage: str
+) -> None:
+    path = stopped / "data.json"
+    before = path.read_text()
+    path.write_text(before.replace('"extractor": "', '"extractor": "x') if damage == "flip" else damage)
+    run_experiment(experiment(world, plugins), plugins=plugins, continues=True)
+    assert path.read_text() == before
+
+
+def test_a_run_of_an_earlier_version_has_no_hashes_and_goes_on(world: Path, plugins: Plugins, stopped: Path) -> None:
+    (stopped / "hashes.json").unlink()
+    metrics = stopped / "metrics.jsonl"
+    old = [json.loads(line) for line in metrics.read_text().splitlines()]
+    for line in old:
+        del line["crc32"]
+    metrics.write_text("".join(f"{json.dumps(line)}\n" for line in old))
+    before = weights(stopped)
+    run_experiment(experiment(world, plugins), plugins=plugins, continues=True)
+    assert [line["step"] for line in lines(stopped, "step")] == list(range(1, 10))
+    assert before.keys() == weights(stopped).keys()
