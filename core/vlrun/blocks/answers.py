@@ -99,7 +99,9 @@ def _as_list(content: Any) -> list[Any]:
     if isinstance(content, list) and len(content) == 2 and all(isinstance(item, Mapping) for item in content):
         content = content[0]
     if isinstance(content, Mapping):
-        ordered = sorted(content, key=lambda answer: (not isinstance(content[answer], int), content[answer]))
+        if not all(type(index) is int for index in content.values()):
+            return []
+        ordered = sorted(content, key=content.__getitem__)
         return ordered if [content[answer] for answer in ordered] == list(range(len(ordered))) else []
     return content if isinstance(content, list) else []
 

@@ -82,10 +82,12 @@ class AnnotationFile:
             yield from found
             return
         for index, record in enumerate(self):
-            try:
-                yield from record["images"] if "images" in record else [record["image"]]
-            except KeyError as error:
-                raise DataError(f"{self.place(index)}: image: field required") from error
+            names = record.get("images", [record.get("image")])
+            if names == [None]:
+                raise DataError(f"{self.place(index)}: image: field required")
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise DataError(f"{self.place(index)}: image: expected the name of an image, or a list of such")
+            yield from names
 
     def _plain_image_ids(self) -> list[str] | None:
         """The images where each line names exactly one, ten times as fast as by reading all records; else None."""
@@ -270,7 +272,7 @@ def load_plain_pickle(path: Path) -> Any:
         try:
             return read_plain(content)
         except UnicodeDecodeError:
-            return read_plain(content, encoding="latin-1")
+            return read_plain(content, encoding="latin-1")  # its other texts are UTF-8 all the same
     except RefusedNameError as error:
         raise DataError(
             f"{path}: refused to load '{error.name}'. This pickle wants to run code; the official files hold only "
@@ -278,7 +280,7 @@ def load_plain_pickle(path: Path) -> Any:
         ) from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    except DataError as error:
+    except (DataError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable pickle ({error})") from error
 
 

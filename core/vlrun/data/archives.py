@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -20,6 +21,13 @@ from vlrun.interfaces.reporter import ProgressCallback
 
 _BLOCK = 1 << 20
 _MAX_MEMBERS = 5_000_000
+
+
+_OF_ARCHIVES = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, NotImplementedError),
+    *(ValueError, IndexError, OverflowError, struct.error),  # names that are none, and numbers that cannot be
+)
+"""What the libraries raise for damaged archives."""
 
 
 class DamagedArchiveError(DataError):
@@ -49,7 +57,7 @@ def unpack(archive: Path, folder: Path, progress: ProgressCallback = lambda what
         with _opened(archive) as (members, open_member):
             targets = _checked(archive, members, folder)
             return _written(archive, targets, open_member, folder, progress)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, NotImplementedError) as error:
+    except _OF_ARCHIVES as error:
         reason = str(error).partition("\n")[0].rstrip(":")
         raise DamagedArchiveError(f"{archive}: damaged, or not an archive ({reason}); get it again") from error
     except RuntimeError as error:  # what zipfile raises for an encrypted member

@@ -5,6 +5,7 @@ Only finding is done here; ``vlrun.engine.weight_files`` reads what was found.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ def _with_what_is_beside(label: str, weights: Path, fetch: Fetch) -> WeightSourc
 
 def _folder(folder: Path) -> Fetch:
     def fetch(name: str) -> Path | None:
-        return folder / name if (folder / name).is_file() else None
+        return folder / name if os.path.isfile(folder / name) else None  # not Path's: a name may be too long for it
 
     return fetch
 

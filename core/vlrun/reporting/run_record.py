@@ -88,8 +88,9 @@ def write_header(folder: Path, facts: Sequence[tuple[str, str]]) -> None:
 
 def read_header(folder: Path) -> list[tuple[str, str]]:
     """Reads the facts that ``write_header`` kept; none if there is no such file."""
-    facts = read_object_or_empty(folder / HEADER_NAME).get("facts") or []
-    return [(str(label), str(value)) for label, value in facts]
+    facts = read_object_or_empty(folder / HEADER_NAME).get("facts")
+    whole = [fact for fact in facts if isinstance(fact, list) and len(fact) == 2] if isinstance(facts, list) else []
+    return [(str(label), str(value)) for label, value in whole]
 
 
 def config_text(folder: Path) -> str:
@@ -102,17 +103,17 @@ def config_text(folder: Path) -> str:
 
 def score_of(line: Mapping[str, Any]) -> Score:
     """The score of a result line of ``metrics.jsonl``."""
-    value = line.get("value")
+    value, protocol = _number(line.get("value")), line.get("protocol")
     return Score(
         name=str(line.get("name", "")),
-        value=math.nan if value is None else float(value),
+        value=math.nan if value is None else value,
         unit=str(line.get("unit", "")),
         count=_whole(line.get("count")),
-        protocol=line.get("protocol") or {},
+        protocol=protocol if isinstance(protocol, dict) else {},
         primary=bool(line.get("primary")),
         higher_is_better=line.get("higher_is_better") is not False,
         detail=bool(line.get("detail")),
-        standard_error=None if line.get("standard_error") is None else float(line["standard_error"]),
+        standard_error=_number(line.get("standard_error")),
     )
 
 
@@ -128,6 +129,10 @@ def _final_rows(folder: Path, config: Mapping[str, Any]) -> list[ResultRow]:
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
     return parse_mapping(config_text(folder))
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _whole(value: Any) -> int:

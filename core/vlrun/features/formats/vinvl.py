@@ -80,8 +80,8 @@ class VinvlTsv(FeatureSource):
 
     def _with_geometry(self, image_id: str, table: Any) -> RegionFeatures:
         geometry = table[:, -_GEOMETRY:]
-        sides = geometry[:, 2:4] - geometry[:, :2]
-        if table.shape[1] <= _GEOMETRY or not np.allclose(sides, geometry[:, 4:], atol=2e-3):
+        is_there = table.shape[1] > _GEOMETRY
+        if not is_there or not np.allclose(geometry[:, 2:4] - geometry[:, :2], geometry[:, 4:], atol=2e-3):
             raise DataError(
                 f"the last {_GEOMETRY} of {table.shape[1]} columns are not the geometry of the boxes; features without "
                 "boxes cannot be used"
