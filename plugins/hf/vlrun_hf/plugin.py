@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlrun import Download, Entry, WeightFormat, hookimpl
+from vlrun import Download, Entry, FeatureOrigin, WeightFormat, hookimpl
 
 
 @hookimpl
@@ -51,6 +51,18 @@ SEEN_BY_VILT = (
     "possibly conceptual-captions:*",
 )
 
+# COCO's captions (Li et al. 2019); which images of it, and whether for all files, is not said
+SEEN_BY_VISUALBERT = ("possibly COCO_train2014_*", "possibly COCO_val2014_*")
+
+# COCO, Conceptual Captions, SBU, Flickr30k and GQA (Li et al. 2020), VinVL also VQA, Visual Genome QA and OpenImages
+SEEN_BY_OSCAR = (
+    *("possibly COCO_train2014_*", "possibly COCO_val2014_*", "possibly visual-genome:*", "possibly flickr:*"),
+    *("possibly conceptual-captions:*", "possibly sbu:*"),
+)
+
+# run/lxmert_pretrain.bash of the authors: --train mscoco_train,mscoco_nominival,vgnococo --valid mscoco_minival
+SEEN_BY_LXMERT = ("COCO_train2014_*", "COCO_val2014_* except vqav2/minival", "visual-genome:* except COCO_*")
+
 
 @hookimpl
 def vlrun_weight_formats() -> list[WeightFormat]:
@@ -69,24 +81,29 @@ def vlrun_weight_formats() -> list[WeightFormat]:
             backbone="clip",
             summary="CLIPModel of Hugging Face transformers",
             translator="vlrun_hf.checkpoint:translate_clip",
+            licence="MIT (https://github.com/openai/CLIP)",
         ),
         WeightFormat(
             name="visualbert",
             backbone="visualbert",
             summary="VisualBERT of Hugging Face transformers, any class",
             translator="vlrun_hf.checkpoint:translate_visualbert",
+            seen=SEEN_BY_VISUALBERT,
         ),
         WeightFormat(
             name="oscar",
             backbone="oscar",
             summary="the authors' files of Oscar and VinVL",
             translator="vlrun_hf.checkpoint:translate_oscar",
+            seen=SEEN_BY_OSCAR,
         ),
         WeightFormat(
             name="transformers-lxmert",
             backbone="transformers-lxmert",
             summary="LXMERT of Hugging Face transformers, any class",
             translator="vlrun_hf.checkpoint:translate_lxmert",
+            seen=SEEN_BY_LXMERT,
+            features=FeatureOrigin("bua-caffe", boxes="36"),
         ),
     ]
 
@@ -105,5 +122,18 @@ def vlrun_downloads() -> list[Download]:
             page="https://huggingface.co/dandelin/vilt-b32-mlm",
             licence="Apache-2.0",
             manual_steps=("runner weights import --from vilt hf:dandelin/vilt-b32-mlm weights/vilt-b32.safetensors",),
-        )
+        ),
+        Download(
+            name="clip-vit-b32",
+            summary="CLIP ViT-B/32, pre-trained",
+            kind="weights",
+            makes="clip-vit-b32.safetensors",
+            source="clip",
+            recognised=("clip-vit-base-patch32/pytorch_model.bin",),
+            page="https://huggingface.co/openai/clip-vit-base-patch32",
+            licence="MIT (https://github.com/openai/CLIP)",
+            manual_steps=(
+                "runner weights import --from clip hf:openai/clip-vit-base-patch32 weights/clip-vit-b32.safetensors",
+            ),
+        ),
     ]
