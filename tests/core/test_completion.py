@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from vlrun.cli import main
 from vlrun.cli.completion import EXPERIMENT, SHELLS
+from vlrun.cli.new_plugin import KINDS
 from vlrun.cli.option_names import option_names
 from vlrun.config.components import config_model
 from vlrun.config.experiment import Experiment
@@ -96,6 +97,11 @@ def test_what_can_stand_under_the_cursor_is_offered(complete: Complete, line: st
     begun = line.rpartition(" ")[2]
     assert set(some) <= set(found)
     assert all(word.startswith(begun) for word in found)
+
+
+def test_every_kind_of_new_plugin_is_offered(complete: Complete) -> None:
+    assert sorted(complete("runner new-plugin mine --kind ")) == sorted(KINDS)
+    assert complete("runner new-plugin mine --kind sch") == ["schedule"]
 
 
 def test_the_value_of_an_option_is_no_key(complete: Complete) -> None:

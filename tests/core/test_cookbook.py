@@ -29,8 +29,9 @@ from vlrun import (
 )
 from vlrun.blocks.predictions import listed, mismatches
 from vlrun.config.train import TrainConfig
-from vlrun.config.yaml import parse_yaml
+from vlrun.engine.checkpoints import EvaluationHistory
 from vlrun.features.writer import write_store
+from vlrun.foreign.yaml import parse_yaml
 from vlrun.testing import (
     PUBLIC,
     StubBackbone,
@@ -167,3 +168,18 @@ def test_the_page_on_the_architecture_says_what_is_public() -> None:
         told |= {name for name in packages if name in PUBLIC}
         told |= {f"{package}.{module}" for package in packages for module in modules if f"{package}.{module}" in PUBLIC}
     assert told == set(PUBLIC)
+
+
+@pytest.mark.parametrize(
+    ("primary", "wanted", "best"),
+    [((True, True), None, 1), ((False, True), None, 2), ((False, False), None, 1), ((True, False), "second", 2)],
+    ids=["the first primary one", "the primary one", "the first of all", "the one that is named"],
+)
+def test_the_best_step_is_that_of_the_score_that_counts(
+    tmp_path: Path, primary: tuple[bool, bool], wanted: str | None, best: int
+) -> None:
+    history = EvaluationHistory(tmp_path / "evaluations.json", {"task": wanted})
+    for step, values in {1: (9.0, 1.0), 2: (8.0, 2.0)}.items():
+        named = zip(("first", "second"), values, primary, strict=True)
+        history.add(step, "task", "val", [Score(name, value, primary=counts) for name, value, counts in named])
+    assert history.best_step(["task"]) == best

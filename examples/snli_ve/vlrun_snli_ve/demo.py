@@ -25,7 +25,7 @@ def write_statements(folder: Path, images: Sequence[DemoImage]) -> None:
 def _rows(image: DemoImage, kinds: Set[str]) -> Iterator[dict[str, str]]:
     rng = random.Random(derive_seed("snli-ve", image.id))  # noqa: S311
     seen = {found.name for found in image.objects}
-    for number in range(2):
+    for number in range(4):
         kind, other = rng.choice(sorted(seen)), rng.choice(sorted(kinds - seen))
         texts = {
             "entailment": f"there is a {kind}",

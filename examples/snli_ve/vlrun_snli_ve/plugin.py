@@ -53,5 +53,6 @@ def vlrun_demo_sources() -> list[DemoSource]:
             builder="official",
             writer="vlrun_snli_ve.demo:write_statements",
             epochs=10,
+            learning_rate=1e-3,
         )
     ]
