@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,10 @@ from vlrun import (
     Encoding,
     Example,
     Metric,
-    OptimizerConfig,
     Prediction,
     RegionFeatures,
     RegionFeatureStore,
     Reporter,
-    ScheduleConfig,
     Score,
 )
 from vlrun.blocks.predictions import listed, mismatches
@@ -154,8 +153,9 @@ def test_the_reporter_of_the_guide_keeps_its_promises() -> None:
 
 
 def test_the_optimiser_and_the_schedule_of_the_guide_keep_their_promises() -> None:
-    check_optimizer(shown("nesterov", GUIDE), OptimizerConfig(name="nesterov", weight_decay=0.1))
-    rates = check_schedule(shown("halving", GUIDE), ScheduleConfig(name="halving"))
+    options = SimpleNamespace(alpha=0.9, weight_decay=0.1, every_epochs=1)
+    check_optimizer(shown("rmsprop", GUIDE), options)
+    rates = check_schedule(shown("halving", GUIDE), options)
     assert rates[::7] == [0.001, 0.0005, 0.00025, 0.000125]
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CACHE_VARIABLE = "VLRUN_CACHE"
 
 _PICTURES_A_LINE = 500
-_GENERATING = ("blocks", "data", "features", "interfaces", "files.py", "seeds.py")
+_GENERATING = ("blocks", "data", "features", "foreign", "interfaces", "files.py", "seeds.py")
 """The parts of the core that write vocabularies, annotations and features, or draw."""
 
 Say = Callable[[str], None]
