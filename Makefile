@@ -1,5 +1,5 @@
-# make demo · make test · make lint · make bench · make fuzz · make wheels · make lowest: each sets up .venv first, and
-# only when something changed.
+# make demo · make test · make lint · make bench · make faults · make fuzz · make wheels · make lowest: each sets up
+# .venv first, and only when something changed.
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +22,7 @@ LOWEST_TESTS := tests/core/features/test_features_importers.py tests/core/test_w
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
 
-.PHONY: demo test lint format types bench fuzz wheels lowest install constraints clean
+.PHONY: demo test lint format types bench faults fuzz wheels lowest install constraints clean
 
 demo: install
 	$(BIN)/python runner.py run experiments/rosita_refcoco+.yaml --demo
@@ -47,6 +47,10 @@ bench: install
 # 100,000 damaged files for each reader of foreign files; FUZZ="npz YAML" chooses some of them.
 fuzz: install
 	OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore nice $(BIN)/python tools/fuzz.py $(FUZZ)
+
+# Kills, signals, full disks, damaged files, company, and the same run spread otherwise: hours.
+faults: install
+	nice -n 10 $(BIN)/python -m faults
 
 # The core and all plugins as wheels, installed where the repository is not.
 wheels: install

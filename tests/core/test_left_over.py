@@ -135,8 +135,14 @@ def test_a_folder_of_a_run_that_was_killed_before_it_started_goes_with_the_next_
         folder.mkdir(parents=True)
         (folder / CLAIM).write_text(json.dumps({**owner, **changes}))
         (folder / "status.json").write_text(json.dumps({"status": status}))
+    empty, new = (runs / f"20260101-00000{number}-aaaaaa" for number in (3, 4))
+    empty.mkdir()
+    os.utime(empty, (0, 0))
+    new.mkdir()  # somebody is about to claim it
     run_experiment(experiment(world, plugins, "train.epochs=1"), plugins=plugins)
     assert not killed.exists()
+    assert not empty.exists()
+    assert new.exists()
     assert elsewhere.exists()
     assert failed.exists()
 

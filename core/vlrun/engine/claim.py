@@ -86,7 +86,12 @@ def claimed(folder: Path, *, waits: bool = False) -> Iterator[None]:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether the process of this host that claimed ``folder`` last was killed before it let go."""
+    """Whether the process of this host that claimed ``folder`` last was killed before it let go.
+
+    Or before it could claim it: then the folder is empty, and a minute old.
+    """
+    if not any(folder.iterdir()):
+        return time.time() - folder.stat().st_mtime > _STALE_SECONDS
     try:
         content = parse_json((folder / CLAIM).read_bytes())
         owner = Owner(**content)

@@ -1,0 +1,103 @@
+"""python -m faults [--kills 50] [--flips 50] [--only kills,signals] [--folder DIR] [--json FILE]
+
+Injects faults into short runs on embedded data, resumes them, and compares every number with an undisturbed run.
+Prints a table and writes every case to a JSON file. Exit status 1 if a case was lost: another number, a traceback, a
+signal in silence, a hang, or something left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from faults.company import company
+from faults.damage import damaged_reports, damaged_resumes
+from faults.full_disk import full_commands, full_disks
+from faults.kills import kills, log_of_writes, several_processes
+from faults.report import Report, read_report
+from faults.signals import stops
+from faults.spread import spread
+from faults.world import World, ended, facts, import_all
+
+PARTS = ("kills", "damage", "signals", "disk", "company", "spread")
+
+
+def main() -> int:
+    """Runs the chosen parts."""
+    parser = argparse.ArgumentParser(
+        prog="python -m faults", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=50, help="kills of one process")
+    parser.add_argument("--flips", type=int, default=50, help="flipped bits for each file")
+    parser.add_argument("--signals", type=int, default=6, help="moments for each kind of signal")
+    parser.add_argument("--disks", type=int, default=8, help="sizes of a disk that is too small")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"of {','.join(PARTS)}")
+    parser.add_argument("--seed", type=int, default=1, help="of moments and places")
+    parser.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder)")
+    parser.add_argument("--json", type=Path, default=Path("faults/results/faults.json"), help="every case")
+    parser.add_argument("--show", type=Path, help="the table of a JSON file that is there; injects nothing")
+    options = parser.parse_args()
+    if options.show:
+        read_report(options.show).show()
+        return 0
+    if unknown := {*options.only.split(",")} - {*PARTS}:
+        parser.error(f"--only {','.join(unknown)}: it is none of {', '.join(PARTS)}")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory(prefix="vlrun-faults-") as temporary:
+        return _inject(options, World((options.folder or Path(temporary)).absolute()))
+
+
+def _inject(options: argparse.Namespace, world: World) -> int:
+    report, parts = Report(options.json.absolute()), options.only.split(",")
+    made = world.prepare()
+    if made.status:
+        print(made.output, file=sys.stderr)
+        return 1
+    import_all(world)
+    done, writes, seconds = log_of_writes(world, "whole")
+    if done.status:
+        print(done.output, file=sys.stderr)
+        return 1
+    whole, finished = facts(world.folder("whole")), world.folder("whole")
+    store = next(world.root.rglob("data.mdb")).parent
+    print(f"the whole run takes {seconds:.1f} s and writes {len(writes)} times", flush=True)
+    if "kills" in parts:
+        kills(world, report, whole, writes, seconds, options.kills, options.seed)
+        together = world.run("whole2", "--nproc", "2")
+        if together.status == 0:
+            several_processes(world, report, facts(world.folder("whole2")))
+    if "signals" in parts:
+        stops(world, report, whole, seconds, options.signals, options.seed)
+    if "damage" in parts:
+        stopped = _stopped(world)
+        damaged_resumes(world, report, stopped, whole, options.flips, options.seed)
+        damaged_reports(world, report, finished, options.flips, options.seed)
+    if "disk" in parts:
+        used = sum(path.stat().st_size for path in finished.rglob("*") if path.is_file()) // 1024
+        full_disks(world, report, whole, used, options.disks)
+        full_commands(world, report, finished, store)
+    if "company" in parts:
+        company(world, report, whole, store)
+    if "spread" in parts:
+        spread(world, report, whole)
+    report.show()
+    return 0 if report.is_good else 1
+
+
+def _stopped(world: World) -> Path:
+    """A run that was killed in its second epoch, so that it has everything to read back."""
+    process = world.start(world.command("stopped"))
+    while not (world.folder("stopped") / "evaluations.json").exists() and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.kill()
+    ended(process)
+    return world.folder("stopped")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
