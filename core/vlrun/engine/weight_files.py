@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from vlrun.data.leaks import describe_declared
 from vlrun.engine.answer_lists import answer_remarks
 from vlrun.engine.forward_check import described
 from vlrun.engine.head_facts import head_meanings, tie_remarks
+from vlrun.engine.torch_files import load_torch_file
 from vlrun.engine.weight_hash import CONTENT_KEY, check_content, content_hash
 from vlrun.engine.weight_sources import WeightSource, find_source
 from vlrun.errors import CheckpointError, first_few
@@ -255,20 +255,7 @@ def read_foreign(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     if path.suffix == SUFFIX:
         return read_imported(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: there is no such file") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: refused, because it holds more than tensors and plain containers, or is no checkpoint at all. "
-            "Reading such a file could run code; if you trust it, load it where it was made and save its tensors alone"
-        ) from error
-    except Exception as error:  # of a damaged file torch may raise anything, as struct.error or AssertionError
-        raise CheckpointError(f"{path}: cannot be read, it may be damaged: {_first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a dict of tensors or state dicts, found {type(content).__name__}")
-    return content, {}
+    return load_torch_file(path), {}
 
 
 def read_imported(path: Path, *, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -16,6 +16,7 @@ from vlrun.files import read_json
 from vlrun.interfaces.examples import RegionFeatures
 
 INFO = "gqa_objects_info.json"
+_MOST_BYTES = 1 << 30
 
 
 class GqaObjects(FeatureSource):
@@ -68,7 +69,7 @@ class GqaObjects(FeatureSource):
         try:
             if number not in self._opened:
                 self._opened = {number: self._h5py.File(self._files[number], "r")}  # one at a time: they come in order
-            features, boxes = self._opened[number]["features"], self._opened[number]["bboxes"]
+            features, boxes = (inside(self._opened[number], key) for key in ("features", "bboxes"))
             count = entry["objectsNum"]
             if not (0 <= row < len(features) and 0 < count <= features.shape[1]):
                 raise DataError(f"{INFO} says row {row} and {count} objects; the file has {features.shape[:2]}")
@@ -90,6 +91,26 @@ def h5py_for(path: Path) -> Any:
     except ImportError as error:
         raise DataError(f"{path} is HDF5; install what reads it: pip install 'vlrun[hdf5]'") from error
     return h5py
+
+
+def inside(group: Any, name: str) -> Any:
+    """What a file has under ``name`` itself: HDF5 may also point at any other file of the machine.
+
+    Raises:
+        DataError: it lies elsewhere, or is larger than the values of an image, or of many, can be.
+        KeyError: there is none such.
+    """
+    import h5py
+
+    if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
+        raise DataError(f"refused: '{name}' lies in another file")
+    found = group[name]
+    if isinstance(found, h5py.Dataset):
+        if found.external or found.is_virtual:
+            raise DataError(f"refused: the values of '{name}' lie in another file")
+        if found.nbytes > _MOST_BYTES and not found.chunks and found.id.get_storage_size() < found.nbytes:
+            raise DataError(f"damaged: '{name}' has {found.id.get_storage_size():,} of its {found.nbytes:,} bytes")
+    return found
 
 
 def objects_folder(path: Path) -> Path:

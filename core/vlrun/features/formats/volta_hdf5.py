@@ -14,7 +14,7 @@ from typing import Any
 from vlrun.errors import DataError
 from vlrun.features.formats import FeatureSource, SourceRecord
 from vlrun.features.formats.fields import regions_from
-from vlrun.features.formats.gqa_hdf5 import h5py_for, is_gqa_objects
+from vlrun.features.formats.gqa_hdf5 import h5py_for, inside, is_gqa_objects
 from vlrun.features.formats.sizes import KINDS, Sizes, read_sizes, size_files
 from vlrun.interfaces.examples import RegionFeatures, canonical_image_id
 
@@ -59,8 +59,9 @@ class VoltaHdf5(FeatureSource):
     def _load(self, name: str) -> RegionFeatures:
         image_id = canonical_image_id(name)
         try:
-            values = {key: value[()] for key, value in self._opened[name].items()}
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            group = inside(self._opened, name)
+            values = {key: inside(group, key)[()] for key in group}
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
             raise DataError(f"damaged: {error}") from error
         if not {"img_h", "image_h", "image_height"} & values.keys():
             values["img_h"], values["img_w"] = self._size(image_id)
