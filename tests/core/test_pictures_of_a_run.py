@@ -15,7 +15,7 @@ import toy_world as toy
 from picture_world import SIDE, SeeingBackbone, SeeingConfig
 from toy_runs import experiment, losses, ranks_run, stop_after_step, weights
 
-from vlrun import load_run
+from vlrun import load_experiment, load_run
 from vlrun.cli import main
 from vlrun.engine.run_folder import RunFolder
 from vlrun.engine.weight_files import read_imported
@@ -133,6 +133,9 @@ def test_what_is_meant_for_features_is_refused_or_has_no_effect(run: Callable[..
 def test_an_experiment_names_its_pictures(world: Path, seeing_plugins: Plugins) -> None:
     with pytest.raises(ConfigError, match=r"tasks\.0\.dataset\.pictures: backbone 'seeing' reads pictures: name"):
         experiment(world, seeing_plugins, "backbone.name=seeing")
+    roots = [f"data_root={world / 'data'}", f"runs_root={world / 'runs'}", "backbone.name=seeing"]
+    loaded = load_experiment(world / "toy.yaml", roots, plugins=seeing_plugins, for_demo=True)
+    assert loaded.tasks[0].dataset.pictures is None, "a demo brings its own"
 
 
 # --- exports ---

@@ -126,11 +126,15 @@ def load_experiment(
     *,
     plugins: Plugins | None = None,
     layers: Sequence[Layer] = (),
+    for_demo: bool = False,
 ) -> Experiment:
     """Reads and checks an experiment file, or one that ships, by its name.
 
     Values come from the file, then the environment (``VLRUN_DATA``, ``VLRUN_RUNS``, ``VLRUN_STAGE``), then ``layers``,
     then ``overrides`` (``key.path=value``); a later source replaces the values of an earlier one.
+
+    Args:
+        for_demo: whether demo data are to be laid over it, which bring their own pictures.
 
     Raises:
         ConfigError: something is wrong; each problem is a line, ``file:line: key: what, and what was probably meant``.
@@ -155,7 +159,7 @@ def load_experiment(
         problems += lay_over(raw, layer, sources)
     raw.setdefault("name", path.stem)
     problems += find_demo_pretraining(raw, path.parent)
-    check = _Check(raw, plugins or create_plugins(), recorded)
+    check = _Check(raw, plugins or create_plugins(), recorded, for_demo)
     experiment = check.run()
     problems += check.problems
     lines = [f"{path}:{line}: {message}" for line, message in located.problems]
@@ -200,9 +204,11 @@ class _Check:
         parts: the backbone and the datasets that are valid, even if other sections are not.
     """
 
-    def __init__(self, raw: dict[str, Any], plugins: Plugins, recorded: Path | None = None) -> None:
+    def __init__(
+        self, raw: dict[str, Any], plugins: Plugins, recorded: Path | None = None, for_demo: bool = False
+    ) -> None:
         self.raw = dict(raw)
-        self.plugins = plugins
+        self.plugins, self.for_demo = plugins, for_demo
         self.problems: list[Problem] = []
         self.parts: list[BackboneConfig | DatasetConfig] = []
         root = Path(str(raw.get("data_root", "data"))).expanduser().absolute()
@@ -311,7 +317,7 @@ class _Check:
                 where: KeyPath = ("tasks", index, "dataset", "train")
                 self.problems.append(Problem(where, "there is no split to train on (train.epochs=0 only evaluates)"))
             self.problems += target_problems(self.plugins, index, task)
-            self.problems += picture_problems(experiment.backbone, index, task)
+            self.problems += picture_problems(experiment.backbone, index, task, for_demo=self.for_demo)
         names = {task.display_name for task in experiment.tasks}
         for index, result in enumerate(experiment.published.results if experiment.published else []):
             if result.task not in names:

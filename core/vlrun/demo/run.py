@@ -54,7 +54,7 @@ def load_demo_experiment(
         ConfigError: the experiment itself is wrong, or a demo of the other kind; raised before anything is generated.
         PluginError: no plugin has demo data for one of the datasets.
     """
-    experiment = load_experiment(path, overrides, plugins=plugins)
+    experiment = load_experiment(path, overrides, plugins=plugins, for_demo=True)
     if experiment.demo is True and from_pictures:
         raise ConfigError(f"{path}: this demo does not start from pictures; name the experiment that it is made of")
     from_pictures = from_pictures or experiment.demo == FROM_PICTURES
