@@ -83,6 +83,8 @@ def complete(tmp_path: Path) -> Complete:
         (f"runner run {FILE} train.epochs=2 --demo --nproc 2 tasks.0.loss_", ["tasks.0.loss_weight="]),
         (f"runner run {FILE} backbone.name=lx", ["backbone.name=lxmert", "backbone.name=lxmert-s"]),
         (f"runner run {FILE} tasks.0.name=g", ["tasks.0.name=gqa"]),
+        (f"runner run {FILE} train.optimizer.name=be", ["train.optimizer.name=bert-adam"]),
+        (f"runner run {FILE} train.schedule.name=co", ["train.schedule.name=constant", "train.schedule.name=cosine"]),
         (f"runner run {FILE} tasks.0.dataset.name=refcoco+", ["tasks.0.dataset.name=refcoco+"]),
         ("runner list b", ["backbones"]),
         ("runner data build vq", ["vqav2"]),

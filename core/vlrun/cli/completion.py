@@ -26,6 +26,8 @@ _NAMES = {  # key of an experiment -> kind of component that it names
     re.compile(r"tasks\.\d+\.name"): "task",
     re.compile(r"tasks\.\d+\.dataset\.name"): "dataset",
     re.compile(r"tasks\.\d+\.metrics\.\d+\.name"): "metric",
+    re.compile(r"train\.optimizer\.name"): "optimizer",
+    re.compile(r"train\.schedule\.name"): "schedule",
     re.compile(r"callbacks\.\d+\.name"): "callback",
     re.compile(r"reporters\.\d+\.name"): "reporter",
 }
