@@ -122,6 +122,16 @@ def test_another_process_goes_on_where_the_first_was_killed(server: Server, fetc
     assert server.ranges == ["bytes=300000-"]
 
 
+def test_a_part_that_is_a_link_is_not_written_through(server: Server, fetcher: Fetcher, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "precious"
+    elsewhere.write_text("kept")
+    fetcher.folder.mkdir()
+    fetcher._part(remote(server)).symlink_to(elsewhere)
+    assert fetcher.fetch(remote(server)).path.read_bytes() == CONTENT
+    assert elsewhere.read_text() == "kept"
+    assert not (fetcher.folder / "a.bin").is_symlink()
+
+
 def test_a_file_that_changed_meanwhile_is_begun_anew(server: Server, fetcher: Fetcher) -> None:
     server.breaks = [300_000] + [0] * 10
     with pytest.raises(DataError):

@@ -215,6 +215,8 @@ class Fetcher:
 
     def _resumable(self, url: str, file: RemoteFile, part: Path) -> tuple[int, dict[str, Any]]:
         """Bytes that can be kept: those of another mirror only where the hash will tell whether they fit."""
+        if part.is_symlink():  # ours is a file, and what it points at is somebody else's
+            part.unlink()
         state = read_object_or_empty(self._state(file))
         have = part.stat().st_size if part.exists() else 0
         if have and state.get("url") != url and file.sha256 is None:
@@ -233,7 +235,7 @@ class Fetcher:
         validator = "" if validator.startswith("W/") else validator or answer.headers.get("Last-Modified", "")
         write_json(self._state(file), {"url": url, "validator": validator})
         limit = total or file.size
-        with part.open("r+b" if start else "wb") as out:
+        with open_itself(part, "r+b" if start else "wb") as out:
             out.seek(start)
             while block := answer.read(_BLOCK):
                 out.write(block)
