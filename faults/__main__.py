@@ -75,7 +75,7 @@ def _inject(options: argparse.Namespace, world: World) -> int:
     if "damage" in parts:
         stopped = _stopped(world)
         damaged_resumes(world, report, stopped, whole, options.flips, options.seed)
-        damaged_reports(world, report, finished, options.flips, options.seed)
+        damaged_reports(report, finished, options.flips, options.seed)
     if "disk" in parts:
         used = sum(path.stat().st_size for path in finished.rglob("*") if path.is_file()) // 1024
         full_disks(world, report, whole, used, options.disks)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from faults.report import FOUND, LOST, SAME, Report
-from faults.world import SHORT, Ended, Facts, World, differences, facts, forked
+from faults.world import Ended, Facts, World, differences, facts, forked
 
 RESUMED = (
     "config.yaml",
@@ -22,89 +21,84 @@ RESUMED = (
     "checkpoints/step_*/*",
     "scores/*",
 )
+Outcome = Callable[[str, str], None]
+
 REPORTED = ("config.yaml", "status.json", "data.json", "metrics.jsonl", "header.json", "examples/*.json")
 
 
 def damaged_resumes(world: World, report: Report, stopped: Path, whole: Facts, flips: int, seed: int) -> None:
     """Resumes runs of which one file is damaged."""
-    command = ["run", str(world.config), *SHORT, "--resume", "--output"]
+    case = stopped.parents[1].name
 
-    def check(folder: Path, done: Ended, name: str, outcome: Callable[[str, str], None]) -> None:
+    def check(done: Ended, name: str, outcome: Outcome) -> None:
         if done.status:
             outcome(FOUND, done.last_line())
             return
-        wrong = differences(whole, facts(world.folder(folder.parents[1].name)))
-        if wrong and not _says(done, name):
-            outcome(LOST, f"silently other: {', '.join(wrong[:3])}")
-        else:
-            outcome(FOUND if wrong else SAME, ", ".join(wrong[:3]))
+        wrong = differences(whole, facts(world.folder(case)))
+        is_said = bool(name) and _says(done, name)
+        outcome(SAME if not wrong else FOUND if is_said else LOST, f"{name}: {', '.join(wrong[:3])}" if wrong else "")
 
-    _damage_all(
-        world,
-        report,
-        "damage, resumed",
-        stopped,
-        RESUMED,
-        lambda folder: [*command, str(folder.parents[1])],
-        check,
-        flips,
-        seed,
-    )
+    command = world.arguments(case, "--resume")
+    _damage_all(report, "damage, resumed", stopped, RESUMED, command, check, flips, seed)
 
 
-def damaged_reports(world: World, report: Report, finished: Path, flips: int, seed: int) -> None:
+def damaged_reports(report: Report, finished: Path, flips: int, seed: int) -> None:
     """Reads finished runs of which one file is damaged."""
-    whole = forked(["report", "--json", str(finished)])
+    command = ["report", "--json", str(finished)]
+    whole = forked(command)
 
-    def check(folder: Path, done: Ended, name: str, outcome: Callable[[str, str], None]) -> None:
-        if done.status or _says(done, name):
+    def check(done: Ended, name: str, outcome: Outcome) -> None:
+        if done.status or (name and _says(done, name)):
             outcome(FOUND, done.last_line())
-        elif _results(done, folder) != _results(whole, finished):
-            outcome(LOST, "other results, silently")
         else:
-            outcome(SAME, "")
+            is_same = done.output == whole.output
+            outcome(SAME if is_same else LOST, "" if is_same else f"{name}: other results, silently")
 
-    _damage_all(
-        world,
-        report,
-        "damage, reported",
-        finished,
-        REPORTED,
-        lambda folder: ["report", "--json", str(folder)],
-        check,
-        flips,
-        seed,
-    )
+    _damage_all(report, "damage, reported", finished, REPORTED, command, check, flips, seed)
 
 
 def _damage_all(
-    world: World,
     report: Report,
     group: str,
-    source: Path,
+    folder: Path,
     patterns: Sequence[str],
-    command: Callable[[Path], list[str]],
-    check: Callable[[Path, Ended, str, Callable[[str, str], None]], None],
+    command: Sequence[str],
+    check: Callable[[Ended, str, Outcome], None],
     flips: int,
     seed: int,
 ) -> None:
-    case = group.replace(", ", "-")
+    """Damages the run in ``folder`` in all ways, one after the other; at the end it is as it was."""
+    whole = folder.with_name(f".whole-{folder.name}")
+    folder.rename(whole)
+
+    def put_back() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(whole, folder, symlinks=True)
+
+    put_back()
+    with report.case(group, "undamaged") as outcome:  # else an error that has nothing to do with damage would pass
+        done = forked(command)
+        if done.status:
+            outcome(LOST, done.last_line())
+        else:
+            check(done, "", outcome)
     for pattern in patterns:
-        files = [path.relative_to(source) for path in sorted(source.glob(pattern)) if path.is_file()]
+        files = [path.relative_to(whole) for path in sorted(whole.glob(pattern)) if path.is_file()]
         for name in _chosen(files):
-            content = (source / name).read_bytes()
+            content = (whole / name).read_bytes()
             others = [other for other in files if other != name and other.suffix == name.suffix]
-            other = (source / others[0]).read_bytes() if others else (source / "status.json").read_bytes()
+            other = (whole / (others[0] if others else "status.json")).read_bytes()
             for damaged in damages(content, other, flips, random.Random(seed)):
-                folder = world.copy(source, case)
+                put_back()
                 (folder / name).write_bytes(damaged)
                 with report.case(group, pattern) as outcome:
-                    done = forked(command(folder))
-                    if not done.is_plain:
-                        outcome(LOST, f"{name}: status {done.status}; {done.last_line()}")
+                    done = forked(command)
+                    if done.is_plain:
+                        check(done, name.name, outcome)
                     else:
-                        check(folder, done, name.name, outcome)
-                world.forget(case)
+                        outcome(LOST, f"{name}: status {done.status}; {done.last_line()}")
+    shutil.rmtree(folder, ignore_errors=True)
+    whole.rename(folder)
 
 
 def _chosen(files: Sequence[Path]) -> list[Path]:
@@ -125,10 +119,3 @@ def damages(content: bytes, other: bytes, flips: int, rng: random.Random) -> Ite
 
 def _says(done: Ended, name: str) -> bool:
     return name in done.output and any(word in done.output for word in ("damaged", "cannot be read", "not readable"))
-
-
-def _results(done: Ended, folder: Path) -> object:
-    text = done.output.replace(str(folder), "RUN")
-    with suppress(ValueError):
-        return json.loads(text)
-    return text

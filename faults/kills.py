@@ -39,6 +39,9 @@ def log_of_writes(world: World, case: str) -> tuple[Ended, list[str], float]:
 def kills(world: World, report: Report, whole: Facts, writes: list[str], seconds: float, count: int, seed: int) -> None:
     """``count`` kills of one process, each at another moment, each followed by a resume."""
     rng = random.Random(seed)
+    for kind, pattern in MOMENTS.items():
+        if not any(re.search(pattern, path) for path in writes):
+            report.add("kill -9", kind, LOST, "the whole run writes nothing of the kind, so this is not tested")
     for number, (kind, pattern) in zip(range(count), _kinds(writes), strict=False):
         case = f"kill{number}"
         with report.case("kill -9", kind) as outcome:
