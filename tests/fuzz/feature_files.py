@@ -1,0 +1,145 @@
+"""What readers of region features are fuzzed with."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import foreign
+import numpy as np
+
+from vlrun import RegionFeatures
+from vlrun.errors import DataError
+from vlrun.features.formats import FeatureSource
+from vlrun.features.formats.fields import regions_from
+from vlrun.features.formats.uniter import UniterLmdb
+from vlrun.foreign.pickled_arrays import read_pickle
+from vlrun.plugins.builtin import vlrun_feature_formats
+
+FORMATS = {found.name: found for found in vlrun_feature_formats()}
+
+
+def regions(name: str = "COCO_val2014_000000000042", count: int = 3) -> RegionFeatures:
+    rng = np.random.default_rng(count)
+    corners = rng.random((count, 4), dtype=np.float32) * 50
+    corners[:, 2:] += corners[:, :2]
+    return RegionFeatures(
+        name,
+        rng.random((count, 4), dtype=np.float32),
+        corners,
+        120,
+        150,
+        class_ids=np.arange(count, dtype=np.int32),
+        attribute_ids=np.arange(count, dtype=np.int32),
+        class_scores=rng.random(count, dtype=np.float32),
+        attribute_scores=rng.random(count, dtype=np.float32),
+    )
+
+
+def drained(source: FeatureSource) -> None:
+    """Reads all records; what is wrong with one is a DataError of its own."""
+    for record in source.records():
+        try:
+            record.load()
+        except DataError:
+            continue
+
+
+def of_format(name: str, file: str, beside: Callable[[Path], object] = lambda folder: None) -> Any:
+    def read(content: bytes, folder: Path) -> None:
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        beside(folder)
+        top = folder / Path(file).parts[0]
+        if FORMATS[name].recognises(top):
+            drained(FORMATS[name].open(top))
+
+    return read
+
+
+def pickled_seeds(folder: Path) -> list[bytes]:
+    image = regions("581857")
+    return [
+        pickle.dumps(kind(image), protocol=protocol)
+        for kind in (foreign.vilbert, foreign.volta)
+        for protocol in (0, 2, 4)
+    ]
+
+
+def read_pickled(content: bytes, folder: Path) -> None:
+    values = read_pickle(content)
+    if isinstance(values, dict):
+        regions_from("581857", {str(name): value for name, value in values.items()})
+
+
+def read_uniter(content: bytes, folder: Path) -> None:
+    reader = UniterLmdb.__new__(UniterLmdb)
+    reader.__dict__["_sizes"] = {"a": (120, 150)}
+    reader.decode("a", reader.read_value(content))
+
+
+def uniter_seeds(folder: Path) -> list[bytes]:
+    values = foreign.uniter_values(regions())
+    return [foreign.as_npz(values), foreign.as_msgpack(values), foreign.as_lz4(values)]
+
+
+def npz_seeds(folder: Path) -> list[bytes]:
+    image, written = regions(), []
+    for save_npz in (np.savez, np.savez_compressed):
+        file = io.BytesIO()
+        save_npz(
+            file, x=image.features.T, bbox=image.boxes, num_bbox=3, image_h=120, image_w=150, objects=image.class_ids,
+            info=np.array({"a": 1}, object),
+        )  # fmt: skip
+        written.append(file.getvalue())
+    return written
+
+
+def tsv_rows(columns: int) -> list[bytes]:
+    image = regions()
+    text = foreign.text
+    if columns == 6:
+        cells = ["42", "150", "120", "3", text(image.boxes), text(image.features)]
+    else:
+        cells = [
+            image.image_id, "120", "150", text(image.class_ids, "<i8"), text(image.class_scores),
+            text(image.attribute_ids, "<i8"), text(image.attribute_scores), "3", text(image.boxes),
+            text(image.features),
+        ]  # fmt: skip
+    row = "\t".join(cells).encode()
+    return [row + b"\n" + row.replace(b"42", b"43", 1) + b"\n"]
+
+
+def sizes_beside(folder: Path) -> None:
+    (folder / "hw.tsv").write_text(foreign.vinvl_sizes(regions()))
+
+
+def vinvl_seeds(folder: Path) -> list[bytes]:
+    image = regions()
+    kinds = (foreign.vinvl_three_columns, foreign.vinvl_json, foreign.vinvl_predictions, foreign.vinvl_named)
+    return [kind(image).encode() for kind in kinds]
+
+
+def rosita_beside(folder: Path) -> None:
+    if not (folder / "imgfeat.lineidx").exists():
+        (folder / "imgfeat.lineidx").write_text("0\n")
+    if not (folder / "img_feat_offset_map.json").exists():
+        (folder / "img_feat_offset_map.json").write_text(json.dumps({"COCO_val2014_000000000042": 0}))
+
+
+def mmf_info(folder: Path) -> list[bytes]:
+    made = foreign.mmf_folder(folder / "mmf", [regions()])
+    return [next(made.glob("*_info.npy")).read_bytes()]
+
+
+def read_mmf(content: bytes, folder: Path) -> None:
+    source = folder / "mmf"
+    if not source.exists():
+        foreign.mmf_folder(source, [regions()])
+    next(source.glob("*_info.npy")).write_bytes(content)
+    drained(FORMATS["mmf-npy"].open(source))
