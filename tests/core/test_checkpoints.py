@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from vlrun.engine import checkpoints as checkpoints_module
-from vlrun.engine.checkpoints import Checkpoints, EvaluationHistory, Progress, open_checkpoint
+from vlrun.engine.checkpoints import Checkpoints, Progress, open_checkpoint
+from vlrun.engine.evaluation_history import EvaluationHistory
 from vlrun.errors import CheckpointError
 from vlrun.interfaces.examples import Score
 

@@ -28,7 +28,7 @@ from vlrun import (
 )
 from vlrun.blocks.predictions import listed, mismatches
 from vlrun.config.train import TrainConfig
-from vlrun.engine.checkpoints import EvaluationHistory
+from vlrun.engine.evaluation_history import EvaluationHistory
 from vlrun.features.writer import write_store
 from vlrun.foreign.yaml import parse_yaml
 from vlrun.testing import (

@@ -13,7 +13,8 @@ from toy_runs import experiment, ranks_run
 
 from vlrun.data.loading import BatchLoader, JointBatchMaker
 from vlrun.engine import evaluation, steps
-from vlrun.engine.checkpoints import Checkpoint, Checkpoints, EvaluationHistory
+from vlrun.engine.checkpoints import Checkpoint, Checkpoints
+from vlrun.engine.evaluation_history import EvaluationHistory
 from vlrun.engine.ranks import Ranks
 from vlrun.engine.run_folder import RunFolder
 from vlrun.errors import CheckpointError, DataError, DistributedError

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from vlrun.data.loading import _EndsWith
+from vlrun.data.workers import EndsWith
 from vlrun.engine.launch import launch
 from vlrun.engine.stopping import STOP_SIGNALS, stop_at_once_on_signals, stop_on_signals
 from vlrun.errors import INTERRUPTED, StoppedOnRequest
@@ -132,8 +132,8 @@ def test_a_killed_launcher_leaves_no_rank_no_file_and_no_odd_word(tmp_path: Path
 
 
 def test_a_loader_worker_that_starts_as_an_orphan_ends() -> None:
-    ends = multiprocessing.get_context("fork").Process(target=_EndsWith(os.getppid()), args=(0,))
-    lives = multiprocessing.get_context("fork").Process(target=_EndsWith(os.getpid()), args=(0,))
+    ends = multiprocessing.get_context("fork").Process(target=EndsWith(os.getppid()), args=(0,))
+    lives = multiprocessing.get_context("fork").Process(target=EndsWith(os.getpid()), args=(0,))
     for process in (ends, lives):
         process.start()
         process.join()

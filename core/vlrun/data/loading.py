@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from vlrun.data.hidden_images import shown_regions
 from vlrun.data.order import LengthGroups, epoch_order
 from vlrun.data.residency import OutlinedBatch, Residency
+from vlrun.data.workers import EndsWith
 from vlrun.errors import DistributedError, RunnerError
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import PairEncoder, Vocabulary
@@ -353,7 +354,7 @@ class BatchLoader:
                 pin_memory=self._pin_memory,
                 timeout=self._timeout_seconds,
                 persistent_workers=self._workers > 0,
-                worker_init_fn=_EndsWith(os.getpid()),
+                worker_init_fn=EndsWith(os.getpid()),
             )
         made = iter(self._loader)
         if not (self._workers and self._residency.outlines):
@@ -381,17 +382,6 @@ class BatchLoader:
         if isinstance(batch, RunnerError):
             raise batch
         return self._residency.complete(batch)
-
-
-class _EndsWith:
-    """Ends a new worker whose parent is gone already; torch looks only whether the parent changes after this."""
-
-    def __init__(self, parent: int) -> None:
-        self.parent = parent
-
-    def __call__(self, worker: int) -> None:
-        if os.getppid() != self.parent:
-            os._exit(DistributedError.exit_status)
 
 
 class _Feed:

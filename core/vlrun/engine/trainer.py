@@ -15,10 +15,11 @@ from torch.optim import Optimizer
 from vlrun.data.first_batch import outline_if_possible
 from vlrun.data.loading import BatchLoader, JointBatchMaker
 from vlrun.engine.averaging import AveragedWeights
-from vlrun.engine.checkpoints import Checkpoints, EvaluationHistory
+from vlrun.engine.checkpoints import Checkpoints
 from vlrun.engine.companions import companions_of
 from vlrun.engine.device_copies import DeviceCopies
 from vlrun.engine.evaluation import TaskView
+from vlrun.engine.evaluation_history import EvaluationHistory
 from vlrun.engine.global_batch import has_batch_loss
 from vlrun.engine.gradients import SharedModel
 from vlrun.engine.host_memory import keep_freed_memory

@@ -33,6 +33,8 @@ PUBLIC = (
     "vlrun.data.json_stream",
     "vlrun.data.splits",
     "vlrun.data.submissions",
+    "vlrun.features.formats",
+    "vlrun.features.formats.npz",
     "vlrun.files",
     "vlrun.foreign.json",
     "vlrun.foreign.printing",

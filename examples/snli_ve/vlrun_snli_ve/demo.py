@@ -27,11 +27,10 @@ def _rows(image: DemoImage, kinds: Set[str]) -> Iterator[dict[str, str]]:
     seen = {found.name for found in image.objects}
     for number in range(4):
         kind, other = rng.choice(sorted(seen)), rng.choice(sorted(kinds - seen))
-        texts = {
+        for label, text in {
             "entailment": f"there is a {kind}",
             "contradiction": f"there is a {other}",
             "neutral": f"the {kind} is {rng.choice(_UNSEEN)}",
-        }
-        for label, text in texts.items():
+        }.items():
             names = {"pairID": f"{image.id}.jpg#{number}r1{label[0]}", "Flickr30K_ID": image.id}
             yield {"gold_label": label, "sentence2": text, **names}

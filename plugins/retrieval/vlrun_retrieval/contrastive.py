@@ -36,7 +36,7 @@ class TowerMatcher(PairMatcher):
     """The matching head of two towers, which also shows their vectors."""
 
     def forward(self, output: BackboneOutput) -> TowerOutputs:  # type: ignore[override]
-        """Outputs of P pairs."""
+        """States of P pairs, with vectors (P, H) -> their logits (P, 2) and vectors."""
         assert output.vectors is not None, "only for backbones of two towers"
         return TowerOutputs(self.logits(output.pooled), *output.vectors)
 
