@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from vlrun.cli import main
+from vlrun_lxmert_s.checkpoint import BERT_VOCABULARY_SIZE, VISUAL_CLS_TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYOUTS = {
@@ -21,6 +22,8 @@ LAYOUTS = {
     "lxmert-s": ("lxmert_s_pretrain_3_sentence", "lxmert_s_vqa"),
 }
 """Their layout -> the experiments that pre-train and fine-tune."""
+
+VISUAL_CLS = f"bert.{VISUAL_CLS_TABLE}"
 
 pytestmark = pytest.mark.slow
 
@@ -49,8 +52,10 @@ def results(folder: Path) -> dict[tuple[str, str], float]:
 
 
 def as_the_authors_save_it(exported: Path, layout: str) -> Path:
-    """A pickle; ROSITA's has a dict for each module."""
+    """A pickle; ROSITA's has a dict for each module, LXMERT-S's a visual [CLS] row for each word of BERT."""
     tensors = load_file(exported / "model.safetensors")
+    if layout == "lxmert-s":  # all rows are the same, and only that of [CLS] is ever read
+        tensors[VISUAL_CLS] = tensors[VISUAL_CLS][:1].expand(BERT_VOCABULARY_SIZE, -1).contiguous()
     content: dict[str, Any] = dict(tensors)
     if layout == "rosita":
         content = {}

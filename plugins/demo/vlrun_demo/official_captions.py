@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlrun.seeds import derive_seed
-from vlrun_demo.captions import captions
+from vlrun_demo.captions import Caption, captions
 from vlrun_demo.images import Image, by_part
 from vlrun_demo.language import cleaned
 from vlrun_demo.official_coco import coco_header, coco_image
@@ -86,9 +86,14 @@ def with_six_captions(chosen: Sequence[Image]) -> set[int]:
 
 
 def sentences(image: Image, scene: Scene, *, sixth: bool = False) -> list[str]:
-    """The captions of one image as people typed them: most begin with a capital, many end with a full stop."""
+    """The captions of one image as people typed them."""
+    return as_typed(image, captions(scene, CAPTIONS_PER_IMAGE + sixth))
+
+
+def as_typed(image: Image, chosen: Sequence[Caption]) -> list[str]:
+    """Captions of one image as people typed them: most begin with a capital, many end with a full stop."""
     rng = image_random(image.image_id, "caption spelling")
-    return [_as_typed(rng, caption.text) for caption in captions(scene, CAPTIONS_PER_IMAGE + sixth)]
+    return [_as_typed(rng, caption.text) for caption in chosen]
 
 
 def _as_typed(rng: random.Random, text: str) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vlrun_demo.captions import captions
 from vlrun_demo.images import Image
-from vlrun_demo.official_captions import sentences
+from vlrun_demo.official_captions import as_typed
 from vlrun_demo.official_vqa import asked_about
 from vlrun_demo.scene import KINDS
 
@@ -18,6 +19,9 @@ _FILES = ("mscoco_train", "mscoco_nominival", "vgnococo", "mscoco_minival")
 _MOVED = {0: "mscoco_nominival", 7: "vgnococo"}
 """Place of an image of train, modulo 15 -> the file that it goes to."""
 
+_TEXTS = {"train": (2, 1), "val": (2, 2)}
+"""Captions and questions of an image: more images teach more than more texts, and a question tells little of it."""
+
 
 def write_lxmert_pretraining(folder: Path, chosen: Sequence[Image]) -> None:
     """Writes ``mscoco_train.json`` and its like, ``all_ans.json`` with every answer, and the names of all classes."""
@@ -25,13 +29,17 @@ def write_lxmert_pretraining(folder: Path, chosen: Sequence[Image]) -> None:
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _FILES}
     for place, image in enumerate(chosen):
         name = "mscoco_minival" if image.split == "val" else _MOVED.get(place % 15, "mscoco_train")
-        asked = list(asked_about([image]))
+        num_captions, num_questions = _TEXTS[image.split]
+        told = captions(image.scene(), num_captions)
+        about = list(asked_about([image]))
+        start = place % max(1, len(about))  # by turns, so that all kinds of questions are asked
+        asked = [*about[start:], *about[:start]][:num_questions]
         labels = [{question.answer: 1.0} for question in asked]
         answers.update(answer for label in labels for answer in label)
         rows[name].append(
             {
                 "img_id": image.stem,
-                "sentf": {"mscoco": sentences(image, image.scene()), "vqa": [question.text for question in asked]},
+                "sentf": {"mscoco": as_typed(image, told), "vqa": [question.text for question in asked]},
                 "labelf": {"vqa": labels},
             }
         )

@@ -77,7 +77,7 @@ SOURCES = (
         image_set="pretraining",
         builder="lxmert",
         writer="vlrun_demo.official_lxmert:write_lxmert_pretraining",
-        epochs=6,
+        epochs=8,
         learning_rate=1e-3,
     ),
     DemoSource(

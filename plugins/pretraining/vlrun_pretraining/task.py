@@ -143,11 +143,9 @@ class PretrainTask(Task[Any]):
         return head.named()
 
     def loss(self, outputs: PretrainingOutput, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Those of ``losses.LOSSES`` that the experiment names."""
-        found = {name: LOSSES[name](outputs, targets) for name in self.config.losses}
-        if "transport" in found:
-            found["transport"] = self.config.transport_weight * found["transport"]
-        return found
+        """Those of ``losses.LOSSES`` that the experiment names, each times its weight."""
+        weight = self.config.loss_weight_of
+        return {name: weight(name) * LOSSES[name](outputs, targets) for name in self.config.losses}
 
     def loss_counts(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """How many pairs, words, regions and so on count; of regions see ``MaskingRule.all_regions``."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from vlrun import Batch, ConfigError, DataError, Encoding, Prediction, Question, RegionFeatureStore
+from vlrun import BackboneOutput, Batch, ConfigError, DataError, Encoding, Prediction, Question, RegionFeatureStore
 from vlrun.blocks.decoders import Undecoded
 from vlrun.data.loading import BatchMaker
 from vlrun.interfaces.tensors import on_cpu
@@ -25,6 +25,7 @@ HALF = {"words": 0.5, "regions": 0.5}
 
 
 ALL = ["matching", "words", "features", "classes", "attributes"]
+MASKS = torch.ones(3, 4, dtype=torch.bool), torch.ones(3, 2, dtype=torch.bool)
 
 
 @pytest.fixture
@@ -130,6 +131,17 @@ def test_losses_are_the_sums_of_a_plain_computation(targets: Any, make_task: Any
     counts = {name: float(count) for name, count in task.loss_counts(targets).items()}
     regions = dict.fromkeys(("features", "classes", "attributes"), pytest.approx(0.6))
     assert counts == {"matching": 3, "words": 3, **regions, "answers": 2, "topics": 3 * V}
+
+
+def test_losses_may_weigh_more_than_others(targets: Any, make_task: Any) -> None:
+    output, states = output_of(), BackboneOutput(torch.randn(3, 4, H), torch.randn(3, 2, H), torch.randn(3, H), *MASKS)
+    output = replace(output, states=states)
+    losses = [*ALL, "transport"]
+    plain = make_task(losses=losses).loss(output, targets)
+    heavy = make_task(losses=losses, loss_weights={"matching": 8.0, "transport": 0.4}).loss(output, targets)
+    assert {name: (heavy[name] / plain[name]).item() for name in plain} == pytest.approx(
+        {**dict.fromkeys(ALL, 1.0), "matching": 8.0, "transport": 4.0}
+    )
 
 
 def test_only_the_losses_that_are_named_are_learned(make_task: Any, targets: Any, backbone: Any) -> None:
