@@ -56,10 +56,11 @@ def full_disks(world: World, report: Report, whole: Facts, used: int, count: int
 def full_commands(world: World, report: Report, finished: Path, store: Path) -> None:
     """Commands that write one thing each: what was there stays, the message says what is missing, then they work."""
     disk = world.root / "small"
+    files = store.parents[1] / "sources" / f"{store.name}-features"  # what the demo's store is built of
     commands = {
         "predictions": ["predict", str(disk / "run")],
         "export": ["weights", "export", str(disk / "run"), str(disk / "exported.safetensors")],
-        "a store": ["features", "build", "--from", "vlrun", str(store), str(disk / "copied.lmdb")],
+        "a store": ["features", "build", "--from", "lxmert-tsv", str(files), str(disk / "copied.lmdb")],
         "negatives": ["mine-negatives", str(disk / "run"), "--task", "retrieval", "--split", "train"],
         "the report": ["report", "--html", str(disk / "run")],
     }
