@@ -86,8 +86,8 @@ def test_list_shows_components_and_their_options(capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("command", "formats"),
     [
-        (["features", "build"], ["npz           folder of .npz files", "gqa-hdf5      object features"]),
-        (["weights", "import"], ["rosita                the authors' .pkl", "hf-lxmert             LXMERT of Hugging"]),
+        (["features", "build"], ["npz folder of .npz files", "gqa-hdf5 object features"]),
+        (["weights", "import"], ["rosita the authors' .pkl", "hf-lxmert LXMERT of Hugging"]),
     ],
 )
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -99,7 +99,8 @@ def test_the_help_of_importers_lists_the_formats(
     assert left.value.code == 0
     printed = capsys.readouterr().out
     assert "--from FORMAT" in printed
-    assert all(f"\n  {line}" in printed for line in formats)
+    lines = [" ".join(line.split()) for line in printed.splitlines() if line.startswith("  ")]
+    assert all(any(line.startswith(wanted) for line in lines) for wanted in formats)
 
 
 def test_doctor_prints_versions_as_json(capsys: pytest.CaptureFixture[str]) -> None:

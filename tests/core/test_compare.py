@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def change(path: Path, *changes: tuple[str, str]) -> None:
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
-    path.write_text(text)
+    path.write_text(re.sub(r', "crc32": "\w+"', "", text))  # of a line that is not as it was written
 
 
 def test_each_score_has_a_difference_with_an_interval(pair: tuple[Path, Path], plugins: Plugins) -> None:

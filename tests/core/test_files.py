@@ -68,7 +68,7 @@ def test_what_fails_before_it_is_whole_leaves_nothing(tmp_path: Path) -> None:
 def test_names_of_a_source_write_nothing_outside_the_folder_of_a_build(tmp_path: Path, name: str) -> None:
     (tmp_path / "elsewhere").mkdir()
 
-    def build(source: Path, output: Path) -> None:
+    def build(source: Path, output: Path, existing: Path) -> None:
         (output / "link").symlink_to(tmp_path / "elsewhere")
         write_text(output / "inside.jsonl", "fine")
         write_text(output / f"{name.format(folder=tmp_path)}.jsonl", "escaped")

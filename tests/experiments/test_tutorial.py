@@ -103,9 +103,11 @@ def with_files() -> set[str]:
     found = set()
     for path in (ROOT / "experiments").glob("[!d]*.yaml"):
         text = path.read_text()
-        datasets = re.findall(r"^      name: (\S+)", text, re.MULTILINE)
+        if "      pictures: " in text:  # the trees have no pictures
+            continue
+        datasets = re.findall(r"^    dataset:\n      name: (\S+)", text, re.MULTILINE)
         stores = re.findall(r"^      features: features/(\S+)", text, re.MULTILINE)
         has = {f"{dataset} {store}" for dataset, store in zip(datasets, stores, strict=True)} & there
-        if has and "train: []" not in text and "      pictures: " not in text:  # the trees have no pictures
+        if has and "train: []" not in text:
             found.add(path.stem)
     return found

@@ -182,7 +182,9 @@ def read_predictions(path: Path) -> list[Prediction]:
         try:
             fields: dict[str, Any] = parse_json(line)
             predictions.append(Prediction(str(fields.pop("id")), fields))
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except ValueError as error:
+            problems.append(f"{path}:{number}: not a JSON object with an id ({error})")
+        except (KeyError, AttributeError, TypeError):
             problems.append(f"{path}:{number}: not a JSON object with an id")
     if problems:
         raise DataError(first_few(problems))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlrun import Download, Entry, FeatureOrigin, WeightFormat, hookimpl
+from vlrun import Download, Entry, FeatureOrigin, RemoteFile, WeightFormat, hookimpl
 
 
 @hookimpl
@@ -110,8 +110,23 @@ def vlrun_weight_formats() -> list[WeightFormat]:
 
 @hookimpl
 def vlrun_downloads() -> list[Download]:
-    """Published weights."""
+    """Published weights, and CLIP's words."""
     return [
+        Download(
+            name="clip-vit-b32-tokenizer",
+            summary="the byte-pair vocabulary of CLIP ViT-B/32",
+            kind="vocabulary",
+            makes="tokenizer.json",
+            recognised=("clip-vit-base-patch32/tokenizer.json",),
+            files=(
+                RemoteFile(
+                    name="tokenizer.json",
+                    urls=("https://huggingface.co/openai/clip-vit-base-patch32/resolve/main/tokenizer.json",),
+                ),
+            ),
+            page="https://huggingface.co/openai/clip-vit-base-patch32",
+            licence="MIT (https://github.com/openai/CLIP)",
+        ),
         Download(
             name="vilt-b32",
             summary="ViLT-B/32, pre-trained",
