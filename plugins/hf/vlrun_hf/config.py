@@ -10,7 +10,15 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from vlrun import DataPath, DemoFiles, PictureShape, RequiredFile, TextTransformerConfig, TransformerConfig
+from vlrun import (
+    DataPath,
+    DemoFiles,
+    PictureShape,
+    RequiredFile,
+    TextTransformerConfig,
+    TransformerConfig,
+    TransformerSizes,
+)
 
 _LONGER = 1333 / 800
 """ViLT's limit of the longer side, as a share of the shorter one (section 4.1 of Kim et al. 2021)."""
@@ -32,7 +40,15 @@ class ViltSizes:
 _ANY_TOKENIZER = "WordPiece vocabulary, cased or not, or any tokenizer.json of the library tokenizers"
 
 
-class ViltConfig(TextTransformerConfig):
+class _OnTheHub(TextTransformerConfig):
+    """Backbones whose ``weights_file`` is a name on the Hugging Face hub."""
+
+    def weights_remedy(self) -> list[str]:
+        """The command that imports them from the hub."""
+        return [f"runner weights import --from {self.name} {self.weights_file} {self.weights}"]
+
+
+class ViltConfig(_OnTheHub):
     """A single-stream encoder over [text tokens ; patches of the picture]."""
 
     known_sizes: ClassVar[Mapping[str, ViltSizes]] = {
@@ -69,10 +85,6 @@ class ViltConfig(TextTransformerConfig):
         side = self.sizes.image_size
         return PictureShape(side, longer=int(_LONGER * side), multiple=self.sizes.patch_size)
 
-    def weights_remedy(self) -> list[str]:
-        """The command that imports them from the hub."""
-        return [f"runner weights import --from {self.name} {self.weights_file} {self.weights}"]
-
     @classmethod
     def options_of_weights(
         cls, shapes: Mapping[str, tuple[int, ...]], num_heads: int | None = None
@@ -107,7 +119,7 @@ _HEAD_SIZE = 64
 """Of all published networks (clip/model.py of github.com/openai/CLIP)."""
 
 
-class ClipConfig(TextTransformerConfig):
+class ClipConfig(_OnTheHub):
     """Two towers, whose vectors are compared."""
 
     known_sizes: ClassVar[Mapping[str, ClipSizes]] = {
@@ -175,10 +187,6 @@ class ClipConfig(TextTransformerConfig):
         )
         return [file, *super().required_files()[1:]]
 
-    def weights_remedy(self) -> list[str]:
-        """The command that imports them from the hub."""
-        return [f"runner weights import --from {self.name} {self.weights_file} {self.weights}"]
-
     @classmethod
     def options_of_weights(
         cls, shapes: Mapping[str, tuple[int, ...]], num_heads: int | None = None
@@ -198,30 +206,19 @@ class ClipConfig(TextTransformerConfig):
         return tiny.num_heads if hidden_size == tiny.hidden_size else max(1, hidden_size // _HEAD_SIZE)
 
 
-@dataclass(frozen=True)
-class BertSizes:
-    """The numbers that a size of a BERT over regions stands for."""
-
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    feed_forward_size: int
-    max_positions: int
-
-
 class _RegionsConfig(TransformerConfig):
     """What the backbones of this plugin that read regions share."""
 
-    known_sizes: ClassVar[Mapping[str, BertSizes]] = {
-        "base": BertSizes(768, 12, 12, 3072, 512),  # bert-base
-        "tiny": BertSizes(128, 2, 4, 512, 96),  # for tests and --demo
+    known_sizes: ClassVar[Mapping[str, TransformerSizes]] = {
+        "base": TransformerSizes(768, 12, 12, 3072, 512),  # bert-base
+        "tiny": TransformerSizes(128, 2, 4, 512, 96),  # for tests and --demo
     }
     any_tokenizer: ClassVar[bool] = True
 
     vocabulary: DataPath = Field(Path("vocab/bert-base-uncased.txt"), validate_default=True, description=_ANY_TOKENIZER)
 
 
-class VisualBertConfig(_RegionsConfig):
+class VisualBertConfig(_OnTheHub, _RegionsConfig):
     """BERT over [text tokens ; regions]."""
 
     weights_file: ClassVar[str] = "hf:uclanlp/visualbert-vqa-coco-pre"
@@ -235,10 +232,6 @@ class VisualBertConfig(_RegionsConfig):
     stacks: ClassVar[Mapping[str, str]] = {"num_layers": "visual_bert.encoder.layer"}
 
     num_layers: PositiveInt | None = Field(None, description="layers; base has 12, tiny 2")
-
-    def weights_remedy(self) -> list[str]:
-        """The command that imports them from the hub."""
-        return [f"runner weights import --from {self.name} {self.weights_file} {self.weights}"]
 
 
 class OscarConfig(_RegionsConfig):
@@ -310,7 +303,7 @@ class LxmertSizes:
     max_positions: int
 
 
-class TransformersLxmertConfig(_RegionsConfig):
+class TransformersLxmertConfig(_OnTheHub, _RegionsConfig):
     """Language layers and object layers, then cross-modal ones."""
 
     known_sizes: ClassVar[Mapping[str, LxmertSizes]] = {  # type: ignore[assignment]
@@ -334,7 +327,3 @@ class TransformersLxmertConfig(_RegionsConfig):
     num_language_layers: PositiveInt | None = Field(None, description="layers that see the text alone")
     num_cross_layers: PositiveInt | None = Field(None, description="layers in which text and regions see each other")
     num_object_layers: PositiveInt | None = Field(None, description="layers that see the regions alone")
-
-    def weights_remedy(self) -> list[str]:
-        """The command that imports them from the hub."""
-        return [f"runner weights import --from {self.name} {self.weights_file} {self.weights}"]
