@@ -26,7 +26,13 @@ MAX_WORD_LENGTH = 100
 MOST_CAPITALS = 0.01
 """Share of tokens with capitals from which a vocabulary counts as cased; those of BERT have none and a third."""
 
+_PUNCTUATION = re.compile(r"(?:_|[^\w\s])+")
 _IN_BRACKETS = re.compile(r"\[.*\]")  # special tokens and places kept free
+
+
+def without_punctuation(text: str) -> str:
+    """Deletes underscores and whatever is neither a word character nor a space, and puts nothing in their place."""
+    return _PUNCTUATION.sub("", text)
 
 
 class WordPiece:

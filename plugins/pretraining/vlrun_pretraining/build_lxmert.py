@@ -10,6 +10,7 @@ from typing import Any
 from vlrun import BuildReport, DataError, canonical_image_id, first_few
 from vlrun.blocks.answering import pretraining_spelling
 from vlrun.blocks.answers import AnswerVocabulary, read_answers, write_answers
+from vlrun.blocks.object_tags import read_class_names
 from vlrun.data.annotations import write_annotations
 from vlrun.data.json_stream import list_items
 from vlrun.files import write_text
@@ -22,7 +23,6 @@ from vlrun_pretraining.sources import (
     LXMERT_OBTAIN,
     LXMERT_SPLITS,
 )
-from vlrun_pretraining.topics import read_class_names
 
 _MOST_PROBLEMS = 50
 

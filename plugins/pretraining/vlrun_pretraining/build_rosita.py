@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from vlrun import BuildReport, DataError, canonical_image_id, first_few
 from vlrun.blocks.object_tags import read_class_names
+from vlrun.blocks.wordpiece import without_punctuation
 from vlrun.data.annotations import field_problems, write_annotations
 from vlrun.files import write_text
 from vlrun.foreign.json import parse_json
@@ -21,8 +21,8 @@ from vlrun_pretraining.rosita.graph import Words
 from vlrun_pretraining.rosita.priors import Entries, Priors
 from vlrun_pretraining.rosita.word_vectors import build_word_vectors
 from vlrun_pretraining.sources import (
+    CLASS_NAMES,
     CLASS_NAMES_FILE,
-    ROSITA_CLASS_NAMES,
     ROSITA_HELD_OUT,
     ROSITA_OBTAIN,
     ROSITA_PREFIXES,
@@ -32,7 +32,6 @@ from vlrun_pretraining.sources import (
 
 _COLUMNS = 13  # rosita/data/load_data_pretrain.py, lines 305 to 312
 _TEXT, _LEMMAS, _SOURCE, _FILE, _GRAPH = 4, 5, 6, 8, 12
-_DELETED = re.compile(r"(?:_|[^\w\s])+")  # lines 142 and 143
 _MOST_PROBLEMS = 50
 
 _EVERY, _MOST_HELD_OUT = 25, 1000
@@ -82,10 +81,10 @@ def _set_path(annotations: Path, name: str) -> Path:
 def _class_names_path(folder: Path, annotations: Path) -> Path:
     places = [place / "genome_vocabs" for place in (folder, annotations, annotations.parent)]
     for place in (*places, folder, annotations):
-        if (place / ROSITA_CLASS_NAMES).is_file():
-            return place / ROSITA_CLASS_NAMES
+        if (place / CLASS_NAMES).is_file():
+            return place / CLASS_NAMES
     raise DataError(
-        f"{ROSITA_CLASS_NAMES} is not in {folder}; take ROSITA's own, whose names are not those of the detector. "
+        f"{CLASS_NAMES} is not in {folder}; take ROSITA's own, whose names are not those of the detector. "
         f"{ROSITA_OBTAIN}"
     )
 
@@ -109,8 +108,8 @@ class _Row:
 
     def record(self, set_name: str, priors: Priors) -> dict[str, Any]:
         """The row as a line of ours, and all that is wrong with it as a DataError."""
-        words = _DELETED.sub("", self._json(_TEXT, "text", str)).split()
-        lemmas = _DELETED.sub("", self._json(_LEMMAS, "lemmas", str)).split()
+        words = without_punctuation(self._json(_TEXT, "text", str)).split()
+        lemmas = without_punctuation(self._json(_LEMMAS, "lemmas", str)).split()
         if len(words) != len(lemmas):
             raise DataError(f"{self.place}: the text has {len(words)} words, and there are {len(lemmas)} lemmas")
         entries = self._entries(self._json(_GRAPH, "tsg", dict), len(words))
@@ -246,7 +245,7 @@ class _Writer:
 
     def _records(
         self, rows: _Rows, set_name: str, keep: frozenset[str] | None, leave_out: frozenset[str]
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[GraphedText]:
         for row in rows:
             if len(self.problems) > _MOST_PROBLEMS:
                 raise DataError(first_few(self.problems))
@@ -254,8 +253,7 @@ class _Writer:
                 _check_columns(row)
                 if row.image in leave_out or (keep is not None and row.image not in keep):
                     continue
-                record = row.record(set_name, self.priors)
-                GraphedText.model_validate(record)
+                record = GraphedText.model_validate(row.record(set_name, self.priors))
             except ValidationError as error:
                 self.problems += [f"{row.place}: {problem}" for problem in field_problems(error)]
             except DataError as error:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from vlrun import Download, FeatureOrigin, RemoteFile
 from vlrun_pretraining.sources import (
     ARCHIVE,
+    CLASS_NAMES,
     LXMERT_ANSWERS,
     LXMERT_FILES,
     LXMERT_SPLITS,
     OFFICIAL_FILES,
-    ROSITA_CLASS_NAMES,
     ROSITA_FEATURES,
     ROSITA_PAGE,
     ROSITA_SETS,
@@ -74,7 +74,7 @@ DOWNLOADS = (
         manual_steps=(
             "download the annotations of pre-training from the page's link, a file share that only a browser can "
             "download from, and unpack them",
-            f"put {ROSITA_CLASS_NAMES} of rosita/utils/genome_vocabs beside the folder annotations, in genome_vocabs",
+            f"put {CLASS_NAMES} of rosita/utils/genome_vocabs beside the folder annotations, in genome_vocabs",
         ),
     ),
     Download(

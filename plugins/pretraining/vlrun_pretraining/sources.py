@@ -56,7 +56,6 @@ ROSITA_HELD_OUT = "heldout"
 """Images of pt-coco that are left out of it, to measure on. Our choice: the authors evaluate nothing."""
 
 ROSITA_PRIORS = "text_piror_coco_vg_cc_sbu.json"
-ROSITA_CLASS_NAMES = "objects_vocab.txt"
 
 ROSITA_PREFIXES: Mapping[str, str] = {"coco": "", "genome": "", "conceptual": "conceptual_", "sbu": "sbu_"}
 """Source of an image -> what stands before its name in our ids: different images have one name in two sources."""
@@ -71,7 +70,7 @@ ROSITA_FEATURES: Mapping[str, str] = {
 
 ROSITA_OBTAIN = (
     f"Get the annotations of pre-training that {ROSITA_PAGE} links to (pt-coco, pt-conceptual, pt-sbu, pt-vg), and "
-    f"{ROSITA_CLASS_NAMES} from rosita/utils/genome_vocabs of the repository, into one folder"
+    f"{CLASS_NAMES} from rosita/utils/genome_vocabs of the repository, into one folder"
 )
 
 CLASS_NAMES_FILE = "classes.txt"

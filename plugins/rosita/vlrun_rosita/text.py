@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 
 from vlrun import Pair, RegionBatch
 from vlrun.blocks.pair_encoding import LENGTH_STEP, check_feature_size, fit_regions
+from vlrun.blocks.wordpiece import without_punctuation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,15 +18,13 @@ if TYPE_CHECKING:
     from vlrun import Encoding
     from vlrun.blocks.wordpiece import WordPiece
 
-_DELETED = re.compile(r"(?:_|[^\w\s])+")
-
 
 def clean(text: str) -> str:
     """Deletes underscores and whatever is neither a word character nor a space, and puts nothing in their place.
 
     ``don't`` becomes ``dont`` and ``bus-stop`` becomes ``busstop``: the released weights were trained on such text.
     """
-    return _DELETED.sub("", text)
+    return without_punctuation(text)
 
 
 def box_features(

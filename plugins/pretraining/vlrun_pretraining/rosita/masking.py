@@ -39,10 +39,10 @@ class KnowledgeMasking(MaskingRule):
         Raises:
             DataError: one of them is missing or damaged.
         """
-        options = config.masking
-        chosen = {name: getattr(options, name) for name in ("object_word", "spread", "spread_overlap")}
-        chosen |= {name: getattr(options, name) for name in ("text_side", "least_affinity", "affinity_ratio")}
-        self.rates = Rates(piece=options.words or 0.0, region=options.regions or 0.0, **chosen)
+        options = config.masking.model_dump()
+        others = ("text_side", "object_word", "spread", "spread_overlap", "least_affinity", "affinity_ratio")
+        own = {name: options[name] for name in others}
+        self.rates = Rates(piece=options["words"], region=options["regions"], **own)
         self.vectors = WordVectors.read(config.word_vectors_path)
         self._names = read_class_names(config.class_names_path)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vlrun import BuildReport, DataError, first_few
 from vlrun.blocks.object_tags import read_class_names
 from vlrun.data.annotations import AnnotationFile
+from vlrun.features.formats.npz import DAMAGE
 from vlrun.files import atomic_write
 from vlrun_pretraining.records import GraphedText
 from vlrun_pretraining.sources import CLASS_NAMES_FILE, WORD_VECTORS_FILE
@@ -38,7 +39,7 @@ class WordVectors:
                 words, vectors = arrays["words"], arrays["vectors"]
         except FileNotFoundError as error:
             raise DataError(f"{path}: {error.strerror}; {HOW_TO_BUILD}") from error
-        except (OSError, ValueError, KeyError, EOFError, *_damage()) as error:
+        except (KeyError, *DAMAGE) as error:
             raise DataError(f"{path}: not a table of words and vectors ({error}); {HOW_TO_BUILD}") from error
         if words.ndim != 1 or words.dtype.kind != "U" or vectors.ndim != 2 or len(words) != len(vectors):
             raise DataError(
@@ -137,10 +138,3 @@ def _lines(path: Path, wanted: Mapping[str, None]) -> Iterator[tuple[str, Floats
             if len(parts) <= width or not np.isfinite(vector).all():
                 raise DataError(f"{path}:{number}: expected a word and {width} numbers")
             yield word, vector
-
-
-def _damage() -> tuple[type[Exception], ...]:
-    import zipfile
-    import zlib
-
-    return zipfile.BadZipFile, zlib.error
