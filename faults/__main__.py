@@ -1,6 +1,7 @@
-"""python -m faults [--kills 50] [--flips 50] [--only kills,signals] [--folder DIR] [--json FILE]
+"""python -m faults [--kills 50] [--flips 50] [--hours 2] [--only kills,signals] [--folder DIR] [--json FILE]
 
 Injects faults into short runs on embedded data, resumes them, and compares every number with an undisturbed run.
+Then it trains, mines and evaluates for hours in one process, and has a large store read by processes that are killed.
 Prints a table and writes every case to a JSON file. Exit status 1 if a case was lost: another number, a traceback, a
 signal in silence, a hang, or something left behind.
 """
@@ -18,12 +19,14 @@ from faults.company import company
 from faults.damage import damaged_reports, damaged_resumes
 from faults.full_disk import full_commands, full_disks
 from faults.kills import kills, log_of_writes, several_processes
+from faults.large_store import large_store
+from faults.loop import loop
 from faults.report import Report, read_report
 from faults.signals import stops
 from faults.spread import spread
 from faults.world import World, ended, facts, import_all
 
-PARTS = ("kills", "damage", "signals", "disk", "company", "spread")
+PARTS = ("kills", "damage", "signals", "disk", "company", "spread", "store", "loop")
 
 
 def main() -> int:
@@ -35,6 +38,9 @@ def main() -> int:
     parser.add_argument("--flips", type=int, default=50, help="flipped bits for each file")
     parser.add_argument("--signals", type=int, default=6, help="moments for each kind of signal")
     parser.add_argument("--disks", type=int, default=8, help="sizes of a disk that is too small")
+    parser.add_argument("--hours", type=float, default=2, help="of training, mining and evaluation in one process")
+    parser.add_argument("--images", type=int, default=100_000, help="of a large store")
+    parser.add_argument("--minutes", type=float, default=10, help="in which four processes read it")
     parser.add_argument("--only", default=",".join(PARTS), help=f"of {','.join(PARTS)}")
     parser.add_argument("--seed", type=int, default=1, help="of moments and places")
     parser.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder)")
@@ -84,6 +90,10 @@ def _inject(options: argparse.Namespace, world: World) -> int:
         company(world, report, whole, store)
     if "spread" in parts:
         spread(world, report, whole)
+    if "store" in parts:
+        large_store(world.root, report, options.images, options.minutes)
+    if "loop" in parts:
+        loop(world, report, whole, options.hours, report.path.with_suffix(".curve.jsonl"))
     report.show()
     return 0 if report.is_good else 1
 
