@@ -15,7 +15,8 @@ LOWEST_EXPERIMENTS := rosita_vqa lxmert_s_gqa lxmert_nlvr2 rosita_refcoco+ lxmer
 LOWEST_TESTS := tests/core/features/test_features_importers.py tests/core/test_weight_sources.py \
 	tests/core/test_reporting_profiler.py tests/core/test_reporting_files.py tests/core/test_completion.py \
 	tests/core/test_wordpiece.py tests/plugins/detector/test_detector_weights.py \
-	tests/plugins/detector/test_detector_images.py tests/plugins/lxmert_s/test_lxmert_s_export.py tests/plugins/serve \
+	tests/plugins/detector/test_detector_images.py tests/plugins/hf tests/plugins/lxmert_s/test_lxmert_s_export.py \
+	tests/plugins/serve \
 	$(foreach name,$(LOWEST_EXPERIMENTS),\
 	'tests/experiments/test_shipped_experiments.py::test_an_experiment_runs_on_the_demo_data[$(name)]')
 # any Python from 3.11 on; PYTHON=/path/to/python chooses another
