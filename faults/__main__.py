@@ -87,7 +87,7 @@ def _inject(options: argparse.Namespace, world: World) -> int:
         full_disks(world, report, whole, used, options.disks)
         full_commands(world, report, finished, store)
     if "company" in parts:
-        company(world, report, whole, store)
+        company(world, report, whole)
     if "spread" in parts:
         spread(world, report, whole)
     if "store" in parts:

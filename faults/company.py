@@ -15,10 +15,10 @@ from faults.report import FOUND, LOST, SAME, Report
 from faults.world import Ended, Facts, World, differences, ended, facts
 
 
-def company(world: World, report: Report, whole: Facts, store: Path) -> None:
+def company(world: World, report: Report, whole: Facts) -> None:
     """All of them, each once."""
     _two_in_one_folder(world, report, whole)
-    _two_builders(world, report, store)
+    _two_builders(world, report)
     _reports_meanwhile(world, report, whole)
     _killed_worker(world, report)
     _clock(world, report, whole)
@@ -49,9 +49,9 @@ def _two_in_one_folder(world: World, report: Report, whole: Facts) -> None:
     world.forget(case)
 
 
-def _two_builders(world: World, report: Report, store: Path) -> None:
-    out = world.root / "built.lmdb"
-    command = [sys.executable, "-m", "vlrun", "features", "build", "--from", "vlrun", str(store), str(out)]
+def _two_builders(world: World, report: Report) -> None:
+    out, sources = world.root / "built.lmdb", sorted(map(str, world.root.rglob("sources/flickr-features/*.tsv")))
+    command = [sys.executable, "-m", "vlrun", "features", "build", "--from", "lxmert-tsv", *sources, str(out)]
     with report.case("company", "two builders of one store") as outcome:
         both = [world.start(command) for _ in range(2)]
         done = [ended(process) for process in both]

@@ -1,6 +1,6 @@
 """``python -m vlrun`` is ``runner``."""
 
-from vlrun.cli import main
+from vlrun.cli import runner
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(runner())

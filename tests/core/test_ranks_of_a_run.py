@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,22 @@ def test_a_killed_loader_worker_is_named_and_is_no_lost_rank() -> None:
     made = BatchLoader(Deadly(), workers=1).batches([[0], [1]])  # type: ignore[arg-type]
     with pytest.raises(DistributedError, match=r"^train\.workers: a loader worker was killed or hangs"):
         list(made)
+
+
+class Own:
+    """Data that say which worker makes them."""
+
+    def __getitems__(self, batch: list[int]) -> Any:
+        return os.getpid()
+
+
+def test_a_loader_worker_that_is_killed_while_nobody_waits_for_it_is_named() -> None:
+    made: Any = BatchLoader(Own(), workers=1).batches([[0]] * 100)  # type: ignore[arg-type]
+    worker = next(made)
+    killed = threading.Timer(0.2, os.kill, (worker, signal.SIGKILL))
+    killed.start()
+    with pytest.raises(DistributedError, match=r"^train\.workers: a loader worker was killed or hangs"):
+        signal.pause()
 
 
 def test_a_task_that_times_out_is_no_lost_rank(world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,3 +147,35 @@ def _has_ranks(launcher: int) -> bool:
 
 def test_interrupted_is_what_shells_say() -> None:
     assert INTERRUPTED == 128 + signal.SIGINT
+
+
+_RUNNER = """
+import atexit, os, signal, sys
+import vlrun.cli
+from vlrun.cli import runner
+
+def at_work():
+    {at_work}
+    return 7
+
+vlrun.cli.main = at_work
+sys.argv = ["runner", "run"]
+atexit.register(lambda: [os.kill(os.getpid(), number) for number in {signals}])
+sys.exit(runner())
+"""
+
+
+def _ended(at_work: str) -> subprocess.CompletedProcess[str]:
+    program = _RUNNER.format(at_work=at_work, signals=[int(number) for number in STOP_SIGNALS])
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_signal_when_all_is_done_does_not_change_the_status() -> None:
+    done = _ended("pass")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
+
+
+@pytest.mark.parametrize("number", sorted(set(STOP_SIGNALS) - {signal.SIGINT}))
+def test_a_signal_that_nothing_handles_ends_with_a_status_and_a_message(number: signal.Signals) -> None:
+    done = _ended(f"os.kill(os.getpid(), {int(number)})")
+    assert (done.returncode, done.stderr) == (StoppedOnRequest.exit_status, "stopped on request\n")

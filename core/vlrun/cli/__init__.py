@@ -20,6 +20,17 @@ from vlrun.foreign.printing import say
 _NO_WINDOWS = "vlrun runs on Linux and macOS, not on Windows: use it in WSL 2 (it needs file locks, links and signals)"
 
 
+def runner() -> int:
+    """The verb that this process was started for; no stop signal ends a run in silence, to the last moment."""
+    from vlrun.engine.stopping import ignore_stop_signals, leave_on_signals
+
+    if sys.argv[1:2] == ["run"]:  # others can be ended by signals as any program
+        leave_on_signals()
+    status = main()
+    ignore_stop_signals()
+    return status
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns its exit status, as listed in ``vlrun.errors``."""
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from vlrun.data.hidden_images import shown_regions
 from vlrun.data.order import LengthGroups, epoch_order
 from vlrun.data.residency import OutlinedBatch, Residency
-from vlrun.data.workers import EndsWith
-from vlrun.errors import DistributedError, RunnerError
+from vlrun.data.workers import EndsWith, lost_worker, name_lost_workers
+from vlrun.errors import RunnerError
 from vlrun.features.store import RegionFeatureStore
 from vlrun.interfaces.backbone import PairEncoder, Vocabulary
 from vlrun.interfaces.dataset import Dataset
@@ -357,6 +357,8 @@ class BatchLoader:
                 worker_init_fn=EndsWith(os.getpid()),
             )
         made = iter(self._loader)
+        if self._workers:
+            name_lost_workers()
         if not (self._workers and self._residency.outlines):
             while (batch := self._next(made)) is not None:
                 yield batch
@@ -375,10 +377,7 @@ class BatchLoader:
         except RuntimeError as error:
             if not self._workers or not str(error).startswith("DataLoader"):
                 raise
-            raise DistributedError(
-                f"train.workers: a loader worker was killed or hangs ({str(error).splitlines()[0]}). Did memory "
-                "run out? --resume continues from the last checkpoint; fewer workers need less"
-            ) from error
+            raise lost_worker(error) from error
         if isinstance(batch, RunnerError):
             raise batch
         return self._residency.complete(batch)

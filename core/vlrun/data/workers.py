@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from types import FrameType
 
 import torch
 
@@ -24,3 +26,27 @@ class EndsWith:
     def __call__(self, worker: int) -> None:
         if os.getppid() != self.parent:
             os._exit(DistributedError.exit_status)
+
+
+def lost_worker(error: RuntimeError) -> DistributedError:
+    """What torch says of a worker that has ended or does not answer, as an error of ours."""
+    return DistributedError(
+        f"train.workers: a loader worker was killed or hangs ({str(error).splitlines()[0]}). Did memory run out? "
+        "--resume continues from the last checkpoint; fewer workers need less"
+    )
+
+
+def name_lost_workers() -> None:
+    """Makes torch's handler raise ``lost_worker``: it may be called in the middle of anything, so nothing else can."""
+    of_torch = signal.getsignal(signal.SIGCHLD)
+    if not callable(of_torch) or getattr(of_torch, "names_lost_workers", False):
+        return  # loaders of other threads have no handler, and find out when they wait
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        try:
+            of_torch(number, frame)
+        except RuntimeError as error:
+            raise lost_worker(error) from error
+
+    handler.names_lost_workers = True  # type: ignore[attr-defined]
+    signal.signal(signal.SIGCHLD, handler)

@@ -18,6 +18,7 @@ from vlrun.engine.parent import end_with_parent
 from vlrun.engine.stopping import (
     STOP_SIGNALS,
     handled_by,
+    ignore_stop_signals,
     is_from_terminal,
     leave_if_stopped_early,
     say_stopped_early,
@@ -170,6 +171,7 @@ def _rank_main(main: Command, arguments: list[str]) -> None:
         status = stopped.exit_status
     except KeyboardInterrupt:
         status = INTERRUPTED
+    ignore_stop_signals()
     if status:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -144,6 +144,24 @@ def handled_by(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None
             signal.signal(number, previous)
 
 
+def leave_on_signals() -> None:
+    """Until something else handles them, stop signals end this process with the status of a stop and a message."""
+
+    def leave(_: int, __: FrameType | None) -> None:
+        os.write(2, b"stopped on request\n")  # what was interrupted may be printing
+        os._exit(StoppedOnRequest.exit_status)
+
+    for number in STOP_SIGNALS:
+        if number != signal.SIGINT:  # that is KeyboardInterrupt
+            signal.signal(number, leave)
+
+
+def ignore_stop_signals() -> None:
+    """From now on they change nothing, for the exit status of what is over is known; done in the main thread."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def say_stopped_early(received: Collection[int]) -> int:
     """Says that a stop signal came before a run began; returns the exit status of that."""
     if signal.SIGINT in received:
