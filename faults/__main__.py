@@ -22,11 +22,12 @@ from faults.kills import kills, log_of_writes, several_processes
 from faults.large_store import large_store
 from faults.loop import loop
 from faults.report import Report, read_report
+from faults.running import running
 from faults.signals import stops
 from faults.spread import spread
 from faults.world import World, ended, facts, import_all
 
-PARTS = ("kills", "damage", "signals", "disk", "company", "spread", "store", "loop")
+PARTS = ("kills", "damage", "signals", "disk", "company", "running", "spread", "store", "loop")
 
 
 def main() -> int:
@@ -88,6 +89,8 @@ def _inject(options: argparse.Namespace, world: World) -> int:
         full_commands(world, report, finished, store)
     if "company" in parts:
         company(world, report, whole)
+    if "running" in parts:
+        running(world, report, whole, next(path for path in world.root.rglob("flickr/data.mdb")))
     if "spread" in parts:
         spread(world, report, whole)
     if "store" in parts:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from faults.report import FOUND, LOST, SAME, Report
+from vlrun.errors import DataError
 from vlrun.features.store import RegionFeatureStore
 from vlrun.features.writer import write_store
 from vlrun.interfaces.examples import RegionFeatures
@@ -113,7 +114,7 @@ def _cut(out: Path) -> tuple[str, str]:
     data = next(out.rglob("data.mdb"))
     os.truncate(data, data.stat().st_size // 2)
     said = reader.communicate()[0].decode().strip()
-    is_clear = reader.returncode not in (0, DIFFERENT) and "data.mdb" in said and "Traceback" not in said
+    is_clear = reader.returncode == DataError.exit_status and "data.mdb" in said and "Traceback" not in said
     return FOUND if is_clear else LOST, f"status {reader.returncode}; {(said.splitlines() or [''])[-1][:160]}"
 
 
@@ -130,4 +131,9 @@ def _read(out: Path, seconds: float, seed: int) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(_read(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])))
+    try:
+        status = _read(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
+    except DataError as error:
+        print(error)
+        status = error.exit_status
+    raise SystemExit(status)

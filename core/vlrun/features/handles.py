@@ -15,6 +15,7 @@ from typing import Any
 import lmdb
 
 from vlrun.errors import DataError, first_few
+from vlrun.features.cut_files import name_cut_files
 from vlrun.features.layout import IDS_KEY, MANIFEST_KEY, PROGRESS_KEY, Manifest, decode_ids, decode_manifest
 
 _LMDB_MAGIC = (0xBEEFC0DE).to_bytes(4, "little")
@@ -89,6 +90,7 @@ class Handle:
             raise DataError(f"{file} cannot be opened: {error}. The file is damaged or not complete") from error
         self.file = file
         _refuse_truncated(file, self.env)
+        name_cut_files()
         self._descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._descriptor)
         self.state = _state_of(os.fstat(self._descriptor))

@@ -6,13 +6,15 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 
 import numpy as np
 import pytest
 
 from vlrun import RegionFeatureStore
 from vlrun.errors import DataError
-from vlrun.features.handles import shared_handle
+from vlrun.features.cut_files import name_cut_files
+from vlrun.features.handles import Handle, shared_handle
 from vlrun.features.writer import write_store
 
 IMAGE = "COCO_val2014_000000000003"
@@ -154,3 +156,25 @@ def test_a_process_that_finds_the_store_gone_says_so(store_path):
     process.join(timeout=20)
     assert receiver.poll()
     assert "cannot be read any more: No such file or directory; was it removed or renamed?" in receiver.recv()
+
+
+def test_a_file_that_is_cut_in_the_middle_of_a_read_is_named(store_path):
+    """Its pages end in SIGBUS, which no check before or after can prevent; in a fork, for it ends the process."""
+    handle = shared_handle(_file_of(store_path))
+    file, said = handle.file, os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(said[1], 2)
+        signal.signal(signal.SIGBUS, signal.SIG_DFL)  # pytest has one
+        name_cut_files.cache_clear()
+        opened = Handle(file)
+        with opened.reading() as transaction:
+            os.truncate(file, 0)
+            list(transaction.cursor())
+        os._exit(0)
+    os.close(said[1])
+    with os.fdopen(said[0], encoding="utf-8") as output:
+        assert output.read() == (
+            f"DataError: {file} was cut while it was read; put it back as it was, then continue with --resume\n"
+        )
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == DataError.exit_status

@@ -1,0 +1,33 @@
+"""Read by Python as it starts, where this folder is on PYTHONPATH: makes one loss of the second rank not a number."""
+
+import os
+import sys
+from importlib.abc import MetaPathFinder
+
+_CALL = 2
+
+
+class _AfterTorch(MetaPathFinder):
+    """Waits for the first plugin with a loss, when torch is there."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("vlrun_vqa"):
+            sys.meta_path.remove(self)
+            _spoil()
+        return
+
+
+def _spoil() -> None:
+    import torch.nn.functional as F
+
+    original, calls = F.binary_cross_entropy_with_logits, [0]
+
+    def spoiled(*arguments, **options):
+        loss = original(*arguments, **options)
+        calls[0] += 1
+        return loss * float("nan") if os.environ.get("RANK") == "1" and calls[0] == _CALL else loss
+
+    F.binary_cross_entropy_with_logits = spoiled
+
+
+sys.meta_path.insert(0, _AfterTorch())
