@@ -215,8 +215,14 @@ def _backward(trainer: Trainer, step: ReadyStep, view: StepView) -> tuple[dict[s
                 terms += [] if pulled is None else [pulled]
             model.backward(trainer.scaler.scale(torch.stack(terms).sum()))
         for name, value in losses.items():
-            parts[name] = parts[name] + value.detach() if name in parts else value.detach()
+            part = _wide(value.detach())
+            parts[name] = parts[name] + part if name in parts else part
     return ({**parts, **whole.losses} if whole is not None else parts), whole
+
+
+def _wide(loss: Tensor) -> Tensor:
+    """A loss in float64, in which the sum over passes and ranks is the same in any order; where the device has it."""
+    return loss if loss.device.type == "mps" else loss.double()
 
 
 def _outputs(trainer: Trainer, step: ReadyStep, view: StepView, number: int, batch: Batch) -> Any:

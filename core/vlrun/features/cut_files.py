@@ -32,8 +32,11 @@ def name_cut_files() -> None:
 
 
 def _leave(_: int) -> None:
-    named = ", ".join(sorted(set(_cut_files()))) or "a file that is read"
-    problem = f"{named} was cut while it was read; put it back as it was, then continue with --resume"
+    named = ", ".join(sorted(set(_cut_files()))) or "a file"
+    problem = (
+        f"a read went beyond the end of {named}: it was cut meanwhile, or is damaged (runner features verify). Put it "
+        "back as it was; a run continues with --resume"
+    )
     os.write(2, f"{DataError.__name__}: {problem}\n".encode("utf-8", "backslashreplace"))
     os._exit(DataError.exit_status)
 

@@ -94,7 +94,9 @@ def _verify(path: Path, file: Path, channel: Connection) -> None:
     faulthandler.disable()  # and it reports a crash
     scan = _Scan()
     try:
-        scan.read(Handle(file, readahead=True), channel)
+        handle = Handle(file, readahead=True)
+        signal.signal(signal.SIGBUS, signal.SIG_DFL)  # see above
+        scan.read(handle, channel)
     except DataError as error:
         scan.problems += [Problem(None, text) for text in error.problems]
     listed = tuple(scan.problems[:LISTED_PROBLEMS])
