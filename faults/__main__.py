@@ -17,6 +17,7 @@ from pathlib import Path
 
 from faults.company import company
 from faults.damage import damaged_reports, damaged_resumes
+from faults.every_task import every_task
 from faults.full_disk import full_commands, full_disks
 from faults.kills import kills, log_of_writes, several_processes
 from faults.large_store import large_store
@@ -27,7 +28,7 @@ from faults.signals import stops
 from faults.spread import spread
 from faults.world import World, ended, facts, import_all
 
-PARTS = ("kills", "damage", "signals", "disk", "company", "running", "spread", "store", "loop")
+PARTS = ("kills", "damage", "signals", "disk", "company", "running", "spread", "tasks", "store", "loop")
 
 
 def main() -> int:
@@ -93,6 +94,8 @@ def _inject(options: argparse.Namespace, world: World) -> int:
         running(world, report, whole, next(path for path in world.root.rglob("flickr/data.mdb")))
     if "spread" in parts:
         spread(world, report, whole)
+    if "tasks" in parts:
+        every_task(world, report)
     if "store" in parts:
         large_store(world.root, report, options.images, options.minutes)
     if "loop" in parts:

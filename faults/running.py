@@ -75,7 +75,8 @@ def _cut(path: Path) -> None:
 def _not_finite(world: World) -> tuple[str, str]:
     """All ranks stop together, with the ids of the batch, and the last checkpoint is as good as before."""
     case = "not-finite"
-    injected = {"PYTHONPATH": os.pathsep.join([str(HERE / "injected"), os.environ.get("PYTHONPATH", "")])}
+    paths = os.pathsep.join([str(HERE / "injected"), os.environ.get("PYTHONPATH", "")])
+    injected = {"PYTHONPATH": paths, "VLRUN_FAULT": "nan"}
     done = world.run(case, "--nproc", "2", "train.checkpoint_every=1", changes=injected)
     last = world.folder(case) / "checkpoints" / "last"
     is_said = done.status == NonFiniteLossError.exit_status and done.is_plain and "Examples: " in done.output

@@ -1,4 +1,7 @@
-"""Read by Python as it starts, where this folder is on PYTHONPATH: makes one loss of the second rank not a number."""
+"""Read by Python as it starts, where this folder is on PYTHONPATH; ``VLRUN_FAULT`` says what it does.
+
+nan: one loss of the second rank is not a number. spawn: workers are spawned, as elsewhere than on Linux.
+"""
 
 import os
 import sys
@@ -30,4 +33,9 @@ def _spoil() -> None:
     F.binary_cross_entropy_with_logits = spoiled
 
 
-sys.meta_path.insert(0, _AfterTorch())
+if os.environ.get("VLRUN_FAULT") == "nan":
+    sys.meta_path.insert(0, _AfterTorch())
+if os.environ.get("VLRUN_FAULT") == "spawn":
+    import multiprocessing
+
+    multiprocessing.set_start_method("spawn")
