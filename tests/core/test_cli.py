@@ -66,6 +66,19 @@ def test_runner_py_and_the_module_are_the_same_command() -> None:
         assert done.stdout.strip() == f"vlrun {__version__}"
 
 
+def test_a_traceback_quotes_no_control_characters() -> None:
+    raising = """
+import vlrun.cli
+def main():
+    raise ValueError("\\x1b]0;title\\x07")
+vlrun.cli.main = main
+vlrun.cli.runner()
+"""
+    done = subprocess.run([sys.executable, "-c", raising], capture_output=True, text=True, check=False)
+    assert ("Traceback" in done.stderr, "]0;title" in done.stderr) == (True, True)
+    assert not {"\x1b", "\x07"} & {*done.stderr}
+
+
 def test_overrides_may_stand_between_options(capsys: pytest.CaptureFixture[str]) -> None:
     file = str(ROOT / "experiments" / "rosita_refcoco+.yaml")
     assert main(["validate", file, "train.epochs=2", "--print-config", "seed=3"]) == 0

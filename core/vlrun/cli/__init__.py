@@ -10,6 +10,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -26,7 +27,11 @@ def runner() -> int:
 
     if sys.argv[1:2] == ["run"]:  # others can be ended by signals as any program
         leave_on_signals()
-    status = main()
+    try:
+        status = main()
+    except Exception:  # an error of ours or of a plugin: a traceback quotes files, too
+        say(*traceback.format_exc().splitlines(), to=sys.stderr)
+        status = RunnerError.exit_status
     ignore_stop_signals()
     return status
 
