@@ -18,11 +18,11 @@ from vlrun.blocks.heads import init_layers
 from vlrun.blocks.pair_encoding import check_text_length
 from vlrun.blocks.tokenizer import TextTokenizer, read_tokenizer
 from vlrun_hf.regions import RegionPairEncoder, additive_mask
+from vlrun_hf.single_stream import MATCHING_HEAD, bert_options
 
 if TYPE_CHECKING:
     from vlrun_hf.config import TransformersLxmertConfig
 
-MATCHING_HEAD = "seq_relationship"
 _NUM_SHARES = 4
 _NAME = "transformers-lxmert"
 
@@ -58,19 +58,12 @@ class TransformersLxmert(Backbone):
         """Builds the network of an experiment, with random weights."""
         tokenizer, sizes = read_tokenizer(config.vocabulary), config.sizes
         network = transformers.LxmertConfig(
-            vocab_size=tokenizer.size,
-            hidden_size=sizes.hidden_size,
-            num_attention_heads=sizes.num_heads,
-            intermediate_size=sizes.feed_forward_size,
-            max_position_embeddings=sizes.max_positions,
+            **bert_options(tokenizer, sizes, config.dropout),
             l_layers=sizes.num_language_layers,
             x_layers=sizes.num_cross_layers,
             r_layers=sizes.num_object_layers,
             visual_feat_dim=config.region_feature_size,
             visual_pos_dim=_NUM_SHARES,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout,
-            pad_token_id=tokenizer.pad_id,
         )
         return cls(tokenizer, network, config.num_regions)
 

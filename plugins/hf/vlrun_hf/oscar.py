@@ -13,29 +13,27 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from vlrun import Backbone, BackboneOutput, ConfigError, Encoding, PairEncoder
+from vlrun import ConfigError, Encoding, PairEncoder
 from vlrun.blocks.heads import init_layers
 from vlrun.blocks.object_tags import ObjectTags, read_class_names
 from vlrun.blocks.pair_encoding import check_text_length
 from vlrun.blocks.tokenizer import TextTokenizer, read_tokenizer
 from vlrun_hf.regions import NUM_SHARES, RegionPairEncoder, additive_mask, mask_of
+from vlrun_hf.single_stream import SingleStream, bert_options
 
 if TYPE_CHECKING:
     from vlrun_hf.config import OscarConfig
 
-MATCHING_HEAD = "seq_relationship"
 _TAGS = 1  # row of the table of token types; the text has 0, and regions have none
 
 
-class Oscar(Backbone):
+class Oscar(SingleStream):
     """BERT whose input goes on after the text: tags as its second segment, then regions without places in the row.
 
     A tag's position counts on from the end of its text, as the authors write both in one row, so it is added where a
     pair is put together. The feature of a region is that of the detector and six numbers of its box.
     """
 
-    wordpiece: TextTokenizer
-    optional_weights = (MATCHING_HEAD,)
     depth_options: ClassVar[Mapping[str, str]] = {"bert.encoder.layer": "num_layers"}
 
     def __init__(
@@ -48,11 +46,13 @@ class Oscar(Backbone):
         image_norm: bool,
         tags: ObjectTags | None,
     ) -> None:
-        super().__init__()
-        self.wordpiece, self.vocabulary_hash = tokenizer, tokenizer.hash
-        self.hidden_size: int = config.hidden_size
-        self.max_positions: int = config.max_position_embeddings
-        self.region_feature_size, self.num_regions = region_feature_size, num_regions
+        super().__init__(
+            tokenizer,
+            hidden_size=config.hidden_size,
+            max_positions=config.max_position_embeddings,
+            region_feature_size=region_feature_size,
+            num_regions=num_regions,
+        )
         self.tags, self.reads_classes = tags, tags is not None
         self.bert = transformers.BertModel(config)
         self.img_embedding = nn.Linear(region_feature_size + NUM_SHARES, self.hidden_size)
@@ -68,17 +68,8 @@ class Oscar(Backbone):
             DataError: the file of class names is damaged.
         """
         tokenizer, sizes = read_tokenizer(config.vocabulary), config.sizes
-        network = transformers.BertConfig(
-            vocab_size=tokenizer.size,
-            hidden_size=sizes.hidden_size,
-            num_hidden_layers=sizes.num_layers,
-            num_attention_heads=sizes.num_heads,
-            intermediate_size=sizes.feed_forward_size,
-            max_position_embeddings=sizes.max_positions,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout,
-            pad_token_id=tokenizer.pad_id,
-        )
+        options = bert_options(tokenizer, sizes, config.dropout)
+        network = transformers.BertConfig(**options, num_hidden_layers=sizes.num_layers)
         tags = None
         if config.class_names is not None:
             tags = ObjectTags(tokenizer, read_class_names(config.class_names), config.max_tag_tokens)
@@ -114,22 +105,6 @@ class Oscar(Backbone):
             self.tags,
         )
 
-    def forward(self, encoding: Encoding) -> BackboneOutput:
-        """Encodes P pairs: text (P, L, H), regions (P, R, H) without the tags, pooled (P, H)."""
-        hidden = self._encoded(self.text_part(encoding), self.region_part(encoding))
-        length, num_regions = encoding.token_ids.shape[1], encoding.region_mask.shape[1]
-        return BackboneOutput(
-            text=hidden[:, :length],
-            regions=hidden[:, hidden.shape[1] - num_regions :],
-            pooled=self.bert.pooler(hidden),
-            text_mask=encoding.text_mask,
-            region_mask=encoding.region_mask,
-        )
-
-    def text_part(self, encoding: Encoding) -> dict[str, Tensor]:
-        """The embedded tokens, (N, L, H)."""
-        return {"states": self.bert.embeddings(input_ids=encoding.token_ids), "text_mask": encoding.text_mask}
-
     def region_part(self, encoding: Encoding) -> dict[str, Tensor]:
         """The embedded regions, (N, R, H), and the tags before their positions and the norm, (N, T, H)."""
         embeddings, dtype = self.bert.embeddings, self.img_embedding.weight.dtype
@@ -141,21 +116,12 @@ class Oscar(Backbone):
         words = embeddings.word_embeddings(encoding.tag_ids) + embeddings.token_type_embeddings.weight[_TAGS]
         return {**part, "tags": words, "tag_mask": encoding.tag_mask}
 
-    def pooled_output(self, text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor:
-        """All layers, for text, tags and regions see each other from the first on."""
-        pooled: Tensor = self.bert.pooler(self._encoded(text, regions))
-        return pooled
+    @property
+    def trunk(self) -> transformers.BertModel:
+        """The network of transformers."""
+        return self.bert
 
-    def word_table(self) -> nn.Parameter:
-        """The word embeddings."""
-        table: nn.Parameter = self.bert.embeddings.word_embeddings.weight
-        return table
-
-    def matching_head(self) -> nn.Module:
-        """The authors' ``cls.seq_relationship``, with our order of classes."""
-        return self.seq_relationship
-
-    def _encoded(self, text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor:
+    def encoded(self, text: Mapping[str, Tensor], regions: Mapping[str, Tensor]) -> Tensor:
         """Hidden states (P, L + T + R, H)."""
         states, masks = [text["states"]], [mask_of(text, "text_mask", text["states"])]
         if "tags" in regions:

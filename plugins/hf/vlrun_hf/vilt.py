@@ -21,6 +21,7 @@ from vlrun.blocks.heads import init_layers, initial_std
 from vlrun.blocks.pair_encoding import LENGTH_STEP, check_text_length
 from vlrun.blocks.tokenizer import TextTokenizer, read_tokenizer
 from vlrun_hf.regions import additive_mask, mask_of
+from vlrun_hf.single_stream import bert_options
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,21 +62,16 @@ class Vilt(Backbone):
     def from_config(cls, config: ViltConfig) -> Vilt:
         """Builds the network of an experiment, with random weights."""
         tokenizer, sizes = read_tokenizer(config.vocabulary), config.sizes
+        options = bert_options(tokenizer, sizes, config.dropout)
+        options["attention_probs_dropout_prob"] = 0.0  # the authors drop out nothing there
         return cls(
             tokenizer,
             transformers.ViltConfig(
-                vocab_size=tokenizer.size,
-                hidden_size=sizes.hidden_size,
+                **options,
                 num_hidden_layers=sizes.num_layers,
-                num_attention_heads=sizes.num_heads,
-                intermediate_size=sizes.feed_forward_size,
-                max_position_embeddings=sizes.max_positions,
                 image_size=sizes.image_size,
                 patch_size=sizes.patch_size,
-                hidden_dropout_prob=config.dropout,
-                attention_probs_dropout_prob=0.0,  # the authors drop out nothing there
                 modality_type_vocab_size=_KINDS,
-                pad_token_id=tokenizer.pad_id,
             ),
         )
 
