@@ -14,6 +14,7 @@ import pytest
 from toy_demo import NUM_IMAGES, Seen, ToyPlugins, ToyProvider, builder_of, source
 
 from vlrun import DataError, PluginError, RegionFeatureStore
+from vlrun.blocks.object_tags import read_class_names
 from vlrun.demo.data import prepare_demo
 
 
@@ -32,6 +33,16 @@ def test_annotations_and_features_come_out_of_the_builders_of_real_data(provider
     assert data.files.vocabulary.read_text() == "[PAD]\n"
     assert data.datasets["animals"].pictures.is_dir()
     assert data.overrides == {"train.epochs": 8, "train.learning_rate": 5e-4}
+
+
+def test_the_classes_of_regions_are_named_where_the_world_names_them(provider: ToyProvider, tmp_path: Path) -> None:
+    assert prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path).files.class_names is None
+    provider.class_names = ("lion", "polar bear")
+
+    names = prepare_demo(ToyPlugins(provider), ["animals"], cache=tmp_path).files.class_names
+
+    assert names is not None
+    assert read_class_names(names) == ["lion", "polar bear"]
 
 
 def test_everything_lies_in_one_folder_named_after_provider_and_version(provider: ToyProvider, tmp_path: Path) -> None:

@@ -143,6 +143,15 @@ def test_an_experiment_trains_by_its_own_optimiser_and_schedule(file: Path, demo
         assert [row["learning_rate"] for row in steps] == [rate(step) for step in range(len(steps))]
 
 
+def test_another_backbone_sees_the_classes_of_the_demo_as_tags(demo_run: Callable[..., Path]) -> None:
+    folder = demo_run(ROOT / "experiments" / "rosita_vqa.yaml", ["backbone={name: oscar}", "train.epochs=1"], 8)
+
+    backbone = yaml.safe_load((folder / "config.yaml").read_text())["backbone"]
+    assert (backbone["name"], backbone["size"]) == ("oscar", "tiny")
+    assert {"ball", "robot"} <= set(Path(backbone["class_names"]).read_text().splitlines())
+    assert rows_of(folder, "step")
+
+
 def test_the_stages_of_lxmert_s_run_in_a_row_and_go_on_in_the_middle(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

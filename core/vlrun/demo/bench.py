@@ -19,7 +19,6 @@ from vlrun.interfaces.examples import RegionFeatures
 from vlrun.plugins.manager import Plugins
 
 _VOCABULARY_SIZE = 30_522  # that of bert-base-uncased, which the papers' backbones have
-_KEPT = ("weights", "vocabulary")  # options of a backbone that the demo sets; its size is the experiment's
 
 
 @contextmanager
@@ -44,12 +43,16 @@ def _values(experiment: Experiment, data: DemoData, folder: Path) -> dict[str, A
     vocabulary = folder / "vocabulary.txt"
     write_text(vocabulary, _padded_vocabulary(data.files.vocabulary.read_text(encoding="utf-8")))
     files = replace(data.files, vocabulary=vocabulary)
-    options = type(backbone).demo_overrides(files)
+    named = {  # the files of the backbone are the demo's, its size is the experiment's
+        option: value
+        for option, value in type(backbone).demo_overrides(files).items()
+        if isinstance(getattr(backbone, option, None), Path)
+    }
     values: dict[str, Any] = {
         "demo": True,
         "data_root": str(data.root),
         "image_identities": None,
-        **{f"backbone.{option}": options[option] for option in _KEPT if option in options},
+        **{f"backbone.{option}": value for option, value in named.items()},
     }
     stores: dict[Path, Path] = {}
     for index, task in enumerate(experiment.tasks):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import DataError, PluginError, first_few
-from vlrun.files import made_whole, open_itself
+from vlrun.files import made_whole, open_itself, write_text
 from vlrun.interfaces.demo_provider import DemoFiles, DemoProvider
 from vlrun.plugins.code import code_hash
 
@@ -152,6 +152,7 @@ class _Preparation:
         self.reads_pictures = reads_pictures
         code = code_hash([type(provider).__module__], core=_GENERATING)
         self.root = cache / "vlrun" / f"demo-{provider.name}-{provider.version}-{code}"
+        self.vocabulary, self.class_names = self.root / "vocabulary.txt", self.root / "class-names.txt"
 
     def run(self) -> DemoData:
         try:
@@ -168,7 +169,12 @@ class _Preparation:
                 max(source.epochs for source in self.sources), min(source.learning_rate for source in self.sources)
             ),
             self.root,
-            DemoFiles(self.root / "vocabulary.txt", provider.region_feature_size, provider.num_regions),
+            DemoFiles(
+                self.vocabulary,
+                provider.region_feature_size,
+                provider.num_regions,
+                self.class_names if provider.class_names else None,
+            ),
             {
                 source.name: DemoDataset(
                     self.annotations(source), self.features(source.image_set), self.pictures(source.image_set)
@@ -197,7 +203,9 @@ class _Preparation:
     def parts(self) -> Iterator[tuple[Path, Callable[[Path], object]]]:
         """The path of each part, and what makes it at a given path; later parts read earlier ones."""
         provider, sources = self.provider, self.root / "sources"
-        yield self.root / "vocabulary.txt", provider.write_vocabulary
+        yield self.vocabulary, provider.write_vocabulary
+        if provider.class_names:
+            yield self.class_names, partial(write_text, text="".join(f"{name}\n" for name in provider.class_names))
         for source in self.sources:
             built = self.annotations(source)
             files = sources / built.name

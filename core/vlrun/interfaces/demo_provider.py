@@ -11,11 +11,18 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class DemoFiles:
-    """What the demo data offers to a backbone: a WordPiece vocabulary, and the width and number of regions."""
+    """What the demo data offers to a backbone.
+
+    Attributes:
+        vocabulary: of word pieces.
+        region_feature_size, num_regions: what the regions look like.
+        class_names: file with the names of their detector classes, a line each, by id; None if it names none.
+    """
 
     vocabulary: Path
     region_feature_size: int
     num_regions: int
+    class_names: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,7 @@ class DemoProvider(ABC):
         image_sets: names of its sets of images.
         feature_format: name of the feature format of its region features.
         region_feature_size, num_regions: what the regions look like.
+        class_names: of the detector classes of its regions, by id; empty if they have none.
         detector: name of a detector that finds regions of this kind in the pictures, with its options as they are; None
             if there is none.
         duration: how long a demo takes, in words; empty if that is not known.
@@ -104,6 +112,7 @@ class DemoProvider(ABC):
     feature_format: str
     region_feature_size: int
     num_regions: int
+    class_names: Sequence[str] = ()
     detector: str | None = None
     duration: str = ""
 

@@ -10,6 +10,7 @@ from vlrun import DemoProvider
 from vlrun_demo.feature_files import write_features
 from vlrun_demo.images import Image
 from vlrun_demo.picture import write_pictures
+from vlrun_demo.scene import KINDS
 from vlrun_demo.vocabulary import write_vocabulary
 from vlrun_demo.world import IMAGE_SETS, images
 
@@ -23,6 +24,7 @@ class DemoWorld(DemoProvider):
     feature_format = "lxmert-tsv"
     region_feature_size = 128
     num_regions = 12
+    class_names = KINDS
     detector = "demo-world"
     duration = "one to four minutes of a core, for most; retrieval needs pre-training first, four or five more, once"
 

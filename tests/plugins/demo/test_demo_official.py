@@ -229,6 +229,7 @@ def test_the_vocabulary_knows_every_word(tmp_path: Path, referents: Callable[[st
     sents = [found.sent for dataset in SPLIT_BY for r in referents(dataset)[::10] for found in r.expressions]
 
     assert all(wordpiece.tokens(sent) == sent.split() for sent in sents)
+    assert all(wordpiece.tokens(name) == [name] for name in DemoWorld.class_names)
     assert "[UNK]" not in wordpiece.tokens("redstar")
     assert wordpiece.size < 500
 
