@@ -286,8 +286,9 @@ class OscarConfig(_RegionsConfig):
 
     @classmethod
     def demo_overrides(cls, files: DemoFiles) -> dict[str, Any]:
-        """Without tags: the demo data name no classes."""
-        return {**super().demo_overrides(files), "class_names": None}
+        """With tags, where the demo data name the classes of their regions."""
+        names = None if files.class_names is None else str(files.class_names)
+        return {**super().demo_overrides(files), "class_names": names}
 
 
 @dataclass(frozen=True)
