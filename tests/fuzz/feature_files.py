@@ -6,6 +6,8 @@ import io
 import json
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,16 @@ from vlrun.errors import DataError
 from vlrun.features.formats import FeatureSource
 from vlrun.features.formats.fields import regions_from
 from vlrun.features.formats.uniter import UniterLmdb
+from vlrun.features.layout import (
+    DTYPES,
+    Manifest,
+    decode,
+    decode_ids,
+    decode_manifest,
+    encode,
+    encode_ids,
+    encode_manifest,
+)
 from vlrun.foreign.pickled_arrays import read_pickle
 from vlrun.plugins.builtin import vlrun_feature_formats
 
@@ -81,6 +93,26 @@ def read_uniter(content: bytes, folder: Path) -> None:
     reader = UniterLmdb.__new__(UniterLmdb)
     reader.__dict__["_sizes"] = {"a": (120, 150)}
     reader.decode("a", reader.read_value(content))
+
+
+def store_seeds(folder: Path) -> list[bytes]:
+    whole = regions()
+    few = RegionFeatures("1", whole.features, whole.boxes, whole.height, whole.width)
+    manifest = Manifest(
+        count=1, min_regions=3, max_regions=3, feature_width=4, dtype="float16", extractor="a", source_format="npz",
+        source="a", source_signature="s", fingerprint="0" * 64, created="then",
+    )  # fmt: skip
+    return [
+        *(encode(image, dtype) for image in (whole, few) for dtype in DTYPES),
+        encode_manifest(manifest),
+        encode_ids("1"),
+    ]
+
+
+def read_stored(content: bytes, folder: Path) -> None:
+    for reads in (partial(decode, "1"), decode_manifest, decode_ids):
+        with suppress(ValueError):  # of the reader alone, who names the file
+            reads(content)
 
 
 def uniter_seeds(folder: Path) -> list[bytes]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import feature_files as features
 import foreign
+import official_files
 import torch
 from safetensors.torch import save
 
@@ -338,4 +339,7 @@ READERS = (
         as_file("model.safetensors.index.json", read_index),
     ),
     Reader("archives", write_archives, read_archive),
+    Reader("records of stores", features.store_seeds, features.read_stored),
+    *official_files.builders(Reader),
+    *official_files.submissions(Reader),
 )

@@ -253,7 +253,10 @@ def encode_ids(ids: Iterable[str]) -> bytes:
 
 def decode_ids(value: bytes) -> list[str]:
     """The ids in a record; raises ValueError where it is damaged."""
-    return zlib.decompress(_without_checksum(value)).decode().split("\n")
+    try:
+        return zlib.decompress(_without_checksum(value)).decode().split("\n")
+    except zlib.error as error:
+        raise ValueError(f"it is no list of ids: {error}") from error
 
 
 def pack_json(content: dict[str, Any]) -> bytes:
