@@ -66,7 +66,8 @@ def check_resume(
         outcome(LOST, f"the resume ended with {resumed.status}: {resumed.last_line()}")
         return
     folder = world.folder(case)
-    beside = [path.name for path in folder.parent.iterdir() if path.name not in (folder.name, "latest")]
+    others = [path for path in folder.parent.iterdir() if path.name not in (folder.name, "latest")]
+    beside = [path.name for path in others if any(path.iterdir())]  # an empty one may be about to start, for a minute
     wrong = [*differences(whole, facts(folder)), *(f"left: {name}" for name in (*left_behind(folder), *beside))]
     outcome(LOST if wrong else SAME, ", ".join(wrong))
 

@@ -166,11 +166,12 @@ def _numbers(path: Path) -> Facts:
 
 def differences(whole: Facts, other: Facts) -> list[str]:
     """The parts that are not the same, and files that were left behind."""
-    return [
-        f"{name}: {'missing' if name not in other else 'left behind' if name not in whole else 'differs'}"
-        for name in sorted({*whole, *other})
-        if whole.get(name) != other.get(name)
-    ]
+    def said(name: str) -> str:
+        if name not in other:
+            return "missing"
+        return "left behind" if name not in whole else f"{other[name][:20]} instead of {whole[name][:20]}"
+
+    return [f"{name}: {said(name)}" for name in sorted({*whole, *other}) if whole.get(name) != other.get(name)]
 
 
 def left_behind(folder: Path) -> list[str]:

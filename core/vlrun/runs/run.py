@@ -191,7 +191,7 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
     total, per_epoch = (trainer.total_steps, trainer.mix.steps_per_epoch) if trainer else (0, 1)
     changed = run.folder.changed_code(plugins)
     write_records(run.folder, run.experiment.as_yaml(), plugins, partial(data_record, run))
-    run.folder.write_status(total_steps=total)
+    run.folder.write_status(step=run.step, total_steps=total)  # it may have been killed after its last checkpoint
     remark = None if is_new else set_damage_aside(run.folder.path)
     run.reporters.start(
         RunInfo(
