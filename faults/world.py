@@ -166,6 +166,7 @@ def _numbers(path: Path) -> Facts:
 
 def differences(whole: Facts, other: Facts) -> list[str]:
     """The parts that are not the same, and files that were left behind."""
+
     def said(name: str) -> str:
         if name not in other:
             return "missing"

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 import toy_world as toy
 
-from vlrun import DemoFiles
+from vlrun import DemoFiles, TaskConfig
 from vlrun.cli import main
 from vlrun.config.experiment import Experiment, load_experiment
 from vlrun.demo import run as demo_run
@@ -72,6 +72,17 @@ def prepare(experiment: Experiment, plugins: Plugins) -> tuple[list[str], list[s
 
 
 # --- which weights ---
+
+
+def test_parameter_groups_of_a_demo_come_after_those_of_the_file(
+    demo: Path, plugins: Plugins, runs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grouped = toy.EXPERIMENT.replace("train:\n", "train:\n  groups: [{match: 'heads.*', rate: 2}]\n")
+    (demo / "grouped.yaml").write_text(grouped)
+    monkeypatch.setattr(TaskConfig, "demo_groups", lambda self: [{"match": "*bias", "rate": 3.0}])
+    groups = tuned(demo, plugins, file="grouped.yaml").train.groups
+    assert [(group.match, group.rate) for group in groups] == [("heads.*", 2.0), ("*bias", 3.0)]
+    assert [group.rate for group in tuned(demo, plugins, "train.groups=[]").train.groups] == []
 
 
 def test_the_demo_starts_from_weights_named_after_the_pretraining(demo: Path, plugins: Plugins, runs: Any) -> None:

@@ -335,6 +335,10 @@ class TaskConfig(Config):
         """Option values with which this task runs on the demo data."""
         return {"batch_size": None}
 
+    def demo_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups (``train.groups``) without which a demo is too short for this task; by default none."""
+        return []
+
 
 class _Chosen(Config):
     """Options of what is chosen by name. One that is null is as one that is not there: records of earlier versions have

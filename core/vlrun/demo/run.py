@@ -149,6 +149,9 @@ def _values(experiment: Experiment, data: DemoData, kind: bool | str) -> dict[st
         for option, value in task.demo_overrides().items():
             values[f"tasks.{index}.{option}"] = _plain(value)
     values.update(data.overrides)
+    if groups := [group for task in experiment.tasks for group in task.demo_groups()]:
+        own = [group.model_dump(exclude_none=True) for group in experiment.train.groups]
+        values["train.groups"] = [*own, *groups]
     if not experiment.train.epochs:
         values["train.epochs"] = 0  # what only evaluates does not train in a demo either
     return values

@@ -354,6 +354,15 @@ def test_the_demo_masks_more_words(make_task: Any) -> None:
     }
 
 
+def test_the_demo_moves_the_head_of_a_sentences_topics_faster(make_task: Any) -> None:
+    config = make_task().config
+    groups = [
+        config.model_copy(update={"losses": losses, "topics": topics}).demo_groups()
+        for losses, topics in ((["topics"], "phrase"), (["topics"], "sentence"), (["words"], "sentence"))
+    ]
+    assert groups == [[], [{"match": "heads.*.topics.*", "rate": 10.0}], []]
+
+
 def test_it_answers_no_questions(make_task: Any) -> None:
     (problem,) = make_task().check_question(Question(("a dog",), ("image",)))
     assert "pre-training answers no questions" in problem
