@@ -174,11 +174,13 @@ class DatasetConfig(Config):
             ``flickr`` or another name. An image is recognised within its collection, and in others by a table of image
             identities.
         known_splits: names that ``train`` and ``evaluate`` may use; empty if they may use any.
+        pictures_from: which pictures, and where they are published, for a message; empty if nothing is known.
     """
 
     demo_dataset: ClassVar[str | None] = None
     image_collection: ClassVar[str | None] = None
     known_splits: ClassVar[tuple[str, ...]] = ()
+    pictures_from: ClassVar[str] = ""
 
     name: str
     annotations: DataPath = Field(description="folder with one JSON-lines file per split, from `runner data build`")
@@ -257,7 +259,8 @@ class DatasetConfig(Config):
 
     def pictures_remedy(self) -> list[str]:
         """Lines that say the same about the pictures."""
-        return [f"put the JPEG or PNG files of the images into {self.pictures}, named by their image ids"]
+        put = f"put JPEG or PNG files into {self.pictures} or folders in it, named by their image ids"
+        return [f"get {self.pictures_from}, and {put}" if self.pictures_from else put]
 
     def features_command(self, feature_format: str, *sources: str, extractor: str = "", boxes: str = "") -> str:
         """The command that makes the store of files, for hints; with what made them, so that every run can compare."""

@@ -19,6 +19,7 @@ class GqaDatasetConfig(DatasetConfig):
 
     image_collection = "visual-genome"
     known_splits = SPLITS
+    pictures_from = "GQA's images (https://cs.stanford.edu/people/dorarad/gqa/download.html)"
 
     def annotations_remedy(self) -> list[str]:
         """What to download, and the commands that make our files from it."""

@@ -18,6 +18,7 @@ class Nlvr2Config(DatasetConfig):
     """NLVR2: train, dev, test1 (test-P) and test2 (test-U)."""
 
     known_splits = tuple(PUBLISHED_SIZES)
+    pictures_from = f"NLVR2's images, for which its authors have a form ({REPOSITORY}/tree/master/nlvr2)"
 
     def annotations_remedy(self) -> list[str]:
         """What to download, and the commands that make our files from it."""

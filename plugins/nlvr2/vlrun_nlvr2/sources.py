@@ -8,7 +8,7 @@ from dataclasses import dataclass
 REPOSITORY = "https://github.com/lil-lab/nlvr"
 LXMERT_REPOSITORY = "https://github.com/airsplay/lxmert"
 
-OBTAIN = f"Clone {REPOSITORY}; the annotations are in nlvr2/data. The images are not needed, only region features"
+OBTAIN = f"Clone {REPOSITORY}; the annotations are in nlvr2/data"
 
 # test1 is also called test-P, public; test2 test-U, unreleased until 2022. Counted in the files, except train, whose
 # size is the paper's (Suhr et al. 2019). So the builder remarks on a difference and does not stop.

@@ -194,6 +194,7 @@ class CocoRetrievalConfig(KarpathyConfig):
 
     collection = COCO
     known_splits = tuple(COCO.images)
+    pictures_from = "train2014 and val2014 of COCO (https://cocodataset.org/#download)"
 
     def features_remedy(self) -> list[str]:
         """Which features fit, and the command that imports them."""
@@ -211,6 +212,9 @@ class Flickr30kConfig(KarpathyConfig):
     collection = FLICKR30K
     image_collection = "flickr"
     known_splits = tuple(FLICKR30K.images)
+    pictures_from = (
+        "Flickr30k's images, for which its authors have a form (https://shannon.cs.illinois.edu/DenotationGraph)"
+    )
 
     def features_remedy(self) -> list[str]:
         """Which features fit, and the commands that import them."""

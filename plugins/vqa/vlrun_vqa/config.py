@@ -31,6 +31,7 @@ class VqaV2Config(DatasetConfig):
     """VQA v2: train, val, test, test-dev of the official files; minival and nominival are LXMERT's parts of val."""
 
     known_splits = tuple(SPLIT_SIZES)
+    pictures_from = "train2014, val2014 and test2015 of COCO (https://cocodataset.org/#download)"
 
     def annotations_remedy(self) -> list[str]:
         """What to download, and the commands that make our files from it."""

@@ -109,6 +109,14 @@ def test_missing_files_come_with_the_commands_that_make_them(make_config: Callab
     assert "--extractor bua-caffe --boxes 36\n" in files["store"]
 
 
+def test_a_backbone_that_looks_needs_the_pictures_and_no_features(make_config: Any) -> None:
+    files = make_config(pictures=Path("/pictures/nlvr2")).required_files(pictures=True)
+
+    assert [file.path.name for file in files] == ["train.jsonl", "dev.jsonl", "nlvr2"]
+    assert "its authors have a form (https://github.com/lil-lab/nlvr" in files[-1].remedy
+    assert "into /pictures/nlvr2 or folders in it, named by their image ids" in files[-1].remedy
+
+
 def test_the_plugin_module_imports_neither_torch_nor_numpy() -> None:
     check = (
         "import sys, vlrun_nlvr2.plugin as p; p.vlrun_datasets(); p.vlrun_submissions(); "
