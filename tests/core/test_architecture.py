@@ -90,7 +90,7 @@ def test_the_experiments_that_ship_are_complete() -> None:
     pretraining = {"demo_pretrain_rosita", "demo_pretrain_lxmert_s", "demo_pretrain_lxmert", "lxmert_pretrain"}
     pretraining |= {"rosita_pretrain"}
     stages = {f"lxmert_s_pretrain_{stage}" for stage in ("1_word", "2_phrase", "3_sentence")}
-    of_transformers = {"vilt_vqa", "clip_itr_flickr"}
+    of_transformers = {"vilt_vqa", "vilt_nlvr2", "clip_itr_flickr", "clip_zero_shot_flickr", "demo_pretrain_clip"}
     ours = answering | as_published | grounding | joint | retrieval | zero_shot | pretraining | stages
     assert names == ours | of_transformers
 

@@ -177,8 +177,15 @@ class ClipConfig(_OnTheHub):
         """The square in the middle, after the shorter side is scaled to it."""
         return PictureShape(self.sizes.image_size, crop=True)
 
+    def weights_remedy(self) -> list[str]:
+        """The command that imports the authors' network of this size."""
+        sizes, usual = self.sizes, self.known_sizes[self.size]
+        side = "" if sizes.image_size == usual.image_size else f"-{sizes.image_size}"
+        repository = f"hf:openai/clip-vit-{self.size}-patch{sizes.patch_size}{side}"
+        return [f"runner weights import --from {self.name} {repository} {self.weights}"]
+
     def required_files(self) -> list[RequiredFile]:
-        """Its own tokeniser, which is another one than BERT's."""
+        """Its own tokeniser, which is another one than BERT's, and the same for all sizes."""
         repository = self.weights_file.removeprefix("hf:")
         file = RequiredFile(
             self.vocabulary,

@@ -139,6 +139,20 @@ def vlrun_downloads() -> list[Download]:
             manual_steps=("runner weights import --from vilt hf:dandelin/vilt-b32-mlm weights/vilt-b32.safetensors",),
         ),
         Download(
+            name="clip-vit-l14-336",
+            summary="CLIP ViT-L/14 for pictures of 336 pixels, pre-trained",
+            kind="weights",
+            makes="clip-vit-l14-336.safetensors",
+            source="clip",
+            recognised=("clip-vit-large-patch14-336/pytorch_model.bin",),
+            page="https://huggingface.co/openai/clip-vit-large-patch14-336",
+            licence="MIT (https://github.com/openai/CLIP)",
+            manual_steps=(
+                "runner weights import --from clip hf:openai/clip-vit-large-patch14-336 "
+                "weights/clip-vit-l14-336.safetensors",
+            ),
+        ),
+        Download(
             name="clip-vit-b32",
             summary="CLIP ViT-B/32, pre-trained",
             kind="weights",

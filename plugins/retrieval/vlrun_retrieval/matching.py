@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import tanh
 from typing import Any
 
@@ -27,7 +28,7 @@ from vlrun import (
     Task,
 )
 from vlrun_retrieval.bench import measured
-from vlrun_retrieval.candidates import SplitPools
+from vlrun_retrieval.candidates import CandidatePool, SplitPools
 from vlrun_retrieval.cases import query_cases
 from vlrun_retrieval.config import MatchingConfig, RerankConfig
 from vlrun_retrieval.head import PairMatcher
@@ -77,6 +78,16 @@ class MatchingTask(Task[Any]):
     def check_sample(self, matched: NDArray[np.float32], mismatched: NDArray[np.float32]) -> None:
         """Looks at the scores (n,) of some texts with their own image, and with another one, before all are scored."""
 
+    def worded(self, text: str) -> str:
+        """A text as the model reads it."""
+        return text
+
+    def scored_pool(self, dataset: Dataset[Any]) -> CandidatePool:
+        """What competes in a dataset, with the texts as the model reads them."""
+        pool = self.pools.pool(dataset)
+        texts = tuple(map(self.worded, pool.texts))
+        return pool if texts == pool.texts else replace(pool, texts=texts)
+
     def check_splits(self, datasets: Mapping[str, Dataset[Any]]) -> None:
         """Refuses a split that a protocol is not defined for, or of which the first stage lacks images or texts.
 
@@ -125,7 +136,7 @@ class MatchingTask(Task[Any]):
         part, rerank = self.evaluated_part(dataset, final=final), self.first_stage(final=final)
         evaluation = PoolEvaluation(
             split=split,
-            pool=self.pools.pool(part),
+            pool=self.scored_pool(part),
             config=self.config,
             rerank=rerank,
             final=final,
@@ -138,7 +149,7 @@ class MatchingTask(Task[Any]):
 
     def measure(self, run: RunView, by_turns: ByTurns) -> list[Measurement]:
         """How fast pairs of the first split are scored."""
-        pool = self.pools.pool(next(iter(run.datasets.values())))
+        pool = self.scored_pool(next(iter(run.datasets.values())))
         return measured(run, pool, self.config, self.pair_scores, by_turns)
 
     def evaluated_part(self, dataset: Dataset[Any], *, final: bool) -> Dataset[Any]:
@@ -193,7 +204,7 @@ class MatchingTask(Task[Any]):
         texts, images = question.texts, question.image_ids
         scores: list[float] = []
         with scorer.at_work(max(len(texts), len(images))):
-            encoded = scorer.encoded(texts, images[0])
+            encoded = scorer.encoded([self.worded(text) for text in texts], images[0])
             for start in range(0, max(len(texts), len(images)), _ASKED_AT_ONCE):
                 rows = slice(start, start + _ASKED_AT_ONCE)
                 some_texts = np.arange(len(texts))[rows] if len(texts) > 1 else np.zeros(1, np.int64)

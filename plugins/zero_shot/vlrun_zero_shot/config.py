@@ -20,6 +20,10 @@ class ZeroShotConfig(MatchingConfig):
         "than half of them must match their own better",
     )
 
+    prompt: str = Field("", description="words before each text, as CLIP's 'a photo of'; empty: the text alone")
+
     def demo_overrides(self) -> dict[str, Any]:
-        """More texts: what a tiny model has learned in minutes shows in a larger sample only."""
-        return {**super().demo_overrides(), "check_pairs": 256}
+        """More texts: what a tiny model has learned in minutes shows in a larger sample only. And no prompt, which it
+        never met.
+        """
+        return {**super().demo_overrides(), "check_pairs": 256, "prompt": ""}

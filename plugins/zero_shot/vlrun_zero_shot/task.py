@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlrun import CheckpointError, ConfigError, Dataset, Encoding, Example, RegionBatch
+from vlrun import CheckpointError, ConfigError, Dataset, Encoding, Example, Pair, RegionBatch
 from vlrun.blocks.sign_test import is_conclusive, wins_needed
 from vlrun_retrieval.matching import MATCH, MatchingTask
 from vlrun_zero_shot.config import ZeroShotConfig
@@ -32,6 +33,10 @@ class ZeroShotTask(MatchingTask):
         """
         raise self._refusal()
 
+    def pairs(self, example: Example[Any], rng: np.random.Generator) -> list[Pair]:
+        """The prompted text with its image."""
+        return super().pairs(replace(example, text=self.worded(example.text)), rng)
+
     def collate(
         self, examples: Sequence[Example[Any]], regions: RegionBatch, encoding: Encoding
     ) -> Mapping[str, Tensor]:
@@ -46,10 +51,16 @@ class ZeroShotTask(MatchingTask):
         """Refuses, as ``start_training`` does."""
         raise self._refusal()
 
+    def worded(self, text: str) -> str:
+        """The text behind the prompt."""
+        return f"{self.config.prompt} {text}" if self.config.prompt else text
+
     def protocol(self) -> Mapping[str, str]:
-        """Also what a match is taken to be, and that nothing was trained on the target set."""
+        """Also what a match is taken to be, the prompt, and that nothing was trained on the target set."""
+        prompt = {"prompt": self.config.prompt} if self.config.prompt else {}
         return {
             **super().protocol(),
+            **prompt,
             "match index": f"class {MATCH} of the backbone's matching head",
             "training on the target set": "none in this run",
         }

@@ -59,6 +59,19 @@ def test_it_says_which_class_means_match_and_that_nothing_was_trained(make_task:
     }
 
 
+def test_the_prompt_stands_before_each_text_and_in_each_score(make_task: Any) -> None:
+    class Split(list[Any]):
+        split = "test"
+
+    task, example = make_task(prompt="a photo of"), Example("7", "two dogs", ("image",))
+
+    assert task.scored_pool(Split([example])).texts == ("a photo of two dogs",)
+    assert [pair.text for pair in task.pairs(example, np.random.default_rng(0))] == ["a photo of two dogs"]
+    assert task.protocol()["prompt"] == "a photo of"
+    assert task.config.demo_overrides()["prompt"] == ""
+    assert make_task().scored_pool(Split([example])).texts == ("two dogs",)
+
+
 def test_class_1_is_a_match(make_task: Any) -> None:
     logits = torch.tensor([[0.5, 2.0], [3.0, 2.5]])
     assert make_task().pair_scores(logits).tolist() == [1.5, -0.5]
