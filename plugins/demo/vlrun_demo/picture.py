@@ -53,7 +53,7 @@ def draw(scene: Scene, boxes: Sequence[Box] = ()) -> Image.Image:
         drawn, mask = _drawn(thing)
         left, top = (round(number * _SMOOTH) for number in thing.box[:2])
         picture.paste(drawn, (left, top), mask)
-    picture = picture.resize((scene.width, scene.height), Image.Resampling.BOX)
+    picture = picture.reduce(_SMOOTH)
     for box in boxes:
         ImageDraw.Draw(picture).rectangle(box, outline=(255, 0, 255), width=2)
     return picture
