@@ -53,7 +53,7 @@ class ViltConfig(_OnTheHub):
 
     known_sizes: ClassVar[Mapping[str, ViltSizes]] = {
         "base": ViltSizes(768, 12, 12, 3072, 40, 384, 32),  # ViLT-B/32 of the paper
-        "tiny": ViltSizes(128, 2, 4, 512, 40, 96, 32),  # for tests and --demo: 12 patches of a picture
+        "tiny": ViltSizes(128, 2, 4, 512, 40, 24, 8),  # for tests and --demo: 12 patches of a picture
     }
     weights_file: ClassVar[str] = "hf:dandelin/vilt-b32-mlm"
     weights_page: ClassVar[str] = "https://huggingface.co/dandelin/vilt-b32-mlm"
@@ -73,6 +73,12 @@ class ViltConfig(_OnTheHub):
         description="shorter side of scaled pictures; the table of positions is for squares of this side",
     )
     patch_size: PositiveInt | None = Field(None, le=10_000, description="side of a patch in pixels")
+    mean_pixel: float = Field(
+        0.0,
+        ge=-1,
+        le=1,
+        description="how light pictures are, from -1 for black to 1: where patches start that have no imported weights",
+    )
 
     @model_validator(mode="after")
     def _patches_divide_the_picture(self) -> ViltConfig:
@@ -95,6 +101,11 @@ class ViltConfig(_OnTheHub):
         if options is None or table is None:
             return None
         return {**options, "image_size": isqrt(table[1] - 1) * options["patch_size"]}
+
+    @classmethod
+    def demo_overrides(cls, files: DemoFiles) -> dict[str, Any]:
+        """Also that pictures are drawn on a light ground, of which there is more than of anything else."""
+        return {**super().demo_overrides(files), "mean_pixel": 0.7}
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,13 @@ class Vilt(Backbone):
     unused_weights = ("mlm_score",)
     depth_options: ClassVar[Mapping[str, str]] = {"vilt.encoder.layer": "num_layers"}
 
-    def __init__(self, tokenizer: TextTokenizer, config: transformers.ViltConfig) -> None:
+    def __init__(self, tokenizer: TextTokenizer, config: transformers.ViltConfig, mean_pixel: float = 0.0) -> None:
+        """Builds the network, with random weights.
+
+        Args:
+            mean_pixel: of pictures, in [-1, 1]. A patch of such pixels starts as 0. Otherwise all patches of light
+                pictures start as nearly the same vector, and the norm of the first layer hides what is left of light.
+        """
         super().__init__()
         self.wordpiece, self.vocabulary_hash = tokenizer, tokenizer.hash
         self.hidden_size: int = config.hidden_size
@@ -57,6 +63,8 @@ class Vilt(Backbone):
         tables = (embeddings.cls_token, embeddings.position_embeddings, embeddings.patch_embeddings.projection.weight)
         for table in tables:
             nn.init.normal_(table, std=initial_std(self.hidden_size))
+        layer = embeddings.patch_embeddings.projection
+        layer.bias.data = -mean_pixel * layer.weight.data.sum(dim=(1, 2, 3))
 
     @classmethod
     def from_config(cls, config: ViltConfig) -> Vilt:
@@ -73,6 +81,7 @@ class Vilt(Backbone):
                 patch_size=sizes.patch_size,
                 modality_type_vocab_size=_KINDS,
             ),
+            config.mean_pixel,
         )
 
     def pair_encoder(self, max_text_tokens: int) -> PairEncoder:

@@ -107,6 +107,17 @@ def test_the_second_image_is_told_from_the_first(vilt: Vilt) -> None:
     assert not torch.allclose(first, second, atol=1e-3)
 
 
+def test_patches_of_a_picture_of_the_mean_start_as_nothing(
+    wordpiece: WordPiece, config: transformers.ViltConfig
+) -> None:
+    light = 204  # (204 / 255 - 0.5) / 0.5 = 0.6
+    layer = Vilt(wordpiece, config, mean_pixel=0.6).vilt.embeddings.patch_embeddings.projection
+    with torch.inference_mode():
+        mean, other = (layer(torch.full((1, 3, 8, 8), level / 127.5 - 1)) for level in (light, 250))
+    assert mean.abs().max() < TOLERANCE
+    assert other.abs().max() > 0.1
+
+
 def test_weights_of_a_class_with_heads_fill_the_network(vilt: Vilt, config: transformers.ViltConfig) -> None:
     config.modality_type_vocab_size = 2
     theirs = transformers.ViltForImageAndTextRetrieval(config)
