@@ -179,3 +179,18 @@ def test_a_signal_when_all_is_done_does_not_change_the_status() -> None:
 def test_a_signal_that_nothing_handles_ends_with_a_status_and_a_message(number: signal.Signals) -> None:
     done = _ended(f"os.kill(os.getpid(), {int(number)})")
     assert (done.returncode, done.stderr) == (StoppedOnRequest.exit_status, "stopped on request\n")
+
+
+def test_a_signal_in_the_middle_of_an_import_leaves_the_status_as_it_is() -> None:
+    """Python would end by SIGINT, because imports are full of ``exec``, which it does not like to be interrupted."""
+    interrupted = """
+    import vlrun.engine.stopping as stopping
+    try:
+        with stopping.stop_at_once_on_signals():
+            exec("os.kill(os.getpid(), signal.SIGTERM)")
+    except stopping.StoppedOnRequest as stopped:
+        return stopped.exit_status"""
+    done = _ended(interrupted)
+    assert (done.returncode, done.stderr) == (StoppedOnRequest.exit_status, "")
+    done = _ended("\n    try: exec('os.kill(os.getpid(), signal.SIGINT)')\n    except KeyboardInterrupt: pass")
+    assert done.returncode == 7

@@ -23,8 +23,9 @@ _NO_WINDOWS = "vlrun runs on Linux and macOS, not on Windows: use it in WSL 2 (i
 
 def runner() -> int:
     """The verb that this process was started for; no stop signal ends a run in silence, to the last moment."""
-    from vlrun.engine.stopping import ignore_stop_signals, leave_on_signals
+    from vlrun.engine.stopping import ignore_stop_signals, interrupt_on_ctrl_c, leave_on_signals
 
+    interrupt_on_ctrl_c()
     if sys.argv[1:2] == ["run"]:  # others can be ended by signals as any program
         leave_on_signals()
     try:

@@ -24,6 +24,14 @@ STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SI
 _STOPPED_EARLY = "stopped on request before the run began"
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or another signal that means now.
+
+    A plain KeyboardInterrupt that leaves an ``exec`` or ``eval``, which imports are full of, makes Python end the
+    process by SIGINT at last, even if it was handled.
+    """
+
+
 class StopRequest:
     """Set by SIGTERM, SIGUSR1 (batch systems send it before the time is up) or the first Ctrl-C.
 
@@ -42,10 +50,10 @@ class StopRequest:
     def receive(self, number: int, _: FrameType | None) -> None:
         """Handles a signal."""
         if self.signal is signal.SIGINT and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C means now
+            raise Interrupted  # a second Ctrl-C means now
         self.signal = signal.Signals(number)
         if self.at_once:
-            raise KeyboardInterrupt
+            raise Interrupted
 
 
 @contextmanager
@@ -152,8 +160,17 @@ def leave_on_signals() -> None:
         os._exit(StoppedOnRequest.exit_status)
 
     for number in STOP_SIGNALS:
-        if number != signal.SIGINT:  # that is KeyboardInterrupt
+        if number != signal.SIGINT:
             signal.signal(number, leave)
+
+
+def interrupt_on_ctrl_c() -> None:
+    """From now on Ctrl-C raises ``Interrupted``, where nothing else handles it."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise Interrupted
+
+    signal.signal(signal.SIGINT, interrupt)
 
 
 def ignore_stop_signals() -> None:
