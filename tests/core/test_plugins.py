@@ -13,6 +13,7 @@ import pytest
 from toy_world import EXPERIMENT
 
 from vlrun.cli import main
+from vlrun.config.components import check_references
 from vlrun.config.experiment import load_experiment
 from vlrun.errors import ConfigError, PluginError
 from vlrun.plugins.code import code_of_plugins
@@ -125,6 +126,20 @@ def test_two_plugins_with_demo_data_of_one_dataset_clash(install: Install, capsy
     assert "! demo source 'hens' is also offered by vlrun-two 1.0" in printed
     assert "! demo source 'hens' is also offered by vlrun-one 1.0" in printed
     assert "hens" not in create_plugins().demo_sources()
+
+
+@pytest.mark.parametrize(
+    ("needs", "status"),
+    [("vlrun_moon", "ok"), ("vlrun.moon", "broken"), ("vlrun_one_demo.moon", "broken")],
+    ids=["the world", "no public module", "no module of its own"],
+)
+def test_a_writer_of_demo_data_may_need_a_world_that_is_not_installed(
+    install: Install, tmp_path: Path, needs: str, status: str
+) -> None:
+    install("vlrun-one", DEMO.format(writer="vlrun_one_demo:write").replace('"world"', '"moon"'))
+    (tmp_path / "site-packages" / "vlrun_one_demo.py").write_text(f"import {needs}\n\n\ndef write(): ...\n")
+    check_references(plugins := create_plugins())
+    assert record_of(plugins, "vlrun-one").status == status
 
 
 def test_the_hash_of_a_plugin_changes_with_its_files_alone(install: Install, tmp_path: Path) -> None:

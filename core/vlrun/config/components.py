@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,7 +20,7 @@ from vlrun.config.base import (
 )
 from vlrun.config.callbacks import CallbackConfig
 from vlrun.errors import PluginError
-from vlrun.plugins.entries import Command, Declaration, Entry
+from vlrun.plugins.entries import Command, Declaration, DemoSource, Entry
 from vlrun.plugins.manager import Plugins
 
 _BASES: dict[str, type[Config]] = {
@@ -54,20 +55,35 @@ def config_base(kind: str) -> type[Any]:
 
 def check_references(plugins: Plugins) -> None:
     """Imports everything that plugins name in their declarations, and marks a plugin with a wrong path as broken."""
+    worlds = plugins.demo_data()
     for record, kind, item in plugins.offers():
-        for problem in _problems(kind, item):
+        for problem in _problems(kind, item, worlds):
             record.fail("broken", problem)
 
 
-def _problems(kind: str, item: Any) -> list[str]:
+def _problems(kind: str, item: Any, worlds: Container[str]) -> list[str]:
     problems = []
     for part in (item, *getattr(item, "builders", ())):
         for attribute in part.named_paths():
             try:
                 _check(kind, part, attribute)
             except PluginError as error:
-                problems.append(str(error))
+                if not _needs_a_world(part, attribute, error, worlds):
+                    problems.append(str(error))
     return list(dict.fromkeys(problems))
+
+
+def _needs_a_world(item: Declaration, attribute: str, error: PluginError, worlds: Container[str]) -> bool:
+    """Whether what writes demo data lacks no more than its world, without which nobody asks for them."""
+    if not isinstance(item, DemoSource) or item.provider in worlds:
+        return False
+    lacking, own = error.__cause__, getattr(item, attribute)
+    return isinstance(lacking, ModuleNotFoundError) and _package(lacking.name or own) not in ("vlrun", _package(own))
+
+
+def _package(path: str) -> str:
+    """The first word of a path to code."""
+    return path.partition(":")[0].partition(".")[0]
 
 
 def _check(kind: str, item: Declaration, attribute: str) -> None:
