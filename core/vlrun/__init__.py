@@ -63,7 +63,14 @@ if TYPE_CHECKING:
     from vlrun.interfaces.callback import Callback
     from vlrun.interfaces.cases import Case, View
     from vlrun.interfaces.dataset import Dataset
-    from vlrun.interfaces.demo_provider import DemoFiles, DemoImage, DemoObject, DemoProvider, DemoRelation
+    from vlrun.interfaces.demo_provider import (
+        DemoFiles,
+        DemoImage,
+        DemoImageRequest,
+        DemoObject,
+        DemoProvider,
+        DemoRelation,
+    )
     from vlrun.interfaces.detector import Detector
     from vlrun.interfaces.examples import (
         Answers,
@@ -112,6 +119,7 @@ _HOMES = {
     "DatasetConfig": "config.base",
     "DemoFiles": "interfaces.demo_provider",
     "DemoImage": "interfaces.demo_provider",
+    "DemoImageRequest": "interfaces.demo_provider",
     "DemoObject": "interfaces.demo_provider",
     "DemoProvider": "interfaces.demo_provider",
     "DemoRelation": "interfaces.demo_provider",
@@ -217,6 +225,7 @@ __all__ = [
     "DemoEntry",
     "DemoFiles",
     "DemoImage",
+    "DemoImageRequest",
     "DemoObject",
     "DemoProvider",
     "DemoRelation",

@@ -45,14 +45,25 @@ def test_the_core_imports_no_plugin_and_names_none() -> None:
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
 def test_a_plugin_imports_only_plugins_that_it_declares_and_nothing_private(plugin: Path) -> None:
-    needed = tomllib.loads((plugin / "pyproject.toml").read_text())["project"]["dependencies"]
-    declared = {line.partition(">")[0].replace("-", "_") for line in needed}
-    others = {package_of(other) for other in PLUGINS if other != plugin} - declared
+    project = tomllib.loads((plugin / "pyproject.toml").read_text())["project"]
     for path in plugin.rglob("*.py"):
+        is_demo = "demo" in path.relative_to(plugin / package_of(plugin)).with_suffix("").parts
+        needed = [
+            *project["dependencies"],
+            *(project.get("optional-dependencies", {}).get("demo", []) if is_demo else []),
+        ]
+        declared = {line.partition(">")[0].replace("-", "_") for line in needed}
+        others = {package_of(other) for other in PLUGINS if other != plugin} - declared
         for module, name in imports_of(path):
             assert module.split(".")[0] not in others, f"{path} imports {module}"
             if module.split(".")[0] == "vlrun":
                 assert not name.startswith("_"), f"{path} imports the private {module}.{name}"
+            if is_demo and module.split(".")[0] == "vlrun_demo":
+                assert module in ("vlrun_demo.language", "vlrun_demo.coco"), f"{path} imports the private {module}"
+            if not is_demo:
+                assert not module.startswith(f"{package_of(plugin)}.demo"), (
+                    f"{path} needs what only demos have: {module}"
+                )
 
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)

@@ -6,12 +6,13 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from toy_demo import NUM_IMAGES, Seen, ToyPlugins, ToyProvider, builder_of, source
+from toy_demo import NUM_IMAGES, Painter, Seen, ToyPlugins, ToyProvider, builder_of, source
 
 from vlrun import DataError, PluginError, RegionFeatureStore
 from vlrun.blocks.object_tags import read_class_names
@@ -101,7 +102,7 @@ def test_regions_are_detected_in_pictures_where_that_is_wanted(tmp_path: Path) -
 
 def test_a_picture_that_the_detector_cannot_use_ends_the_preparation(tmp_path: Path) -> None:
     class Blurred(Seen):
-        def write_all_pictures(self, image_set: str, folder: Path) -> None:
+        def write_all_pictures(self, images: Sequence[Any], folder: Path) -> None:
             (folder / "a.png").write_text("1")
             (folder / "b.png").write_text("damaged")
 
@@ -140,6 +141,34 @@ def test_images_that_the_world_does_not_have_are_named(tmp_path: Path) -> None:
         prepare_demo(plugins, ["animals"], cache=tmp_path)
 
 
+def test_a_plugin_brings_images_of_its_own(tmp_path: Path) -> None:
+    provider = Painter(tmp_path / "calls")
+    own = {"image_set": "sea", "images": "toy_demo:ask_for_whales"}
+    plugins = ToyPlugins(provider, sources=[source("animals", **own), source("plants", **own), source("stones")])
+    data = prepare_demo(plugins, ["animals", "plants", "stones"], cache=tmp_path).datasets
+
+    assert sorted(provider.calls()) == sorted(
+        ["vocabulary", "made:whales", *(f"annotations:{name}" for name in data), "features:whales", "features:zoo"]
+    )
+    assert data["animals"].features == data["plants"].features != data["stones"].features
+    assert data["animals"].features.name.startswith("sea-"), "it changes with the code that asks for the images"
+
+
+def test_one_name_for_two_sets_of_images_is_refused(tmp_path: Path) -> None:
+    sources = [
+        source(name, image_set="sea", images=f"toy_demo:ask_for_{what}")
+        for name, what in {"animals": "whales", "plants": "sharks"}.items()
+    ]
+    with pytest.raises(PluginError, match="demo data of 'animals' and 'plants' mean different images by 'sea'"):
+        prepare_demo(ToyPlugins(Painter(tmp_path), sources=sources), ["animals", "plants"], cache=tmp_path)
+
+
+def test_a_world_that_makes_no_images_says_so(provider: ToyProvider, tmp_path: Path) -> None:
+    plugins = ToyPlugins(provider, sources=[source("animals", image_set="sea", images="toy_demo:ask_for_whales")])
+    with pytest.raises(PluginError, match="demo data 'toys' makes no images for others"):
+        prepare_demo(plugins, ["animals"], cache=tmp_path)
+
+
 def test_a_missing_builder_is_named(provider: ToyProvider, tmp_path: Path) -> None:
     plugins = ToyPlugins(provider, builders=(builder_of("build", source="rosita"),))
 
@@ -172,13 +201,13 @@ def test_a_failed_part_leaves_nothing_behind(provider: ToyProvider, tmp_path: Pa
 class _Slow(ToyProvider):
     """Stops half way through a part and waits for the end."""
 
-    def write_features(self, image_set: str, folder: Path) -> None:
+    def write_features(self, images: Sequence[Any], folder: Path) -> None:
         (folder / "img0.jpg.npz").write_bytes(b"half of a file")
         self.note("half")
         if self.calls().count("half") == 1:
             time.sleep(60)
         (folder / "img0.jpg.npz").unlink()
-        super().write_features(image_set, folder)
+        super().write_features(images, folder)
 
 
 def _prepare(provider: ToyProvider, cache: Path) -> None:

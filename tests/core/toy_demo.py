@@ -52,8 +52,8 @@ class ToyProvider(DemoProvider):
     def images(self, image_set: str) -> Sequence[Any]:
         return [self, image_set]
 
-    def write_features(self, image_set: str, folder: Path) -> None:
-        self.note(f"features:{image_set}")
+    def write_features(self, images: Sequence[Any], folder: Path) -> None:
+        self.note(f"features:{images[1]}")
         for index in range(NUM_IMAGES):
             boxes = np.array([[0, 0, 5, 5], [1, 1, 9, 9]], np.float32)
             np.savez(folder / f"img{index}.jpg.npz", x=np.ones((2, 3), np.float32), boxes=boxes, image_h=10, image_w=10)
@@ -63,8 +63,7 @@ class ToyProvider(DemoProvider):
 
 
 def write_official(dataset: str, folder: Path, images: Sequence[Any]) -> None:
-    provider, image_set = images
-    assert image_set == "zoo"
+    provider, _ = images
     provider.note(f"annotations:{dataset}")
     (folder / "official.txt").write_text(f"{dataset}\n")
 
@@ -115,13 +114,30 @@ class ToyPlugins:
         return {found.name: found for found in vlrun_feature_formats()}
 
 
+def ask_for_whales() -> list[str]:
+    return ["whales"]
+
+
+def ask_for_sharks() -> list[str]:
+    return ["sharks"]
+
+
+class Painter(ToyProvider):
+    """Makes images for others."""
+
+    def make_images(self, wanted: Sequence[Any]) -> Sequence[Any]:
+        (what,) = wanted
+        self.note(f"made:{what}")
+        return [self, what]
+
+
 class Seen(ToyProvider):
     """It has a detector, and draws what that one reads: a number."""
 
     detector = "eyes"
 
-    def write_all_pictures(self, image_set: str, folder: Path) -> None:
-        self.note(f"all-pictures:{image_set}")
+    def write_all_pictures(self, images: Sequence[Any], folder: Path) -> None:
+        self.note(f"all-pictures:{images[1]}")
         for index in range(NUM_IMAGES):
             (folder / f"img{index}.png").write_text(str(index))
 

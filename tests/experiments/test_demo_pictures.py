@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("from_pictures")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLRUN_CACHE", str(place / "cache"))
-        patch.setattr(world, "SPLIT_SIZES", {"train": 24, "val": 6, "testA": 6, "testB": 6})
+        few = [replace(run, size=24 if run.split == "train" else 6) for run in world._RUNS[world.COCO]]
+        patch.setitem(world._RUNS, world.COCO, few)
         options = [
             "--output",
             str(place),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlrun.errors import DataError, PluginError, first_few
 from vlrun.files import made_whole, open_itself, write_text
-from vlrun.interfaces.demo_provider import DemoFiles, DemoProvider
+from vlrun.interfaces.demo_provider import DemoFiles, DemoImage, DemoProvider
 from vlrun.plugins.code import code_hash
 
 if TYPE_CHECKING:
@@ -121,8 +121,12 @@ def demo_of(plugins: Plugins, datasets: Sequence[str]) -> tuple[DemoProvider, li
     if wanted[0] not in worlds:
         raise PluginError(f"demo data of {', '.join(names)}: {plugins.why_missing('demo data', wanted[0])}")
     provider = worlds[wanted[0]].make_provider()
+    first: dict[str, DemoSource] = {}
     for source in sources:
-        if source.image_set not in provider.image_sets:
+        if (other := first.setdefault(source.image_set, source)).images != source.images:
+            both = f"'{other.name}' and '{source.name}'"
+            raise PluginError(f"the demo data of {both} mean different images by '{source.image_set}'")
+        if source.images is None and source.image_set not in provider.image_sets:
             raise PluginError(
                 f"{source.plugin}: the demo data of '{source.name}' are about images '{source.image_set}', which demo "
                 f"data '{provider.name}' does not have (found: {', '.join(provider.image_sets)})"
@@ -147,6 +151,7 @@ class _Preparation:
         self.provider = provider
         self.sources = sources
         self.builders = {source.name: self.builder(source) for source in sources}
+        self.known_images: dict[str, Sequence[DemoImage]] = {}
         self.say = say
         self.from_pictures = from_pictures
         self.reads_pictures = reads_pictures
@@ -176,17 +181,23 @@ class _Preparation:
                 self.class_names if provider.class_names else None,
             ),
             {
-                source.name: DemoDataset(
-                    self.annotations(source), self.features(source.image_set), self.pictures(source.image_set)
-                )
+                source.name: DemoDataset(self.annotations(source), self.features(image_set), self.pictures(image_set))
                 for source in self.sources
+                for image_set in [self.image_set(source)]
             },
         )
 
     def annotations(self, source: DemoSource) -> Path:
         """Its name changes with the code that writes the official files, and with the code that reads them."""
-        code = code_hash([source.writer, self.builders[source.name].function], core=())
+        paths = (source.writer, source.images, self.builders[source.name].function)
+        code = code_hash([path for path in paths if path is not None], core=())
         return self.root / "annotations" / f"{source.name}-{code}"
+
+    def image_set(self, source: DemoSource) -> str:
+        """Name of its folders, which changes with the code that asks for the images if the world has them not."""
+        if source.images is None:
+            return source.image_set
+        return f"{source.image_set}-{code_hash([source.images], core=())}"
 
     def features(self, image_set: str) -> Path:
         if not self.from_pictures:
@@ -209,21 +220,21 @@ class _Preparation:
         for source in self.sources:
             built = self.annotations(source)
             files = sources / built.name
-            yield files, _in_folder(partial(self.write, source))
+            yield files, _in_folder(partial(self.write_texts, source))
             yield built, _in_folder(partial(self.builders[source.name].build, files))
-        for image_set in dict.fromkeys(source.image_set for source in self.sources):
+        for image_set, source in {self.image_set(source): source for source in self.sources}.items():
             if self.from_pictures or self.reads_pictures:
                 pictures = self.all_pictures(image_set)
-                yield pictures, _in_folder(partial(provider.write_all_pictures, image_set))
+                yield pictures, _in_folder(partial(self.write_images, provider.write_all_pictures, source))
             if self.reads_pictures:
                 continue
             if self.from_pictures:
                 yield self.features(image_set), partial(self.detect, pictures)
             else:
                 files = sources / f"{image_set}-features"
-                yield files, _in_folder(partial(provider.write_features, image_set))
+                yield files, _in_folder(partial(self.write_images, provider.write_features, source))
                 yield self.features(image_set), partial(self.build_store, files)
-            yield self.pictures(image_set), _in_folder(partial(provider.write_pictures, image_set))
+            yield self.pictures(image_set), _in_folder(partial(self.write_images, provider.write_pictures, source))
 
     def make(self, parts: Sequence[tuple[Path, Callable[[Path], object]]]) -> None:
         if not parts:
@@ -238,8 +249,18 @@ class _Preparation:
                 with made_whole(path) as draft:
                     make(draft)
 
-    def write(self, source: DemoSource, folder: Path) -> None:
-        source.write(folder, self.provider.images(source.image_set))
+    def images(self, source: DemoSource) -> Sequence[DemoImage]:
+        if source.image_set not in self.known_images:
+            self.known_images[source.image_set] = source.images_of(self.provider)
+        return self.known_images[source.image_set]
+
+    def write_texts(self, source: DemoSource, folder: Path) -> None:
+        source.write(folder, self.images(source))
+
+    def write_images(
+        self, write: Callable[[Sequence[DemoImage], Path], None], source: DemoSource, folder: Path
+    ) -> None:
+        write(self.images(source), folder)
 
     def builder(self, source: DemoSource) -> Builder:
         builders = self.plugins.find("dataset", source.name).builders

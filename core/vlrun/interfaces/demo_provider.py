@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from vlrun.errors import PluginError
+
 
 @dataclass(frozen=True)
 class DemoFiles:
@@ -33,11 +35,13 @@ class DemoObject:
         name: what it is, such as ``ball``; a word of the demo's vocabulary, like the attributes.
         attributes: what can be said of it, such as ``{"colour": "red", "size": "small"}``; all objects have the same.
         box: xyxy in pixels.
+        outline: its polygon, (x, y) in pixels.
     """
 
     name: str
     attributes: Mapping[str, str]
     box: tuple[float, float, float, float]
+    outline: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,23 @@ class DemoImage(Protocol):
         ...
 
     @property
+    def number(self) -> int:
+        """As files have it that number their images; no two of any set have the same, so it seeds random choices."""
+        ...
+
+    @property
     def file_name(self) -> str:
         """As official files have it, with a suffix."""
         ...
 
     @property
     def split(self) -> str:
-        """The part of the data that the image is in; no image of any set is in two."""
+        """The split of its set that the image is in; no image of any set is in two."""
+        ...
+
+    @property
+    def part(self) -> str:
+        """The folder or archive that it is published in, such as ``train2014``."""
         ...
 
     @property
@@ -78,14 +92,37 @@ class DemoImage(Protocol):
         ...
 
     @property
+    def background(self) -> str:
+        """What is behind the objects."""
+        ...
+
+    @property
     def objects(self) -> Sequence[DemoObject]:
-        """All that is to be seen."""
+        """All that is to be seen, the same each time."""
         ...
 
     @property
     def relations(self) -> Sequence[DemoRelation]:
         """Those between two objects that are clear to see, in either direction."""
         ...
+
+
+@dataclass(frozen=True)
+class DemoImageRequest:
+    """An image that a plugin wants, for texts that need certain things to be seen; the world chooses their places.
+
+    Attributes:
+        number, id, split, part: as the image shall have them.
+        objects: the name and the attributes of each object.
+        background: as the image shall have it.
+    """
+
+    number: int
+    id: str
+    split: str
+    part: str
+    objects: Sequence[tuple[str, Mapping[str, str]]]
+    background: str
 
 
 class DemoProvider(ABC):
@@ -97,7 +134,7 @@ class DemoProvider(ABC):
     Attributes:
         name: shown in the header of a demo run, and part of the cache folder's name.
         version: changes with what is generated; part of the cache folder's name.
-        image_sets: names of its sets of images.
+        image_sets: names of its own sets of images.
         feature_format: name of the feature format of its region features.
         region_feature_size, num_regions: what the regions look like.
         class_names: of the detector classes of its regions, by id; empty if they have none.
@@ -124,15 +161,23 @@ class DemoProvider(ABC):
     def images(self, image_set: str) -> Sequence[DemoImage]:
         """The images of a set, always the same."""
 
-    @abstractmethod
-    def write_features(self, image_set: str, folder: Path) -> None:
-        """Writes files of region features into ``folder``, which exists and is empty."""
+    def make_images(self, wanted: Sequence[DemoImageRequest]) -> Sequence[DemoImage]:
+        """One image for each request, in order, always the same.
 
-    def write_pictures(self, image_set: str, folder: Path) -> None:  # noqa: B027  # a provider may have none
+        Raises:
+            PluginError: this world makes none, or does not know what they shall show.
+        """
+        raise PluginError(f"demo data '{self.name}' makes no images for others")
+
+    @abstractmethod
+    def write_features(self, images: Sequence[Any], folder: Path) -> None:
+        """Writes files of the region features of its images into ``folder``, which exists and is empty."""
+
+    def write_pictures(self, images: Sequence[Any], folder: Path) -> None:  # noqa: B027  # there may be none
         """Writes some of the pictures into ``folder``, which exists and is empty: for reports, never to learn from."""
 
-    def write_all_pictures(self, image_set: str, folder: Path) -> None:
-        """Writes the pictures of all images into ``folder``, named by their ids: for detectors, and backbones that read
+    def write_all_pictures(self, images: Sequence[Any], folder: Path) -> None:
+        """Writes all of the pictures into ``folder``, named by their ids: for detectors, and backbones that read
         pictures.
         """
         raise NotImplementedError(f"demo data '{self.name}' draws no pictures to learn from")

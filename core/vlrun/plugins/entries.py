@@ -342,24 +342,29 @@ class DemoSource(Declaration):
         name: the dataset.
         provider: name of the ``DemoEntry`` whose images they are about; tasks train together over one world.
         image_set: name of the images there; datasets over the same images share their features.
+        images: path of ``() -> Sequence[vlrun.DemoImageRequest]``, by which the world makes the set; None if it has it.
         builder: name of the dataset's builder that reads what is written, such as ``official``.
         writer: path of ``(*arguments, folder, images) -> None``, which writes the files about a sequence of
-            ``vlrun.DemoImage`` into the folder, which exists and is empty. Texts of the world's own words are best.
+            ``vlrun.DemoImage`` into the empty folder. It is imported where its world is, and may need its package.
         arguments: first arguments of the writer.
-        epochs: after which a tiny backbone has learned most of it.
-        learning_rate: peak value at which it does; of several tasks the smallest counts.
+        epochs, learning_rate: with which a tiny backbone learns it; of several tasks the most and the lowest count.
     """
 
-    paths = ("writer",)
+    paths = ("writer", "images")
 
     name: str
     provider: str
     image_set: str
     builder: str
     writer: str
+    images: str | None = None
     arguments: tuple[Any, ...] = ()
     epochs: int = 8
     learning_rate: float = 5e-4
+
+    def images_of(self, world: DemoProvider) -> Sequence[DemoImage]:
+        """The images that the files are about."""
+        return world.images(self.image_set) if self.images is None else world.make_images(self.resolve("images")())
 
     def write(self, folder: Path, images: Sequence[DemoImage]) -> None:
         """Writes the official files about ``images`` into ``folder``."""

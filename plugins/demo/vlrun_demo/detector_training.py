@@ -78,9 +78,9 @@ def train(
         done = step / steps
         optimizer.param_groups[0]["lr"] = _RATE * min(1, (step + 1) / _WARMUP_STEPS) * (1 + cos(pi * done)) / 2
         for image in batch:
-            scene = image.scene()
+            scene = image.scene
             pixels, scale = prepared(draw(scene))
-            rng = np.random.Generator(np.random.Philox(derive_seed("demo", "detector", image.image_id, step)))
+            rng = np.random.Generator(np.random.Philox(derive_seed("demo", "detector", image.number, step)))
             found = losses_of(network, pixels, Truth.of(scene, scale), rng)
             (torch.stack(list(found.values())).sum() / _PICTURES_PER_STEP).backward()
             for name, value in found.items():
@@ -162,7 +162,7 @@ def deltas_to(boxes: Tensor, targets: Tensor) -> Tensor:
 def _set_loudness(network: DemoNetwork, chosen: Sequence[Image]) -> None:
     squares = []
     for image in chosen:
-        pixels, _ = prepared(draw(image.scene()))
+        pixels, _ = prepared(draw(image.scene))
         boxes = network.boxes(*network.proposals(pixels), (pixels.shape[2], pixels.shape[3]), _PROPOSALS)
         squares.append(network.vectors(pixels, boxes).square().mean())
     network.loudness.fill_(_LOUDNESS / torch.stack(squares).mean().sqrt())

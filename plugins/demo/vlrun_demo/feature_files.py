@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlrun_demo.images import Image, by_part
+from vlrun_demo.images import Image
 from vlrun_demo.regions import NUM_REGIONS, region_features
 
 if TYPE_CHECKING:
@@ -23,11 +25,11 @@ if TYPE_CHECKING:
 
 def write_features(folder: Path, chosen: Iterable[Image]) -> None:
     """Writes the region features of some images into one file for each part, such as ``train2014``."""
-    for part, images in by_part(chosen).items():
+    for part, images in groupby(sorted(chosen, key=attrgetter("part")), attrgetter("part")):
         path = folder / f"{part}_obj{NUM_REGIONS}.tsv"
         with path.open("w", encoding="ascii", newline="\n") as file:
             for image in images:
-                file.write("\t".join(_row(region_features(image.scene(), image.stem))) + "\n")
+                file.write("\t".join(_row(region_features(image.scene, image.id))) + "\n")
 
 
 def _row(regions: RegionFeatures) -> list[str]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
+from vlrun_demo.images import Image as WorldImage
 from vlrun_demo.outlines import Point, unit_outline
 from vlrun_demo.scene import Box, Scene, Thing
-from vlrun_demo.world import images
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw as Canvas
@@ -37,13 +37,13 @@ _SMOOTH = 2  # drawn this many times larger, then reduced
 _PATTERN_STEPS = 6  # stripes, dots or checks along a side
 
 
-def write_pictures(image_set: str, folder: Path, per_split: int | None = PICTURES_PER_SPLIT) -> None:
+def write_pictures(images: Iterable[WorldImage], folder: Path, per_split: int | None = PICTURES_PER_SPLIT) -> None:
     """Writes the pictures of the first images of each split, or of all, as PNG files."""
     written: Counter[str] = Counter()
-    for image in images(image_set):
+    for image in images:
         if per_split is None or written[image.split] < per_split:
             written[image.split] += 1
-            draw(image.scene()).save(folder / image.name, compress_level=1)
+            draw(image.scene).save(folder / image.file_name, compress_level=1)
 
 
 def draw(scene: Scene, boxes: Sequence[Box] = ()) -> Image.Image:

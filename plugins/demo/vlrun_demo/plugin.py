@@ -1,9 +1,8 @@
-"""What this plugin registers: a world of demo data, the data of many datasets, and a detector for its pictures."""
+"""What this plugin registers: a world of demo data, and a detector for its pictures."""
 
 from __future__ import annotations
 
-from vlrun import DemoEntry, DemoSource, Entry, hookimpl
-from vlrun_demo.sources import PROVIDER, SOURCES
+from vlrun import DemoEntry, Entry, hookimpl
 
 
 @hookimpl
@@ -11,17 +10,11 @@ def vlrun_demo_data() -> list[DemoEntry]:
     """Registers the provider."""
     return [
         DemoEntry(
-            name=PROVIDER,
+            name="world",
             summary="a small world of coloured things",
             provider="vlrun_demo.provider:DemoWorld",
         )
     ]
-
-
-@hookimpl
-def vlrun_demo_sources() -> list[DemoSource]:
-    """Registers what the world has for which dataset."""
-    return list(SOURCES)
 
 
 @hookimpl

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
-from vlrun import DemoProvider
+from vlrun import DemoImageRequest, DemoProvider, PluginError
 from vlrun_demo.feature_files import write_features
 from vlrun_demo.images import Image
 from vlrun_demo.picture import write_pictures
-from vlrun_demo.scene import KINDS
-from vlrun_demo.vocabulary import write_vocabulary
+from vlrun_demo.scene import ATTRIBUTES, BACKGROUNDS, KINDS, arrange
 from vlrun_demo.world import IMAGE_SETS, images
+
+VOCABULARY = Path(__file__).with_name("vocabulary.txt")
+"""Learned once from texts of all tasks, with ``train_wordpiece``: the same whichever of their plugins are installed."""
 
 
 class DemoWorld(DemoProvider):
@@ -29,19 +33,22 @@ class DemoWorld(DemoProvider):
     duration = "one to four minutes of a core, for most; retrieval needs pre-training first, four or five more, once"
 
     def write_vocabulary(self, path: Path) -> None:
-        write_vocabulary(path)
+        copyfile(VOCABULARY, path)
 
     def images(self, image_set: str) -> Sequence[Image]:
         return images(image_set)
 
-    def write_features(self, image_set: str, folder: Path) -> None:
-        write_features(folder, images(image_set))
+    def make_images(self, wanted: Sequence[DemoImageRequest]) -> Sequence[Image]:
+        return [_made(request) for request in wanted]
 
-    def write_pictures(self, image_set: str, folder: Path) -> None:
-        write_pictures(image_set, folder)
+    def write_features(self, images: Sequence[Image], folder: Path) -> None:
+        write_features(folder, images)
 
-    def write_all_pictures(self, image_set: str, folder: Path) -> None:
-        write_pictures(image_set, folder, per_split=None)
+    def write_pictures(self, images: Sequence[Image], folder: Path) -> None:
+        write_pictures(images, folder)
+
+    def write_all_pictures(self, images: Sequence[Image], folder: Path) -> None:
+        write_pictures(images, folder, per_split=None)
 
     def overrides(self, epochs: int, learning_rate: float) -> Mapping[str, Any]:
         """A schedule under which tiny backbones learn this world in some minutes of a core."""
@@ -62,3 +69,20 @@ class DemoWorld(DemoProvider):
             "train.evaluate_every": 2,
             "train.threads": 1,  # so small a model gains little from more, and loses much beside another busy process
         }
+
+
+def _made(request: DemoImageRequest) -> Image:
+    """The image that is asked for; its things are at random places.
+
+    Raises:
+        PluginError: things of this world are not what is asked for.
+    """
+    wanted = [{"kind": name, **attributes} for name, attributes in request.objects]
+    for named in wanted:
+        if named.keys() != ATTRIBUTES.keys() or any(value not in ATTRIBUTES[name] for name, value in named.items()):
+            raise PluginError(f"image {request.id}: demo data 'world' has no {named}; its things have {ATTRIBUTES}")
+    if request.background not in BACKGROUNDS:
+        raise PluginError(f"image {request.id}: background {request.background} is none of {', '.join(BACKGROUNDS)}")
+    things = [tuple(named[name] for name in ATTRIBUTES) for named in wanted]
+    paint = partial(arrange, wanted=things, background=request.background)
+    return Image(request.number, request.split, request.id, request.part, paint)

@@ -48,17 +48,6 @@ class Thing:
         """Kind, colour, size and pattern."""
         return self.kind, self.colour, self.size, self.pattern
 
-    @property
-    def centre(self) -> tuple[float, float]:
-        """The middle of the box, (x, y) in pixels."""
-        x1, y1, x2, y2 = self.box
-        return (x1 + x2) / 2, (y1 + y2) / 2
-
-    @property
-    def is_figure(self) -> bool:
-        """Whether it is a robot, a ghost or a cat."""
-        return self.kind in FIGURES
-
 
 @dataclass(frozen=True)
 class Scene:
@@ -78,9 +67,9 @@ class Scene:
     things: tuple[Thing, ...]
 
 
-def image_random(image_id: int, purpose: str) -> random.Random:
+def image_random(number: int, purpose: str) -> random.Random:
     """The generator for one purpose in one image: texts, pictures and features never share draws."""
-    return random.Random(derive_seed("demo", image_id, purpose))  # noqa: S311
+    return random.Random(derive_seed("demo", number, purpose))  # noqa: S311
 
 
 def make_scene(image_id: int, *, cast: str = "shapes") -> Scene:

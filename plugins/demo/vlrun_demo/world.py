@@ -5,55 +5,59 @@ No image is in two splits, whatever the dataset, so joint training cannot leak. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from vlrun_demo.images import Image
-from vlrun_demo.pairs import pair_images
-from vlrun_demo.scene import make_scene, make_sparse_scene
+from vlrun_demo.scene import Scene, make_scene, make_sparse_scene
 
 COCO = "coco"
 VQA = "vqa"
 GQA = "gqa"
-NLVR2 = "nlvr2"
 RETRIEVAL = "retrieval"
 FLICKR = "flickr"
 PRETRAINING = "pretraining"
 DETECTOR = "detector"
-IMAGE_SETS = (COCO, VQA, GQA, NLVR2, RETRIEVAL, FLICKR, PRETRAINING, DETECTOR)
 
-CAST = {"testA": "figures", "testB": "shapes"}  # as RefCOCO's: testA shows people, testB everything else
-SPLIT_SIZES = {"train": 900, "val": 60, "testA": 80, "testB": 80}
-_FIRST_ID, _ID_STEP = 1009, 37
-_DETECTOR_SIZES = {"train": (800, 2_000_000_011), "val": (80, 2_100_000_011)}  # split -> images, first id
+_ID_STEP = 37
+_FIGURES = partial(make_scene, cast="figures")
+_SHAPES = partial(make_scene, cast="shapes")
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Images of one split with evenly spaced ids, each of a sparse scene.
+    """Images of one split with evenly spaced numbers.
 
     Attributes:
         part: name of their feature file.
-        stem: pattern of their names.
+        id: pattern of their ids.
+        paints: what makes their scenes, by turns.
     """
 
     split: str
     size: int
-    first_id: int
+    first: int
     part: str
-    stem: str = "COCO_{part}_{number:012d}"
+    id: str = "COCO_{part}_{number:012d}"
+    paints: tuple[Callable[[int], Scene], ...] = (make_sparse_scene,)
 
     def images(self) -> list[Image]:
-        ids = range(self.first_id, self.first_id + self.size * _ID_STEP, _ID_STEP)
-        stems = (self.stem.format(part=self.part, number=number) for number in ids)
-        return [
-            Image(number, self.split, stem, self.part, make_sparse_scene)
-            for number, stem in zip(ids, stems, strict=True)
-        ]
+        made = []
+        for position in range(self.size):
+            number = self.first + position * _ID_STEP
+            name = self.id.format(part=self.part, number=number, position=position)
+            made.append(Image(number, self.split, name, self.part, self.paints[position % len(self.paints)]))
+        return made
 
 
 _RUNS: Mapping[str, tuple[_Run, ...]] = {
+    COCO: (  # crowded, and as in RefCOCO: testA shows people, testB everything else
+        _Run("train", 900, 1_009, "train2014", paints=(_FIGURES, _SHAPES)),
+        _Run("val", 60, 34_309, "train2014", paints=(_FIGURES, _SHAPES)),
+        _Run("testA", 80, 36_529, "train2014", paints=(_FIGURES,)),
+        _Run("testB", 80, 39_489, "train2014", paints=(_SHAPES,)),
+    ),
     VQA: (  # minival is a part of val, test-dev of test; the rest of them is called nominival and test
         _Run("train", 1400, 100_003, "train2014"),
         _Run("nominival", 100, 200_003, "val2014"),
@@ -82,37 +86,16 @@ _RUNS: Mapping[str, tuple[_Run, ...]] = {
         _Run("train", 1500, 600_011, "train2014"),
         _Run("val", 60, 660_001, "val2014"),
     ),
+    DETECTOR: (  # what the detector learns from and is tried on: crowded and sparse, and of no dataset
+        _Run(
+            "train", 800, 2_000_000_011, "train", "detector_{part}_{position}", (_FIGURES, make_sparse_scene, _SHAPES)
+        ),
+        _Run("val", 80, 2_100_000_011, "val", "detector_{part}_{position}", (_FIGURES, make_sparse_scene, _SHAPES)),
+    ),
 }
+IMAGE_SETS = tuple(_RUNS)
 
 
 def images(image_set: str = COCO) -> list[Image]:
     """Lists all images of a set, split after split."""
-    if image_set == COCO:
-        return _crowded_images()
-    if image_set == NLVR2:
-        return pair_images()
-    if image_set == DETECTOR:
-        return _detector_images()
     return [image for run in _RUNS[image_set] for image in run.images()]
-
-
-def _crowded_images() -> list[Image]:
-    """The images of RefCOCO, whose scenes hold many things."""
-    crowded: list[Image] = []
-    for split, size in SPLIT_SIZES.items():
-        for position in range(size):
-            cast = CAST.get(split, ("figures", "shapes")[position % 2])
-            number = _FIRST_ID + _ID_STEP * len(crowded)
-            stem = f"COCO_train2014_{number:012d}"
-            crowded.append(Image(number, split, stem, "train2014", partial(make_scene, cast=cast)))
-    return crowded
-
-
-def _detector_images() -> list[Image]:
-    """What the detector learns from and is tried on: by turns crowded and sparse, and of no dataset."""
-    paints = (partial(make_scene, cast="figures"), make_sparse_scene, partial(make_scene, cast="shapes"))
-    return [
-        Image(first_id + _ID_STEP * position, split, f"detector_{split}_{position}", split, paints[position % 3])
-        for split, (size, first_id) in _DETECTOR_SIZES.items()
-        for position in range(size)
-    ]

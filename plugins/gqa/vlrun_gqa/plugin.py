@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlrun import Builder, Download, Entry, SubmissionFormat, hookimpl
+from vlrun import Builder, DemoSource, Download, Entry, SubmissionFormat, hookimpl
 from vlrun_gqa.downloads import DOWNLOADS
 from vlrun_gqa.sources import OFFICIAL_OBTAIN, SUBMISSION_FILE
 
@@ -91,6 +91,21 @@ def vlrun_submissions() -> list[SubmissionFormat]:
             sizes=SIZES,
         )
         for name, (splits, use) in PHASES.items()
+    ]
+
+
+@hookimpl
+def vlrun_demo_sources() -> list[DemoSource]:
+    """Registers questions with programs about the demo's images."""
+    return [
+        DemoSource(
+            name="gqa",
+            provider="world",
+            image_set="gqa",
+            builder="official",
+            writer="vlrun_gqa.demo.files:write_gqa",
+            epochs=10,
+        )
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlrun import Builder, Download, Entry, SubmissionFormat, hookimpl
+from vlrun import Builder, DemoSource, Download, Entry, SubmissionFormat, hookimpl
 from vlrun_nlvr2.downloads import DOWNLOADS
 from vlrun_nlvr2.sources import LXMERT_FILES, OBTAIN
 
@@ -88,6 +88,23 @@ def vlrun_submissions() -> list[SubmissionFormat]:
             sizes=SIZES,
         )
         for split, what in SUBMISSION_SPLITS.items()
+    ]
+
+
+@hookimpl
+def vlrun_demo_sources() -> list[DemoSource]:
+    """Registers statements about pairs of images, which the demo's world makes for them."""
+    return [
+        DemoSource(
+            name="nlvr2",
+            provider="world",
+            image_set="nlvr2",
+            images="vlrun_nlvr2.demo.pairs:pair_images",
+            builder="official",
+            writer="vlrun_nlvr2.demo.files:write_nlvr2",
+            epochs=15,
+            learning_rate=4e-4,  # at more, some networks never learn to tell two images apart
+        )
     ]
 
 

@@ -3,7 +3,7 @@ and ``rosita-pretraining``."""
 
 from __future__ import annotations
 
-from vlrun import Builder, Download, Entry, FeatureFormat, hookimpl
+from vlrun import Builder, DemoSource, Download, Entry, FeatureFormat, hookimpl
 from vlrun_pretraining.downloads import DOWNLOADS
 from vlrun_pretraining.sources import LXMERT_OBTAIN, OBTAIN, OFFICIAL_FILES, ROSITA_FEATURES, ROSITA_OBTAIN
 
@@ -97,6 +97,27 @@ def vlrun_feature_formats() -> list[FeatureFormat]:
             summary=f"folder with {', '.join(ROSITA_FEATURES.values())}",
             opener="vlrun_pretraining.feature_folders:RositaFolders",
             recogniser="vlrun_pretraining.feature_folders:is_rosita_folders",
+        )
+    ]
+
+
+@hookimpl
+def vlrun_demo_sources() -> list[DemoSource]:
+    """Captions of the demo's images, and questions about them, for each dataset."""
+    return [
+        DemoSource(
+            name=name,
+            provider="world",
+            image_set="pretraining",
+            builder=builder,
+            writer=f"vlrun_pretraining.demo.{writer}",
+            epochs=epochs,
+            learning_rate=1e-3,  # at less, matching has hardly begun when the minutes are over
+        )
+        for name, builder, writer, epochs in (
+            ("coco-captions", "official", "coco_captions:write_coco_captions", 12),
+            ("lxmert-pretraining", "lxmert", "lxmert:write_lxmert_pretraining", 8),
+            ("rosita-pretraining", "rosita", "rosita:write_rosita_pretraining", 4),
         )
     ]
 

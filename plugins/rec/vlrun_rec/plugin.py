@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlrun import Builder, Download, Entry, hookimpl
+from vlrun import Builder, DemoSource, Download, Entry, hookimpl
 from vlrun_rec.downloads import DOWNLOADS
 from vlrun_rec.sources import OFFICIAL_SOURCES, official_source, rosita_file
 
@@ -87,6 +87,23 @@ def vlrun_metrics() -> list[Entry]:
             factory="vlrun_rec.metric:GroundingAccuracy",
             target=TARGET,
         )
+    ]
+
+
+@hookimpl
+def vlrun_demo_sources() -> list[DemoSource]:
+    """Registers expressions about the demo's images."""
+    return [
+        DemoSource(
+            name=name,
+            provider="world",
+            image_set="coco",
+            builder="official",
+            writer="vlrun_rec.demo.files:write_refcoco",
+            arguments=(name,),
+            epochs=epochs,
+        )
+        for name, epochs in {"refcoco": 12, "refcoco+": 8, "refcocog": 12}.items()
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlrun import Builder, Command, Download, Entry, hookimpl
+from vlrun import Builder, Command, DemoSource, Download, Entry, hookimpl
 from vlrun_retrieval.downloads import DOWNLOADS
 from vlrun_retrieval.sources import COCO, FLICKR30K, LXMERT_S_FILES, OBTAIN, VOLTA_FILES, Collection
 
@@ -80,6 +80,26 @@ def vlrun_commands() -> list[Command]:
             name="mine-negatives",
             summary="write hard negatives for retrieval, found by a run's model",
             module="vlrun_retrieval.mine_command",
+        )
+    ]
+
+
+@hookimpl
+def vlrun_demo_sources() -> list[DemoSource]:
+    """Captions of the demo's images."""
+    return [
+        DemoSource(
+            name=name,
+            provider="world",
+            image_set=image_set,
+            builder="karpathy",
+            writer="vlrun_retrieval.demo:write_karpathy",
+            arguments=(collection,),
+            epochs=5,
+        )
+        for name, image_set, collection in (
+            ("coco-retrieval", "retrieval", "coco"),
+            ("flickr30k", "flickr", "flickr30k"),
         )
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlrun import Builder, Download, Entry, SubmissionFormat, hookimpl
+from vlrun import Builder, DemoSource, Download, Entry, SubmissionFormat, hookimpl
 from vlrun_vqa.downloads import DOWNLOADS
 from vlrun_vqa.sources import OBTAIN, ROSITA_FILE
 
@@ -97,6 +97,21 @@ def vlrun_submissions() -> list[SubmissionFormat]:
             sizes=SIZES,
         )
         for name, (splits, use) in PHASES.items()
+    ]
+
+
+@hookimpl
+def vlrun_demo_sources() -> list[DemoSource]:
+    """Registers questions about the demo's images."""
+    return [
+        DemoSource(
+            name="vqav2",
+            provider="world",
+            image_set="vqa",
+            builder="official",
+            writer="vlrun_vqa.demo:write_vqa",
+            epochs=11,
+        )
     ]
 
 

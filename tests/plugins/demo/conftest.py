@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
-from vlrun.plugins.manager import create_plugins
-from vlrun_demo.official_refcoco import Referent, referents_of
-from vlrun_demo.provider import DemoWorld
+from vlrun_demo.images import Image
+from vlrun_demo.provider import VOCABULARY
 from vlrun_demo.scene import Scene, Thing
-from vlrun_demo.world import Image, images
-
-
-def write_demo(dataset: str, folder: Path) -> None:
-    """Writes the official files of a dataset about all images."""
-    source = create_plugins().demo_sources()[dataset]
-    source.write(folder, DemoWorld().images(source.image_set))
+from vlrun_demo.world import images
 
 
 @pytest.fixture(scope="session")
@@ -31,27 +23,13 @@ def some_images() -> list[Image]:
 @pytest.fixture(scope="session")
 def scenes() -> list[Scene]:
     """Scenes of all splits."""
-    return [image.scene() for image in images()[::18]]
+    return [image.scene for image in images()[::18]]
 
 
 @pytest.fixture(scope="session")
-def referents() -> Callable[[str], list[Referent]]:
-    """``referents(dataset)``: what the dataset talks about in all test images and in some of the others."""
-    chosen = [image for image in images() if image.split.startswith("test") or image.image_id % 12 == 0]
-    return cache(lambda dataset: list(referents_of(dataset, chosen)))
-
-
-@pytest.fixture(scope="session")
-def annotations(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``annotations(dataset)``: the folder of its files, about all images; to be read alone."""
-
-    @cache
-    def written(dataset: str) -> Path:
-        folder = tmp_path_factory.mktemp(dataset)
-        write_demo(dataset, folder)
-        return folder
-
-    return written
+def known_words() -> set[str]:
+    """The words of the vocabulary, and punctuation."""
+    return {word for word in VOCABULARY.read_text().split() if not word.startswith(("[", "##"))}
 
 
 @pytest.fixture
@@ -61,6 +39,16 @@ def make_thing() -> Callable[..., Thing]:
     def make(x: float, y: float, **attributes: str) -> Thing:
         given = {"kind": "ball", "colour": "red", "size": "small", "pattern": "plain", **attributes}
         return Thing(**given, box=(x - 30, y - 30, x + 30, y + 30))
+
+    return make
+
+
+@pytest.fixture
+def make_image() -> Callable[..., Image]:
+    """``make_image(things)``: an image of 640 x 480 that shows them."""
+
+    def make(things: tuple[Thing, ...], background: str = "white") -> Image:
+        return Image(1, "train", "one", "one", lambda number: Scene(number, 640, 480, background, things))
 
     return make
 

@@ -38,7 +38,7 @@ def found(detector: DemoDetector, tmp_path_factory: pytest.TempPathFactory) -> l
     held_out = [image for image in images(DETECTOR) if image.split == "val"]
     tests = [image for image in images(COCO) if image.split.startswith("test")] + images(VQA)[-80:]
     folder = tmp_path_factory.mktemp("pictures")
-    return [(image.scene(), seen(detector, image.scene(), folder)) for image in (held_out + tests)[:: 240 // _PICTURES]]
+    return [(image.scene, seen(detector, image.scene, folder)) for image in (held_out + tests)[:: 240 // _PICTURES]]
 
 
 def seen(detector: DemoDetector, scene: Scene, folder: Path, **options: Any) -> RegionFeatures:
@@ -110,7 +110,7 @@ def test_a_sure_region_counts_and_others_fill_up(found: list[tuple[Scene, Region
 
 
 def test_a_larger_copy_shows_the_same(detector: DemoDetector, tmp_path: Path) -> None:
-    scene = next(image for image in images(DETECTOR) if image.split == "val").scene()
+    scene = next(image for image in images(DETECTOR) if image.split == "val").scene
     regions = seen(detector, scene, tmp_path)
     picture = draw(scene)
     picture.resize((2 * scene.width, 2 * scene.height), Image.Resampling.BICUBIC).save(tmp_path / "large.png")
@@ -137,7 +137,7 @@ def test_tiny_and_bad_pictures(detector: DemoDetector, tmp_path: Path) -> None:
 @pytest.mark.parametrize("image_set", IMAGE_SETS)
 def test_a_picture_is_called_as_its_features_are(image_set: str) -> None:
     for image in images(image_set)[::50]:
-        assert canonical_image_id(image.name) == canonical_image_id(image.stem)
+        assert canonical_image_id(image.file_name) == canonical_image_id(image.id)
 
 
 def test_the_weights_are_small_and_others_are_refused(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_training_is_the_same_each_time() -> None:
 def test_pictures_become_a_store_on_the_command_line(
     detector: DemoDetector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scene = images(DETECTOR)[-1].scene()
+    scene = images(DETECTOR)[-1].scene
     (tmp_path / "pictures").mkdir()
     draw(scene).save(tmp_path / "pictures" / "one.png")
     store = tmp_path / "store"

@@ -17,19 +17,20 @@ from vlrun.features.store import RegionFeatureStore
 from vlrun.plugins.builtin import vlrun_feature_formats
 from vlrun_demo import regions
 from vlrun_demo.feature_files import write_features
-from vlrun_demo.official_refcoco import Referent
+from vlrun_demo.images import Image
 from vlrun_demo.provider import DemoWorld
 from vlrun_demo.regions import region_features
 from vlrun_demo.scene import Scene, Thing
-from vlrun_demo.world import Image
+from vlrun_demo.world import images
 
 FORMATS = {found.name: found for found in vlrun_feature_formats()}
 
 
-def best_overlaps(referents: list[Referent]) -> np.ndarray:
-    """(referents, regions) IoU of each candidate box with the referent."""
-    boxes = [region_features(referent.scene, "image").boxes for referent in referents]
-    targets = np.array([[referent.thing.box] for referent in referents], np.float32)
+def best_overlaps(split: str) -> np.ndarray:
+    """(things, regions) IoU of each candidate box with each thing, in crowded images of a split."""
+    scenes = [image.scene for image in images() if image.split == split]
+    boxes = [region_features(scene, "image").boxes for scene in scenes for _ in scene.things]
+    targets = np.array([[thing.box] for scene in scenes for thing in scene.things], np.float32)
     return iou(np.array(boxes), targets, "plus_one")
 
 
@@ -85,32 +86,28 @@ def test_the_same_box_content_looks_alike_and_others_do_not(make_thing: Callable
 
 
 @pytest.mark.parametrize("split", ["testA", "testB"])
-def test_candidate_boxes_bound_the_accuracy_between_90_and_100_percent(
-    split: str, referents: Callable[[str], list[Referent]]
-) -> None:
-    overlaps = best_overlaps([referent for referent in referents("refcoco+") if referent.image.split == split])
+def test_candidate_boxes_bound_the_accuracy_between_90_and_100_percent(split: str) -> None:
+    overlaps = best_overlaps(split)
 
     assert 0.9 < (overlaps.max(axis=1) >= 0.5).mean() < 1.0
 
 
-def test_boxes_are_near_but_not_exact(referents: Callable[[str], list[Referent]]) -> None:
-    best = best_overlaps(referents("refcoco+")).max(axis=1)
+def test_boxes_are_near_but_not_exact() -> None:
+    best = best_overlaps("val").max(axis=1)
 
     assert 0.7 < np.median(best) < 0.95
     assert best.max() < 0.999
 
 
 @pytest.mark.parametrize("split", ["testA", "testB"])
-def test_a_random_box_is_right_less_than_one_time_in_five(
-    split: str, referents: Callable[[str], list[Referent]]
-) -> None:
-    overlaps = best_overlaps([referent for referent in referents("refcoco+") if referent.image.split == split])
+def test_a_random_box_is_right_less_than_one_time_in_five(split: str) -> None:
+    overlaps = best_overlaps(split)
 
     assert (overlaps >= 0.5).mean() < 0.15
 
 
-def test_the_position_among_the_boxes_says_nothing(referents: Callable[[str], list[Referent]]) -> None:
-    overlaps = best_overlaps(referents("refcoco+"))
+def test_the_position_among_the_boxes_says_nothing() -> None:
+    overlaps = best_overlaps("val")
     counts = np.bincount(overlaps.argmax(axis=1), minlength=regions.NUM_REGIONS)
 
     assert counts.min() > 0.6 * counts.mean()
@@ -142,8 +139,8 @@ def test_the_file_is_read_by_the_importer_it_names(folder: Path, some_images: li
     assert built.manifest.feature_width == provider.region_feature_size == regions.FEATURE_SIZE
     assert built.manifest.min_regions == built.manifest.max_regions == provider.num_regions == regions.NUM_REGIONS
     image = some_images[7]
-    wanted = region_features(image.scene(), image.stem)
-    found = store[image.stem]
+    wanted = region_features(image.scene, image.id)
+    found = store[image.id]
     assert (found.height, found.width) == (wanted.height, wanted.width)
     np.testing.assert_allclose(found.features, wanted.features, atol=0.01)
     np.testing.assert_array_equal(found.boxes, wanted.boxes)

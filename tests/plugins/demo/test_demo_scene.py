@@ -9,12 +9,11 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from vlrun import DemoImage, DemoRelation, canonical_image_id
-from vlrun_demo.language import all_words
-from vlrun_demo.outlines import unit_outline
+from vlrun_demo.outlines import outline, unit_outline
 from vlrun_demo.picture import draw, write_pictures
 from vlrun_demo.provider import DemoWorld
-from vlrun_demo.scene import KINDS, Scene, Thing, area, intersection, make_scene
-from vlrun_demo.world import COCO, IMAGE_SETS, SPLIT_SIZES, images
+from vlrun_demo.scene import FIGURES, KINDS, Scene, Thing, area, intersection, make_scene
+from vlrun_demo.world import IMAGE_SETS, images
 
 
 def test_a_scene_depends_on_its_image_id_alone() -> None:
@@ -79,17 +78,17 @@ def test_pictures_have_several_shapes(scenes: list[Scene]) -> None:
 
 
 def test_splits_share_no_image() -> None:
-    ids = [image.image_id for image in images()]
-    names = [image.name for image in images()]
+    ids = [image.number for image in images()]
+    names = [image.file_name for image in images()]
 
-    assert len(set(ids)) == len(set(names)) == len(ids) == sum(SPLIT_SIZES.values())
+    assert len(set(ids)) == len(set(names)) == len(ids) == 1120
     assert names[0] == "COCO_train2014_000000001009.png"
 
 
 @pytest.mark.parametrize(("split", "most_are_figures"), [("testA", True), ("testB", False)])
 def test_test_splits_differ_in_what_they_show(split: str, most_are_figures: bool) -> None:
-    things = [thing for image in images() if image.split == split for thing in image.scene().things]
-    share = sum(thing.is_figure for thing in things) / len(things)
+    things = [thing for image in images() if image.split == split for thing in image.scene.things]
+    share = sum(thing.kind in FIGURES for thing in things) / len(things)
 
     assert (share > 0.7) if most_are_figures else (share < 0.3)
 
@@ -129,28 +128,28 @@ def test_a_ring_has_a_hole_and_patterns_have_two_colours(make_thing: Callable[..
 
 
 def test_pictures_are_png_files_of_every_split_named_as_in_the_annotations(folder, scenes: list[Scene]) -> None:
-    write_pictures(COCO, folder, per_split=2)
-    by_name = {image.name: image for image in images()}
+    write_pictures(images(), folder, per_split=2)
+    by_name = {image.file_name: image for image in images()}
 
-    assert {by_name[path.name].split for path in folder.iterdir()} == set(SPLIT_SIZES)
+    assert {by_name[path.name].split for path in folder.iterdir()} == {"train", "val", "testA", "testB"}
     assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in folder.iterdir())
     assert len(list(folder.iterdir())) == 8
 
 
 @pytest.mark.parametrize("image_set", IMAGE_SETS)
-def test_any_plugin_can_read_what_an_image_shows(image_set: str) -> None:
+def test_any_plugin_can_read_what_an_image_shows(image_set: str, known_words: set[str]) -> None:
     """The view that writers of other plugins have agrees with the scene, and tells all words that the world knows."""
     chosen: Sequence[DemoImage] = DemoWorld().images(image_set)[::150]
-    known = {*all_words()}
     assert len(chosen) > 1
     for image, whole in zip(chosen, images(image_set)[::150], strict=True):
-        scene = whole.scene()
-        assert image.id == canonical_image_id(image.file_name) == whole.stem
-        assert (image.width, image.height, image.split) == (scene.width, scene.height, whole.split)
+        scene = whole.scene
+        assert image.id == canonical_image_id(image.file_name) == whole.id
+        assert (image.width, image.height, image.background) == (scene.width, scene.height, scene.background)
         assert [found.box for found in image.objects] == [thing.box for thing in scene.things]
         for found, thing in zip(image.objects, scene.things, strict=True):
             assert (found.name, *found.attributes.values()) == thing.attributes
-            assert {found.name, *found.attributes.values()} <= known
+            assert found.outline == outline(thing)
+            assert {found.name, *found.attributes.values()} <= known_words
     relations = [(image, relation) for image in chosen for relation in image.relations]
     assert relations or image_set == "detector"
     for image, relation in relations:

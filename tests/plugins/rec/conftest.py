@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import pytest
 import torch
 
 from vlrun import BackboneOutput, Batch, Dataset, Encoding, Example, Referent, RegionBatch
+from vlrun_demo.images import Image
+from vlrun_demo.world import images
 from vlrun_rec.config import RecConfig
+from vlrun_rec.demo import files
 from vlrun_rec.task import RecTask
 
 
@@ -192,3 +196,16 @@ def archive(tmp_path: Path) -> Archive:
 @pytest.fixture
 def make_reference() -> Callable[..., dict[str, Any]]:
     return reference
+
+
+@pytest.fixture(scope="session")
+def some_images() -> list[Image]:
+    """Images of the demo, of all splits."""
+    return images()[::10]
+
+
+@pytest.fixture(scope="session")
+def referents() -> Callable[[str], list[files.Referent]]:
+    """``referents(dataset)``: what the demo data talk about in all test images and in some of the others."""
+    chosen = [image for image in images() if image.split.startswith("test") or image.number % 12 == 0]
+    return cache(lambda dataset: list(files.referents_of(dataset, chosen)))

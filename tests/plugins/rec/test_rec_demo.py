@@ -1,4 +1,4 @@
-"""The files: the schema of the originals, the same bytes each time, and readable by the builders of real data."""
+"""Demo data of RefCOCO: the schema of the originals, the same bytes each time, and readable by the builders."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import pytest
 from vlrun.blocks.wordpiece import WordPiece
 from vlrun.data.annotations import load_plain_pickle
 from vlrun.plugins.manager import create_plugins
-from vlrun_demo.feature_files import write_features
-from vlrun_demo.official_refcoco import SPLIT_BY, Referent, write_refcoco
-from vlrun_demo.provider import DemoWorld
-from vlrun_demo.world import IMAGE_SETS, SPLIT_SIZES, Image, images
+from vlrun_demo.images import Image
+from vlrun_demo.language import FIGURES
+from vlrun_demo.provider import VOCABULARY
+from vlrun_demo.world import images
+from vlrun_rec.demo.files import SPLIT_BY, Referent, write_refcoco
 
 SPLITS = {
     "refcoco": {"train", "val", "testA", "testB"},
@@ -122,8 +123,8 @@ def test_splits_are_those_of_the_originals_and_share_no_image(archive: tuple[str
 
 def test_testa_talks_about_figures_and_testb_about_the_rest(referents: Callable[[str], list[Referent]]) -> None:
     kinds = {
-        split: {referent.thing.is_figure for referent in referents("refcoco+") if referent.image.split == split}
-        for split in SPLIT_SIZES
+        split: {referent.thing.name in FIGURES for referent in referents("refcoco+") if referent.image.split == split}
+        for split in ("train", "val", "testA", "testB")
     }
 
     assert kinds == {"train": {True, False}, "val": {True, False}, "testA": {True}, "testB": {False}}
@@ -135,80 +136,11 @@ def test_test_splits_are_large_enough_for_a_stable_score(referents: Callable[[st
         assert sum(found) > 400
 
 
-def test_two_generations_are_the_same_bytes(tmp_path: Path, some_images: list[Image]) -> None:
-    """In two processes, whose strings hash differently."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir()
-    two.mkdir()
-    write_refcoco("refcoco+", one, some_images)
-    write_features(one, some_images)
-    DemoWorld().write_vocabulary(one / "vocabulary.txt")
-    run_python(f"""
-from pathlib import Path
-from vlrun_demo.feature_files import write_features
-from vlrun_demo.official_refcoco import write_refcoco
-from vlrun_demo.provider import DemoWorld
-from vlrun_demo.world import images
-folder = Path({str(two)!r})
-write_refcoco("refcoco+", folder, images()[::10])
-write_features(folder, images()[::10])
-DemoWorld().write_vocabulary(folder / "vocabulary.txt")
-""")
+def test_the_provider_writes_about_all_images(demo_files: Callable[[str], Path]) -> None:
+    references, instances = contents(("refcoco+", demo_files("refcoco+")))
 
-    assert len(list(one.iterdir())) == 4
-    assert {file.name: file.read_bytes() for file in one.iterdir()} == {
-        file.name: file.read_bytes() for file in two.iterdir()
-    }
-
-
-@pytest.mark.parametrize("dataset", ["vqav2", "gqa", "nlvr2", "coco-retrieval", "flickr30k", "coco-captions"])
-def test_two_processes_write_the_same_about_all_images(
-    dataset: str, annotations: Callable[[str], Path], tmp_path: Path
-) -> None:
-    one, two = annotations(dataset), tmp_path
-    run_python(f"""
-from pathlib import Path
-from vlrun.plugins.manager import create_plugins
-from vlrun_demo.provider import DemoWorld
-source = create_plugins().demo_sources()[{dataset!r}]
-source.write(Path({str(two)!r}), DemoWorld().images(source.image_set))
-""")
-    names = sorted(file.relative_to(one) for file in one.rglob("*.json"))
-
-    assert names
-    assert names == sorted(file.relative_to(two) for file in two.rglob("*.json"))
-    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
-
-
-@pytest.mark.parametrize("image_set", IMAGE_SETS)
-def test_images_of_all_sets_have_ids_of_their_own(image_set: str) -> None:
-    mine = images(image_set)
-    others = [image for other in IMAGE_SETS if other != image_set for image in images(other)]
-
-    assert len({image.image_id for image in mine}) == len(mine) == len({image.stem for image in mine})
-    assert not {image.image_id for image in mine} & {image.image_id for image in others}
-
-
-@pytest.mark.parametrize("dataset", ["vqav2", "gqa", "nlvr2"])
-def test_every_image_of_a_dataset_has_features(
-    dataset: str, annotations: Callable[[str], Path], tmp_path: Path
-) -> None:
-    """Their names, as the annotations spell them; rows are made for the images of the set."""
-    pytest.importorskip({"vqav2": "vlrun_vqa"}.get(dataset, f"vlrun_{dataset}"))
-    builders = create_plugins().find("dataset", dataset).builders
-    out = tmp_path / "out"
-    next(builder for builder in builders if builder.source == "official").build(annotations(dataset), out)
-    rows = [json.loads(line) for path in out.glob("*.jsonl") for line in path.read_text().splitlines()]
-    named = {name for row in rows for name in row.get("images", [row.get("image")])}
-
-    assert named <= {image.stem for image in images(create_plugins().demo_sources()[dataset].image_set)}
-
-
-def test_the_provider_writes_about_all_images(annotations: Callable[[str], Path]) -> None:
-    references, instances = contents(("refcoco+", annotations("refcoco+")))
-
-    assert len(instances["images"]) > 0.98 * sum(SPLIT_SIZES.values())  # some scenes hold nothing but twins
-    assert {image["id"] for image in instances["images"]} <= {image.image_id for image in images()}
+    assert len(instances["images"]) > 0.98 * len(images())  # some scenes hold nothing but twins
+    assert {image["id"] for image in instances["images"]} <= {image.number for image in images()}
     assert len([reference for reference in references if reference["split"] == "train"]) > 2500
 
 
@@ -223,31 +155,23 @@ def test_the_builders_of_real_data_read_the_files(archive: tuple[str, Path], tmp
     assert sum(report.counts.values()) == sum(len(reference["sentences"]) for reference in references)
 
 
-def test_the_vocabulary_knows_every_word(tmp_path: Path, referents: Callable[[str], list[Referent]]) -> None:
-    DemoWorld().write_vocabulary(tmp_path / "vocabulary.txt")
-    wordpiece = WordPiece(tmp_path / "vocabulary.txt")
+def test_the_vocabulary_knows_every_word(referents: Callable[[str], list[Referent]]) -> None:
+    wordpiece = WordPiece(VOCABULARY)
     sents = [found.sent for dataset in SPLIT_BY for r in referents(dataset)[::10] for found in r.expressions]
 
     assert all(wordpiece.tokens(sent) == sent.split() for sent in sents)
-    assert all(wordpiece.tokens(name) == [name] for name in DemoWorld.class_names)
     assert "[UNK]" not in wordpiece.tokens("redstar")
     assert wordpiece.size < 500
 
 
-def test_listing_and_writing_import_little(tmp_path: Path) -> None:
-    run_python(f"""
+def test_writing_imports_little(tmp_path: Path) -> None:
+    code = f"""
 import sys
 from pathlib import Path
-from vlrun_demo.plugin import vlrun_demo_data
-(entry,) = vlrun_demo_data()
-assert not {{"numpy", "PIL", "tokenizers"}} & set(sys.modules)
-from vlrun_demo.official_refcoco import write_refcoco
+from vlrun_rec.demo.files import write_refcoco
 from vlrun_demo.world import images
 write_refcoco("refcoco+", Path({str(tmp_path)!r}), images()[:3])
 assert not {{"torch", "PIL"}} & set(sys.modules)
-""")
-
-
-def run_python(code: str) -> None:
-    environment = {**os.environ, "PYTHONHASHSEED": "4711", "PYTHONPATH": os.pathsep.join(sys.path)}
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -1,4 +1,4 @@
-"""The demo world as the files of LXMERT's pre-training: captions, and questions with their answers."""
+"""Demo data as the files of LXMERT's pre-training: captions, and questions with their answers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlrun_demo.captions import captions
-from vlrun_demo.images import Image
-from vlrun_demo.official_captions import as_typed
-from vlrun_demo.official_vqa import asked_about
-from vlrun_demo.scene import KINDS
+from vlrun import DemoImage
+from vlrun_demo.language import KINDS, answer, answer_words, questions_in_words, sentences
 
 _FILES = ("mscoco_train", "mscoco_nominival", "vgnococo", "mscoco_minival")
 
@@ -23,29 +20,28 @@ _TEXTS = {"train": (2, 1), "val": (2, 2)}
 """Captions and questions of an image: more images teach more than more texts, and a question tells little of it."""
 
 
-def write_lxmert_pretraining(folder: Path, chosen: Sequence[Image]) -> None:
+def write_lxmert_pretraining(folder: Path, chosen: Sequence[DemoImage]) -> None:
     """Writes ``mscoco_train.json`` and its like, ``all_ans.json`` with every answer, and the names of all classes."""
     answers: Counter[str] = Counter()
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _FILES}
     for place, image in enumerate(chosen):
         name = "mscoco_minival" if image.split == "val" else _MOVED.get(place % 15, "mscoco_train")
         num_captions, num_questions = _TEXTS[image.split]
-        told = captions(image.scene(), num_captions)
-        about = list(asked_about([image]))
+        about = list(questions_in_words(image))
         start = place % max(1, len(about))  # by turns, so that all kinds of questions are asked
         asked = [*about[start:], *about[:start]][:num_questions]
-        labels = [{question.answer: 1.0} for question in asked]
-        answers.update(answer for label in labels for answer in label)
+        labels = [{answer_words(question, answer(image, question))[0]: 1.0} for question, _ in asked]
+        answers.update(words for label in labels for words in label)
         rows[name].append(
             {
-                "img_id": image.stem,
-                "sentf": {"mscoco": as_typed(image, told), "vqa": [question.text for question in asked]},
+                "img_id": image.id,
+                "sentf": {"mscoco": sentences(image, num_captions), "vqa": [text for _, text in asked]},
                 "labelf": {"vqa": labels},
             }
         )
     for name, content in rows.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    often = sorted(answers, key=lambda answer: (-answers[answer], answer))
-    table = [{"ans": answer, "dsets": ["vqa"]} for answer in often]
+    often = sorted(answers, key=lambda words: (-answers[words], words))
+    table = [{"ans": words, "dsets": ["vqa"]} for words in often]
     (folder / "all_ans.json").write_text(json.dumps(table), encoding="utf-8")
     (folder / "objects_vocab.txt").write_text("".join(f"{kind}\n" for kind in KINDS), encoding="utf-8")

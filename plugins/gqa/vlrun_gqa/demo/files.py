@@ -1,4 +1,4 @@
-"""The demo world as the official question files of GQA.
+"""Demo data as the official question files of GQA.
 
 The balanced questions of an image are those that are trained on and scored. Around them are others, which the files of
 all questions have too: most of what a question entails is among them.
@@ -14,12 +14,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from vlrun_demo.entailment import derived, facts
-from vlrun_demo.gqa_program import Wording, worded
-from vlrun_demo.images import Image
-from vlrun_demo.meaning import Description
-from vlrun_demo.questions import VERIFIED_COLOURS, Question, answer, questions
-from vlrun_demo.scene import COLOURS, FIGURES, KINDS, SHAPES, Scene, image_random
+from vlrun import DemoImage
+from vlrun_demo.language import (
+    COLOURS,
+    FIGURES,
+    KINDS,
+    VERIFIED_COLOURS,
+    Description,
+    Question,
+    answer,
+    image_random,
+    questions,
+)
+from vlrun_gqa.demo.entailment import derived, facts
+from vlrun_gqa.demo.program import Wording, worded
 
 SHARES = {
     "query colour": 29,
@@ -41,8 +49,7 @@ _YES_OR_NO = ["yes", "no"]
 class Asked:
     """A question about an image, with its official id."""
 
-    image: Image
-    scene: Scene
+    image: DemoImage
     question_id: str
     question: Question
     is_balanced: bool
@@ -50,29 +57,28 @@ class Asked:
     @cached_property
     def wording(self) -> Wording:
         """The question in words, with its program."""
-        return worded(self.scene, self.question, image_random(int(self.question_id), "gqa words"))
+        return worded(self.image, self.question, image_random(int(self.question_id), "gqa words"))
 
     @property
     def answer(self) -> str:
         """The right answer."""
-        return answer(self.scene, self.question)
+        return answer(self.image, self.question)
 
 
-def asked_about(image: Image) -> list[Asked]:
+def asked_about(image: DemoImage) -> list[Asked]:
     """All questions about an image, the balanced ones first."""
-    scene = image.scene()
-    balanced = questions(scene, SHARES, QUESTIONS_PER_IMAGE)
-    others = dict.fromkeys(other for question in balanced for other in _related(question, scene))
-    prefix = f"{_PREFIXES[image.split]}{image.image_id % 10**6:06d}"  # leading zeros are a part of these ids
+    balanced = questions(image, SHARES, QUESTIONS_PER_IMAGE)
+    others = dict.fromkeys(other for question in balanced for other in _related(question, image))
+    prefix = f"{_PREFIXES[image.split]}{image.number % 10**6:06d}"  # leading zeros are a part of these ids
     return [
-        Asked(image, scene, f"{prefix}{position:02d}", question, position < len(balanced))
+        Asked(image, f"{prefix}{position:02d}", question, position < len(balanced))
         for position, question in enumerate([*balanced, *(other for other in others if other not in balanced)])
     ]
 
 
-def _related(question: Question, scene: Scene) -> Iterator[Question]:
+def _related(question: Question, image: DemoImage) -> Iterator[Question]:
     """Other questions about the same things: those that GQA has in its unbalanced files."""
-    rng = image_random(scene.image_id, "related")
+    rng = image_random(image.number, "related")
     kind = question.about.kind
     if kind in FIGURES:
         yield Question("exist", Description(kind=kind))
@@ -93,7 +99,7 @@ def entailed(asked: Asked, neighbours: Iterable[Asked]) -> list[str]:
     ]
 
 
-def write_gqa(folder: Path, chosen: Iterable[Image]) -> None:
+def write_gqa(folder: Path, chosen: Iterable[DemoImage]) -> None:
     """Writes balanced questions of all splits, all questions of val and testdev, choices, and the submission's."""
     by_image: dict[str, list[list[Asked]]] = {split: [] for split in _PREFIXES}
     for image in chosen:
@@ -117,7 +123,7 @@ def _row(asked: Asked, neighbours: Iterable[Asked]) -> dict[str, Any]:
         "entailed": entailed(asked, neighbours),
         "equivalent": [asked.question_id],
         "question": wording.text,
-        "imageId": asked.image.stem,
+        "imageId": asked.image.id,
         "isBalanced": asked.is_balanced,
         "groups": wording.groups,
         "answer": wording.answer,
@@ -132,7 +138,7 @@ def _without_answers(chosen: Iterable[Asked]) -> dict[str, dict[str, Any]]:
     return {
         asked.question_id: {
             "question": asked.wording.text,
-            "imageId": asked.image.stem,
+            "imageId": asked.image.id,
             "isBalanced": asked.is_balanced,
         }
         for asked in chosen
@@ -155,7 +161,7 @@ def _choices(chosen: list[Asked]) -> dict[str, dict[str, list[str]]]:
 
 def _valid(question: Question) -> list[str]:
     if question.asks == "query":
-        return list({"colour": COLOURS, "kind": (*FIGURES, *SHAPES)}[str(question.attribute)])
+        return list({"colour": COLOURS, "kind": KINDS}[str(question.attribute)])
     if question.asks == "choose":
         return list(question.options)
     return ["left", "right"] if question.asks == "side" else _YES_OR_NO

@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 
+from vlrun import DemoImage
 from vlrun.plugins.manager import create_plugins
-from vlrun_demo.official_gqa import asked_about, write_gqa
-from vlrun_demo.world import GQA, Image, images
+from vlrun_demo.images import Image
+from vlrun_demo.language import Description, Question, answer, questions, value_of
+from vlrun_demo.scene import make_sparse_scene
+from vlrun_demo.world import GQA, images
+from vlrun_gqa.demo.entailment import derived, facts
+from vlrun_gqa.demo.files import SHARES, asked_about, write_gqa
 
 Rows = dict[str, dict[str, Any]]
 
@@ -96,13 +101,13 @@ def test_entailed_questions_are_others_about_the_same_image(archive: Path) -> No
 
 
 def test_programs_lead_to_the_answers(chosen: list[Image]) -> None:
-    """Each program, run on the scene that it asks about, gives the answer of its question."""
+    """Each program, run on the image that it asks about, gives the answer of its question."""
     for image in chosen[::4]:
         for asked in asked_about(image):
-            assert run(asked.scene, asked.wording.program) == asked.answer
+            assert run(asked.image, asked.wording.program) == asked.answer
 
 
-def run(scene: Any, program: Any) -> str:
+def run(image: DemoImage, program: Any) -> str:
     names = {"color": "colour", "pattern": "pattern", "name": "kind"}
     results: list[Any] = []
     for step in program:
@@ -110,10 +115,10 @@ def run(scene: Any, program: Any) -> str:
         match step.operation.split():
             case ["select"]:
                 kind = step.argument.split(" (")[0]
-                results.append([thing for thing in scene.things if kind in ("thing", thing.kind)])
+                results.append([thing for thing in image.objects if kind in ("thing", thing.name)])
             case ["filter", name]:
                 value = {"checkered": "checked"}.get(step.argument, step.argument)
-                results.append([thing for thing in inputs[0] if getattr(thing, names[name]) == value])
+                results.append([thing for thing in inputs[0] if value_of(thing, names[name]) == value])
             case ["exist"]:
                 results.append("yes" if inputs[0] else "no")
             case ["or" | "and" as joined]:
@@ -121,17 +126,17 @@ def run(scene: Any, program: Any) -> str:
                 results.append("yes" if (any(there) if joined == "or" else all(there)) else "no")
             case ["verify", name]:
                 (thing,) = inputs[0]
-                results.append("yes" if getattr(thing, names[name]) == step.argument else "no")
+                results.append("yes" if value_of(thing, names[name]) == step.argument else "no")
             case ["choose", name]:
                 (thing,) = inputs[0]
-                (value,) = (option for option in step.argument.split("|") if option == getattr(thing, names[name]))
+                (value,) = (option for option in step.argument.split("|") if option == value_of(thing, names[name]))
                 results.append(value)
             case ["query"]:
                 (thing,) = inputs[0]
                 if step.argument == "hposition":
-                    results.append("left" if thing.centre[0] < scene.width / 2 else "right")
+                    results.append("left" if thing.box[0] + thing.box[2] < image.width else "right")
                 else:
-                    results.append(getattr(thing, names[step.argument]))
+                    results.append(value_of(thing, names[step.argument]))
             case _:
                 raise AssertionError(step)
     return str(results[-1])
@@ -198,10 +203,47 @@ def test_a_question_alone_does_not_tell_the_answer() -> None:
 
 
 def test_the_builder_of_real_data_reads_the_files(archive: Path, tmp_path: Path) -> None:
-    pytest.importorskip("vlrun_gqa")
     (builder,) = (b for b in create_plugins().find("dataset", "gqa").builders if b.source == "official")
     report = builder.build(archive, tmp_path / "out")
 
     assert {"train", "valid", "testdev", "test", "valid_all", "testdev_all", "submission"} <= set(report.counts)
     first = json.loads((tmp_path / "out" / "train.jsonl").read_text().splitlines()[0])
     assert first["id"].startswith("0")
+
+
+def test_what_follows_from_an_answer_is_true() -> None:
+    checked = 0
+    for number in range(9_000_000, 9_000_300):
+        image = Image(number, "train", str(number), "vg_gqa", make_sparse_scene)
+        found = questions(image, SHARES, 6)
+        for question in found:
+            known = facts(question, answer(image, question))
+            assert derived(known, question) in (answer(image, question), None)
+            for other in found:
+                implied = derived(known, other)
+                checked += implied is not None and other != question
+                assert implied in (None, answer(image, other)), (question, other)
+    assert checked > 100
+
+
+def test_a_colour_tells_about_the_same_thing_only() -> None:
+    ball = Description(kind="ball")
+    known = facts(Question("query", ball, "colour"), "red")
+
+    assert derived(known, Question("verify", ball, "colour", ("red",))) == "yes"
+    assert derived(known, Question("verify", ball, "colour", ("blue",))) == "no"
+    assert derived(known, Question("query", Description(colour="red"), "kind")) == "ball"
+    assert derived(known, Question("exist", ball)) == "yes"
+    assert derived(known, Question("side", ball)) is None
+    assert derived(known, Question("verify", Description(kind="cat"), "colour", ("red",))) is None
+    assert derived(known, Question("query", Description(pattern="plain"), "colour")) is None
+
+
+def test_existence_tells_about_this_or_that() -> None:
+    either, both = (Question(asks, Description(), options=("cat", "ball")) for asks in ("either", "both"))
+    yes, no = (facts(Question("exist", Description(kind="cat")), given) for given in ("yes", "no"))
+
+    assert (derived(yes, either), derived(yes, both)) == ("yes", None)
+    assert (derived(no, either), derived(no, both)) == (None, "no")
+    assert derived(facts(either, "no"), both) == "no"
+    assert derived(facts(both, "yes"), either) == "yes"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 
-from vlrun_demo.questions import Question
+from vlrun_demo.language import Question
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """The world can be learned, and only by reading: a model of a few lines finds referents, unless its texts are mixed up.
 
 The model scores a region by the product of what it sees in it and the sum of what the words mean; it stands for any
-backbone, of which the tests of this plugin know nothing.
+backbone, of which these tests know nothing.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from vlrun.blocks.boxes import iou
-from vlrun_demo.language import all_words
-from vlrun_demo.official_refcoco import referents_of
+from vlrun_demo.images import Image
+from vlrun_demo.provider import VOCABULARY
 from vlrun_demo.regions import FEATURE_SIZE, region_features
-from vlrun_demo.world import Image, images
+from vlrun_demo.world import images
+from vlrun_rec.demo.files import referents_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 _TRAIN_IMAGES = 250
-_WORDS = {word: number for number, word in enumerate(all_words(), 1)}
+_WORDS = {word: number for number, word in enumerate(VOCABULARY.read_text().split(), 1)}
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,15 @@ class WordsTimesRegions(nn.Module):
 
 
 @pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Layers and matrices of these tests are too small to share out."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
 def splits() -> dict[str, Expressions]:
     chosen = {
         "train": [image for image in images() if image.split == "train"][:_TRAIN_IMAGES],
@@ -63,10 +74,10 @@ def splits() -> dict[str, Expressions]:
 
 def _expressions(chosen: list[Image]) -> Expressions:
     texts, rows, right = [], [], []
+    shown = {image.id: image for image in chosen}
     for referent in referents_of("refcoco+", chosen):
-        scene = referent.scene
-        found = region_features(scene, "image")
-        places = found.boxes / (scene.width, scene.height, scene.width, scene.height)
+        found = region_features(shown[referent.image.id].scene, "image")
+        places = found.boxes / (found.width, found.height, found.width, found.height)
         overlaps = iou(found.boxes, np.array([referent.thing.box], np.float32), "plus_one")
         for expression in referent.expressions:
             texts.append(expression.sent)

@@ -5,24 +5,24 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vlrun import DemoImage
 from vlrun.plugins.manager import create_plugins
-from vlrun_demo.official_nlvr2 import subsets, write_nlvr2
-from vlrun_demo.pairs import SET_COUNTS, pair_images, pair_sets
-from vlrun_demo.scene import Scene
+from vlrun_demo.provider import DemoWorld
+from vlrun_nlvr2.demo.files import subsets
+from vlrun_nlvr2.demo.pairs import SET_COUNTS, pair_images
 
 Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("nlvr2")
-    write_nlvr2(folder, pair_sets())
-    return folder
+def archive(demo_files: Callable[[str], Path]) -> Path:
+    return demo_files("nlvr2")
 
 
 def rows(folder: Path, name: str) -> list[Row]:
@@ -30,8 +30,8 @@ def rows(folder: Path, name: str) -> list[Row]:
 
 
 @pytest.fixture(scope="module")
-def scenes() -> dict[str, Scene]:
-    return {image.stem: image.scene() for image in pair_images()}
+def shown() -> dict[str, DemoImage]:
+    return {image.id: image for image in DemoWorld().make_images(pair_images())}
 
 
 def test_lines_have_the_keys_of_the_originals(archive: Path, samples: Path) -> None:
@@ -71,11 +71,11 @@ def test_a_sentence_is_about_several_pairs(archive: Path) -> None:
     assert {3, 4} <= set(sizes.values()) <= {1, 2, 3, 4}
 
 
-def test_labels_are_true_of_the_scenes(archive: Path, scenes: dict[str, Scene]) -> None:
+def test_labels_are_true_of_the_images(archive: Path, shown: dict[str, DemoImage]) -> None:
     """By reading the sentence again."""
     for row in rows(archive, "test1"):
         pair = row["identifier"].rsplit("-", 1)[0]
-        fits = [shows(scenes[f"{pair}-img{side}"], row["sentence"]) for side in (0, 1)]
+        fits = [shows(shown[f"{pair}-img{side}"], row["sentence"]) for side in (0, 1)]
         expected = {
             "left": fits[0],
             "right": fits[1],
@@ -87,16 +87,16 @@ def test_labels_are_true_of_the_scenes(archive: Path, scenes: dict[str, Scene]) 
         assert row["label"] == str(truth)
 
 
-def shows(scene: Scene, sentence: str) -> bool:
+def shows(image: DemoImage, sentence: str) -> bool:
     words = sentence.lower().strip(".").split()
     if "background" in words:
-        return scene.background == words[words.index("background") - 1]
+        return image.background == words[words.index("background") - 1]
     for word in words:
         if word in ("red", "blue"):
-            return any(thing.colour == word for thing in scene.things)
+            return any(thing.attributes["colour"] == word for thing in image.objects)
         kind = word.removesuffix("s")
         if kind in ("robot", "ghost", "cat"):
-            count = sum(thing.kind == kind for thing in scene.things)
+            count = sum(thing.name == kind for thing in image.objects)
             return count == 2 if "exactly" in words else count >= 1
     raise AssertionError(sentence)
 
@@ -141,18 +141,17 @@ def test_subsets_follow_the_published_rule(archive: Path, samples: Path) -> None
 
 
 def test_splits_share_no_image() -> None:
-    stems = [image.stem for image in pair_images()]
-    numbers = [image.image_id for image in pair_images()]
+    stems = [image.id for image in pair_images()]
+    numbers = [image.number for image in pair_images()]
 
     assert len(set(stems)) == len(set(numbers)) == len(stems) == 8 * sum(SET_COUNTS.values())
     assert stems[0] == "train-0-0-img0"
 
 
 def test_the_builder_of_real_data_reads_the_files(archive: Path, tmp_path: Path) -> None:
-    pytest.importorskip("vlrun_nlvr2")
     (builder,) = (b for b in create_plugins().find("dataset", "nlvr2").builders if b.source == "official")
     report = builder.build(archive, tmp_path / "out")
 
     assert set(report.counts) == set(SET_COUNTS)
     first = json.loads((tmp_path / "out" / "dev.jsonl").read_text().splitlines()[0])
-    assert set(first["images"]) <= {image.stem for image in pair_images()}
+    assert set(first["images"]) <= {image.id for image in pair_images()}

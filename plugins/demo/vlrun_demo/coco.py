@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vlrun_demo.images import Image
-from vlrun_demo.scene import Scene
+from vlrun import DemoImage
 
 
 def coco_header(dataset: str, year: int) -> dict[str, Any]:
@@ -22,13 +21,13 @@ def coco_header(dataset: str, year: int) -> dict[str, Any]:
     }
 
 
-def coco_image(image: Image, scene: Scene, year: int = 2016) -> dict[str, Any]:
+def coco_image(image: DemoImage, year: int) -> dict[str, Any]:
     """Describes one image: its id, file name and size."""
     return {
         "license": 1,
-        "file_name": image.name,
-        "height": scene.height,
-        "width": scene.width,
+        "file_name": image.file_name,
+        "height": image.height,
+        "width": image.width,
         "date_captured": f"{year}-01-01 00:00:00",
-        "id": image.image_id,
+        "id": image.number,
     }

@@ -10,19 +10,20 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from vlrun_demo.language import as_typed, cleaned, noun_phrase
-from vlrun_demo.meaning import (
+from vlrun import DemoImage, DemoObject
+from vlrun_demo.language import (
     PLACES,
     Description,
     attribute_subsets,
+    cleaned,
     is_only,
+    noun_phrase,
     placed,
     referents,
     related,
     true_relations,
     unique_subsets,
 )
-from vlrun_demo.scene import Scene, Thing
 
 MANNERS = ("refcoco", "refcoco+", "refcocog")
 
@@ -43,9 +44,9 @@ class Expression:
     meaning: Description
 
 
-def refer(scene: Scene, thing: Thing, manner: str, rng: random.Random, most: int) -> list[Expression]:
+def refer(image: DemoImage, thing: DemoObject, manner: str, rng: random.Random, most: int) -> list[Expression]:
     """Makes up to ``most`` distinct expressions that single ``thing`` out; none where the manner cannot do so."""
-    draw = {"refcoco": _short, "refcoco+": _by_appearance, "refcocog": _at_length}[manner](scene, thing, rng)
+    draw = {"refcoco": _short, "refcoco+": _by_appearance, "refcocog": _at_length}[manner](image, thing, rng)
     by_text: dict[str, Expression] = {}
     for _ in range(3 * most):
         meaning = draw(rng)
@@ -53,25 +54,25 @@ def refer(scene: Scene, thing: Thing, manner: str, rng: random.Random, most: int
             break
         text = noun_phrase(rng, meaning, article=_article(meaning, manner, rng))
         if len(text.split()) <= _MOST_WORDS and text not in by_text:
-            by_text[text] = Expression(as_typed(rng, text), cleaned(text), meaning)
+            by_text[text] = Expression(_as_typed(rng, text), cleaned(text), meaning)
         if len(by_text) == most:
             break
     return list(by_text.values())
 
 
-def _by_appearance(scene: Scene, thing: Thing, _: random.Random) -> _Draw:
-    unique = unique_subsets(scene, thing)
+def _by_appearance(image: DemoImage, thing: DemoObject, _: random.Random) -> _Draw:
+    unique = unique_subsets(image, thing)
     return lambda rng: _preferred(unique, rng)
 
 
-def _short(scene: Scene, thing: Thing, _: random.Random) -> _Draw:
-    unique = unique_subsets(scene, thing)
+def _short(image: DemoImage, thing: DemoObject, _: random.Random) -> _Draw:
+    unique = unique_subsets(image, thing)
     with_place = [
         replace(subset, place=place)
         for subset in attribute_subsets(thing, most=2)
-        for fitting in [referents(scene, subset)]
+        for fitting in [referents(image, subset)]
         for place in PLACES
-        if is_only(placed(scene, fitting, place), thing)
+        if is_only(placed(image, fitting, place), thing)
     ]
 
     def draw(rng: random.Random) -> Description | None:
@@ -81,17 +82,17 @@ def _short(scene: Scene, thing: Thing, _: random.Random) -> _Draw:
     return draw
 
 
-def _at_length(scene: Scene, thing: Thing, rng: random.Random) -> _Draw:
-    unique = unique_subsets(scene, thing)
+def _at_length(image: DemoImage, thing: DemoObject, rng: random.Random) -> _Draw:
+    unique = unique_subsets(image, thing)
     detailed = [subset for subset in unique if subset.num_conditions >= 2]
-    relations = list(true_relations(scene, thing, rng.sample(scene.things, 3)))
+    relations = list(true_relations(image, thing, rng.sample(image.objects, 3)))
     needing = [
         replace(subset, relation=relation)
         for subset in attribute_subsets(thing, most=2)
         if subset.kind and subset not in unique
-        for fitting in [referents(scene, subset)]
+        for fitting in [referents(image, subset)]
         for relation in relations
-        if is_only(related(scene, fitting, relation), thing)
+        if is_only(related(image, fitting, relation), thing)
     ]
 
     def draw(rng: random.Random) -> Description | None:
@@ -118,3 +119,13 @@ def _article(meaning: Description, manner: str, rng: random.Random) -> str:
     if manner == "refcocog":
         return rng.choice(("the", "the", "a"))
     return "the" if not meaning.kind or rng.random() < 0.3 else ""
+
+
+def _as_typed(rng: random.Random, text: str) -> str:
+    """The text as somebody may have typed it: now and then with a capital, a full stop, or all in capitals."""
+    habit = rng.random()
+    if habit < 0.15:
+        text = f"{text[0].upper()}{text[1:]}"
+    elif habit < 0.18:
+        text = text.upper()
+    return f"{text}." if rng.random() < 0.08 else text

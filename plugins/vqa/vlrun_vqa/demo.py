@@ -1,4 +1,4 @@
-"""The demo world as the official files of VQA v2: questions, and ten people's answers to each.
+"""Demo data as the official files of VQA v2: questions, and ten people's answers to each.
 
 ROSITA's minival lies beside them, as its authors publish it: a part of val2014 with files of its own. The answers of
 test2015, and of its part test-dev2015, are hidden.
@@ -14,10 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlrun_demo.images import Image
-from vlrun_demo.language import ANSWER_WORDS, NUMBERS, plain_phrase, usual_word, with_article
-from vlrun_demo.questions import Question, answer, questions
-from vlrun_demo.scene import Scene, image_random
+from vlrun import DemoImage
+from vlrun_demo.language import (
+    ANSWER_WORDS,
+    Question,
+    answer,
+    answer_words,
+    image_random,
+    questions_in_words,
+    with_article,
+)
 
 PARTS = {
     "train2014": ("train",),
@@ -29,16 +35,8 @@ PARTS = {
 """Part of the dataset -> the splits of images that it asks about."""
 HIDDEN = ("test2015", "test-dev2015")
 
-SHARES = {
-    "query colour": 30,
-    "query kind": 25,
-    "choose": 13,
-    "side": 7,
-    "exist": 12,
-    "verify": 8,
-    "count": 14,  # most are not asked
-}
-QUESTIONS_PER_IMAGE = 5
+QUESTION_TYPES = ("how many", "are there any", "is there a", "what color is the", "what is the", "is the", "what")
+"""Official types, which are the first words of questions; of those that fit, the first counts."""
 
 NUM_PEOPLE = 10
 _FEWEST_AGREE = 5  # more than others can ever have in common: the right answer is the most common one
@@ -63,22 +61,30 @@ _HEADER = {
 class Asked:
     """A question about an image in words, with its official id and type."""
 
-    image: Image
-    scene: Scene
+    image: DemoImage
     position: int
     question: Question
     text: str
-    question_type: str
 
     @property
     def question_id(self) -> int:
         """The official id, which contains that of the image."""
-        return self.image.image_id * _QUESTIONS_PER_ID + self.position
+        return self.image.number * _QUESTIONS_PER_ID + self.position
 
     @property
     def answer(self) -> str:
         """The right answer in the most usual word."""
-        return answer_words(self.question, answer(self.scene, self.question))[0]
+        return self.answer_words[0]
+
+    @property
+    def answer_words(self) -> tuple[str, ...]:
+        """What the right answer can be called."""
+        return answer_words(self.question, answer(self.image, self.question))
+
+    @property
+    def question_type(self) -> str:
+        """The official type."""
+        return next(words for words in QUESTION_TYPES if self.text.lower().startswith(words))
 
     @property
     def answer_type(self) -> str:
@@ -86,57 +92,18 @@ class Asked:
         return {"exist": "yes/no", "verify": "yes/no", "count": "number"}.get(self.question.asks, "other")
 
 
-def asked_about(chosen: Iterable[Image]) -> Iterator[Asked]:
+def asked_about(chosen: Iterable[DemoImage]) -> Iterator[Asked]:
     """Asks questions about some images, image by image."""
     for image in chosen:
-        scene = image.scene()
-        rng = image_random(image.image_id, "vqa words")
-        for position, question in enumerate(questions(scene, SHARES, QUESTIONS_PER_IMAGE)):
-            yield Asked(image, scene, position, question, *in_words(question, rng))
-
-
-def in_words(question: Question, rng: random.Random) -> tuple[str, str]:
-    """The question as people type it, and the official question type that it starts with."""
-    thing = plain_phrase(question.about)
-    if question.asks in ("count", "exist"):
-        return _in_words_about_many(question, thing, rng)
-    if question.asks == "side":
-        return f"What side is the {thing} on?", "what"
-    if question.asks == "query" and question.attribute == "colour":
-        return f"What color is the {thing}?", "what color is the"
-    if question.asks == "query":
-        return f"What is the {thing}?", "what is the"
-    assert question.attribute is not None
-    named = " or ".join(usual_word(question.attribute, option) for option in question.options)
-    return f"Is the {thing} {named}?", "is the"
-
-
-def _in_words_about_many(question: Question, thing: str, rng: random.Random) -> tuple[str, str]:
-    things = plain_phrase(question.about, plural=True)
-    if question.asks == "count":
-        return f"How many {things} are there?", "how many"
-    if rng.random() < 0.5:
-        return f"Are there any {things}?", "are there any"
-    return f"Is there {with_article('a', thing)}?", "is there a"
-
-
-def answer_words(question: Question, right: str) -> tuple[str, ...]:
-    """What the right answer can be called, the most usual word first."""
-    if question.asks == "count":
-        return right, NUMBERS[int(right)]
-    if question.asks == "side":
-        return right, f"{right} side"
-    if question.asks in ("query", "choose"):
-        assert question.attribute is not None
-        return ANSWER_WORDS[question.attribute][right]
-    return (right,)
+        for position, (question, text) in enumerate(questions_in_words(image)):
+            yield Asked(image, position, question, text)
 
 
 def ten_answers(asked: Asked) -> list[dict[str, Any]]:
     """What ten people say: most give the right answer, others a synonym, a slip or a guess."""
     rng = image_random(asked.question_id, "answers")
     right = asked.answer
-    synonyms = answer_words(asked.question, answer(asked.scene, asked.question))[1:]
+    synonyms = asked.answer_words[1:]
     (agree,) = rng.choices(range(NUM_PEOPLE, _FEWEST_AGREE - 1, -1), _AGREEMENT)
     said = [right] * agree
     while len(said) < NUM_PEOPLE:
@@ -182,7 +149,7 @@ def _confidence(rng: random.Random, *, sure: bool) -> str:
     return rng.choices(("yes", "maybe", "no"), (88, 11, 1) if sure else (45, 45, 10))[0]
 
 
-def write_vqa(folder: Path, chosen: Iterable[Image]) -> None:
+def write_vqa(folder: Path, chosen: Iterable[DemoImage]) -> None:
     """Writes the questions of all parts, and the annotations of those that are not hidden, into ``folder``."""
     by_split: dict[str, list[Asked]] = {}
     for asked in asked_about(chosen):
@@ -195,7 +162,7 @@ def write_vqa(folder: Path, chosen: Iterable[Image]) -> None:
 
 
 def _question(asked: Asked) -> dict[str, Any]:
-    return {"image_id": asked.image.image_id, "question": asked.text, "question_id": asked.question_id}
+    return {"image_id": asked.image.number, "question": asked.text, "question_id": asked.question_id}
 
 
 def _annotation(asked: Asked) -> dict[str, Any]:
@@ -205,7 +172,7 @@ def _annotation(asked: Asked) -> dict[str, Any]:
         "question_type": asked.question_type,
         "multiple_choice_answer": most_common,
         "answers": answers,
-        "image_id": asked.image.image_id,
+        "image_id": asked.image.number,
         "answer_type": asked.answer_type,
         "question_id": asked.question_id,
     }

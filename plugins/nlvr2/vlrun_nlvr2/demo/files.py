@@ -1,4 +1,4 @@
-"""The demo world as the official files of NLVR2: one JSON object a line, although they are called .json."""
+"""Demo data as the official files of NLVR2: one JSON object a line, although they are called .json."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vlrun import DemoImage
 from vlrun.seeds import derive_seed
-from vlrun_demo.images import Image
 from vlrun_demo.language import plural_of
-from vlrun_demo.pairs import PairSet, Statement, pair_sets
+from vlrun_nlvr2.demo.pairs import PairSet, Statement, pair_sets
 
 SPLITS_WITH_SUBSETS = ("dev", "test1")
 
@@ -22,16 +22,16 @@ _DIRECTORIES = 100  # train's sets are divided into so many, for splits that sha
 Row = dict[str, Any]
 
 
-def write_statements(folder: Path, images: Iterable[Image]) -> None:
-    """Writes the statements of all sets; ``images`` are those of the sets, which know them themselves."""
-    write_nlvr2(folder, pair_sets())
+def write_nlvr2(folder: Path, images: Iterable[DemoImage]) -> None:
+    """Writes a file per split, and the balanced and the unbalanced part of those that have them.
 
-
-def write_nlvr2(folder: Path, chosen: Iterable[PairSet]) -> None:
-    """Writes a file per split, and the balanced and the unbalanced part of those that have them."""
+    Args:
+        images: those of all pairs, as ``pair_images`` asks for them.
+    """
+    shown = {image.id: image for image in images}
     rows: dict[str, list[Row]] = {}
-    for pair_set in chosen:
-        rows.setdefault(pair_set.split, []).extend(_rows(pair_set))
+    for pair_set in pair_sets():
+        rows.setdefault(pair_set.split, []).extend(_rows(pair_set, shown))
     for split, split_rows in rows.items():
         _write(folder / f"{split}.json", split_rows)
     for split in SPLITS_WITH_SUBSETS:
@@ -56,30 +56,30 @@ def _pair(row: Row) -> tuple[str, str]:
     return row["left_url"], row["right_url"]
 
 
-def _rows(pair_set: PairSet) -> Iterator[Row]:
+def _rows(pair_set: PairSet, shown: Mapping[str, DemoImage]) -> Iterator[Row]:
     rng = random.Random(derive_seed("demo", "lines", pair_set.split, pair_set.number))  # noqa: S311
     for sentence_id in rng.sample((0, 1), 2):
         statement = pair_set.statements[sentence_id]
         for pair_id in rng.sample(range(len(pair_set.images)), len(pair_set.images)):
             if rng.random() >= _LEFT_OUT:
                 identifier = f"{pair_set.split}-{pair_set.number}-{pair_id}-{sentence_id}"
-                yield _row(identifier, pair_set, statement, pair_set.images[pair_id], rng)
+                left, right = (shown[wanted.id] for wanted in pair_set.images[pair_id])
+                yield _row(identifier, pair_set, statement, left, right, rng)
 
 
 def _row(
-    identifier: str, pair_set: PairSet, statement: Statement, pair: tuple[Image, Image], rng: random.Random
+    identifier: str, pair_set: PairSet, statement: Statement, left: DemoImage, right: DemoImage, rng: random.Random
 ) -> Row:
-    left, right = pair
-    label = str(statement.is_true(left.scene(), right.scene()))
+    label = str(statement.is_true(left, right))
     writer, *checkers = rng.sample(range(200), 2 + _EXTRA_WORKERS)
     synset = statement.about.kind or "shape"
     row: Row = {
         "validation": {str(checkers[0]): label},
         "sentence": statement.text,
-        "left_url": f"https://demo.example/{left.name}",
+        "left_url": f"https://demo.example/{left.file_name}",
         "writer": str(writer),
         "label": label,
-        "right_url": f"https://demo.example/{right.name}",
+        "right_url": f"https://demo.example/{right.file_name}",
         "synset": synset,
         "query": f"{plural_of(synset)}{pair_set.number}",
         "identifier": identifier,

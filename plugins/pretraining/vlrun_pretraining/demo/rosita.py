@@ -1,4 +1,4 @@
-"""The demo world as the files of ROSITA's pre-training: captions with lemmas, scene graphs, and what is often said."""
+"""Demo data as the files of ROSITA's pre-training: captions with lemmas, scene graphs, and what is often said."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from vlrun import DemoImage
 from vlrun.seeds import derive_seed
-from vlrun_demo.grammar import Parsed, lemmas_of_things, parsed
-from vlrun_demo.images import Image
-from vlrun_demo.official_captions import sentences
-from vlrun_demo.scene import COLOURS, KINDS
+from vlrun_demo.language import COLOURS, KINDS, sentences
+from vlrun_pretraining.demo.grammar import Parsed, lemmas_of_things, parsed
 
 _SETS = {"pt-vg": 0, "pt-conceptual": 5, "pt-sbu": 10}
 """Set -> the place, modulo 15, of the images that go to it; others to pt-coco. All are images of COCO here."""
@@ -26,11 +25,11 @@ _WIDTH = 50  # of a word vector
 _LIKE_ITS_KIND = 0.8  # cosine of the vectors of two words for the same thing, on average
 
 
-def write_rosita_pretraining(folder: Path, chosen: Sequence[Image]) -> None:
+def write_rosita_pretraining(folder: Path, chosen: Sequence[DemoImage]) -> None:
     """Writes ``annotations``, ``genome_vocabs`` and a text file of word vectors into ``folder``."""
-    rows: dict[str, list[tuple[Image, str, Parsed]]] = {}
+    rows: dict[str, list[tuple[DemoImage, str, Parsed]]] = {}
     for name, images in _by_set(chosen).items():
-        rows[name] = [(image, text, parsed(text)) for image in images for text in sentences(image, image.scene())]
+        rows[name] = [(image, text, parsed(text)) for image in images for text in sentences(image)]
     for name, of_set in rows.items():
         path = folder / "annotations" / name / f"{name.replace('-', '_')}_annotations_train.tsv"
         path.parent.mkdir(parents=True)
@@ -45,9 +44,9 @@ def write_rosita_pretraining(folder: Path, chosen: Sequence[Image]) -> None:
     _write(folder / "glove.txt", "".join(_vectors()))
 
 
-def _by_set(chosen: Sequence[Image]) -> dict[str, list[Image]]:
+def _by_set(chosen: Sequence[DemoImage]) -> dict[str, list[DemoImage]]:
     """Images of train go to all sets; one of val comes after every 24 in pt-coco, from where the importer takes it."""
-    images: dict[str, list[Image]] = {name: [] for name in ("pt-coco", *_SETS)}
+    images: dict[str, list[DemoImage]] = {name: [] for name in ("pt-coco", *_SETS)}
     val = iter([image for image in chosen if image.split == "val"])
     for place, image in enumerate(image for image in chosen if image.split != "val"):
         name = next((name for name, own in _SETS.items() if place % 15 == own), "pt-coco")
@@ -57,7 +56,7 @@ def _by_set(chosen: Sequence[Image]) -> dict[str, list[Image]]:
     return images
 
 
-def _row(number: int, image: Image, text: str, graph: Parsed) -> str:
+def _row(number: int, image: DemoImage, text: str, graph: Parsed) -> str:
     found = {
         "objs": [[words] for words in graph.objects],
         "attrs": graph.attributes,
@@ -65,7 +64,7 @@ def _row(number: int, image: Image, text: str, graph: Parsed) -> str:
         "mixed": [],
     }
     texts = [json.dumps(text), json.dumps(" ".join(graph.lemmas))]
-    names = ["coco", str(image.image_id), f"{image.stem}.jpg", "train"]
+    names = ["coco", str(image.number), f"{image.id}.jpg", "train"]
     return "\t".join(["cap", "coco", "train", f"coco_{number}", *texts, *names, '""', "[]", json.dumps(found)]) + "\n"
 
 

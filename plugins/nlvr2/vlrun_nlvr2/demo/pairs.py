@@ -11,13 +11,23 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache
 
+from vlrun import DemoImage, DemoImageRequest
 from vlrun.seeds import derive_seed
-from vlrun_demo.images import Image
-from vlrun_demo.language import NUMBERS, plain_phrase, with_article
-from vlrun_demo.meaning import Description, referents
-from vlrun_demo.scene import BACKGROUNDS, COLOURS, FIGURES, PATTERNS, SHAPES, SIZES, Scene, arrange
+from vlrun_demo.language import (
+    BACKGROUNDS,
+    COLOURS,
+    FIGURES,
+    NUMBERS,
+    PATTERNS,
+    SHAPES,
+    SIZES,
+    Description,
+    plain_phrase,
+    referents,
+    with_article,
+)
 
 SET_COUNTS = {"train": 450, "dev": 50, "test1": 50, "test2": 20}
 PAIRS_PER_SET = 4
@@ -50,7 +60,7 @@ _BACKGROUND_TEMPLATES = {
     "any": "At least one image has a {} background.",
 }
 
-Attributes = tuple[str, str, str, str]
+Object = tuple[str, Mapping[str, str]]
 Sides = tuple[bool, bool]
 
 
@@ -71,14 +81,14 @@ class Statement:
     text: str
     background: str | None = None
 
-    def is_true(self, left: Scene, right: Scene) -> bool:
-        """Whether the statement holds for a pair of scenes."""
+    def is_true(self, left: DemoImage, right: DemoImage) -> bool:
+        """Whether the statement holds for a pair of images."""
         return _holds(self.where, (self._fits(left), self._fits(right)))
 
-    def _fits(self, scene: Scene) -> bool:
+    def _fits(self, image: DemoImage) -> bool:
         if self.background is not None:
-            return scene.background == self.background
-        count = len(referents(scene, self.about))
+            return image.background == self.background
+        count = len(referents(image, self.about))
         return count == 2 if self.two else count >= 1
 
 
@@ -88,18 +98,18 @@ class PairSet:
 
     split: str
     number: int
-    images: tuple[tuple[Image, Image], ...]
+    images: tuple[tuple[DemoImageRequest, DemoImageRequest], ...]
     statements: tuple[Statement, Statement]
 
 
-@lru_cache(maxsize=1)
+@cache
 def pair_sets() -> tuple[PairSet, ...]:
     """Makes all sets, split after split."""
     return tuple(_pair_set(split, number) for split, count in SET_COUNTS.items() for number in range(count))
 
 
-def pair_images() -> list[Image]:
-    """Lists the images of all sets."""
+def pair_images() -> list[DemoImageRequest]:
+    """Asks for the images of all sets."""
     return [image for pair_set in pair_sets() for pair in pair_set.images for image in pair]
 
 
@@ -109,7 +119,7 @@ def _pair_set(split: str, number: int) -> PairSet:
     rng.shuffle(about)
     sides = [_sides(statement, rng) for statement in about]
 
-    def image(pair: int, side: int) -> Image:
+    def image(pair: int, side: int) -> DemoImageRequest:
         wanted = {statement: pairs[pair][side] for statement, pairs in zip(about, sides, strict=True)}
         return _image(split, number, pair, side, wanted, rng)
 
@@ -155,7 +165,7 @@ def _holds(where: str, fits: Sides) -> bool:
     return {"left": fits[0], "right": fits[1], "both": all(fits), "any": any(fits)}[where]
 
 
-def _contents(wanted: Mapping[Statement, bool], rng: random.Random) -> list[Attributes]:
+def _contents(wanted: Mapping[Statement, bool], rng: random.Random) -> list[Object]:
     """Things of one image that fit each of the statements, or do not."""
     figures = [rng.choice(FIGURES) for _ in range(rng.choice((0, 1, 2)))]
     colour: str | None = rng.choice(_OTHER_COLOURS)
@@ -167,7 +177,7 @@ def _contents(wanted: Mapping[Statement, bool], rng: random.Random) -> list[Attr
     shapes = rng.sample(SHAPES, rng.randint(1, _MOST_SHAPES))
     colours = [*(rng.choice(_OTHER_COLOURS) for _ in figures), *(colour or rng.choice(_OTHER_COLOURS) for _ in shapes)]
     return [
-        (kind, colour, rng.choice(SIZES), rng.choice(PATTERNS))
+        (kind, {"colour": colour, "size": rng.choice(SIZES), "pattern": rng.choice(PATTERNS)})
         for kind, colour in zip([*figures, *shapes], colours, strict=True)
     ]
 
@@ -201,10 +211,14 @@ def _named_colour(statement: Statement, fits: bool, rng: random.Random) -> str |
 
 def _image(
     split: str, number: int, pair: int, side: int, wanted: Mapping[Statement, bool], rng: random.Random
-) -> Image:
-    """The image that makes its part of each statement true or false."""
+) -> DemoImageRequest:
+    """Asks for the image that makes its part of each statement true or false."""
     first = _FIRST_ID + list(SET_COUNTS).index(split) * _IDS_PER_SPLIT
-    image_id = first + (number * PAIRS_PER_SET + pair) * 2 + side
-    stem = f"{split}-{number}-{pair}-img{side}"
-    make = partial(arrange, wanted=_contents(wanted, rng), background=_background(wanted, rng))
-    return Image(image_id, split, stem, _PARTS[split], make)
+    return DemoImageRequest(
+        number=first + (number * PAIRS_PER_SET + pair) * 2 + side,
+        id=f"{split}-{number}-{pair}-img{side}",
+        split=split,
+        part=_PARTS[split],
+        objects=_contents(wanted, rng),
+        background=_background(wanted, rng),
+    )

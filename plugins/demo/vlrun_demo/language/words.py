@@ -1,4 +1,4 @@
-"""The words of the demo world: synonyms, noun phrases, places and relations.
+"""The words of this world: synonyms, noun phrases, places and relations.
 
 Spelling is American, as in the annotations that this world imitates.
 """
@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Mapping
 
-from vlrun_demo.meaning import Description, Relation
+from vlrun_demo.language.descriptions import Description, Relation
 
 NOUNS = {
     "robot": ("robot", "android", "machine"),
@@ -88,21 +88,6 @@ ANSWER_WORDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 """What an attribute can be called in an answer: the most usual word first."""
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-LOCATION_WORDS = frozenset(
-    word
-    for phrases in (*PLACE_BEGINNINGS.values(), *PLACE_ENDINGS.values(), *RELATION_WORDS.values())
-    for phrase in phrases
-    for word in phrase.split()
-    if word not in {"the", "of", "on", "to", "in", "at", "than"}
-)
-"""What RefCOCO+ forbade its annotators to use."""
-
-_OTHER_WORDS = (
-    *("a", "an", "the", "is", "are", "there", "in", "on", "of", "to", "this", "and", "or", "with", "any", "yes"),
-    *("what", "how", "many", "color", "pattern", "picture", "image", "background", "gray", "white", "sandy", "light"),
-    *("side", "which", "kind", "figure", "shape", "either", "both", "do", "you", "see", "has", "have", "it"),
-    *("images", "each", "at", "least", "contains", "contain", "shows", "show", "something", "exactly"),
-)
 _NOT_A_WORD = re.compile(r"[^\w\s]|_")
 
 
@@ -181,31 +166,3 @@ def counted(rng: random.Random, description: Description, count: int) -> str:
 def cleaned(text: str) -> str:
     """As the published ``sent`` of a ``raw`` expression: lower case, punctuation dropped, single blanks."""
     return " ".join(_NOT_A_WORD.sub(" ", text).lower().split())
-
-
-def as_typed(rng: random.Random, text: str) -> str:
-    """The text as somebody may have typed it: now and then with a capital, a full stop, or all in capitals."""
-    habit = rng.random()
-    if habit < 0.15:
-        text = f"{text[0].upper()}{text[1:]}"
-    elif habit < 0.18:
-        text = text.upper()
-    return f"{text}." if rng.random() < 0.08 else text
-
-
-def all_words() -> list[str]:
-    """Every word that a text of this world can have, plurals included, in alphabetical order."""
-    tables = (
-        NOUNS,
-        COLOUR_WORDS,
-        SIZE_WORDS,
-        PATTERN_WORDS,
-        PATTERN_ENDINGS,
-        PLACE_BEGINNINGS,
-        PLACE_ENDINGS,
-        RELATION_WORDS,
-    )
-    phrases = [phrase for table in tables for synonyms in table.values() for phrase in synonyms]
-    nouns = [*ANY_NOUN, *(noun for synonyms in NOUNS.values() for noun in synonyms)]
-    words = [word for phrase in phrases for word in phrase.split()]
-    return sorted({*words, *nouns, *map(plural_of, nouns), *NUMBERS, *_OTHER_WORDS})

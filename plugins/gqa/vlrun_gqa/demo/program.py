@@ -10,10 +10,19 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vlrun_demo.language import NOUNS, plain_phrase, plural_of, usual_word, with_article
-from vlrun_demo.meaning import Description, referents
-from vlrun_demo.questions import Question, answer
-from vlrun_demo.scene import FIGURES, Scene, Thing
+from vlrun import DemoImage, DemoObject
+from vlrun_demo.language import (
+    FIGURES,
+    NOUNS,
+    Description,
+    Question,
+    answer,
+    plain_phrase,
+    plural_of,
+    referents,
+    usual_word,
+    with_article,
+)
 
 NAMES = {"colour": "color", "kind": "name", "size": "size", "pattern": "pattern"}
 """Our attributes as GQA, which is American, calls them."""
@@ -53,18 +62,18 @@ class Wording:
     pointers: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-def worded(scene: Scene, question: Question, rng: random.Random) -> Wording:
+def worded(image: DemoImage, question: Question, rng: random.Random) -> Wording:
     """Puts a question into words; ``rng`` chooses among ways to say it."""
     if question.asks == "exist":
-        return _exist(scene, question, rng)
+        return _exist(image, question, rng)
     if question.asks in ("either", "both"):
-        return _two_kinds(scene, question, rng)
-    return _about_one(scene, question, rng)
+        return _two_kinds(image, question, rng)
+    return _about_one(image, question, rng)
 
 
-def object_of(scene: Scene, thing: Thing) -> str:
+def object_of(image: DemoImage, thing: DemoObject) -> str:
     """Names ``thing`` as an object of its image: by number."""
-    return str(next(index for index, other in enumerate(scene.things) if other is thing))
+    return str(next(index for index, other in enumerate(image.objects) if other is thing))
 
 
 def category(kind: str) -> str:
@@ -72,11 +81,11 @@ def category(kind: str) -> str:
     return "figure" if kind in FIGURES else "shape"
 
 
-def _about_one(scene: Scene, question: Question, rng: random.Random) -> Wording:
-    (thing,) = referents(scene, question.about)
-    subject = object_of(scene, thing)
+def _about_one(image: DemoImage, question: Question, rng: random.Random) -> Wording:
+    (thing,) = referents(image, question.about)
+    subject = object_of(image, thing)
     selecting = _selecting(question.about, subject)
-    asking, words = _ASKING[question.asks](scene, question, thing, rng)
+    asking, words = _ASKING[question.asks](image, question, thing, rng)
     asking = replace(asking, dependencies=(len(selecting) - 1,))
     pointers = {
         "question": _pointing(words.text, plain_phrase(question.about), subject),
@@ -94,14 +103,14 @@ def _selecting(about: Description, subject: str) -> list[Step]:
     return steps
 
 
-def _named(question: Question, thing: Thing) -> str:
+def _named(question: Question, thing: DemoObject) -> str:
     """What the full answer calls the thing; only an answer that tells its kind describes it otherwise."""
-    return plain_phrase(question.about) if question.attribute == "kind" else thing.kind
+    return plain_phrase(question.about) if question.attribute == "kind" else thing.name
 
 
-def _query(scene: Scene, question: Question, thing: Thing, rng: random.Random) -> tuple[Step, Wording]:
+def _query(image: DemoImage, question: Question, thing: DemoObject, rng: random.Random) -> tuple[Step, Wording]:
     assert question.attribute is not None
-    phrase, value = plain_phrase(question.about), answer(scene, question)
+    phrase, value = plain_phrase(question.about), answer(image, question)
     name = NAMES[question.attribute]
     if question.attribute == "kind":
         adjectives = phrase.removesuffix(" thing")
@@ -111,45 +120,45 @@ def _query(scene: Scene, question: Question, thing: Thing, rng: random.Random) -
         groups = _groups(f"12q-thing_{adjectives}", category(value))
     else:
         text = rng.choice((f"What color is the {phrase}?", f"What is the color of the {phrase}?"))
-        full_answer = f"The {thing.kind} is {value}."
+        full_answer = f"The {thing.name} is {value}."
         kinds = ("directOf" if " of " in text else "directWhich", "attr", "query")
-        groups = _groups(f"10q-{thing.kind}_{name}", name)
+        groups = _groups(f"10q-{thing.name}_{name}", name)
     return Step("query", name), _words(text, value, full_answer, kinds, groups)
 
 
-def _side(scene: Scene, question: Question, thing: Thing, rng: random.Random) -> tuple[Step, Wording]:
-    phrase, value = plain_phrase(question.about), answer(scene, question)
+def _side(image: DemoImage, question: Question, thing: DemoObject, rng: random.Random) -> tuple[Step, Wording]:
+    phrase, value = plain_phrase(question.about), answer(image, question)
     text = rng.choice(
         (f"Which side of the picture is the {phrase} on?", f"On which side of the picture is the {phrase}?")
     )
-    full_answer = f"The {thing.kind} is on the {value} of the image."
-    words = _words(text, value, full_answer, ("positionQuery", "attr", "query"), _groups(f"10q-{thing.kind}_hposition"))
+    full_answer = f"The {thing.name} is on the {value} of the image."
+    words = _words(text, value, full_answer, ("positionQuery", "attr", "query"), _groups(f"10q-{thing.name}_hposition"))
     return Step("query", "hposition"), words
 
 
-def _choose(scene: Scene, question: Question, thing: Thing, _: random.Random) -> tuple[Step, Wording]:
-    value = answer(scene, question)
+def _choose(image: DemoImage, question: Question, thing: DemoObject, _: random.Random) -> tuple[Step, Wording]:
+    value = answer(image, question)
     first, second = question.options
     argument = "|".join([value, *(option for option in question.options if option != value)])
     words = _words(
         f"Is the {plain_phrase(question.about)} {first} or {second}?",
         value,
-        f"The {thing.kind} is {value}.",
+        f"The {thing.name} is {value}.",
         ("chooseAttr", "attr", "choose"),
-        _groups(f"10c-{thing.kind}_color", "color"),
+        _groups(f"10c-{thing.name}_color", "color"),
     )
     return Step("choose color", argument), words
 
 
-def _verify(scene: Scene, question: Question, thing: Thing, _: random.Random) -> tuple[Step, Wording]:
+def _verify(image: DemoImage, question: Question, thing: DemoObject, _: random.Random) -> tuple[Step, Wording]:
     (value,) = question.options
-    truth = answer(scene, question)
+    truth = answer(image, question)
     words = _words(
         f"Is the {plain_phrase(question.about)} {value}?",
         truth,
-        f"{truth.capitalize()}, the {thing.kind} is {thing.colour}.",
+        f"{truth.capitalize()}, the {thing.name} is {thing.attributes['colour']}.",
         ("verifyAttr" if truth == "yes" else "verifyAttrC", "attr", "verify"),
-        _groups(f"06-{thing.kind}_{value}"),
+        _groups(f"06-{thing.name}_{value}"),
     )
     return Step("verify color", value), words
 
@@ -157,10 +166,10 @@ def _verify(scene: Scene, question: Question, thing: Thing, _: random.Random) ->
 _ASKING = {"query": _query, "side": _side, "choose": _choose, "verify": _verify}
 
 
-def _exist(scene: Scene, question: Question, rng: random.Random) -> Wording:
+def _exist(image: DemoImage, question: Question, rng: random.Random) -> Wording:
     kind = question.about.kind
     assert kind is not None
-    first, plural = _first(scene, kind), plural_of(NOUNS[kind][0])
+    first, plural = _first(image, kind), plural_of(NOUNS[kind][0])
     text = rng.choice((f"Are there any {plural}?", f"Do you see any {plural}?"))
     full_answer = f"Yes, there is {with_article('a', kind)}." if first else f"No, there are no {plural}."
     words = _words(
@@ -179,11 +188,11 @@ def _exist(scene: Scene, question: Question, rng: random.Random) -> Wording:
     return replace(words, program=steps, pointers=pointers)
 
 
-def _two_kinds(scene: Scene, question: Question, rng: random.Random) -> Wording:
+def _two_kinds(image: DemoImage, question: Question, rng: random.Random) -> Wording:
     first, second = question.options
-    objects = {kind: _first(scene, kind) for kind in question.options}
+    objects = {kind: _first(image, kind) for kind in question.options}
     there = [kind for kind in question.options if objects[kind]]
-    truth = answer(scene, question)
+    truth = answer(image, question)
     plurals = {kind: plural_of(NOUNS[kind][0]) for kind in question.options}
     how_many, joint = ("any", "or") if question.asks == "either" else ("both", "and")
     opening = rng.choice(("Are there", "Do you see"))
@@ -232,10 +241,10 @@ def _groups(local: str, everywhere: str | None = None) -> dict[str, str | None]:
     return {"global": everywhere, "local": local}
 
 
-def _first(scene: Scene, kind: str) -> str:
+def _first(image: DemoImage, kind: str) -> str:
     """The first object of a kind; empty if there is none."""
-    things = referents(scene, Description(kind=kind))
-    return object_of(scene, things[0]) if things else ""
+    things = referents(image, Description(kind=kind))
+    return object_of(image, things[0]) if things else ""
 
 
 def _selected(kind: str, name: str) -> str:

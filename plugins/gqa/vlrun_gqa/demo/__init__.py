@@ -1,0 +1,1 @@
+"""Demo data: questions with programs about the images of the demo."""

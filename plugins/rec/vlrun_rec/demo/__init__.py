@@ -1,0 +1,1 @@
+"""Demo data: referring expressions about the images of the demo."""
