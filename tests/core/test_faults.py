@@ -79,6 +79,21 @@ def test_a_run_that_is_killed_after_its_last_checkpoint_ends_at_its_last_step(wo
     assert [folder.read_status()[name] for name in ("status", "step")] == ["done", total]
 
 
+@pytest.mark.parametrize(("status", "stays"), [("stopped", False), ("failed", True)])
+def test_a_run_that_was_stopped_before_it_had_a_configuration_leaves_nothing(
+    status: str, stays: bool, world: Path, plugins: Plugins
+) -> None:
+    """One that has failed says why."""
+    options = experiment(world, plugins, *OPTIONS, "train.epochs=0")
+    before = RunFolder(options.runs_root / "toy" / "20200101-000000-abc")
+    before.path.mkdir(parents=True)
+    before.write_status(status=status, message="interrupted")
+    result = run_experiment(options, plugins=plugins, continues=True)
+    assert sorted(path.name for path in before.path.parent.iterdir()) == sorted(
+        [*([before.path.name] if stays else []), result.folder.name, "latest"]
+    )
+
+
 def test_facts_tell_runs_apart(world: Path, plugins: Plugins, whole: tuple[Facts, list[str]]) -> None:
     """Else the comparisons above, and those of the long form, could not fail."""
     other = run_experiment(experiment(world, plugins, *OPTIONS, "seed=6", runs_root="runs/other"), plugins=plugins)

@@ -166,12 +166,13 @@ def latest_run_folder(runs_root: Path, experiment: str) -> RunFolder | None:
 
 
 def unstarted_runs(runs_root: Path, experiment: str) -> list[Path]:
-    """Folders of runs that have no configuration and do not say why: they are about to start, or were killed there."""
+    """Folders of runs without a configuration, which have not failed: about to start, or killed or stopped there."""
     folders = [path for path in (runs_root / experiment).glob("[0-9]*-*") if path.is_dir() and not path.is_symlink()]
     return [
         path
         for path in folders
-        if not (path / "config.yaml").exists() and RunFolder(path).read_status().get("status", "running") == "running"
+        if not (path / "config.yaml").exists()
+        and RunFolder(path).read_status().get("status", "running") in ("running", "stopped")
     ]
 
 

@@ -279,7 +279,7 @@ def _choose_folder(
     earlier, is_own = _earlier(experiment, continues, folder, job)
     if earlier is None:
         for unstarted in unstarted_runs(experiment.runs_root, experiment.name):
-            if is_abandoned(unstarted):  # killed before it had even said what it is
+            if is_abandoned(unstarted) or RunFolder(unstarted).read_status().get("status") == "stopped":
                 shutil.rmtree(unstarted, ignore_errors=True)
         new = create_run_folder(experiment.runs_root, experiment.name)
         claim.enter_context(claimed(new.path))
