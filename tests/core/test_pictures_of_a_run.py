@@ -51,6 +51,17 @@ def run(world: Path, pictures: Path, seeing_plugins: Plugins) -> Callable[..., R
     return train
 
 
+def test_a_store_of_regions_is_named_where_regions_are_read(
+    run: Callable[..., RunResult], world: Path, plugins: Plugins
+) -> None:
+    unnamed = "tasks.0.dataset.features=null"
+    assert run("train.epochs=1", unnamed).rows
+    with pytest.raises(
+        ConfigError, match=r"tasks\.0\.dataset\.features: backbone '.*' reads region features: name the"
+    ):
+        experiment(world, plugins, unnamed)
+
+
 def test_a_database_read_by_a_worker_gives_the_numbers_of_a_folder(
     run: Callable[..., RunResult], pictures: Path, world: Path
 ) -> None:

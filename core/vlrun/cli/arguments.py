@@ -223,7 +223,7 @@ def _store_costs(experiment: Experiment, files: Sequence[RequiredFile]) -> list[
     """Disk and time that missing stores of published features take, as far as it is known how large those are."""
     from vlrun.data.preparing import store_cost
 
-    stores = {task.dataset.features for task in experiment.tasks}
+    stores = experiment.feature_stores
     downloads = create_plugins().downloads().values()
     images = [
         download.images

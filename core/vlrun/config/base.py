@@ -184,7 +184,9 @@ class DatasetConfig(Config):
 
     name: str
     annotations: DataPath = Field(description="folder with one JSON-lines file per split, from `runner data build`")
-    features: DataPath = Field(description="region-feature store, from `runner features build`")
+    features: DataPath | None = Field(
+        None, description="region-feature store, from `runner features build`: for backbones that read regions"
+    )
     pictures: DataPath | None = Field(
         None,
         description="folder with the pictures, named by their image ids, also in folders below it, or an LMDB of them: "
@@ -229,6 +231,12 @@ class DatasetConfig(Config):
         """Sources that this dataset can be built from and that lack what its task needs."""
         return self._unusable_sources
 
+    @property
+    def feature_store(self) -> Path:
+        """``features`` where regions are read, in an experiment that was checked."""
+        assert self.features is not None, "an experiment is checked before anything is opened"
+        return self.features
+
     def split_file(self, split: str) -> Path:
         """The annotation file of a split."""
         return self.annotations / f"{split}.jsonl"
@@ -242,12 +250,12 @@ class DatasetConfig(Config):
         build = "\n".join(self.annotations_remedy())
         splits = list(dict.fromkeys([*self.train, *self.evaluate]))
         files = [RequiredFile(self.split_file(split), f"split '{split}' of {self.name}", build) for split in splits]
-        if not pictures:
-            extract = "\n".join(self.features_remedy())
-            return [*files, RequiredFile(self.features, f"region features of {self.name}", extract)]
-        if self.pictures is None:
+        images = self.pictures if pictures else self.features
+        if images is None:
             return files
-        return [*files, RequiredFile(self.pictures, f"pictures of {self.name}", "\n".join(self.pictures_remedy()))]
+        kind = "pictures" if pictures else "region features"
+        remedy = "\n".join(self.pictures_remedy() if pictures else self.features_remedy())
+        return [*files, RequiredFile(images, f"{kind} of {self.name}", remedy)]
 
     def annotations_remedy(self) -> list[str]:
         """Lines that say what to download and which commands to run if annotations are missing."""

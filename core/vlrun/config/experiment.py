@@ -25,7 +25,7 @@ from vlrun.config.base import (
 from vlrun.config.callbacks import CallbackConfig
 from vlrun.config.components import config_base, config_model
 from vlrun.config.features import FeaturesConfig
-from vlrun.config.inputs import find_demo_pretraining, missing_files, picture_problems
+from vlrun.config.inputs import find_demo_pretraining, image_problems, missing_files
 from vlrun.config.layers import Layer, lay_over, parse_overrides
 from vlrun.config.origins import annotate
 from vlrun.config.problems import Problem, Sources, dotted, numbers_problems, short, validation_problems
@@ -104,6 +104,13 @@ class Experiment(Config):
         if not self.demo or self.demo_pretraining is None or weights is None:
             return None
         return weights if weights.parent == self.data_root / DEMO_WEIGHTS_FOLDER else None
+
+    @property
+    def feature_stores(self) -> list[Path]:
+        """The stores that regions are read from, each once; none where the backbone sees pictures."""
+        if self.reads_pictures:
+            return []
+        return list(dict.fromkeys(task.dataset.feature_store for task in self.tasks))
 
     @property
     def reads_pictures(self) -> bool:
@@ -317,7 +324,7 @@ class _Check:
                 where: KeyPath = ("tasks", index, "dataset", "train")
                 self.problems.append(Problem(where, "there is no split to train on (train.epochs=0 only evaluates)"))
             self.problems += target_problems(self.plugins, index, task)
-            self.problems += picture_problems(experiment.backbone, index, task, for_demo=self.for_demo)
+            self.problems += image_problems(experiment.backbone, index, task, for_demo=self.for_demo)
         names = {task.display_name for task in experiment.tasks}
         for index, result in enumerate(experiment.published.results if experiment.published else []):
             if result.task not in names:

@@ -31,18 +31,20 @@ def missing_files(parts: Sequence[Part]) -> list[RequiredFile]:
     return list(files.values())
 
 
-def picture_problems(
+def image_problems(
     backbone: BackboneConfig, index: int, task: TaskConfig, *, for_demo: bool = False
 ) -> Iterator[Problem]:
-    """What keeps a task from working with a backbone that reads pictures; nothing for other backbones.
+    """What keeps a task from showing the backbone what it sees of images: region features, or pictures.
 
     Args:
         index: number of the task in the experiment.
-        for_demo: whether the pictures are those of demo data, which nobody has to name.
+        for_demo: whether both are those of demo data, which nobody has to name.
     """
     if backbone.pictures() is None:
-        return
-    if task.needs_regions:
+        if task.dataset.features is None and not for_demo:
+            message = f"backbone '{backbone.name}' reads region features: name the store that they are in"
+            yield Problem(("tasks", index, "dataset", "features"), message)
+    elif task.needs_regions:
         message = f"task '{task.name}' works on regions, and backbone '{backbone.name}' sees whole pictures"
         yield Problem(("tasks", index, "name"), f"{message}; choose a backbone that reads region features")
     elif task.dataset.pictures is None and not for_demo:

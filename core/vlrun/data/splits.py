@@ -175,7 +175,7 @@ def open_images(experiment: Experiment, options: DatasetConfig, copy: Path | Non
 def images_path(experiment: Experiment, options: DatasetConfig) -> Path:
     """Where they are."""
     if not experiment.reads_pictures:
-        return options.features
+        return options.feature_store
     assert options.pictures is not None, "an experiment is checked before anything is opened"
     return options.pictures
 

@@ -31,12 +31,12 @@ def stage_features(
         DataError: a store cannot be copied.
         StoppedOnRequest: a signal came; what was copied is kept.
     """
-    if experiment.features.stage is None or experiment.reads_pictures:
+    if experiment.features.stage is None or not experiment.feature_stores:
         return {}
     copies: dict[Path, Path] = {}
     with ranks.together():
         folder = stage_folder(experiment.features.stage)
-    for path in dict.fromkeys(task.dataset.features for task in experiment.tasks):
+    for path in experiment.feature_stores:
         work = _Copying(path, folder)
         while ranks.any(not work.ended.wait(_BEAT_SECONDS)):
             reporters.progress(f"copying features to {folder} (MB)", *work.megabytes)

@@ -142,7 +142,7 @@ def _split_records(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _file_hashes(experiment: Experiment) -> dict[str, str]:
     """SHA-256 of every file that the tasks and the backbone ask for; stores and weights have hashes of their own."""
     parts = [experiment.backbone, *(part for task in experiment.tasks for part in (task.dataset, task))]
-    apart = {experiment.backbone.weights, *(task.dataset.features for task in experiment.tasks)}
+    apart = {experiment.backbone.weights, *experiment.feature_stores}
     paths = dict.fromkeys(file.path for part in parts for file in part.required_files())
     return {
         _name(path, experiment.data_root): sha256_of(path) for path in paths if path not in apart and path.is_file()

@@ -103,7 +103,7 @@ def items_to_evaluate(config: DatasetConfig) -> Mapping[str, Items]:
     Raises:
         DataError: a file or the features are missing.
     """
-    store = RegionFeatureStore(config.features)
+    store = RegionFeatureStore(config.feature_store)
     found = {}
     for split in config.evaluate:
         file = AnnotationFile(config.split_file(split))

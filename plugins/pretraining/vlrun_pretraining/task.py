@@ -134,7 +134,7 @@ class PretrainTask(Task[Any]):
             ConfigError: the backbone does not say what its vocabulary is.
         """
         self._needed(backbone.wordpiece)
-        width = RegionFeatureStore(self.config.dataset.features).manifest.feature_width
+        width = RegionFeatureStore(self.config.dataset.feature_store).manifest.feature_width
         return PretrainingHead(backbone, self.config, width, self.answers)
 
     def named_heads(self, head: nn.Module) -> Mapping[str, NamedHead]:
@@ -227,7 +227,9 @@ class PretrainTask(Task[Any]):
 
     def _with_nearest(self, items: Items) -> Items:
         if self.config.mismatch.nearest is not None:
-            items.nearest = nearest_images(self.config.dataset.features, items.image_ids, self.config.mismatch.nearest)
+            items.nearest = nearest_images(
+                self.config.dataset.feature_store, items.image_ids, self.config.mismatch.nearest
+            )
         return items
 
     def _items_to_evaluate(self) -> Mapping[str, Items]:

@@ -57,7 +57,7 @@ def check_experiment(
     yield from check_cpus(machine, shape.processes, shape.workers)
     yield from check_open_files(machine, shape.workers, HELD_BY_A_WORKER)
     if experiment.features.stage is None:
-        for store in dict.fromkeys(task.dataset.features for task in experiment.tasks):
+        for store in experiment.feature_stores:
             yield from check_store_place(machine, store)
     if experiment.demo and experiment.missing_files():
         yield Finding("ok", "data", "a demo makes all that it needs")
