@@ -56,6 +56,10 @@ def translate(content: dict[str, Any]) -> dict[str, Any]:
     return dict(content["net"])
 
 
+def answers_of(content: dict[str, Any]) -> dict[str, Any]:
+    return {"answer_head": {"answers": content["answers"]}} if "answers" in content else {}
+
+
 def translate_nothing(content: dict[str, Any]) -> dict[str, Any]:
     return {}
 

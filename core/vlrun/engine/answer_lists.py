@@ -16,12 +16,20 @@ from vlrun.plugins.entries import WeightFormat
 
 
 def answer_remarks(
-    source: str, tensors: Mapping[str, Tensor], weight_format: WeightFormat, heads: Mapping[str, Mapping[str, Any]]
+    source: str,
+    tensors: Mapping[str, Tensor],
+    weight_format: WeightFormat,
+    heads: Mapping[str, Mapping[str, Any]],
+    of_file: Mapping[str, Mapping[str, Any]],
 ) -> list[str]:
     """Compares the answers that are given for the answer head with its rows, and says what is known and what is not.
 
+    Args:
+        heads: what is known of the heads in all.
+        of_file: what the file itself says.
+
     Raises:
-        CheckpointError: there is no such head, or there are more or fewer answers than rows.
+        CheckpointError: there is no such head, there are more or fewer answers than rows, or the file lists others.
     """
     head = head_of(ANSWER_HEAD, tensors)
     answers = heads.get(ANSWER_HEAD, {}).get("answers")
@@ -47,7 +55,9 @@ def answer_remarks(
             f"{source}: the answer head has {rows:,} rows, the list of answers has {len(answers):,}: it is not the "
             f"list that this file was trained with{belongs}"
         )
-    return [
-        f"{ANSWER_HEAD}: {rows:,} rows for {rows:,} answers (list {AnswerVocabulary(tuple(answers)).hash}); whether "
-        "their order is that of the training cannot be seen in the file"
-    ]
+    own = of_file.get(ANSWER_HEAD, {}).get("answers")
+    if own is not None and list(own) != list(answers):
+        raise CheckpointError(f"{source}: the file itself lists other answers than were given; leave out --answers")
+    digest = AnswerVocabulary(tuple(answers)).hash
+    order = "as the file says" if own else "whether their order is that of the training cannot be seen in the file"
+    return [f"{ANSWER_HEAD}: {rows:,} rows for {rows:,} answers (list {digest}); {order}"]

@@ -105,6 +105,7 @@ def import_weights(
     content, header = _read_for(weight_format, source)
     try:
         translated, entry = translated_by(weight_format, content)
+        of_file = weight_format.heads_of(content)
     except CheckpointError as error:
         raise CheckpointError([f"{source.label}: {problem}" for problem in error.problems]) from error
     tensors = _own_memory(translated)
@@ -127,13 +128,13 @@ def import_weights(
         "random": list(weight_format.random),
     }
     metadata["heads"] = head_meanings(
-        tensors, metadata["vocabulary_hash"], [weight_format.head_meanings, before.get("heads", {}), heads or {}]
+        tensors, metadata["vocabulary_hash"], [of_file, before.get("heads", {}), heads or {}]
     )
     if backbone is not None and not weight_format.partial:
         metadata |= described(backbone, tensors, num_heads or source.config.get("num_attention_heads"))
     remarks = [
         *tie_remarks(tensors, backbone),
-        *answer_remarks(source.label, translated, weight_format, metadata["heads"]),
+        *answer_remarks(source.label, translated, weight_format, metadata["heads"], of_file),
     ]
     if weight_format.random:
         remarks.append(f"a start: {', '.join(weight_format.random)} will be random in every run that loads it")

@@ -114,10 +114,10 @@ def inspect_weights(source: Path | WeightSource, formats: Mapping[str, WeightFor
     size = sum(path.stat().st_size for path in source.files)
     if "backbone" in metadata:
         return WeightSummary(label, size, modules, metadata, other, (), _heads(content, metadata.get("heads", {})))
-    read = {name: tensors for name, kind in formats.items() if (tensors := _read_by(kind, content))}
+    read = {name: found for name, kind in formats.items() if (found := _read_by(kind, content))}
     heads: dict[str, str] = {}
-    for name, tensors in list(read.items())[:1]:
-        heads = _heads(tensors, head_meanings(tensors, None, [formats[name].head_meanings]))
+    for tensors, said in list(read.values())[:1]:
+        heads = _heads(tensors, head_meanings(tensors, None, [said]))
     return WeightSummary(label, size, modules, metadata, other, tuple(read), heads)
 
 
@@ -126,8 +126,10 @@ def _heads(tensors: Mapping[str, Tensor], meanings: Mapping[str, Mapping[str, An
     return {name: described_head(name, tensors, meanings.get(name, {})) for name in names}
 
 
-def _read_by(weight_format: WeightFormat, content: dict[str, Any]) -> dict[str, Tensor]:
+def _read_by(weight_format: WeightFormat, content: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The tensors of a file and what it says of its heads; None where it is of another layout."""
     try:
-        return translated_by(weight_format, content)[0]
+        tensors = translated_by(weight_format, content)[0]
+        return (tensors, weight_format.heads_of(content)) if tensors else None
     except CheckpointError:
-        return {}
+        return None

@@ -230,12 +230,14 @@ class WeightFormat(Declaration):
         exporter: path of ``(our tensors, their options) -> (tensors, config.json)``, which is the way back, for
             ``runner weights export --to NAME``; raises CheckpointError. The options are those of
             ``BackboneConfig.options_of_weights``.
-        head_meanings: what the numbers of heads in such files mean, by neutral name, beyond what their shapes say.
+        head_meanings: what the numbers of heads in all such files mean, by neutral name, beyond what their shapes say.
+        head_reader: path of ``(content of the file) -> {neutral name: meaning}`` for what a file itself says of its
+            heads, such as ``{"answer_head": {"answers": ["yes", "no"]}}``; pure, raises CheckpointError.
         answer_lists: number of rows of an answer head -> the published list that such a head was trained with, in
             words, for messages.
     """
 
-    paths = ("translator", "reader", "exporter")
+    paths = ("translator", "reader", "exporter", "head_reader")
 
     name: str
     backbone: str
@@ -250,6 +252,7 @@ class WeightFormat(Declaration):
     licence: str = ""
     exporter: str | None = None
     head_meanings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    head_reader: str | None = None
     answer_lists: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -262,6 +265,12 @@ class WeightFormat(Declaration):
         """The tensors of a file under our names."""
         translated: dict[str, Any] = self.resolve("translator")(content)
         return translated
+
+    def heads_of(self, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """What the heads of a file mean, by neutral name: as the format says of all files, then as this one says."""
+        general = self.head_meanings
+        said = {} if self.head_reader is None else self.resolve("head_reader")(content)
+        return {name: {**general.get(name, {}), **said.get(name, {})} for name in {**general, **said}}
 
     def export(self, tensors: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The tensors under the names of this layout, and its ``config.json``; only for formats with an exporter."""
