@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import pytest
 
 from vlrun.cli import main
 from vlrun.cli.new_plugin import KINDS
+from vlrun.cli.parser import make_parser
+from vlrun.plugins.manager import HOOKS
 from vlrun.testing import StubBackbone, check_backbone, check_plugin
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +40,18 @@ MISTAKES = {  # kind -> (file, what is there, what is there instead, the test th
     "schedule": ("schedule.py", "number = step + 1", "number = step", "test_the_rate_rises_in_a_straight_line"),
     "callback": ("callback.py", ".norm()", ".sum()", "test_norms_are_those_of_each_part"),
     "command": ("command.py", "dict.fromkeys(", "list(", "test_each_split_is_counted_once"),
+    "detector": (
+        "detector.py",
+        "(left, top, right, bottom)",
+        "(top, left, bottom, right)",
+        "test_regions_are_the",
+    ),
+    "feature-format": ("source.py", "next=(row + 1,)", "next=(row,)", "test_a_build_that_was_interrupted"),
+    "weight-format": ("checkpoint.py", "list(answers)}}", "sorted(answers)}}", "test_the_answers_come_in_the_order"),
+    "submission": ("submission.py", "enumerate(lines, 2)", "enumerate(lines)", "test_wrong_lines_are_named"),
+    "download": ("plugin.py", 'name=f"{split}.json"', 'name=f"{split}.zip"', "test_every_address_ends_with"),
+    "demo-source": ("demo.py", "phrases.count(phrase) == 1", "phrases", "test_objects_that_look_alike"),
+    "demo-data": ("world.py", "PLACES.index(found.box), COLOURS", "0, COLOURS", "test_every_object_has_a_region"),
 }
 MORE_MISTAKES = {
     "backbone": ("backbone.py", ".flip(-1)", "", "test_boxes_reach_the_network_as_shares_of_the_image"),
@@ -48,6 +63,23 @@ MORE_MISTAKES = {
     "schedule": ("schedule.py", "length.learning_rate *", "2 * length.learning_rate *", "test_the_schedule_keeps_its"),
     "callback": ("callback.py", "and name.startswith", "or name.startswith", "test_a_part_that_takes_no_part"),
     "command": ("plugin.py", ".command", ".commands", "test_every_path_that_the_plugin_names_leads_somewhere"),
+    "detector": ("detector.py", "// (256 // LEVELS)", "% LEVELS", "test_features_are_the_shares_of_each_level"),
+    "feature-format": ("source.py", "self._features[row]", "self._features[0]", "test_every_image_comes_with_its_own"),
+    "weight-format": (
+        "checkpoint.py",
+        "    if unknown:",
+        "    if not ours:",
+        "test_a_tensor_that_is_not_known",
+    ),
+    "submission": ("submission.py", "if not answer.strip()", "if answer is None", "test_wrong_lines_are_named"),
+    "download": ("plugin.py", '"my-annotations/testB.json",', '"testB.json",', "test_what_nobody_misses"),
+    "demo-source": ("demo.py", "x2 - x1", "x2", "test_what_is_written_becomes_examples_of_every_split"),
+    "demo-data": (
+        "world.py",
+        "train_wordpiece([",
+        "train_wordpiece(['x' for _ in ''] and [",
+        "test_its_words",
+    ),
 }
 
 
@@ -68,13 +100,29 @@ def command(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One plugin of each kind, and in ``site`` all of them as pip installs their wheels."""
+    """One plugin of each kind; in ``site`` all lie as pip installs them, the first one by pip itself."""
     folder = tmp_path_factory.mktemp("plugins")
-    made = [new_plugin(f"my-{kind}", kind, folder) for kind in KINDS]
+    first, *others = [new_plugin(f"my-{kind}", kind, folder) for kind in KINDS]
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--no-compile", "--target", "site"]
-    done = command("-m", "pip", "install", *options, *made, cwd=folder)
+    done = command("-m", "pip", "install", *options, first, cwd=folder)
     assert done.returncode == 0, done.stderr
+    for plugin in others:
+        lay_out(plugin, folder / "site")
     return folder
+
+
+def lay_out(plugin: Path, site: Path) -> None:
+    """Puts a plugin where ``pip install --target`` would, which takes a second for each."""
+    project = tomllib.loads((plugin / "pyproject.toml").read_text())["project"]
+    ((name, module),) = project["entry-points"]["vlrun"].items()
+    package = module.partition(".")[0]
+    shutil.copytree(plugin / package, site / package)
+    facts = site / f"{package}-{project['version']}.dist-info"
+    facts.mkdir()
+    required = "".join(f"Requires-Dist: {each}\n" for each in project["dependencies"])
+    about = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n{required}"
+    (facts / "METADATA").write_text(about)
+    (facts / "entry_points.txt").write_text(f"[vlrun]\n{name} = {module}\n")
 
 
 def outcomes(folder: Path, site: Path) -> tuple[int, set[str]]:
@@ -98,7 +146,7 @@ def test_the_tests_of_every_kind_notice_a_mistake(
 ) -> None:
     shutil.copytree(folder / "site", tmp_path / "site")
     for kind, (file, right, wrong, _) in mistakes.items():
-        path = tmp_path / "site" / f"vlrun_my_{kind}" / file
+        path = tmp_path / "site" / f"vlrun_my_{kind.replace('-', '_')}" / file
         text = path.read_text()
         assert right in text
         path.write_text(text.replace(right, wrong))
@@ -112,8 +160,9 @@ def test_every_kind_is_listed_and_every_path_in_it_leads_somewhere(folder: Path)
     assert done.returncode == 0, done.stderr
     records = {record["name"]: record["offers"] for record in json.loads(done.stdout)}
     for kind in KINDS:
-        assert records[f"my-{kind}"][kind] == [f"my-{kind}"]
+        assert records[f"my-{kind}"][kind.replace("-", " ")] == [f"my-{kind}"]
     assert records["my-task"]["metric"] == ["my-task-iou"]
+    assert records["my-demo-data"].keys() == {"dataset", "demo data", "demo source"}
 
 
 @pytest.mark.slow
@@ -124,7 +173,8 @@ def test_every_kind_runs_its_experiment_on_demo_data(folder: Path, tmp_path: Pat
     )
     options = ["--demo", "--output", str(tmp_path / "runs"), "train.epochs=1", "tasks.0.dataset.limit=64"]
     options += ["train.workers=0", "train.log_every=1"]
-    kinds = ("backbone", "task", "dataset", "metric", "reporter", "callback")  # the last one with what only trains
+    kinds = ("backbone", "task", "dataset", "metric", "reporter", "demo-source", "demo-data")
+    kinds += ("callback",)  # with what only trains
     trained = ["train.optimizer={name: my-optimizer, weight_decay: 0.1}", "train.learning_rate=1e-4"]
     trained.append("train.schedule={name: my-schedule, warmup_epochs: 0.5}")
     files = [folder / f"vlrun-my-{kind}" / "experiment.yaml" for kind in kinds]
@@ -141,6 +191,7 @@ def test_every_kind_runs_its_experiment_on_demo_data(folder: Path, tmp_path: Pat
     assert results("backbone")["accuracy"]["count"] == 64
     assert results("task").keys() == {"mean-iou"}
     assert results("dataset")["accuracy"]["protocol"]["dataset"] == "my-dataset"
+    assert results("demo-source")["accuracy"]["count"] == results("demo-data")["accuracy"]["count"] == 64
     assert results("metric").keys() == {"accuracy", "accuracy-by-referent", "oracle", "mean-iou"}
     lines = (tmp_path / "runs" / "my-callback" / "latest" / "metrics.jsonl").read_text().splitlines()
     assert '"norm-backbone"' in next(line for line in lines if '"kind": "step"' in line)
@@ -160,7 +211,6 @@ def test_every_kind_runs_its_experiment_on_demo_data(folder: Path, tmp_path: Pat
 
 
 def test_every_kind_is_linted_and_formatted_whatever_its_name(tmp_path: Path) -> None:
-    tomllib = pytest.importorskip("tomllib", reason="in the standard library since Python 3.11")
     pytest.importorskip("ruff")
     for name in ("a", LONGEST):
         for kind in KINDS:
@@ -301,6 +351,18 @@ def test_what_is_printed_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFix
     ]
 
 
+def test_what_is_tried_next_fits_the_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in KINDS:
+        folder = new_plugin(f"net-{kind}", kind, tmp_path)
+        trial = capsys.readouterr().out.splitlines()[-1].strip()
+        has_experiment = (folder / "experiment.yaml").is_file()
+        assert trial.startswith("runner run ") == has_experiment
+        assert has_experiment or f"net-{kind}" in trial
+        assert trial.replace(str(folder / "experiment.yaml"), "experiment.yaml") in (folder / "README.md").read_text()
+        assert ("`experiment.yaml`" in (folder / "README.md").read_text()) == has_experiment
+        make_parser(trial.split()[1:]).parse_args(trial.split()[1:])
+
+
 def test_a_new_plugin_is_written_without_torch(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom vlrun.cli import main\n"
@@ -312,10 +374,14 @@ def test_a_new_plugin_is_written_without_torch(tmp_path: Path) -> None:
     assert (tmp_path / "vlrun-net" / "vlrun_net" / "task.py").is_file()
 
 
+def test_there_is_a_kind_for_every_hook() -> None:
+    assert {kind.replace("-", " ") for kind in KINDS} == set(HOOKS)
+
+
 def test_the_page_for_authors_begins_with_the_verb_and_lists_every_kind() -> None:
     page = (ROOT / "docs" / "write_a_plugin.md").read_text()
     assert "runner new-plugin my-net --kind backbone" in "\n".join(page.splitlines()[:8])
-    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)[: len(KINDS)] == list(KINDS)
+    assert re.findall(r"^\| `(\w[\w-]*)` \|", page, re.MULTILINE)[: len(KINDS)] == list(KINDS)
 
 
 def test_the_stub_of_the_kit_is_a_backbone_itself() -> None:

@@ -12,7 +12,22 @@ from pathlib import Path
 from vlrun.errors import DataError, PluginError, UsageError
 from vlrun.foreign.printing import say
 
-KINDS = ("backbone", "task", "dataset", "metric", "reporter", "optimizer", "schedule", "callback", "command")
+_IN_EXPERIMENTS = ("backbone", "task", "dataset", "metric", "reporter", "optimizer", "schedule", "callback")
+KINDS = {
+    **dict.fromkeys(_IN_EXPERIMENTS, "{run}"),
+    "command": "{run}",
+    "demo-source": "{run}",
+    "demo-data": "{run}",
+    "detector": "runner features extract PICTURES FEATURES --detector {name}",
+    "feature-format": "runner features build SOURCE FEATURES --from {name}",
+    "weight-format": "runner weights import CHECKPOINT WEIGHTS --from {name}",
+    "submission": "runner submit-check FILE --for {name} --questions LIST",
+    "download": "runner data get {name}",
+}
+"""Kind of plugin, one for every hook -> the command that tries it; ``run`` is the demo of an experiment with it."""
+
+_BUILT_ON = {"demo-source": ("dataset",), "demo-data": ("dataset", "demo-source")}
+"""Whose templates a kind uses as well; its own files replace those of the same name."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST_NAME = 28  # no line of a template is longer than 120 characters then
@@ -23,7 +38,7 @@ _SUFFIX = ".jinja"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Takes a name, what it is the name of, and the folder to put the plugin into."""
     parser.add_argument("name", metavar="NAME", help="what experiments call it: small letters, digits, single dashes")
-    parser.add_argument("--kind", choices=KINDS, required=True, help="what the plugin offers")
+    parser.add_argument("--kind", choices=tuple(KINDS), required=True, help="what the plugin offers")
     parser.add_argument(
         "--into", type=Path, default=Path(), metavar="FOLDER", help="where its folder, vlrun-NAME, goes (default: here)"
     )
@@ -45,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     say("Next:")
     say(f"  pip install -e {shlex.quote(f'{folder}[test]')}")
     say(f"  pytest {shlex.quote(str(folder))}")
-    say(f"  runner run {shlex.quote(str(folder / 'experiment.yaml'))} --demo")
+    say(f"  {_trial(kind, name, folder / 'experiment.yaml')}")
     return 0
 
 
@@ -66,17 +81,23 @@ def _check_name(name: str) -> None:
         raise UsageError(f"'{name}': {problem}{hint}")
 
 
+def _trial(kind: str, name: str, experiment: Path) -> str:
+    """The command that tries a plugin."""
+    return KINDS[kind].format(name=name, run=f"runner run {shlex.quote(str(experiment))} --demo")
+
+
 def _values(name: str, kind: str) -> dict[str, str]:
     """What templates call by name."""
     from importlib.metadata import version
 
     major, minor, *_ = version("vlrun").split(".")
     words = name.split("-")
-    if len(words) > 1 and words[-1] == kind:  # MyTask instead of MyTaskTask
-        words.pop()
+    if f"-{kind}" in name and name.endswith(kind):  # MyTask instead of MyTaskTask
+        words = words[: -len(kind.split("-"))]
     return {
         "name": name,
         "kind": kind,
+        "trial": _trial(kind, name, Path("experiment.yaml")),
         "metric": f"{name}-iou" if kind == "task" else name,
         "title": "".join(word.capitalize() for word in words),
         "distribution": f"{_PREFIX}{name}",
@@ -101,10 +122,12 @@ def _check_nothing_clashes(values: Mapping[str, str]) -> None:
     from vlrun.plugins.manager import create_plugins
 
     plugins = create_plugins()
-    wanted = [(values["kind"], values["name"])]
-    if values["kind"] == "task":
-        wanted.append(("metric", values["metric"]))
-    for kind, name in wanted:
+    offered = {
+        values["kind"]: values["name"],
+        **dict.fromkeys(_BUILT_ON.get(values["kind"], ()), values["name"]),
+        **({"metric": values["metric"]} if values["kind"] == "task" else {}),
+    }
+    for kind, name in ((kind.replace("-", " "), name) for kind, name in offered.items()):
         if name in plugins.names(kind):
             record = plugins.provider_of(kind, name)
             raise PluginError(f"{kind} '{name}' is offered by {record.label}, which is installed; take another name")
@@ -118,7 +141,10 @@ def _check_nothing_clashes(values: Mapping[str, str]) -> None:
 
 
 def _files(kind: str, values: Mapping[str, str]) -> dict[Path, str]:
-    """Path in the new folder -> content. Templates of all kinds are in ``any``; ``package`` becomes the package."""
+    """Path in the new folder -> content. Templates of all kinds are in ``any``; ``package`` becomes the package.
+
+    Of templates for one path, that of the kind itself counts.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     templates = Environment(  # noqa: S701 - the results are code, not HTML
@@ -129,11 +155,11 @@ def _files(kind: str, values: Mapping[str, str]) -> dict[Path, str]:
         keep_trailing_newline=True,
     )
     files = {}
-    for template in templates.list_templates():
-        group, _, inner = template.partition("/")
-        if group in ("any", kind):
-            path = inner.removesuffix(_SUFFIX).replace("package", values["package"])
-            files[Path(path)] = templates.get_template(template).render(values)
+    for group in ("any", *_BUILT_ON.get(kind, ()), kind):
+        for template in templates.list_templates():
+            if template.startswith(f"{group}/"):
+                path = template.removeprefix(f"{group}/").removesuffix(_SUFFIX).replace("package", values["package"])
+                files[Path(path)] = templates.get_template(template).render(values)
     return files
 
 

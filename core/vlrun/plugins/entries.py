@@ -122,11 +122,7 @@ class Builder(Declaration):
             raise ValueError(f"lacks={self.lacks!r} is a single text; write a tuple, ({self.lacks!r},)")
 
     def build(self, path: Path, output: Path, existing: Path | None = None) -> BuildReport:
-        """Builds files in the folder ``output`` from the source at ``path``.
-
-        Args:
-            existing: the folder that they will go to, where it is another one.
-        """
+        """Builds files from the source at ``path`` in ``output``; ``existing`` is where they will go, if elsewhere."""
         arguments = (path, output, existing or output) if self.reads_output else (path, output)
         report: BuildReport = self.resolve("function")(*self.arguments, *arguments)
         return report
@@ -218,23 +214,19 @@ class WeightFormat(Declaration):
         translator: path of ``(content of the file) -> {our key: tensor}``; pure, raises CheckpointError.
         partial: whether such a file fills only a part of the backbone by design, as BERT's does. Loading then demands
             that all of the file is used, and that it fills all but the parts in ``random``.
-        random: parts of the backbone that such a file does not have; they start random, and every run says so.
-        seen: images that such weights are known to have seen, in the notation of ``vlrun.data.declared``, such as
-            ``"COCO_train2014_*"``; every import records them, so that leaks can be found.
-        features: what made the features that such weights were trained on, as far as it is known; every import records
-            it, and every run compares it with its stores.
-        complete: whether the translator itself sees to it that no tensor is left behind. Then none is reported as such,
-            where new ones are made of it.
+        random: parts of the backbone that such a file lacks; they start random, and every run says so.
+        seen: images that such weights are known to have seen, as ``vlrun.data.declared`` writes them; every import
+            records them, so that leaks can be found.
+        features: what made the features that they were trained on, as far as it is known; runs compare it with stores.
+        complete: whether the translator sees to it that no tensor is left behind; then none is reported as such.
         reader: path of ``(file) -> content`` for files that torch does not read; raises CheckpointError.
         licence: a note on the terms of such files, recorded with every import; what a source itself says goes before.
-        exporter: path of ``(our tensors, their options) -> (tensors, config.json)``, which is the way back, for
-            ``runner weights export --to NAME``; raises CheckpointError. The options are those of
-            ``BackboneConfig.options_of_weights``.
+        exporter: path of ``(our tensors, their options) -> (tensors, config.json)``, the way back of ``runner weights
+            export --to NAME``; raises CheckpointError. The options are those of ``BackboneConfig.options_of_weights``.
         head_meanings: what the numbers of heads in all such files mean, by neutral name, beyond what their shapes say.
-        head_reader: path of ``(content of the file) -> {neutral name: meaning}`` for what a file itself says of its
-            heads, such as ``{"answer_head": {"answers": ["yes", "no"]}}``; pure, raises CheckpointError.
-        answer_lists: number of rows of an answer head -> the published list that such a head was trained with, in
-            words, for messages.
+        head_reader: path of ``(content of the file) -> {neutral name: meaning}`` for what the file itself says of them,
+            such as ``{"answer_head": {"answers": ["yes", "no"]}}``; pure, raises CheckpointError.
+        answer_lists: number of rows of an answer head -> the published list that belongs to it, in words.
     """
 
     paths = ("translator", "reader", "exporter", "head_reader")
@@ -268,9 +260,8 @@ class WeightFormat(Declaration):
 
     def heads_of(self, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """What the heads of a file mean, by neutral name: as the format says of all files, then as this one says."""
-        general = self.head_meanings
-        said = {} if self.head_reader is None else self.resolve("head_reader")(content)
-        return {name: {**general.get(name, {}), **said.get(name, {})} for name in {**general, **said}}
+        general, own = self.head_meanings, self.resolve("head_reader")(content) if self.head_reader else {}
+        return {name: {**general.get(name, {}), **own.get(name, {})} for name in [*general, *own]}
 
     def export(self, tensors: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The tensors under the names of this layout, and its ``config.json``; only for formats with an exporter."""
