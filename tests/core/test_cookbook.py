@@ -65,8 +65,8 @@ def shown(name: str, text: str = TEXT, **given: Any) -> Any:
 
 
 def test_every_row_is_answered_by_a_test_that_is_there() -> None:
-    rows = [line for line in TABLE.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) >= 24
+    rows = [line for line in TABLE.splitlines() if re.match(r"\| (?!can a plugin …|it …)", line)]
+    assert len(rows) >= 42
     for row in rows:
         links = re.findall(r"\[([^\]]+)\]\((\.\./tests/[^)]+\.py)\)", row.split("|")[3])
         assert links, row

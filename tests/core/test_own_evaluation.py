@@ -70,6 +70,7 @@ def test_it_runs_and_every_score_says_how_it_was_made(ranking: Path, capsys: pyt
         ("test", "all texts of an image", "11"),
     ]
     assert all("left out" not in facts for facts in end)
+    assert [facts["annotations"] for facts in end] == ["val", "test"], "the dataset's own protocol is in every score"
 
 
 def test_evaluate_predict_and_score_give_what_the_run_gave(ranking: Path, capsys: pytest.CaptureFixture[str]) -> None:
