@@ -6,6 +6,7 @@ import shutil
 from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def test_with_two_passes_one_process_and_two_are_alike_to_the_last_bit(world: Pa
     assert scalars(alone, "told apart") == scalars(folder, "told apart")
 
 
-def test_the_temperature_learns_and_the_queue_holds_the_newest(world: Path, plugins: Plugins) -> None:
+def test_temperature_learns_queue_holds_the_newest_and_the_slow_copy_follows(world: Path, plugins: Plugins) -> None:
     folder = run(world, plugins, *of("contrastive", "train.keep_checkpoints=9", "train.checkpoint_every=1"))
     steps = sorted((folder / "checkpoints").glob("step_*"))
     kept = [load_file(step / "model.safetensors") for step in steps]
@@ -163,6 +164,12 @@ def test_the_temperature_learns_and_the_queue_holds_the_newest(world: Path, plug
     queues = [tensors["heads.match.queue"] for tensors in kept]
     torch.testing.assert_close(queues[-1].norm(dim=1), torch.ones(7))
     assert not torch.isin(queues[-1], queues[-2]).all()
+    copies = {"heads.match.project.weight": "heads.match.slow.copies.1.weight"}
+    copies |= {name: name.replace("backbone.", "heads.match.slow.copies.0.") for name in kept[0] if "backbone." in name}
+    for original, copy in copies.items():
+        for step, (before, after) in enumerate(pairwise(kept), 2):
+            moved = 0.75 * before[copy] + 0.25 * after[original]
+            torch.testing.assert_close(after[copy], moved, msg=f"{original} at step {step}")
 
 
 def test_a_run_with_a_queue_resumes_bit_for_bit(world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:

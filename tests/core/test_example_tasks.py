@@ -63,6 +63,7 @@ def make(tmp_path: Path) -> Callable[..., Any]:
         pytest.param(RDropVqa, RDropVqaConfig, {}, id="r-drop"),
         pytest.param(ContrastiveVqa, ContrastiveVqaConfig, {"queue": 3}, id="contrastive"),
         pytest.param(ContrastiveVqa, ContrastiveVqaConfig, {}, id="contrastive without queue"),
+        pytest.param(ContrastiveVqa, ContrastiveVqaConfig, {"momentum": 0.9}, id="contrastive with a slow copy"),
         pytest.param(DistilledVqa, DistilledVqaConfig, {"teacher": Path("runs/big")}, id="distilled"),
     ],
 )

@@ -28,9 +28,9 @@ from vlrun_r_drop.task import RDrop
 
 
 class ContrastiveToy(Contrastive, ToyTask):
-    """With a queue that is no multiple of what a step brings."""
+    """With a slow copy of the network, and a queue that is no multiple of what a step brings."""
 
-    contrast, width, temperature, queue = 1.0, 4, 0.5, 7
+    contrast, width, temperature, queue, momentum = 1.0, 4, 0.5, 7, 0.75
 
 
 class RDropToy(RDrop, ToyTask):

@@ -14,3 +14,6 @@ class ContrastiveVqaConfig(VqaConfig):
     width: PositiveInt = Field(64, description="numbers of an embedding")
     temperature: PositiveFloat = Field(0.07, description="of the similarities, at the start; it is learned")
     queue: NonNegativeInt = Field(0, description="embeddings of earlier steps that are negatives, too")
+    momentum: float = Field(
+        0.0, ge=0, lt=1, description="the other embedding is that of a copy which keeps so much of itself; 0: no copy"
+    )

@@ -1,16 +1,20 @@
-"""Contrastive learning of text-image pairs: a pair is known by itself under another dropout (as in Gao et al. 2021)."""
+"""Contrastive learning of text-image pairs: a pair is known by itself under another dropout (as in Gao et al. 2021).
+
+The other embedding of a pair may be that of a slow copy of the network, as in MoCo (He et al. 2020).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from vlrun import Backbone, BackboneOutput, Batch, NamedHead, Task, TrainingPass, TrainingStep
+from vlrun import Backbone, BackboneOutput, Batch, Encoding, NamedHead, RunView, Task, TrainingPass, TrainingStep
 from vlrun_contrastive.config import ContrastiveVqaConfig
 from vlrun_vqa.task import VqaTask
 
@@ -22,6 +26,26 @@ class Outputs(NamedTuple):
     embeddings: Tensor
 
 
+class SlowEncoder(nn.Module):
+    """A copy of backbone and projection that follows them; nothing else trains it."""
+
+    def __init__(self, backbone: Backbone, project: nn.Module) -> None:
+        super().__init__()
+        self.copies = nn.ModuleList([deepcopy(backbone), deepcopy(project)]).requires_grad_(False)
+        self.register_buffer("has_started", torch.tensor(False))
+
+    def forward(self, encoding: Encoding) -> Tensor:
+        """P pairs -> embeddings (P, D), of length 1."""
+        backbone, project = self.copies
+        return normalize(project(backbone(encoding).pooled), dim=1)
+
+    @torch.no_grad()
+    def follow(self, originals: Iterator[nn.Parameter], momentum: float) -> None:
+        """Moves to ``momentum`` of itself and the rest of the originals."""
+        for slow, original in zip(self.copies.parameters(), originals, strict=True):
+            slow.lerp_(original, 1 - momentum)
+
+
 class ContrastiveHead(nn.Module):
     """A task's head with a projection beside it, a temperature, and a queue (K, D) of earlier embeddings."""
 
@@ -31,6 +55,7 @@ class ContrastiveHead(nn.Module):
         self.reads_pooled_alone = getattr(own, "reads_pooled_alone", False)
         self.project = nn.Linear(hidden_size, width)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.slow: SlowEncoder | None = None
         self.register_buffer("queue", normalize(torch.randn(queue, width), dim=1))
 
     def forward(self, output: BackboneOutput) -> Outputs:
@@ -41,15 +66,28 @@ class ContrastiveHead(nn.Module):
 class Contrastive(Task[Any]):
     """Put before a task, this makes it learn to tell its pairs apart as well."""
 
-    contrast, width, temperature, queue = 0.1, 64, 0.07, 0
+    contrast, width, temperature, queue, momentum = 0.1, 64, 0.07, 0, 0.0
 
     def build_head(self, backbone: Backbone) -> nn.Module:
         own = super().build_head(backbone)
-        return ContrastiveHead(own, backbone.hidden_size, self.width, self.temperature, self.queue)
+        head = ContrastiveHead(own, backbone.hidden_size, self.width, self.temperature, self.queue)
+        if self.momentum:
+            head.slow = SlowEncoder(backbone, head.project)
+        return head
+
+    def start_epoch(self, epoch: int, run: RunView) -> None:
+        """Sets the slow copy to what training starts from; a resumed run goes on with its own."""
+        super().start_epoch(epoch, run)
+        if (slow := run.head.slow) is not None and not slow.has_started:
+            slow.follow(_originals(run), 0.0)
+            slow.has_started.fill_(True)
 
     def training_outputs(self, batch: Batch, step: TrainingPass) -> tuple[Outputs, Tensor]:
-        """The outputs of a pass, and the embeddings of a second one."""
-        return step.outputs(batch.encoding), step.outputs(batch.encoding).embeddings
+        """The outputs of a pass, and the embeddings of a second one, or of the slow copy."""
+        outputs = step.outputs(batch.encoding)
+        if step.head.slow is not None:
+            return outputs, step.ask(step.head.slow, batch.encoding)
+        return outputs, step.outputs(batch.encoding).embeddings
 
     def loss(self, outputs: tuple[Outputs, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return super().loss(outputs[0].own, targets)
@@ -67,7 +105,9 @@ class Contrastive(Task[Any]):
         return {"contrast": self.contrast * cross_entropy(logits, own)}
 
     def after_update(self, rows: Mapping[str, Tensor], step: TrainingStep) -> None:
-        """The queue takes the newest embeddings and forgets the oldest."""
+        """The queue takes the newest embeddings and forgets the oldest; the slow copy follows."""
+        if step.head.slow is not None:
+            step.head.slow.follow(_originals(step), self.momentum)
         if len(step.head.queue):
             step.head.queue.copy_(torch.cat([step.head.queue, rows["second"]])[-len(step.head.queue) :])
 
@@ -78,10 +118,15 @@ class Contrastive(Task[Any]):
         return super().named_heads(head.own)
 
 
+def _originals(of: RunView | TrainingStep) -> Iterator[nn.Parameter]:
+    yield from of.backbone.parameters()
+    yield from of.head.project.parameters()
+
+
 class ContrastiveVqa(Contrastive, VqaTask):
     """Visual question answering beside contrastive learning."""
 
     def __init__(self, config: ContrastiveVqaConfig) -> None:
         super().__init__(config)
         self.contrast, self.width = config.contrast, config.width
-        self.temperature, self.queue = config.temperature, config.queue
+        self.temperature, self.queue, self.momentum = config.temperature, config.queue, config.momentum
