@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -93,18 +94,38 @@ def test_accuracy_is_over_all_and_over_each_label(config: SnliVeConfig) -> None:
 
 
 class Image:
-    id, file_name, width, height, relations = "7", "7.png", 100, 100, ()
+    file_name, width, height, relations = "7.png", 100, 100, ()
 
-    def __init__(self, split: str, name: str) -> None:
-        self.split = split
-        self.objects = [DemoObject(name, {"colour": "red"}, (0.0, 0.0, 9.0, 9.0))]
+    def __init__(self, number: int, split: str, *patterns: str) -> None:
+        self.id, self.split = str(number), split
+        self.objects = [DemoObject("ball", {"pattern": pattern}, (0.0, 0.0, 9.0, 9.0)) for pattern in patterns]
+
+
+def statements(folder: Path, split: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (folder / f"snli_ve_{split}.jsonl").read_text().splitlines()]
 
 
 def test_demo_statements_are_true_false_or_unknowable(tmp_path: Path) -> None:
-    write_statements(tmp_path, [Image("train", "ball"), Image("val", "cat"), Image("test", "ring")])
-    rows = [json.loads(line) for line in (tmp_path / "snli_ve_dev.jsonl").read_text().splitlines()]
-    assert [row["gold_label"] for row in rows] == ["entailment", "contradiction", "neutral"] * (len(rows) // 3)
-    for row in rows:
-        assert (row["sentence2"] == "there is a cat") == (row["gold_label"] == "entailment"), row
-        assert row["sentence2"].startswith("the cat is ") == (row["gold_label"] == "neutral"), row
-    assert build_official(tmp_path, tmp_path / "out").counts == dict.fromkeys(("train", "dev", "test"), len(rows))
+    write_statements(tmp_path, [Image(1, "train", "dotted"), Image(2, "val", "plain", "striped"), Image(3, "test")])
+    rows = {split: statements(tmp_path, split) for split in ("train", "dev", "test")}
+    assert not rows["test"]
+    for split, pattern in {"train": "dotted", "dev": "striped"}.items():
+        for row in rows[split]:
+            said = row["sentence2"].rpartition(" ")[2]
+            assert (said == pattern) == (row["gold_label"] == "entailment"), row
+            assert (said in {"striped", "dotted"} - {pattern}) == (row["gold_label"] == "contradiction"), row
+    (tmp_path / "snli_ve_test.jsonl").unlink()
+    assert build_official(tmp_path, tmp_path / "out").counts == {"train": len(rows["train"]), "dev": len(rows["dev"])}
+
+
+def test_words_alone_do_not_tell_true_from_false_in_the_demo_and_images_a_little(tmp_path: Path) -> None:
+    images = [Image(number, "train", ("striped", "dotted")[number % 2]) for number in range(400)]
+    write_statements(tmp_path, images)
+    told = [row for row in statements(tmp_path, "train") if row["gold_label"] != "neutral"]
+    texts = Counter((row["sentence2"], row["gold_label"]) for row in told)
+    assert len({text for text, _ in texts}) == 6, "two patterns: few enough words to be learned"
+    for text, _ in texts:
+        assert texts[text, "entailment"] == pytest.approx(texts[text, "contradiction"], rel=0.25)
+    usual = Counter((int(row["Flickr30K_ID"]) % 2, row["gold_label"]) for row in told)
+    assert usual[0, "entailment"] == pytest.approx(2 * usual[0, "contradiction"], rel=0.1)
+    assert usual[1, "contradiction"] == pytest.approx(2 * usual[1, "entailment"], rel=0.1)

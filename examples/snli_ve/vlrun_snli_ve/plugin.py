@@ -52,7 +52,7 @@ def vlrun_demo_sources() -> list[DemoSource]:
             image_set="flickr",
             builder="official",
             writer="vlrun_snli_ve.demo:write_statements",
-            epochs=10,
-            learning_rate=1e-3,
+            epochs=6,
+            learning_rate=5e-4,
         )
     ]
