@@ -42,7 +42,7 @@ def large_store(root: Path, report: Report, count: int, minutes: float) -> None:
     with report.case("large store", "verified") as outcome:
         begin = time.monotonic()
         done = subprocess.run(_verify(out), capture_output=True, text=True, check=False)
-        said = (done.stdout + done.stderr).strip().splitlines()[-1]
+        said = _result(done)
         outcome(LOST if done.returncode else SAME, f"in {time.monotonic() - begin:.0f} s: {said}")
     with report.case("large store", f"read by {READERS} processes, one killed again and again") as outcome:
         kills, ends = _read_and_kill(out, minutes)
@@ -51,7 +51,7 @@ def large_store(root: Path, report: Report, count: int, minutes: float) -> None:
         outcome(LOST if bad or not kills or ends[KILLED] != kills else SAME, detail)
     with report.case("large store", "verified after the kills") as outcome:
         done = subprocess.run(_verify(out), capture_output=True, text=True, check=False)
-        outcome(LOST if done.returncode else SAME, (done.stdout + done.stderr).strip().splitlines()[-1])
+        outcome(LOST if done.returncode else SAME, _result(done))
     with report.case("large store", "cut while it is read") as outcome:
         outcome(*_cut(out))
     shutil.rmtree(out, ignore_errors=True)
@@ -97,6 +97,10 @@ def _reader(out: Path, end: float, seed: int) -> subprocess.Popen[bytes]:
 
 def _verify(out: Path) -> list[str]:
     return [sys.executable, "-m", "vlrun", "features", "verify", str(out)]
+
+
+def _result(done: subprocess.CompletedProcess[str]) -> str:
+    return ((done.stdout or done.stderr).strip().splitlines() or [""])[-1]
 
 
 def _gigabytes(out: Path) -> float:
