@@ -53,7 +53,7 @@ class ViltConfig(_OnTheHub):
 
     known_sizes: ClassVar[Mapping[str, ViltSizes]] = {
         "base": ViltSizes(768, 12, 12, 3072, 40, 384, 32),  # ViLT-B/32 of the paper
-        "tiny": ViltSizes(128, 2, 4, 512, 40, 24, 8),  # for tests and --demo: 12 patches of a picture
+        "tiny": ViltSizes(128, 2, 4, 512, 40, 32, 8),  # for tests and --demo: 20 patches of most pictures
     }
     weights_file: ClassVar[str] = "hf:dandelin/vilt-b32-mlm"
     weights_page: ClassVar[str] = "https://huggingface.co/dandelin/vilt-b32-mlm"
