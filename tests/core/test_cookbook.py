@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 import toy_world as toy
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlrun import (
+    Callback,
     DataError,
     Dataset,
     Encoding,
@@ -34,6 +35,7 @@ from vlrun.foreign.yaml import parse_yaml
 from vlrun.testing import (
     PUBLIC,
     StubBackbone,
+    check_callback,
     check_metric,
     check_optimizer,
     check_reporter,
@@ -183,3 +185,21 @@ def test_the_best_step_is_that_of_the_score_that_counts(
         named = zip(("first", "second"), values, primary, strict=True)
         history.add(step, "task", "val", [Score(name, value, primary=counts) for name, value, counts in named])
     assert history.best_step(["task"]) == best
+
+
+def test_the_noise_scale_of_the_page_is_that_of_the_gradients() -> None:
+    kind = shown("NoiseScale", Callback=Callback)
+    check_callback(lambda: kind(SimpleNamespace(batch_size=8)))
+    size, variance, callback = 400, 3.0, kind(SimpleNamespace(batch_size=8))
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Linear(size, 1, bias=False)
+    told: dict[str, list[float]] = {"squared gradient": [], "gradient variance": []}
+    for _ in range(400):  # each example's gradient is 0.5 in every place, with noise
+        noise = torch.randn(1, size, generator=generator) * (variance / 8) ** 0.5
+        model.weight.grad = 0.5 + noise
+        callback.after_backward(
+            SimpleNamespace(model=model, report=lambda name, value: told[name].append(float(value)))
+        )
+    assert len(told["squared gradient"]) == 200, "two steps for each number"
+    assert np.mean(told["squared gradient"]) == pytest.approx(0.25 * size, rel=0.02)
+    assert np.mean(told["gradient variance"]) == pytest.approx(variance * size, rel=0.02)
