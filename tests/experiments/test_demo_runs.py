@@ -178,14 +178,14 @@ def test_examples_train_together_on_demo_data_of_two_plugins(environment: dict[s
         "from vlrun.cli import main\nsys.exit(main(sys.argv[1:]))\n"
     )
     words = ["run", examples / "snli_ve" / "joint.yaml", "--demo", "backbone={name: uniter}", "train.epochs=1"]
-    words += ["tasks.0.dataset.limit=256", "tasks.1.dataset.limit=256", "train.workers=0", "--output", tmp_path]
+    words += ["tasks.0.dataset.limit=200", "tasks.1.dataset.limit=200", "train.workers=0", "--output", tmp_path]
     command = [sys.executable, "-c", script, *map(str, words)]
     variables = {**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
     found = {(row["task"], row["split"], row["name"]): row for row in rows(latest(tmp_path), "result") if row["final"]}
-    assert found["snli-ve", "dev", "accuracy"]["count"] == found["vqa", "minival", "accuracy"]["count"] == 256
-    assert found["snli-ve", "test", "accuracy-neutral"]["count"] > 60
+    assert found["snli-ve", "dev", "accuracy"]["count"] == found["vqa", "minival", "accuracy"]["count"] == 200
+    assert found["snli-ve", "test", "accuracy-neutral"]["count"] > 50
     assert found["snli-ve", "dev", "accuracy"]["protocol"]["dataset"] == "snli-ve"
 
 
