@@ -45,7 +45,6 @@ if TYPE_CHECKING:
         Config,
         DataPath,
         DatasetConfig,
-        DetectorConfig,
         MetricConfig,
         NamedOptions,
         OptimizerConfig,
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
         TaskConfig,
     )
     from vlrun.config.callbacks import CallbackConfig
+    from vlrun.config.detectors import DetectorConfig
     from vlrun.config.experiment import Experiment, load_experiment
     from vlrun.data.identities import image_key
     from vlrun.engine.weight_files import read_imported as read_weights
@@ -124,7 +124,7 @@ _HOMES = {
     "DemoProvider": "interfaces.demo_provider",
     "DemoRelation": "interfaces.demo_provider",
     "Detector": "interfaces.detector",
-    "DetectorConfig": "config.base",
+    "DetectorConfig": "config.detectors",
     "Encoding": "interfaces.tensors",
     "EvaluationReport": "interfaces.reporter",
     "Example": "interfaces.examples",

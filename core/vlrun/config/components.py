@@ -11,7 +11,6 @@ from vlrun.config.base import (
     BackboneConfig,
     Config,
     DatasetConfig,
-    DetectorConfig,
     MetricConfig,
     OptimizerConfig,
     ReporterConfig,
@@ -19,6 +18,7 @@ from vlrun.config.base import (
     TaskConfig,
 )
 from vlrun.config.callbacks import CallbackConfig
+from vlrun.config.detectors import DetectorConfig
 from vlrun.errors import PluginError
 from vlrun.plugins.entries import Command, Declaration, DemoSource, Entry
 from vlrun.plugins.manager import Plugins
