@@ -30,6 +30,7 @@ SHORT = (
     "train.batch_size=12",
     "train.evaluate_every=1",
     "train.checkpoint_every=3",
+    "train.keep_checkpoints=1",  # of more, one at which a run was stopped would be another than in the whole run
     "tasks.0.negatives={name: mined, candidates: 4, keep: 2, every: 1, from_epoch: 0}",  # not those of the demo
 )
 TIMEOUT_SECONDS = HANG_SECONDS = 600
