@@ -116,7 +116,7 @@ def vlrun_demo_sources() -> list[DemoSource]:
         )
         for name, builder, writer, epochs in (
             ("coco-captions", "official", "coco_captions:write_coco_captions", 12),
-            ("lxmert-pretraining", "lxmert", "lxmert:write_lxmert_pretraining", 8),
+            ("lxmert-pretraining", "lxmert", "lxmert:write_lxmert_pretraining", 12),
             ("rosita-pretraining", "rosita", "rosita:write_rosita_pretraining", 4),
         )
     ]
