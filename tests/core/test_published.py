@@ -196,7 +196,7 @@ SHIPPED = [file for file in sorted((ROOT / "experiments").glob("*.yaml")) if "pu
 
 
 def test_there_are_shipped_experiments_with_published_numbers() -> None:
-    assert len(SHIPPED) == 15
+    assert SHIPPED, "else no test below would fail"
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
@@ -207,5 +207,5 @@ def test_a_shipped_experiment_is_the_one_that_its_published_numbers_hold_for(fil
     assert {"backbone.size", "train.epochs", "tasks.0.dataset.train", "tasks.0.dataset.limit"} <= recipe.keys()
     assert {key: options.get(key) for key in recipe} == recipe
     assert loaded.published.weights
-    assert loaded.published.features
+    assert bool(loaded.published.features) is not loaded.reads_pictures
     assert loaded.published.training_examples or not loaded.train.epochs
