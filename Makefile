@@ -23,13 +23,16 @@ LOWEST_TESTS := tests/core/features/test_features_importers.py tests/core/test_w
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
 
+# one more than there are cores, for some tests wait for processes
+WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$((cores < 4 ? cores + 1 : 4)))
+
 .PHONY: demo test lint format types bench faults fuzz wheels lowest install constraints clean
 
 demo: install
 	$(BIN)/python runner.py run experiments/rosita_refcoco+.yaml --demo
 
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
