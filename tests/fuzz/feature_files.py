@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +63,22 @@ def drained(source: FeatureSource) -> None:
             continue
 
 
-def of_format(name: str, file: str, beside: Callable[[Path], object] = lambda folder: None) -> Any:
-    def read(content: bytes, folder: Path) -> None:
-        path = folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        beside(folder)
-        top = folder / Path(file).parts[0]
-        if FORMATS[name].recognises(top):
-            drained(FORMATS[name].open(top))
+def nothing_beside(folder: Path) -> None:
+    pass
 
-    return read
+
+def of_format(name: str, file: str, beside: Callable[[Path], object] = nothing_beside) -> Any:
+    return partial(_read_format, name, file, beside)
+
+
+def _read_format(name: str, file: str, beside: Callable[[Path], object], content: bytes, folder: Path) -> None:
+    path = folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    beside(folder)
+    top = folder / Path(file).parts[0]
+    if FORMATS[name].recognises(top):
+        drained(FORMATS[name].open(top))
 
 
 def pickled_seeds(folder: Path) -> list[bytes]:
@@ -162,6 +169,59 @@ def rosita_beside(folder: Path) -> None:
         (folder / "imgfeat.lineidx").write_text("0\n")
     if not (folder / "img_feat_offset_map.json").exists():
         (folder / "img_feat_offset_map.json").write_text(json.dumps({"COCO_val2014_000000000042": 0}))
+
+
+def volta_seeds(folder: Path) -> list[bytes]:
+    return [foreign.volta_hdf5(folder / "a.h5", [regions(), regions("2", 2)]).read_bytes()]
+
+
+def gqa_seeds(folder: Path) -> list[bytes]:
+    return [(foreign.gqa(folder / "gqa", [regions("1")]) / "gqa_objects_0.h5").read_bytes()]
+
+
+def gqa_info_beside(folder: Path) -> None:
+    entry = {"file": 0, "idx": 0, "objectsNum": 3, "width": 150, "height": 120}
+    (folder / "gqa_objects_info.json").write_text(json.dumps({"1": entry}))
+
+
+class Apart:
+    """Reads in a process of its own: a library in C that crashes or hangs must not take the fuzzing with it."""
+
+    def __init__(self, read: Callable[[bytes, Path], object], seconds: float = 10) -> None:
+        self._read, self._seconds = read, seconds
+        self._process: multiprocessing.process.BaseProcess | None = None
+
+    def __call__(self, content: bytes, folder: Path) -> None:
+        if self._process is None:
+            context = multiprocessing.get_context("fork")
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=_answer, args=(theirs, self._read), daemon=True)
+            self._process.start()
+            theirs.close()  # so that the end of the process is the end of the pipe
+        self._pipe.send((content, folder))
+        try:
+            if not self._pipe.poll(self._seconds):
+                raise EOFError
+            error = self._pipe.recv()
+        except EOFError as gone:
+            self._process.kill()
+            self._process.join()
+            status, self._process = self._process.exitcode, None
+            raise AssertionError(f"the reader crashed or hung, status {status}") from gone
+        if error is not None:
+            raise error
+
+
+def _answer(pipe: Connection, read: Callable[[bytes, Path], object]) -> None:
+    while True:
+        content, folder = pipe.recv()
+        try:
+            read(content, folder)
+            pipe.send(None)
+        except DataError as error:
+            pipe.send(DataError(str(error)))
+        except Exception as error:
+            pipe.send(AssertionError(repr(error)))
 
 
 def mmf_info(folder: Path) -> list[bytes]:

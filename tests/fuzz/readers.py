@@ -320,6 +320,12 @@ READERS = (
     Reader("pickled features", features.pickled_seeds, features.read_pickled),
     Reader("UNITER's values", features.uniter_seeds, features.read_uniter),
     Reader("npz", features.npz_seeds, features.of_format("npz", "npz/COCO_val2014_000000000042.npz")),
+    Reader("HDF5 of VOLTA", features.volta_seeds, features.Apart(features.of_format("volta-hdf5", "a.h5"))),
+    Reader(
+        "HDF5 of GQA",
+        features.gqa_seeds,
+        features.Apart(features.of_format("gqa-hdf5", "gqa_objects_0.h5", features.gqa_info_beside)),
+    ),
     Reader("info of MMF", features.mmf_info, features.read_mmf),
     Reader("TSV of 10 columns", lambda folder: features.tsv_rows(10), features.of_format("lxmert-tsv", "a.tsv")),
     Reader("TSV of 6 columns", lambda folder: features.tsv_rows(6), features.of_format("butd-tsv", "a.tsv")),

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from importing import Images, assert_detected, assert_equal, built, problems
 
+from vlrun.features.formats.volta_hdf5 import is_volta_hdf5
+
 
 class TestVoltaHdf5:
     @pytest.fixture(autouse=True)
@@ -45,6 +47,16 @@ class TestVoltaHdf5:
         file.write_bytes(file.read_bytes()[:-100])
         assert "cannot be read as HDF5, it may be damaged" in problems(file, "volta-hdf5")
 
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [(b"COCO_val2014_00000000000\x7f", "': damaged"), (b"COCO_val2014_00000000000\xff", "are not UTF-8: b'COCO_")],
+    )
+    def test_a_damaged_name_is_said(self, name: bytes, said: str, images: Images, tmp_path: Path) -> None:
+        file = foreign.volta_hdf5(tmp_path / "a.h5", images)
+        file.write_bytes(file.read_bytes().replace(images[0].image_id.encode(), name))
+        assert is_volta_hdf5(file)  # else no format would recognise it, and nobody say what is wrong
+        assert said in problems(file, "volta-hdf5")
+
 
 class TestGqaHdf5:
     @pytest.fixture(autouse=True)
@@ -65,6 +77,15 @@ class TestGqaHdf5:
         (folder / "gqa_objects_1.h5").unlink()
         assert "gqa_objects_info.json needs" in (found := problems(folder, "gqa-hdf5"))
         assert "gqa_objects_1.h5, which is not there" in found
+
+    def test_a_group_where_values_should_be_is_said(self, images: Images, tmp_path: Path) -> None:
+        import h5py
+
+        folder = foreign.gqa(tmp_path / "objects", images)
+        with h5py.File(folder / "gqa_objects_0.h5", "a") as file:
+            del file["features"]
+            file.create_group("features").create_group("a")
+        assert "row 0 (image 'COCO_val2014_000000000001'): damaged" in problems(folder, "gqa-hdf5")
 
     def test_a_truncated_file_is_named_with_the_row(self, images: Images, tmp_path: Path) -> None:
         folder = foreign.gqa(tmp_path / "objects", images)

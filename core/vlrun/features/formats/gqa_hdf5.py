@@ -17,6 +17,8 @@ from vlrun.interfaces.examples import RegionFeatures
 
 INFO = "gqa_objects_info.json"
 _MOST_BYTES = 1 << 30
+HDF5_ERRORS = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, MemoryError)
+"""What h5py raises over a damaged file, depending on where the damage lies."""
 
 
 class GqaObjects(FeatureSource):
@@ -80,7 +82,7 @@ class GqaObjects(FeatureSource):
                 height=entry["height"],
                 width=entry["width"],
             )
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        except HDF5_ERRORS as error:
             raise DataError(f"damaged: {error}") from error
 
 

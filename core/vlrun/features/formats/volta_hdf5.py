@@ -11,10 +11,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from vlrun.errors import DataError
+from vlrun.errors import DataError, first_few
 from vlrun.features.formats import FeatureSource, SourceRecord
 from vlrun.features.formats.fields import regions_from
-from vlrun.features.formats.gqa_hdf5 import h5py_for, inside, is_gqa_objects
+from vlrun.features.formats.gqa_hdf5 import HDF5_ERRORS, h5py_for, inside, is_gqa_objects
 from vlrun.features.formats.sizes import KINDS, Sizes, read_sizes, size_files
 from vlrun.interfaces.examples import RegionFeatures, canonical_image_id
 
@@ -30,8 +30,10 @@ class VoltaHdf5(FeatureSource):
         try:
             self._opened = h5py.File(path, "r")
             self._names = list(self._opened)
-        except (OSError, RuntimeError) as error:
+        except HDF5_ERRORS as error:
             raise DataError(f"{path} cannot be read as HDF5, it may be damaged: {error}") from error
+        if others := [repr(name) for name in self._names if not isinstance(name, str)]:  # h5py gives bytes then
+            raise DataError(f"{path} may be damaged: names of groups are not UTF-8: {', '.join(first_few(others, 5))}")
         self._path = path
         self._size_files = size_files(path.absolute().parent)
 
@@ -61,7 +63,7 @@ class VoltaHdf5(FeatureSource):
         try:
             group = inside(self._opened, name)
             values = {key: inside(group, key)[()] for key in group}
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
+        except HDF5_ERRORS as error:
             raise DataError(f"damaged: {error}") from error
         if not {"img_h", "image_h", "image_height"} & values.keys():
             values["img_h"], values["img_w"] = self._size(image_id)
@@ -94,5 +96,5 @@ def is_volta_hdf5(path: Path) -> bool:
         with h5py.File(path, "r") as opened:
             first = opened[next(iter(opened), "/")]
             return isinstance(first, h5py.Group) and all(name in first for name in _NEEDED)
-    except (OSError, RuntimeError):  # damaged: opening it as the only candidate says so
+    except HDF5_ERRORS:  # damaged: opening it says so
         return True
