@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from faults.company import company
@@ -22,7 +23,7 @@ from faults.full_disk import full_commands, full_disks
 from faults.kills import kills, log_of_writes, several_processes
 from faults.large_store import large_store
 from faults.loop import loop
-from faults.report import Report, read_report
+from faults.report import LOST, SAME, Report, read_report
 from faults.running import running
 from faults.signals import stops
 from faults.spread import spread
@@ -38,7 +39,9 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=50, help="kills of one process")
     parser.add_argument("--flips", type=int, default=50, help="flipped bits for each file")
-    parser.add_argument("--signals", type=int, default=6, help="moments for each kind of signal")
+    parser.add_argument(
+        "--signals", type=int, default=6, help="moments for each kind of signal; half as many for two processes"
+    )
     parser.add_argument("--disks", type=int, default=8, help="sizes of a disk that is too small")
     parser.add_argument("--hours", type=float, default=2, help="of training, mining and evaluation in one process")
     parser.add_argument("--images", type=int, default=100_000, help="of a large store")
@@ -75,11 +78,10 @@ def _inject(options: argparse.Namespace, world: World) -> int:
     print(f"the whole run takes {seconds:.1f} s and writes {len(writes)} times", flush=True)
     if "kills" in parts:
         kills(world, report, whole, writes, seconds, options.kills, options.seed)
-        together = world.run("whole2", "--nproc", "2")
-        if together.status == 0:
-            several_processes(world, report, facts(world.folder("whole2")))
     if "signals" in parts:
         stops(world, report, whole, seconds, options.signals, options.seed)
+    if {"kills", "signals"} & {*parts}:
+        _of_two_processes(world, report, options, parts)
     if "damage" in parts:
         stopped = _stopped(world)
         damaged_resumes(world, report, stopped, whole, options.flips, options.seed)
@@ -102,6 +104,21 @@ def _inject(options: argparse.Namespace, world: World) -> int:
         loop(world, report, whole, options.hours, report.path.with_suffix(".curve.jsonl"))
     report.show()
     return 0 if report.is_good else 1
+
+
+def _of_two_processes(world: World, report: Report, options: argparse.Namespace, parts: Sequence[str]) -> None:
+    started = time.monotonic()
+    done = world.run("whole2", "--nproc", "2")
+    seconds = time.monotonic() - started
+    with report.case("two processes", "undisturbed") as outcome:
+        outcome(LOST if done.status else SAME, done.last_line() if done.status else "")
+    if done.status:
+        return
+    whole = facts(world.folder("whole2"))
+    if "kills" in parts:
+        several_processes(world, report, whole)
+    if "signals" in parts:
+        stops(world, report, whole, seconds, -(-options.signals // 2), options.seed, processes=2)
 
 
 def _stopped(world: World) -> Path:
