@@ -18,7 +18,7 @@ from pathlib import Path
 
 from faults.company import company
 from faults.damage import damaged_reports, damaged_resumes
-from faults.every_task import every_task
+from faults.every_task import EXPERIMENTS, every_task
 from faults.full_disk import full_commands, full_disks
 from faults.kills import kills, log_of_writes, several_processes
 from faults.large_store import large_store
@@ -46,6 +46,7 @@ def main() -> int:
     parser.add_argument("--hours", type=float, default=2, help="of training, mining and evaluation in one process")
     parser.add_argument("--images", type=int, default=100_000, help="of a large store")
     parser.add_argument("--minutes", type=float, default=10, help="in which four processes read it")
+    parser.add_argument("--experiments", default=",".join(EXPERIMENTS), help=f"of {','.join(EXPERIMENTS)}")
     parser.add_argument("--only", default=",".join(PARTS), help=f"of {','.join(PARTS)}")
     parser.add_argument("--seed", type=int, default=1, help="of moments and places")
     parser.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder)")
@@ -97,7 +98,7 @@ def _inject(options: argparse.Namespace, world: World) -> int:
     if "spread" in parts:
         spread(world, report, whole)
     if "tasks" in parts:
-        every_task(world, report)
+        every_task(world, report, options.experiments.split(","))
     if "store" in parts:
         large_store(world.root, report, options.images, options.minutes)
     if "loop" in parts:

@@ -94,9 +94,16 @@ class World:
             start_new_session=True,
         )
 
-    def run(self, case: str, *arguments: str, changes: Mapping[str, str] | None = None, **options: Any) -> Ended:
+    def run(
+        self,
+        case: str,
+        *arguments: str,
+        changes: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+        **options: Any,
+    ) -> Ended:
         """Runs the experiment to its end, whatever that is."""
-        return ended(self.start(self.command(case, *arguments, **options), changes))
+        return ended(self.start(self.command(case, *arguments, **options), changes), timeout)
 
     def folder(self, case: str) -> Path:
         """The newest run folder of a case; one that does not exist if there is none."""

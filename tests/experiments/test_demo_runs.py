@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
 MAIN = ROOT / "experiments" / "rosita_refcoco+.yaml"
-SHORT = ("train.epochs=1", "train.log_every=5", "train.workers=0")
+SHORT = ("train.epochs=1", "train.log_every=1", "train.workers=0", "tasks.0.dataset.limit=800")
 
 pytestmark = pytest.mark.slow
 
@@ -121,7 +121,7 @@ def test_a_stopped_run_exits_as_the_contract_says_and_continues_bit_for_bit(
 def test_a_killed_run_continues_from_its_last_checkpoint(
     unbroken: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    arguments = ["run", str(MAIN), "--demo", "--output", str(tmp_path), *SHORT, "train.checkpoint_every=10"]
+    arguments = ["run", str(MAIN), "--demo", "--output", str(tmp_path), *SHORT, "train.checkpoint_every=2"]
     stop_when_training(environment, arguments, tmp_path, signal.SIGKILL, expected=-signal.SIGKILL)
     done = runner(environment, *arguments, "--resume")
     assert done.returncode == 0, done.stderr
