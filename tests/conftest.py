@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,9 @@ def samples() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real samples are not at {folder}; set VLRUN_SAMPLES")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start the most whole runs come first: else one worker is still at them when the others are done."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])

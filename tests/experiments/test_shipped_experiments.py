@@ -20,6 +20,9 @@ from toy_runs import stop_after_step
 from vlrun import load_experiment
 from vlrun.cli import main
 from vlrun.errors import StoppedOnRequest
+from vlrun_demo.images import Image
+from vlrun_demo.picture import write_pictures
+from vlrun_demo.provider import DemoWorld
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
@@ -67,6 +70,11 @@ def pretrained(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def write_needed_pictures(world: DemoWorld, images: Sequence[Image], folder: Path) -> None:
+    """Those of the examples within the limit, of which each has one image or two: drawing all takes half a minute."""
+    write_pictures(images, folder, per_split=2 * LIMIT)
+
+
 @pytest.fixture
 def demo_run(
     cache: Path,
@@ -80,6 +88,7 @@ def demo_run(
     def run(file: Path, overrides: Sequence[str], limit: int) -> Path:
         if not os.environ.get("VLRUN_CACHE"):
             monkeypatch.setenv("VLRUN_CACHE", str(cache))
+            monkeypatch.setattr("vlrun_demo.provider.DemoWorld.write_all_pictures", write_needed_pictures)
         # what little a few steps teach would not pass for a matching head; plugins/zero_shot tests that
         monkeypatch.setattr("vlrun_zero_shot.task.ZeroShotTask.check_sample", lambda *scores: None)
         content = yaml.safe_load(file.read_text())
