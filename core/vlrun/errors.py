@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +52,30 @@ _REMEDIES = {
     errno.ENFILE: "too many files are open on this machine",
     errno.ENAMETOOLONG: "give it a shorter name",
 }
+
+
+class NoRoomError(OSError):
+    """``filename`` does not fit on its disk, or into a quota; ``strerror`` says what it needs and what there is."""
+
+
+def no_room(error: Exception, path: Path, needed: int | None = None, written: int | None = None) -> NoRoomError | None:
+    """``error`` with the file that was to be written, if the cause is that there is no room; else None.
+
+    Args:
+        needed: bytes of the whole file, where they are known.
+        written: bytes that there was room for, where they are not.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number not in (errno.ENOSPC, errno.EDQUOT):
+        if "No space left on device" not in str(error):  # as safetensors says it
+            return None
+        number = errno.ENOSPC
+    facts = []
+    if size := needed or written:
+        facts.append(f"{'' if needed else 'more than '}{size / 1e6:,.2f} MB are needed")
+    with suppress(OSError):  # the folder may be gone
+        facts.append(f"{shutil.disk_usage(path.parent).free / 1e6:,.2f} MB are free")
+    return NoRoomError(number, ": ".join(filter(None, [os.strerror(number), ", ".join(facts)])), str(path))
 
 
 def system_problem(error: OSError) -> str | None:

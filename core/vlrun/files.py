@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
-from vlrun.errors import DataError
+from vlrun.errors import DataError, NoRoomError, no_room
 from vlrun.foreign.json import parse_json
 
 _MOST_BYTES = 1 << 32
@@ -30,26 +30,52 @@ _INSIDE: ContextVar[Path | None] = ContextVar("_INSIDE", default=None)
 
 
 @contextmanager
-def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+def room_for(path: Path, needed: int | None = None) -> Iterator[None]:
+    """For what writes ``path``, of so many bytes where they are known: a full disk is an error that says so.
+
+    Raises:
+        NoRoomError: in place of an error that does not name the file.
+    """
+    try:
+        yield
+    except NoRoomError:  # of a part of it
+        raise
+    except OSError as error:
+        if (found := no_room(error, path, needed)) is None:
+            raise
+        raise found from error
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "w", needed: int | None = None) -> Iterator[IO[Any]]:
     """Opens a temporary file beside ``path``: on success it is synced and takes its place, on failure it is removed.
+
+    Args:
+        needed: bytes of the whole file, where they are known.
 
     Raises:
         DataError: ``path`` is not inside the folder that ``writing_inside`` names.
+        NoRoomError: it does not fit on the disk.
     """
     _refuse_outside(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_draft_prefix(path), suffix=_DRAFT)
-    try:
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        make_readable(Path(name))
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with room_for(path, needed):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_draft_prefix(path), suffix=_DRAFT)
+        draft = Path(name)
+        try:
+            with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            make_readable(draft)
+            os.replace(draft, path)
+        except BaseException as error:
+            written = draft.stat().st_size
+            draft.unlink()
+            if isinstance(error, OSError) and (full := no_room(error, path, needed, written)):
+                raise full from error
+            raise
+        sync_folder(path.parent)
 
 
 @contextmanager
@@ -76,18 +102,22 @@ def made_whole(path: Path) -> Iterator[Path]:
     """A place beside ``path`` for a file or folder: on success it is synced and moved there, on failure it is removed.
 
     A file takes the place of an earlier one; no folder may be at ``path`` yet.
+
+    Raises:
+        NoRoomError: it does not fit on the disk.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=_draft_prefix(path), suffix=_DRAFT, dir=path.parent))
-    try:
-        draft = holder / path.name
-        yield draft
-        for inner in [*draft.rglob("*"), draft]:
-            _sync(inner)
-        os.rename(draft, path)
-        sync_folder(path.parent)
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(prefix=_draft_prefix(path), suffix=_DRAFT, dir=path.parent))
+        try:
+            draft = holder / path.name
+            yield draft
+            for inner in [*draft.rglob("*"), draft]:
+                _sync(inner)
+            os.rename(draft, path)
+            sync_folder(path.parent)
+        finally:
+            shutil.rmtree(holder, ignore_errors=True)
 
 
 def folder_from(variable: str, default: str) -> Path:
@@ -145,8 +175,13 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file (UTF-8) atomically."""
-    with atomic_write(path) as file:
-        file.write(text)
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically."""
+    with atomic_write(path, "wb", len(content)) as file:
+        file.write(content)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -162,6 +162,7 @@ HOSTILE = {
     "a number of 800,000 bits": b"\x8b" + struct.pack("<i", 100_000) + b"\x7f" * 100_000 + b".",
     "half a character": b"X\x03\x00\x00\x00\xed\xa0\x80.",
     "a text that is not there": b"\x8d" + struct.pack("<Q", 1 << 62) + b"abc.",
+    "bytes that are not there": b"\x96" + struct.pack("<Q", 1 << 36) + b"abc.",
     "a name": b"cos\nsystem\n(S'true'\ntR.",
     "a name on the stack": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.",
     "an instance": b"(S'true'\nios\nsystem\n.",

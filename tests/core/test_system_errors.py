@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from vlrun.cli import main
 from vlrun.cli import report as report_verb
-from vlrun.errors import DataError, system_problem
+from vlrun.engine.weight_files import write_imported
+from vlrun.errors import DataError, NoRoomError, system_problem
 from vlrun.features import writer
+from vlrun.files import atomic_write, made_whole, room_for, write_json, write_text
 from vlrun.interfaces.examples import RegionFeatures
 from vlrun.runs.again import read_predictions
 
@@ -71,8 +76,63 @@ def test_a_store_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     opened = writer.lmdb.open
     monkeypatch.setattr(writer.lmdb, "open", lambda *arguments, **options: Full(opened(*arguments, **options)))
     monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
-    with pytest.raises(DataError, match=r"mdb_txn_commit: Input/output error; the disk is full: 0\.0 MB are free"):
+    with pytest.raises(
+        DataError, match=r"Input/output error; the disk is full: 0\.02 MB are needed next, 0\.00 MB are free"
+    ):
         writer.write_store(tmp_path / "store", [image])
+
+
+def weights(path: Path) -> None:
+    write_imported(path.with_suffix(".safetensors"), {"a": torch.zeros(500_000)}, {"backbone": "toy"}, ())
+
+
+def lines(path: Path) -> None:
+    with atomic_write(path) as file:
+        file.writelines("x" * 999 + "\n" for _ in range(300))
+
+
+def folder(path: Path) -> None:
+    with made_whole(path) as draft:
+        draft.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("write", "needed"),
+    [
+        (lambda path: write_text(path, "x" * 2_000_000), "2.00 MB are needed, "),
+        (lambda path: write_json(path, "x" * 1_999_990), "2.00 MB are needed, "),
+        (weights, "2.00 MB are needed, "),
+        (lines, "more than 0.30 MB are needed, "),
+        (folder, ""),
+    ],
+    ids=["text", "JSON", "weights", "lines", "folder"],
+)
+def test_what_does_not_fit_is_named_with_what_it_needs_and_what_there_is(
+    write: Callable[[Path], object], needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_500_000))
+    with pytest.raises(NoRoomError) as caught:
+        write(tmp_path / "new")
+    assert str(system_problem(caught.value)).startswith(
+        f"{caught.value.filename}: No space left on device: {needed}1.50 MB are free; the disk is full: free some space"
+    )
+    assert Path(caught.value.filename).stem == "new"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_log_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(NoRoomError, match=r"No space left on device: [0-9,.]+ MB are free") as caught,
+        room_for(tmp_path / "log.txt"),
+        open("/dev/full", "w") as file,
+    ):
+        file.write("a line\n")
+    assert caught.value.filename == str(tmp_path / "log.txt")
 
 
 @pytest.mark.parametrize("text", ['[{"question_id": 1, "answer": "x"}]', '\ufeff [\n{"a": 1}]'])

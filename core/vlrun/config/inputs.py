@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,9 +27,18 @@ def missing_files(parts: Sequence[Part]) -> list[RequiredFile]:
     """Those that do not exist, each path once, as described by the first part that needs it."""
     files: dict[Path, RequiredFile] = {}
     for _, file in required_files(parts):
-        if not file.path.exists():
+        if not _is_there(file.path):
             files.setdefault(file.path, file)
     return list(files.values())
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no file can be called so
+            return False
+        raise
 
 
 def image_problems(

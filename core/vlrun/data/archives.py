@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from vlrun.errors import DataError
+from vlrun.files import room_for
 from vlrun.interfaces.reporter import ProgressCallback
 
 _BLOCK = 1 << 20
@@ -123,7 +124,7 @@ def _written(
 ) -> list[Path]:
     """Writes into a folder beside the target first, so that a kill or a damaged member leaves no half of it."""
     total, done = sum(member.size for member in files.values()), 0
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as name:
+    with room_for(folder, total), tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as name:
         for path, member in files.items():
             target = Path(name, *path.parts)
             target.parent.mkdir(parents=True, exist_ok=True)

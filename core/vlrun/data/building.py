@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from vlrun.errors import DataError
+from vlrun.errors import DataError, NoRoomError
 from vlrun.files import read_json, sha256_of, write_json, writing_inside
 from vlrun.plugins.entries import Builder, BuildReport
 
@@ -44,6 +44,9 @@ def build_annotations(builder: Builder, source: Path, output: Path, *, replace: 
         write_json(output / RECORD, {**before, **{str(name): builder.source for name in made}})
     except DataError as error:  # messages name the folder that the user knows
         raise DataError([problem.replace(str(draft), str(output)) for problem in error.problems]) from error
+    except NoRoomError as error:
+        error.filename = str(error.filename).replace(str(draft), str(output))
+        raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return report

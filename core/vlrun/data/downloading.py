@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from vlrun.errors import DataError
-from vlrun.files import open_itself, read_object_or_empty, sha256_of, write_json
+from vlrun.files import open_itself, read_object_or_empty, room_for, sha256_of, write_json
 from vlrun.interfaces.reporter import ProgressCallback
 from vlrun.plugins.downloads import RemoteFile
 
@@ -235,7 +235,7 @@ class Fetcher:
         validator = "" if validator.startswith("W/") else validator or answer.headers.get("Last-Modified", "")
         write_json(self._state(file), {"url": url, "validator": validator})
         limit = total or file.size
-        with open_itself(part, "r+b" if start else "wb") as out:
+        with room_for(part, limit), open_itself(part, "r+b" if start else "wb") as out:
             out.seek(start)
             while block := answer.read(_BLOCK):
                 out.write(block)

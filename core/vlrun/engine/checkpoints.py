@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,7 +17,7 @@ from torch.optim import Optimizer
 
 from vlrun.engine.averaging import AveragedWeights
 from vlrun.engine.optimizer_state import fill_optimizer, optimizer_tensors
-from vlrun.errors import CheckpointError
+from vlrun.errors import CheckpointError, no_room
 from vlrun.files import make_readable, point_symlink, sha256_of, sync_folder, write_json
 from vlrun.foreign.json import parse_json
 
@@ -161,13 +160,14 @@ class Checkpoints:
         final = self.folder / f"step_{progress.step:08d}"
         temporary = self.folder / f".{final.name}{_PARTIAL}"
         shutil.rmtree(temporary, ignore_errors=True)
+        state = optimizer_tensors(optimizer, model)
         try:
             temporary.mkdir(parents=True)
             with nullcontext() if average is None else average.applied():
                 save_model(model, str(temporary / MODEL))  # a tensor that two names share is written once
             if average is not None:
                 save_model(model, str(temporary / TRAINED))
-            save_file(optimizer_tensors(optimizer, model), temporary / OPTIMIZER)
+            save_file(state, temporary / OPTIMIZER)
             if callbacks:
                 save_file(dict(callbacks), temporary / CALLBACKS)
             files = [MODEL, OPTIMIZER, *([] if average is None else [TRAINED]), *([CALLBACKS] if callbacks else [])]
@@ -182,7 +182,11 @@ class Checkpoints:
             self._put_in_place(temporary, final)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointError(f"cannot write {final}: {_reason(error)}") from error
+            trained = {} if average is None else model.state_dict()
+            needed = sum(
+                tensor.nbytes for part in (model.state_dict(), trained, state, callbacks) for tensor in part.values()
+            )
+            raise CheckpointError(f"cannot write {final}: {_reason(error, final, needed)}") from error
         self.damaged.discard(final.name)
         point_symlink(self.folder / "last", final.name)
         return final
@@ -309,6 +313,6 @@ def _best_name(task: str | None) -> str:
     return "best" if task is None else f"best-{task}"
 
 
-def _reason(error: Exception) -> str:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return "the disk is full" if full or "No space left" in str(error) else str(error)
+def _reason(error: Exception, path: Path, needed: int) -> str:
+    full = no_room(error, path, needed)
+    return str(error) if full is None else f"{full.strerror}; free some space, or name a place on another disk"

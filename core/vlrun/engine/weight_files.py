@@ -31,7 +31,7 @@ from vlrun.engine.weight_hash import CONTENT_KEY, check_content, content_hash
 from vlrun.engine.weight_sources import WeightSource, find_source
 from vlrun.errors import CheckpointError, first_few
 from vlrun.features.origin import UNKNOWN, FeatureOrigin
-from vlrun.files import atomic_write, sha256_of, write_json
+from vlrun.files import sha256_of, write_bytes, write_json
 from vlrun.foreign.json import parse_json
 from vlrun.plugins.entries import Entry, WeightFormat
 
@@ -187,8 +187,7 @@ def write_imported(
     check_suffix(out)
     metadata = {**metadata, "imported_with": f"vlrun {version('vlrun')}"}
     metadata[CONTENT_KEY] = content_hash(tensors, metadata)
-    with atomic_write(out, "wb") as file:
-        file.write(save(dict(tensors), {HEADER_KEY: json.dumps(metadata)}))
+    write_bytes(out, save(dict(tensors), {HEADER_KEY: json.dumps(metadata)}))
     modules = Counter(map(module_of, tensors))
     parameters = sum(tensor.numel() for tensor in tensors.values())
     manifest = out.with_suffix(".json")

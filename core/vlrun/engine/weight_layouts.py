@@ -16,7 +16,7 @@ from vlrun.blocks.wordpiece import WordPiece, read_vocabulary
 from vlrun.engine.weight_files import ORIGIN_KEY, left_behind, read_imported
 from vlrun.engine.weight_hash import CONTENT_KEY, content_hash
 from vlrun.errors import CheckpointError, PluginError, UsageError
-from vlrun.files import atomic_write, write_json, write_text
+from vlrun.files import write_bytes, write_json, write_text
 from vlrun.plugins.manager import Plugins
 
 PLAIN = "plain"
@@ -81,9 +81,8 @@ def export_layout(
     origin = {key: value for key, value in metadata.items() if key not in _NOT_CARRIED and value}
     origin[CONTENT_KEY] = content_hash(exported, origin)
     files = [folder / "model.safetensors", folder / "config.json"]
-    with atomic_write(files[0], "wb") as file:
-        own = {name: tensor.contiguous() for name, tensor in exported.items()}
-        file.write(save(own, {"format": "pt", ORIGIN_KEY: json.dumps(origin)}))
+    own = {name: tensor.contiguous() for name, tensor in exported.items()}
+    write_bytes(files[0], save(own, {"format": "pt", ORIGIN_KEY: json.dumps(origin)}))
     write_json(files[1], config)
     for name, text in beside.items():
         files.append(folder / name)

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import lmdb
 
-from vlrun.errors import DataError
+from vlrun.errors import DataError, no_room
 from vlrun.features.checks import find_problems
 from vlrun.features.handles import DATA_FILE, Handle, find_store_file, unfinished_build
 from vlrun.features.layout import (
@@ -126,6 +126,8 @@ class StoreWriter:
             # No writemap: with it the file would have the size of the map.
             self._env = lmdb.open(str(file), subdir=False, lock=False, map_size=_SPARE_BYTES)
         except lmdb.Error as error:
+            if full := no_room(error, file):
+                raise full from error
             raise DataError(f"{self._folder} cannot be opened: {error}; remove it and build again") from error
 
         self._last_key = self._find_last_key()
@@ -298,8 +300,9 @@ class StoreWriter:
                 if remove is not None:
                     transaction.delete(remove)
         except lmdb.Error as error:
-            needed, free = sum(map(len, records.values())), shutil.disk_usage(self._folder).free
-            full = f"; the disk is full: {free / 1e6:,.1f} MB are free" if free < 2 * needed else ""
+            free = shutil.disk_usage(self._folder).free
+            room = f"{needed / 1e6:,.2f} MB are needed next, {free / 1e6:,.2f} MB are free"
+            full = f"; the disk is full: {room}" if free < needed or "No space left" in str(error) else ""
             raise DataError(f"{self._folder} cannot be written: {error}{full}") from error
 
 

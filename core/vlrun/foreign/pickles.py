@@ -193,6 +193,15 @@ def _load_frozenset(self: Any) -> None:
     self.append(frozenset(items))
 
 
+def _load_bytearray8(self: Any) -> None:
+    """Python's own takes as much memory as the file says, before it looks whether there is as much to read."""
+    size = int.from_bytes(self.read(8), "little")
+    content = self.read(size)
+    if len(content) < size:
+        refuse(f"{size:,} bytes are announced, {len(content):,} come")
+    self.append(bytearray(content))
+
+
 PlainUnpickler.dispatch = {
     **PlainUnpickler.dispatch,
     pickle.SETITEM[0]: _load_setitem,
@@ -202,4 +211,5 @@ PlainUnpickler.dispatch = {
     pickle.APPENDS[0]: _load_appends,
     pickle.ADDITEMS[0]: _load_additems,
     pickle.FROZENSET[0]: _load_frozenset,
+    pickle.BYTEARRAY8[0]: _load_bytearray8,
 }

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import IO, Any
 
 from vlrun.errors import first_few
-from vlrun.files import atomic_write, open_itself
+from vlrun.files import atomic_write, open_itself, room_for
 from vlrun.foreign.json import finite, parse_json
 from vlrun.interfaces.examples import Score
 from vlrun.interfaces.reporter import EvaluationReport, Reporter, RunInfo, StepReport
@@ -85,7 +85,8 @@ class JsonLinesReporter(Reporter):
 
     def _append(self, line: dict[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(_as_json(line))
+            with room_for(self._path):
+                self._file.write(_as_json(line))
 
 
 def result_line(report: EvaluationReport, score: Score) -> dict[str, Any]:

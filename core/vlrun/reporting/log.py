@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import IO
 
-from vlrun.files import open_itself
+from vlrun.files import open_itself, room_for
 from vlrun.foreign.printing import plain
 from vlrun.interfaces.reporter import EvaluationReport, Outcome, Reporter, RunInfo, StepReport
 from vlrun.reporting.results import result_table
@@ -84,4 +85,6 @@ class LogReporter(Reporter):
         if self._file is None:
             self._early.append(line)
         else:
-            self._file.write(f"{datetime.now().astimezone().isoformat(sep=' ', timespec='seconds')}  {plain(line)}\n")
+            with room_for(Path(self._file.name)):
+                moment = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+                self._file.write(f"{moment}  {plain(line)}\n")

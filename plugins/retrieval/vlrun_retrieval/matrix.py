@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrun import DataError
-from vlrun.files import atomic_write, lock_file, read_object, read_object_or_empty, write_json
+from vlrun.files import atomic_write, lock_file, read_object, read_object_or_empty, room_for, write_json
 from vlrun.foreign.json import parse_json
 
 Scores: TypeAlias = NDArray[np.float32]
@@ -182,7 +182,8 @@ class ScoreMatrix:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.manifest.unlink(missing_ok=True)  # until the new matrix is there, nothing vouches for the old one
-            scores = _empty(draft, shape)
+            with room_for(self.path, needed=shape[0] * shape[1] * 4):
+                scores = _empty(draft, shape)
             leave_out(scores)
             scores.flush()
             del scores
@@ -190,8 +191,7 @@ class ScoreMatrix:
             os.replace(draft, self.path)
             write_json(self.manifest, manifest)
         except OSError as error:
-            size = shape[0] * shape[1] * 4 / 2**20
-            raise DataError(f"{self.path}: cannot write a score matrix of {size:,.0f} MiB: {error.strerror}") from error
+            raise DataError(f"{self.path}: cannot write a score matrix: {error.strerror}") from error
         finally:
             with suppress(OSError):
                 draft.unlink()
