@@ -26,6 +26,9 @@ _MOST_BYTES = 1 << 32
 _DRAFT = ".partial"
 _DRAFT_NAME = re.compile(r"\..+\.(?P<process>\d+)\.\w{8}\.partial")
 
+_LONGEST_NAME = 200
+"""Bytes; a file system takes 255, of which that of the draft needs some."""
+
 _INSIDE: ContextVar[Path | None] = ContextVar("_INSIDE", default=None)
 
 
@@ -82,7 +85,8 @@ def atomic_write(path: Path, mode: str = "w", needed: int | None = None) -> Iter
 def writing_inside(folder: Path) -> Iterator[None]:
     """Lets ``atomic_write``, and all that writes through it, write into ``folder`` alone while it is open.
 
-    For code that makes names of files of what it reads: a split in somebody's annotations may be called ``../../x``.
+    For code that makes names of files of what it reads: a split in somebody's annotations may be called ``../../x``,
+    or ``train.jsonl/x``. Folders in ``folder`` have to be made before files in them are written.
     """
     token = _INSIDE.set(folder.resolve())
     try:
@@ -92,9 +96,21 @@ def writing_inside(folder: Path) -> Iterator[None]:
 
 
 def _refuse_outside(path: Path) -> None:
+    """Refuses what cannot be a file of the folder, too."""
     folder = _INSIDE.get()
-    if folder is not None and not path.resolve().is_relative_to(folder):
-        raise DataError(f"{str(path)!r} lies outside {folder}: a name in the source cannot be the name of a file")
+    if folder is None:
+        return
+    if "\0" in str(path):
+        what = "holds a zero byte"
+    elif not path.resolve().is_relative_to(folder):
+        what = f"lies outside {folder}"
+    elif not os.path.isdir(path.parent):  # Path.is_dir raises where a name is too long
+        what = "is in a folder that is not there"
+    elif len(path.name.encode(errors="replace")) > _LONGEST_NAME:
+        what = f"has a name of more than {_LONGEST_NAME} bytes"
+    else:
+        return
+    raise DataError(f"{str(path)[:300]!r} {what}: a name in the source cannot be the name of a file")
 
 
 @contextmanager

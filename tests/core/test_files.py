@@ -80,6 +80,28 @@ def test_names_of_a_source_write_nothing_outside_the_folder_of_a_build(tmp_path:
     write_text(tmp_path / "after.txt", "others write where they want")
 
 
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("a\0b", r"a\\x00b\.jsonl' holds a zero byte"),
+        ("a" * 300, "has a name of more than 200 bytes"),
+        ("ü" * 100, "has a name of more than 200 bytes"),
+        ("a/" * 3000, "is in a folder that is not there"),
+        ("train.jsonl/x", r"out/train\.jsonl/x\.jsonl' is in a folder that is not there"),
+    ],
+    ids=["zero byte", "long", "long in UTF-8", "many folders", "within a file"],
+)
+def test_names_of_a_source_that_no_file_can_have_are_refused(tmp_path: Path, name: str, what: str) -> None:
+    def build(source: Path, output: Path, existing: Path) -> None:
+        write_text(output / "train.jsonl", "fine")
+        write_text(output / f"{name}.jsonl", "odd")
+
+    builder: Any = SimpleNamespace(source="toy", build=build)
+    with pytest.raises(DataError, match=rf"{what}: a name in the source cannot be the name of a file"):
+        build_annotations(builder, tmp_path, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("content", ["[" * 100_000, "1" * 6000, "{", "", '{"a": NaN', "\x00", '"\\ud800'])
 def test_json_that_nobody_can_read_is_a_plain_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.json").write_text(content)
