@@ -202,13 +202,23 @@ def _read_choices(paths: Sequence[Path]) -> Choices:
     """Valid and plausible answers by question. Most lists recur, so equal ones are kept once."""
     choices: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
     kept: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def answers(found: Any) -> tuple[str, ...]:
+        if not isinstance(found, list):
+            raise TypeError
+        given = tuple(found)
+        if given not in kept:
+            if not all(isinstance(answer, str) for answer in given):
+                raise TypeError
+            kept[given] = given
+        return kept[given]
+
     for path in paths:
         for name, row in object_items(path, "an object from question ids to valid and plausible answers"):
             try:
-                lists = tuple(row["valid"]), tuple(row["plausible"])
+                choices[name] = answers(row["valid"]), answers(row["plausible"])
             except (KeyError, TypeError):
-                raise DataError(f"{path}: question '{name}': expected lists 'valid' and 'plausible'") from None
-            choices[name] = (kept.setdefault(lists[0], lists[0]), kept.setdefault(lists[1], lists[1]))
+                raise DataError(f"{path}: question '{name}': expected lists 'valid' and 'plausible' of texts") from None
     return choices
 
 

@@ -151,9 +151,21 @@ def test_all_problems_of_all_files_are_reported_at_once(source: Any, make_questi
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_damaged_choices_are_named(source: Any, make_question: Any, tmp_path: Path) -> None:
-    folder = source(val_balanced_questions={"01": make_question()}, val_choices={"01": ["no"]})
-    with pytest.raises(DataError, match=r"val_choices.json: question '01': expected lists 'valid' and 'plausible'"):
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["no"],
+        {"valid": ["no"]},
+        {"valid": ["no"], "plausible": "no"},
+        {"valid": ["no"], "plausible": [["no"]]},
+        {"valid": [1], "plausible": ["no"]},
+    ],
+    ids=["list", "one is missing", "text", "list of lists", "number"],
+)
+def test_damaged_choices_are_named(choices: Any, source: Any, make_question: Any, tmp_path: Path) -> None:
+    folder = source(val_balanced_questions={"01": make_question()}, val_choices={"01": choices})
+    message = r"val_choices.json: question '01': expected lists 'valid' and 'plausible' of texts"
+    with pytest.raises(DataError, match=message):
         build_official(folder, tmp_path / "out")
 
 
