@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from vlrun import BuildReport, DataError, canonical_image_id, first_few
+from vlrun import BuildReport, DataError, first_few
 from vlrun.data.annotations import size_remarks, write_annotations
 from vlrun_nlvr2.records import ImagePairStatement, Subset
 from vlrun_nlvr2.source_files import LxmertRow, OfficialRow, read_json_lines, read_json_list, read_phenomena
@@ -111,7 +111,7 @@ def _lxmert_record(row: LxmertRow) -> ImagePairStatement:
     return ImagePairStatement(
         id=row.identifier,
         text=row.sent,
-        images=(canonical_image_id(row.img0), canonical_image_id(row.img1)),
+        images=(row.img0, row.img1),
         label=None if row.label is None else row.label == 1,
         group=parse_identifier(row.identifier).group,
     )

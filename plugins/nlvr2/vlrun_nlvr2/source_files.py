@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ValidationError
 
-from vlrun import DataError, first_few
+from vlrun import DataError, canonical_image_id, first_few
 from vlrun.data.annotations import AnnotationFile, field_problems
 from vlrun.files import read_json
 from vlrun_nlvr2.sources import parse_identifier
@@ -18,7 +18,15 @@ def _is_official(identifier: str) -> str:
     return identifier
 
 
+def _image_id(name: str) -> str:
+    image = canonical_image_id(name)
+    if not image or image != canonical_image_id(image):  # of .jpg.jpg, a name is left that is none of an image either
+        raise ValueError("should be the name of an image")
+    return image
+
+
 OfficialIdentifier = Annotated[str, AfterValidator(_is_official)]
+ImageName = Annotated[str, AfterValidator(_image_id)]
 
 
 class OfficialRow(BaseModel):
@@ -30,11 +38,14 @@ class OfficialRow(BaseModel):
 
 
 class LxmertRow(BaseModel):
-    """An entry of LXMERT's files. Its ``uid`` is left out: a line number, of no use outside LXMERT's code."""
+    """An entry of LXMERT's files, with canonical ids of its images.
+
+    Its ``uid`` is left out: a line number, of no use outside LXMERT's code.
+    """
 
     identifier: OfficialIdentifier
-    img0: str
-    img1: str
+    img0: ImageName
+    img1: ImageName
     sent: str
     label: Literal[0, 1] | None = None
 
@@ -91,10 +102,19 @@ def read_phenomena(path: Path, problems: list[str]) -> dict[str, list[str]]:
     """Reads the linguistic phenomena of each sentence.
 
     Blocks of the file are a sentence, lines with ``* phenomenon``, and an empty line.
+
+    Raises:
+        DataError: the file cannot be read.
     """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start})") from error
     phenomena: dict[str, list[str]] = {}
     sentence = ""
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         text = line.strip()
         is_phenomenon = text.startswith("* ")
         if is_phenomenon and sentence:

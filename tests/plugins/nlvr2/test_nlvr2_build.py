@@ -145,6 +145,13 @@ def test_all_problems_are_reported_at_once_and_nothing_is_written(archive: Any, 
     ]
 
 
+def test_phenomena_that_are_no_text_are_an_error(archive: Any, tmp_path: Path) -> None:
+    folder = archive.write()
+    (folder / "annotated_dev_examples.txt").write_bytes(b"One owl.\r\n* caf\xe9\r\n")
+    (problem,) = problems_of(folder, tmp_path / "out")
+    assert problem == "annotated_dev_examples.txt: not a text file in UTF-8 (byte 15)"
+
+
 def test_one_subset_without_the_other_is_an_error(archive: Any, tmp_path: Path) -> None:
     del archive.files["unbalanced/unbalanced_dev.json"]
     (problem,) = problems_of(archive.write(), tmp_path / "out")
@@ -226,18 +233,22 @@ def test_problems_use_the_names_of_lxmerts_files(tmp_path: Path) -> None:
         lxmert_row("train-1-1-0", 2),
         {**lxmert_row("train-1-2-0", 1), "label": "True"},
         lxmert_row("train-1-3-0", 1, img1=None),
+        lxmert_row("train-1-3-1", 1, img0=""),
+        lxmert_row("train-1-3-2", 1, img1="train/owl.jpg.jpg"),
         "row",
     ]
     (tmp_path / "train.json").write_text(json.dumps(rows))
     with pytest.raises(DataError) as caught:
         build_lxmert(tmp_path, tmp_path / "out")
-    assert [problem.removeprefix(f"{tmp_path}/train.json: record ") for problem in caught.value.problems[:4]] == [
+    assert [problem.removeprefix(f"{tmp_path}/train.json: record ") for problem in caught.value.problems[:6]] == [
         "1: identifier 'train-1-0-0' is already that of record 0",
         "2: label: input should be 0 or 1 (got 2)",
         "3: label: input should be 0 or 1 (got 'True')",
         "4: img1: input should be a valid string (got None)",
+        "5: img0: should be the name of an image (got '')",
+        "6: img1: should be the name of an image (got 'train/owl.jpg.jpg')",
     ]
-    assert len(caught.value.problems) == 5
+    assert len(caught.value.problems) == 7
 
 
 @pytest.mark.parametrize(
