@@ -106,6 +106,8 @@ def build_rosita(dataset: str, split_by: str, path: Path, output: Path) -> Build
             ids = [f"{split}_{index}" for index in range(len(rows))]
             remarks.append(f"split '{split}' has no unique text_id; its expressions are numbered in the file's order")
         records[split] = []
+        if not rows:
+            problems.append(f"{path}: split '{split}' holds no expressions")
         for index, (identity, row) in enumerate(zip(ids, rows, strict=True)):
             place = f"{path}: split '{split}', record {index}"
             if record := _rosita_record(identity, row, split_by, place, problems):

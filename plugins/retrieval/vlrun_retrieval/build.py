@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,7 @@ def _rosita_split(rows: Sequence[tuple[str, RositaRow]], problems: list[str], re
     split = Split()
     images = [canonical_image_id(row.img_file) for _, row in rows]
     starts = [index for index, image in enumerate(images) if index == 0 or image != images[index - 1]]
-    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+    for start, stop in pairwise([*starts, len(rows)]):
         texts = [row.text for _, row in rows[start:stop]]
         captions = list(zip(map(str, ids[start:stop]), texts, strict=True)) if ids else _numbered(images[start], texts)
         split.add(images[start], captions, rows[start][0], problems)
@@ -244,7 +244,7 @@ def _written(
     collection: Collection, splits: Splits, output: Path, problems: list[str], remarks: Sequence[str]
 ) -> BuildReport:
     if not problems:
-        problems = [problem for name, split in splits.items() for problem in _repeated_ids(name, split)]
+        problems = [problem for name, split in splits.items() for problem in _split_problems(name, split)]
     if problems:
         raise DataError(first_few(problems))
     if not splits:
@@ -257,7 +257,9 @@ def _written(
     return BuildReport(counts, (*remarks, *split_remarks, *_leak_remarks(splits)))
 
 
-def _repeated_ids(name: str, split: Split) -> list[str]:
+def _split_problems(name: str, split: Split) -> list[str]:
+    if not split.captions:
+        return [f"split '{name}': the source holds no captions of it"]
     counts = Counter(identity for captions in split.captions.values() for identity, _ in captions)
     return [f"split '{name}': {count} captions have the id '{id_}'" for id_, count in counts.items() if count > 1]
 

@@ -266,9 +266,10 @@ def test_problems_use_the_names_of_rositas_file(tmp_path: Path) -> None:
     path = tmp_path / "rec_refcoco_annotations.json"
     rows = [rosita_row(), rosita_row(image_h=0), rosita_row(gt_boxes=[1, 2, -3, 4]), "row"]
     del rows[0]["img_file"]  # type: ignore[attr-defined]
-    path.write_text(json.dumps({"train": rows}))
+    path.write_text(json.dumps({"train": rows, "val": []}))
     with pytest.raises(DataError) as caught:
         build_rosita("refcoco", "unc", path, tmp_path / "out")
+    assert caught.value.problems.pop() == f"{path}: split 'val' holds no expressions"
     assert [problem.removeprefix(f"{path}: split 'train', record ") for problem in caught.value.problems] == [
         "0: img_file: field required",
         "1: image_h: input should be greater than 0 (got 0)",

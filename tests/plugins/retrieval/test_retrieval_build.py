@@ -161,6 +161,16 @@ def test_a_file_that_was_cut_off_is_refused(build: Any, karpathy: Any, tmp_path:
     assert "was it cut off?" in problem
 
 
+@pytest.mark.parametrize(
+    ("source", "name", "content"),
+    [("rosita", "itr_flickr_annotations.json", {"test": []}), ("lxmert-s", "flickr30k_test2014.json", [])],
+)
+def test_a_split_without_captions_is_refused(source: str, name: str, content: Any, build: Any, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(json.dumps(content))
+    problems = problems_of(build, "flickr30k", source, tmp_path, tmp_path / "out")
+    assert problems == ["split 'test': the source holds no captions of it"]
+
+
 @pytest.mark.parametrize("source", ["karpathy", "rosita", "lxmert-s", "volta"])
 def test_a_folder_without_the_files_is_refused(source: str, build: Any, tmp_path: Path) -> None:
     (problem,) = problems_of(build, "flickr30k", source, tmp_path, tmp_path / "out")
