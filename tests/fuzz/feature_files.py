@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import pickle
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import foreign
 import numpy as np
+from refusals import by_all, by_any
 
 from vlrun import RegionFeatures
 from vlrun.errors import DataError
@@ -56,11 +56,7 @@ def regions(name: str = "COCO_val2014_000000000042", count: int = 3) -> RegionFe
 
 def drained(source: FeatureSource) -> None:
     """Reads all records; what is wrong with one is a DataError of its own."""
-    for record in source.records():
-        try:
-            record.load()
-        except DataError:
-            continue
+    by_all(record.load for record in source.records())
 
 
 def nothing_beside(folder: Path) -> None:
@@ -77,8 +73,9 @@ def _read_format(name: str, file: str, beside: Callable[[Path], object], content
     path.write_bytes(content)
     beside(folder)
     top = folder / Path(file).parts[0]
-    if FORMATS[name].recognises(top):
-        drained(FORMATS[name].open(top))
+    if not FORMATS[name].recognises(top):
+        raise DataError("another format")
+    drained(FORMATS[name].open(top))
 
 
 def pickled_seeds(folder: Path) -> list[bytes]:
@@ -117,9 +114,13 @@ def store_seeds(folder: Path) -> list[bytes]:
 
 
 def read_stored(content: bytes, folder: Path) -> None:
-    for reads in (partial(decode, "1"), decode_manifest, decode_ids):
-        with suppress(ValueError):  # of the reader alone, who names the file
-            reads(content)
+    def read(decoded: Callable[[bytes], object]) -> None:
+        try:
+            decoded(content)
+        except ValueError as error:  # of the reader alone, who names the file
+            raise DataError(str(error)) from error
+
+    by_any(partial(read, decoded) for decoded in (partial(decode, "1"), decode_manifest, decode_ids))
 
 
 def uniter_seeds(folder: Path) -> list[bytes]:

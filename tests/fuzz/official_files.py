@@ -11,9 +11,10 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from refusals import by_any
+
 from vlrun.data.building import build_annotations
 from vlrun.data.submissions import check_submission
-from vlrun.errors import DataError
 from vlrun.plugins.entries import Builder
 from vlrun.plugins.manager import create_plugins
 
@@ -93,15 +94,18 @@ def _build(dataset: str, source: str, file: str, content: bytes, folder: Path) -
 
 
 def _submit(phase: str, content: bytes, folder: Path) -> None:
+    """It may be what is handed in, or the official list of questions that it is compared with."""
     wanted = PLUGINS.submissions()[phase]
-    file = folder / "submission"
-    file.write_bytes(content)
-    (folder / f"{wanted.splits[0]}.jsonl").write_text(SUBMITTED[phase][0])
-    for sources in ((folder, None), (None, file)):  # it may be a damaged list of questions as well
-        try:
-            check_submission(file, wanted, *sources)
-        except DataError:
-            continue
+    annotations, submission, _ = SUBMITTED[phase]
+    (folder / f"{wanted.splits[0]}.jsonl").write_text(annotations)
+    (folder / "right").write_bytes(submission)
+    (folder / "damaged").write_bytes(content)
+    by_any(
+        [
+            lambda: check_submission(folder / "damaged", wanted, folder),
+            lambda: check_submission(folder / "right", wanted, None, folder / "damaged"),
+        ]
+    )
 
 
 def builders(reader: Callable[..., Any]) -> Sequence[Any]:

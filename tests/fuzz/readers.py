@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import feature_files as features
 import foreign
 import official_files
 import torch
+from refusals import by_all, by_any
 from safetensors.torch import save
 
 from vlrun.blocks.answers import read_answers
@@ -97,14 +99,11 @@ def annotations(name: str) -> Reader:
     model = PLUGINS.find("dataset", name).load_record()
 
     def read(path: Path) -> None:
-        validate_annotations(path, model)
+        problems = validate_annotations(path, model)
         file = AnnotationFile(path)
-        for index in range(len(file)):
-            try:
-                file.read(index, model)
-            except DataError:
-                continue
-        list(file.image_ids())
+        by_all([*(partial(file.read, index, model) for index in range(len(file))), lambda: list(file.image_ids())])
+        if problems:
+            raise DataError(problems)
 
     return Reader(
         f"annotations of {name}",
@@ -123,23 +122,22 @@ ROWS = {
 
 
 def read_streams(path: Path) -> None:
-    for read in (
-        lambda: list(object_items(path, "an object")),
-        lambda: list(list_items(path, "a list")),
-        lambda: list(items_of(path, "rows", "rows")),
-        lambda: list(items_by_key(path, "lists")),
-        lambda: value_under(path, "kind", "kind"),
-    ):
-        try:
-            read()
-        except DataError:
-            continue
+    by_any(
+        [
+            lambda: list(object_items(path, "an object")),
+            lambda: list(list_items(path, "a list")),
+            lambda: list(items_of(path, "rows", "rows")),
+            lambda: list(items_by_key(path, "lists")),
+            lambda: value_under(path, "kind", "kind"),
+        ]
+    )
 
 
 EXPERIMENT = b"""backbone: {name: rosita, weights: weights/a.safetensors, dropout: 0.1}
 tasks:
   - &task
-    {name: vqa, max_text_tokens: 14, dataset: {name: vqav2, annotations: a, features: f, train: [t], evaluate: [val]}}
+    {name: vqa, max_text_tokens: 14,
+     dataset: {name: vqav2, annotations: a, features: f, train: [train], evaluate: [val]}}
   - {<<: *task, label: second, loss_weight: 2}
 train: {epochs: 3, batch_size: 64, learning_rate: 5.0e-5, schedule: {name: warmup-staircase, decay_epochs: [2]}}
 """
@@ -150,6 +148,10 @@ def read_experiment(path: Path) -> None:
         load_experiment(path, plugins=PLUGINS).as_yaml_with_origins()
     except ConfigError as error:
         assert len(str(error)) < 100_000
+        raise
+
+
+TASK = b"tasks.1={name: vqa, label: b, dataset: {name: vqav2, annotations: &a data, features: *a, evaluate: [val]}}"
 
 
 def read_override(content: bytes, folder: Path) -> None:
@@ -299,12 +301,14 @@ READERS = (
     *map(checkpoint, ("model.safetensors", "optimizer.safetensors", "progress.json", "heads.json", "named_heads.json")),
     Reader("JSON", lambda folder: [json.dumps(ROWS).encode(), b"[1, 2.5e3, {}]"], as_file("a.json", read_json)),
     Reader(
-        "JSON, item by item", lambda folder: [json.dumps(ROWS).encode(), b"[1, {}]"], as_file("a.json", read_streams)
+        "JSON, item by item",
+        lambda folder: [json.dumps(ROWS).encode(), b"[1, {}]"],
+        as_file("a.json", read_streams),
     ),
     Reader("YAML of an experiment", lambda folder: [EXPERIMENT], as_file("a.yaml", read_experiment)),
     Reader(
         "overrides",
-        lambda folder: [b"train.epochs=3", b"tasks.0={name: vqa, dataset: {}}", b"a=&a [*a, 1e3]"],
+        lambda folder: [b"3", b"tasks.0.dataset.evaluate=[&a val, minival]", b"train.schedule={name: constant}", TASK],
         read_override,
     ),
     Reader("vocabulary", lambda folder: [VOCABULARY], as_file("vocab.txt", WordPiece)),
