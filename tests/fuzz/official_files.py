@@ -1,16 +1,15 @@
-"""Builders and submission files: the demo's official files about a few images, of which one is damaged."""
+"""Builders and submission files: official files of the demo, or published ones, of which one is damaged."""
 
 from __future__ import annotations
 
-import atexit
-import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from published_files import PUBLISHED
 from refusals import by_any
 
 from vlrun.data.building import build_annotations
@@ -26,16 +25,22 @@ BUILT = (
     ("vqav2", "official", "v2_mscoco_train2014_annotations.json"),
     ("gqa", "official", "val_balanced_questions.json"),
     ("gqa", "official", "submission_all_questions.json"),
+    ("gqa", "official", "val_choices.json"),
     ("flickr30k", "karpathy", "dataset_flickr30k.json"),
     ("coco-captions", "official", "captions_train2014.json"),
     ("lxmert-pretraining", "lxmert", "mscoco_train.json"),
     ("lxmert-pretraining", "lxmert", "all_ans.json"),
+    ("lxmert-pretraining", "lxmert", "objects_vocab.txt"),
     ("rosita-pretraining", "rosita", "annotations/pt-coco/pt_coco_annotations_train.tsv"),
     ("rosita-pretraining", "rosita", "annotations/pt-coco/pt_coco_annotations_train.lineidx"),
     ("rosita-pretraining", "rosita", "annotations/pt-coco/text_piror_coco_vg_cc_sbu.json"),
+    ("rosita-pretraining", "rosita", "genome_vocabs/objects_vocab.txt"),
     ("rosita-pretraining", "word-vectors", "glove.txt"),
 )
-"""Dataset, source and file that is damaged."""
+"""Dataset, source and file that is damaged, of those that the demo writes."""
+
+Files = Mapping[str, bytes]
+"""Path in the folder of the source -> content."""
 
 _IMAGES = {"lxmert-pretraining": 8, "rosita-pretraining": 30}
 """Of each split, so many that no file is empty; one of other datasets."""
@@ -61,35 +66,53 @@ SUBMITTED = {
 
 
 @lru_cache
-def _official(dataset: str) -> Path:
+def _official(dataset: str) -> Files:
     source = PLUGINS.demo_sources()[dataset]
-    images = PLUGINS.demo_data()[source.provider].make_provider().images(source.image_set)
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    images = source.images_of(PLUGINS.demo_data()[source.provider].make_provider())
     by_split = groupby(sorted(images, key=lambda image: image.split), key=lambda image: image.split)
-    source.write(folder, [image for _, group in by_split for image in islice(group, _IMAGES.get(dataset, 1))])
-    return folder
+    some = [image for _, group in by_split for image in islice(group, _IMAGES.get(dataset, 1))]
+    with tempfile.TemporaryDirectory() as name:
+        source.write(Path(name), some)
+        return _files_in(Path(name))
+
+
+@lru_cache
+def _built(dataset: str, left_out: str) -> Files:
+    """The annotations, for builders that add to them from the file that is left out."""
+    builder = _builder(dataset, PLUGINS.demo_sources()[dataset].builder)
+    with tempfile.TemporaryDirectory() as name:
+        _write({file: content for file, content in _official(dataset).items() if file != left_out}, Path(name, "given"))
+        build_annotations(builder, Path(name, "given"), Path(name, "out"))
+        return _files_in(Path(name, "out"))
+
+
+def _files_in(folder: Path) -> Files:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _write(files: Files, folder: Path) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
 
 
 def _builder(dataset: str, source: str) -> Builder:
     return next(builder for builder in PLUGINS.find("dataset", dataset).builders if builder.source == source)
 
 
-def _seeds(dataset: str, file: str, folder: Path) -> list[bytes]:
-    return [(_official(dataset) / file).read_bytes()]
-
-
-def _build(dataset: str, source: str, file: str, content: bytes, folder: Path) -> None:
+def _build(dataset: str, source: str, files: Files, file: str, content: bytes, folder: Path) -> None:
     """Nothing may be written but below the output."""
-    builder, out = _builder(dataset, source), folder / "out" / "annotations"
-    official = shutil.copytree(_official(dataset), folder / "official")
-    (official / file).write_bytes(content)
+    builder = _builder(dataset, source)
+    given, out = folder / "given", folder / "out" / "annotations"
     if builder.reads_output:
-        build_annotations(_builder(dataset, PLUGINS.demo_sources()[dataset].builder), official, out)
+        _write({file: content}, given)
+        _write(_built(dataset, file), out)
+    else:
+        _write({**files, file: content}, given)
     try:
-        build_annotations(builder, official / file if source == "word-vectors" else official, out)
+        build_annotations(builder, given / file if builder.reads_output else given, out)
     finally:
-        assert {path.name for path in folder.iterdir()} <= {"official", "out"}
+        assert {path.name for path in folder.iterdir()} <= {"given", "out"}
         assert {path.name for path in (folder / "out").iterdir()} <= {"annotations"}
 
 
@@ -97,9 +120,7 @@ def _submit(phase: str, content: bytes, folder: Path) -> None:
     """It may be what is handed in, or the official list of questions that it is compared with."""
     wanted = PLUGINS.submissions()[phase]
     annotations, submission, _ = SUBMITTED[phase]
-    (folder / f"{wanted.splits[0]}.jsonl").write_text(annotations)
-    (folder / "right").write_bytes(submission)
-    (folder / "damaged").write_bytes(content)
+    _write({f"{wanted.splits[0]}.jsonl": annotations.encode(), "right": submission, "damaged": content}, folder)
     by_any(
         [
             lambda: check_submission(folder / "damaged", wanted, folder),
@@ -110,9 +131,22 @@ def _submit(phase: str, content: bytes, folder: Path) -> None:
 
 def builders(reader: Callable[..., Any]) -> Sequence[Any]:
     """A reader for each file that is built from."""
+
+    def of_demo(dataset: str, source: str, file: str) -> Any:
+        return reader(
+            f"{dataset} from {file}",
+            lambda folder: [_official(dataset)[file]],
+            lambda content, folder: _build(dataset, source, _official(dataset), file, content, folder),
+        )
+
+    def published(dataset: str, source: str, files: Files, file: str) -> Any:
+        return reader(
+            f"{dataset} from {file}", lambda folder: [files[file]], partial(_build, dataset, source, files, file)
+        )
+
     return [
-        reader(f"{dataset} from {file}", partial(_seeds, dataset, file), partial(_build, dataset, source, file))
-        for dataset, source, file in BUILT
+        *(of_demo(*built) for built in BUILT),
+        *(published(*source, files, file) for source, files in PUBLISHED.items() for file in files),
     ]
 
 
