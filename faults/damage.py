@@ -30,13 +30,19 @@ def damaged_resumes(world: World, report: Report, stopped: Path, whole: Facts, f
     """Resumes runs of which one file is damaged."""
     case = stopped.parents[1].name
 
-    def check(done: Ended, name: str, outcome: Outcome) -> None:
+    def check(done: Ended, name: str, content: bytes, outcome: Outcome) -> None:
         if done.status:
             outcome(FOUND, done.last_line())
             return
-        wrong = differences(whole, facts(world.folder(case)))
-        is_said = bool(name) and _says(done, name)
-        outcome(SAME if not wrong else FOUND if is_said else LOST, f"{name}: {', '.join(wrong[:3])}" if wrong else "")
+        folder = world.folder(case)
+        wrong = differences(whole, facts(folder))
+        is_said = bool(name) and _says(done, Path(name).name)
+        if len(wrong) == 1 and wrong[0].startswith(f"{name}: ") and (folder / name).read_bytes() == content:
+            outcome(SAME, "nobody needed it any more: it is as the damage left it")
+        else:
+            outcome(
+                SAME if not wrong else FOUND if is_said else LOST, f"{name}: {', '.join(wrong[:3])}" if wrong else ""
+            )
 
     command = world.arguments(case, "--resume")
     _damage_all(report, "damage, resumed", stopped, RESUMED, command, check, flips, seed)
@@ -47,8 +53,8 @@ def damaged_reports(report: Report, finished: Path, flips: int, seed: int) -> No
     command = ["report", "--json", str(finished)]
     whole = forked(command)
 
-    def check(done: Ended, name: str, outcome: Outcome) -> None:
-        if done.status or (name and _says(done, name)):
+    def check(done: Ended, name: str, content: bytes, outcome: Outcome) -> None:
+        if done.status or (name and _says(done, Path(name).name)):
             outcome(FOUND, done.last_line())
         else:
             is_same = done.output == whole.output
@@ -63,7 +69,7 @@ def _damage_all(
     folder: Path,
     patterns: Sequence[str],
     command: Sequence[str],
-    check: Callable[[Ended, str, Outcome], None],
+    check: Callable[[Ended, str, bytes, Outcome], None],
     flips: int,
     seed: int,
 ) -> None:
@@ -81,7 +87,7 @@ def _damage_all(
         if done.status:
             outcome(LOST, done.last_line())
         else:
-            check(done, "", outcome)
+            check(done, "", b"", outcome)
     for pattern in patterns:
         files = [path.relative_to(whole) for path in sorted(whole.glob(pattern)) if path.is_file()]
         for name in _chosen(files):
@@ -94,7 +100,7 @@ def _damage_all(
                 with report.case(group, pattern) as outcome:
                     done = forked(command)
                     if done.is_plain:
-                        check(done, name.name, outcome)
+                        check(done, str(name), damaged, outcome)
                     else:
                         outcome(LOST, f"{name}: status {done.status}; {done.last_line()}")
     shutil.rmtree(folder, ignore_errors=True)

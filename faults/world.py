@@ -146,8 +146,7 @@ def facts(folder: Path) -> Facts:
         elif kind in ("checkpoints", "predictions", "submission", "examples", "data.json", "evaluations.json"):
             found[name] = sha256(path.read_bytes()).hexdigest()
         elif kind == "negatives":
-            with np.load(path) as arrays:  # the file itself says when it was written
-                found[name] = sha256(b"".join(arrays[key].tobytes() for key in sorted(arrays))).hexdigest()
+            found[name] = _arrays(path)
         elif kind in ("config.yaml", "command.txt", "environment.json", "report.html", "header.json", "log.txt"):
             found[name] = "there"
     for link in (folder / "checkpoints").glob("*"):
@@ -157,6 +156,14 @@ def facts(folder: Path) -> Facts:
     status = json.loads((folder / "status.json").read_text()) if (folder / "status.json").exists() else {}
     found["status"] = f"{status.get('status')} {status.get('step')}/{status.get('total_steps')}"
     return found
+
+
+def _arrays(path: Path) -> str:
+    try:
+        with np.load(path) as arrays:  # the file itself says when it was written
+            return sha256(b"".join(arrays[key].tobytes() for key in sorted(arrays))).hexdigest()
+    except Exception as error:  # a dozen of its own, of zipfile and of zlib
+        return f"unreadable: {type(error).__name__}"
 
 
 def _tensors(path: Path) -> Iterator[bytes]:

@@ -53,6 +53,22 @@ def test_a_damaged_line_of_metrics_is_said_and_set_aside(
     assert read_run(stopped).damage == []
 
 
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        (0, "steps 1, 2, 3, 4, 5, ... and 2 more; scores of match val after step 3, match val after step 6"),
+        (4, "steps 4, 5, 6, 7; scores of match val after step 6"),
+    ],
+)
+def test_lines_of_metrics_that_a_cut_has_taken_are_said(
+    kept: int, said: str, world: Path, plugins: Plugins, stopped: Path, notes: list[str]
+) -> None:
+    metrics = stopped / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:kept]))
+    run_experiment(experiment(world, plugins), plugins=plugins, continues=True)
+    assert f"metrics.jsonl: damaged, lines are missing: {said}. The run goes on without them" in notes
+
+
 def test_a_report_leaves_damaged_results_out_and_says_so(world: Path, plugins: Plugins) -> None:
     folder = run_experiment(experiment(world, plugins, "train.epochs=1"), plugins=plugins).folder
     assert [(row.split, row.score.name) for row in read_run(folder).rows] == [("val", "accuracy"), ("test", "accuracy")]

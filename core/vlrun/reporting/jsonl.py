@@ -150,6 +150,30 @@ def set_damage_aside(folder: Path) -> str | None:
     return f"{FILE_NAME}: damaged in {len(found):,} lines ({numbers}), which are kept in {DAMAGED}"
 
 
+def missing_lines(folder: Path, steps: int, evaluations: Iterable[tuple[int, str, str]]) -> str | None:
+    """Says which lines on the first ``steps`` are not there, as after a cut; None if all are.
+
+    Args:
+        evaluations: step, task and split of each that is known to have been.
+    """
+    lines = list(read_metrics(folder / FILE_NAME))
+    there = {line["step"] for line in lines if line["kind"] == "step"}
+    scored = {(line["step"], line.get("task"), line.get("split")) for line in lines if line["kind"] == "result"}
+    lost = [str(step) for step in range(1, steps + 1) if step not in there]
+    unscored = [
+        f"{task} {split} after step {step}"
+        for step, task, split in evaluations
+        if step <= steps and (step, task, split) not in scored
+    ]
+    found = [
+        *([f"steps {', '.join(first_few(lost, 5))}"] if lost else []),
+        *([f"scores of {', '.join(first_few(unscored, 5))}"] if unscored else []),
+    ]
+    return (
+        f"{FILE_NAME}: damaged, lines are missing: {'; '.join(found)}. The run goes on without them" if found else None
+    )
+
+
 def _as_json(line: dict[str, Any]) -> str:
     text = _without_checksum(line)
     return f'{text[:-1]}, "{CHECKSUM}": "{_crc(text)}"}}\n'
