@@ -62,7 +62,7 @@ class AnnotationFile:
             raise DataError(f"{self.path}: {error.strerror or error}") from error
         self._identity = (status.st_size, status.st_mtime_ns)
         if status.st_size == 0:
-            raise DataError(f"{self.path}: the file is empty; build it again with `runner data build`")
+            raise DataError(f"{self.path}: the file is empty; get it again, or build it again with `runner data build`")
         self._offsets = _line_offsets(self._mapped())
 
     def __len__(self) -> int:
