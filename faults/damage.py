@@ -50,7 +50,7 @@ def damaged_resumes(world: World, report: Report, stopped: Path, whole: Facts, f
 
 def damaged_reports(report: Report, finished: Path, flips: int, seed: int) -> None:
     """Reads finished runs of which one file is damaged."""
-    command = ["report", "--json", str(finished)]
+    command = ["report", "--html", "--json", str(finished)]
     whole = forked(command)
 
     def check(done: Ended, name: str, content: bytes, outcome: Outcome) -> None:

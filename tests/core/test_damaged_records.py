@@ -12,8 +12,9 @@ from vlrun.engine.run_folder import open_run_folder
 from vlrun.errors import DataError, StoppedOnRequest
 from vlrun.interfaces.reporter import Reporters
 from vlrun.plugins.manager import Plugins
+from vlrun.reporting.examples import read_examples
 from vlrun.reporting.jsonl import DAMAGED
-from vlrun.reporting.run_record import read_run
+from vlrun.reporting.run_record import read_header, read_run, write_header
 from vlrun.runs.run import run_experiment
 
 
@@ -50,7 +51,7 @@ def test_a_damaged_line_of_metrics_is_said_and_set_aside(
     assert [line["step"] for line in lines(stopped, "step")] == [1, 2, 4, 5, 6, 7, 8, 9]
     assert (stopped / DAMAGED).read_text() == f"{damaged}\n"
     assert f"metrics.jsonl: damaged in 1 lines (3), which are kept in {DAMAGED}" in notes
-    assert read_run(stopped).damage == []
+    assert read_run(stopped).damage == [f"{metrics}: damaged, lines are missing: steps 3"]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_lines_of_metrics_that_a_cut_has_taken_are_said(
     metrics = stopped / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:kept]))
     run_experiment(experiment(world, plugins), plugins=plugins, continues=True)
-    assert f"metrics.jsonl: damaged, lines are missing: {said}. The run goes on without them" in notes
+    assert f"metrics.jsonl: damaged, lines are missing: {said}" in notes
 
 
 def test_a_report_leaves_damaged_results_out_and_says_so(world: Path, plugins: Plugins) -> None:
@@ -76,7 +77,43 @@ def test_a_report_leaves_damaged_results_out_and_says_so(world: Path, plugins: P
     change(folder / "metrics.jsonl", final, final.replace('"value": ', '"value": 1'))
     record = read_run(folder)
     assert [row.split for row in record.rows] == ["test"]
-    assert record.damage == [f"{folder / 'metrics.jsonl'}: 1 damaged lines are left out"]
+    assert record.damage == [
+        f"{folder / 'metrics.jsonl'}: 1 damaged lines are left out",
+        f"{folder / 'metrics.jsonl'}: 1 of 2 final results are missing",
+    ]
+
+
+@pytest.mark.parametrize("kept", [0, 3, -2, -1])
+def test_a_report_says_what_a_cut_has_taken_from_metrics(kept: int, world: Path, plugins: Plugins) -> None:
+    folder = run_experiment(experiment(world, plugins, "train.epochs=1"), plugins=plugins).folder
+    assert read_run(folder).damage == []
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:kept]))
+    record = read_run(folder)
+    assert record.damage[-1] == f"{metrics}: {2 - len(record.rows)} of 2 final results are missing"
+    steps = [f"{metrics}: damaged, lines are missing: steps 1, 2, 3"] if kept == 0 else []
+    assert record.damage[:-1] == steps
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("status.json", '"step": 3', '"step": 7'),
+        ("header.json", '"facts"', '"fakts"'),
+        ("examples/match_val.json", '"predicted"', '"predictee"'),
+    ],
+)
+def test_a_report_leaves_a_damaged_record_out_and_says_so(
+    name: str, old: str, new: str, world: Path, plugins: Plugins
+) -> None:
+    folder = run_experiment(experiment(world, plugins, "train.epochs=1"), plugins=plugins).folder
+    write_header(folder, [("backbone", "toy")])
+    change(folder / name, old, new)
+    record = read_run(folder)
+    assert record.damage == [f"{folder / name}: damaged, and left out"]
+    assert (record.status, record.step) == (("unknown", 0) if name == "status.json" else ("done", 3))
+    assert (read_header(folder) == []) == (name == "header.json")
+    assert all("match val" not in group.title for group in read_examples(folder)) == (name.startswith("examples"))
 
 
 @pytest.mark.parametrize("damage", ["", "[", "null", "{}", "flip"])

@@ -21,6 +21,7 @@ from vlrun.files import atomic_write, made_whole, point_symlink, read_object_or_
 from vlrun.interfaces.cases import Case
 from vlrun.interfaces.examples import Prediction
 from vlrun.plugins.code import code_of_plugins
+from vlrun.reporting.checked import read_checked, write_checked
 from vlrun.reporting.examples import FOLDER as EXAMPLES
 from vlrun.reporting.hashes import refuse_damaged, write_hashed, write_hashed_json
 
@@ -68,11 +69,11 @@ class RunFolder:
 
     def read_status(self) -> dict[str, Any]:
         """What ``status.json`` says; empty if it is missing or damaged."""
-        return read_object_or_empty(self.path / "status.json")
+        return read_checked(self.path / "status.json")
 
     def write_status(self, **changes: Any) -> None:
         """Updates ``status.json``: status (running, done, stopped, failed), message, step, total_steps, times."""
-        write_json(self.path / "status.json", {**self.read_status(), **changes})
+        write_checked(self.path / "status.json", {**self.read_status(), **changes})
 
     def write_predictions(
         self, task: str, split: str, predictions: Sequence[Prediction], cases: Iterable[Case]
@@ -92,7 +93,7 @@ class RunFolder:
     def write_examples(self, task: str, split: str, examples: Sequence[Mapping[str, Any]]) -> Path:
         """``examples/<task>_<split>.json``: a few of the predictions, for the report."""
         path = self.path / EXAMPLES / f"{task}_{split}.json"
-        write_json(path, {"task": task, "split": split, "examples": list(examples)})
+        write_checked(path, {"task": task, "split": split, "examples": list(examples)})
         return path
 
     def write_submission(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlrun.files import read_object_or_empty
+from vlrun.reporting.checked import read_checked
 
 FOLDER = "examples"
 
@@ -51,7 +51,7 @@ def read_examples(run_folder: Path, splits: Sequence[tuple[str, str]] = ()) -> l
         splits: (task, split) in the order in which they are shown; others follow by name.
     """
     places = {split: place for place, split in enumerate(dict.fromkeys(splits))}
-    files = [read_object_or_empty(path) for path in sorted((run_folder / FOLDER).glob("*.json"))]
+    files = [read_checked(path) for path in sorted((run_folder / FOLDER).glob("*.json"))]
     files.sort(key=lambda content: places.get((content.get("task", ""), content.get("split", "")), len(places)))
     groups: dict[str, list[ShownExample]] = {}
     for content in files:

@@ -150,7 +150,7 @@ def set_damage_aside(folder: Path) -> str | None:
     return f"{FILE_NAME}: damaged in {len(found):,} lines ({numbers}), which are kept in {DAMAGED}"
 
 
-def missing_lines(folder: Path, steps: int, evaluations: Iterable[tuple[int, str, str]]) -> str | None:
+def missing_lines(folder: Path, steps: int, evaluations: Iterable[tuple[int, str, str]] = ()) -> str | None:
     """Says which lines on the first ``steps`` are not there, as after a cut; None if all are.
 
     Args:
@@ -169,9 +169,7 @@ def missing_lines(folder: Path, steps: int, evaluations: Iterable[tuple[int, str
         *([f"steps {', '.join(first_few(lost, 5))}"] if lost else []),
         *([f"scores of {', '.join(first_few(unscored, 5))}"] if unscored else []),
     ]
-    return (
-        f"{FILE_NAME}: damaged, lines are missing: {'; '.join(found)}. The run goes on without them" if found else None
-    )
+    return f"{FILE_NAME}: damaged, lines are missing: {'; '.join(found)}" if found else None
 
 
 def _as_json(line: dict[str, Any]) -> str:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlrun.files import read_object_or_empty, write_json
+from vlrun.files import read_object_or_empty
 from vlrun.foreign.yaml import parse_mapping
 from vlrun.interfaces.examples import Score
 from vlrun.interfaces.reporter import ResultRow
+from vlrun.reporting.checked import is_damaged_object, read_checked, write_checked
 from vlrun.reporting.hashes import is_damaged
-from vlrun.reporting.jsonl import FILE_NAME, read_metrics
+from vlrun.reporting.jsonl import FILE_NAME, missing_lines, read_metrics
 from vlrun.reporting.published import result_row
 
 HEADER_NAME = "header.json"
@@ -52,9 +53,10 @@ def is_run_folder(folder: Path) -> bool:
 
 def read_run(folder: Path) -> RunRecord:
     """Reads a run folder; that of a killed run may lack files or hold damaged ones, which are taken as empty."""
-    status = read_object_or_empty(folder / "status.json")
+    status = read_checked(folder / "status.json")
     config = _read_config(folder)
     is_demo = bool(status.get("demo") or config.get("demo"))
+    rows = _final_rows(folder, {**config, "demo": is_demo})
     return RunRecord(
         folder=folder,
         experiment=str(status.get("experiment") or config.get("name") or folder.parent.name),
@@ -65,30 +67,43 @@ def read_run(folder: Path) -> RunRecord:
         total_steps=_whole(status.get("total_steps")),
         started=str(status.get("started") or ""),
         finished=str(status.get("finished") or ""),
-        rows=_final_rows(folder, {**config, "demo": is_demo}),
+        rows=rows,
         config=config,
-        damage=_damage(folder),
+        damage=_damage(folder, _whole(status.get("step")), status.get("results"), len(rows)),
     )
 
 
-def _damage(folder: Path) -> list[str]:
+def _damage(folder: Path, steps: int, results: Any, found: int) -> list[str]:
+    """What is damaged.
+
+    Args:
+        results: number of final ones that the run had at its end; None if it goes on, or an earlier version wrote none.
+        found: how many there are.
+    """
     lines: list[int] = []
     for _ in read_metrics(folder / FILE_NAME, lambda number, _: lines.append(number)):
         pass
-    found = [f"{folder / FILE_NAME}: {len(lines):,} damaged lines are left out"] if lines else []
-    return found + [
+    damage = [f"{folder / FILE_NAME}: {len(lines):,} damaged lines are left out"] if lines else []
+    if isinstance(results, int) and (folder / FILE_NAME).exists():
+        if not lines and (missing := missing_lines(folder, steps)):
+            damage.append(f"{folder / missing}")
+        if found < results:
+            damage.append(f"{folder / FILE_NAME}: {results - found:,} of {results:,} final results are missing")
+    damage += [
         f"{folder / name}: damaged, or changed" for name in ("config.yaml", "data.json") if is_damaged(folder, name)
     ]
+    objects = [folder / "status.json", folder / HEADER_NAME, *sorted((folder / "examples").glob("*.json"))]
+    return damage + [f"{path}: damaged, and left out" for path in objects if is_damaged_object(path)]
 
 
 def write_header(folder: Path, facts: Sequence[tuple[str, str]]) -> None:
     """Keeps the facts that a run states before its first step, so that its page can be rewritten later."""
-    write_json(folder / HEADER_NAME, {"facts": [list(fact) for fact in facts]})
+    write_checked(folder / HEADER_NAME, {"facts": [list(fact) for fact in facts]})
 
 
 def read_header(folder: Path) -> list[tuple[str, str]]:
-    """Reads the facts that ``write_header`` kept; none if there is no such file."""
-    facts = read_object_or_empty(folder / HEADER_NAME).get("facts")
+    """Reads the facts that ``write_header`` kept; none if there is no such file, or if it is damaged."""
+    facts = read_checked(folder / HEADER_NAME).get("facts")
     whole = [fact for fact in facts if isinstance(fact, list) and len(fact) == 2] if isinstance(facts, list) else []
     return [(str(label), str(value)) for label, value in whole]
 

@@ -242,11 +242,12 @@ def _recorded(
         started = folder.read_status().get("started") or now()
         record = {"experiment": experiment.name, "demo": bool(experiment.demo), "processes": ranks.world_size}
         record["job"] = ranks.job
-        folder.write_status(status="running", message="", started=started, finished=None, **record)
+        folder.write_status(status="running", message="", started=started, finished=None, results=None, **record)
 
     def end(status: str, message: str) -> None:
         reporters.finish(Outcome(status, message, rows, _locations(folder, reporters.leaves)))
-        folder.write_status(status=status, message=message, finished=now())  # a run that is done has its report
+        # a run that is done has its report
+        folder.write_status(status=status, message=message, finished=now(), results=len(rows))
 
     ranks.from_main(start)
     try:
