@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -37,6 +39,41 @@ def test_a_signal_that_an_import_has_swallowed_is_met_when_the_run_begins() -> N
             pytest.fail("the run began")
         with pytest.raises(StoppedOnRequest):
             launch(print, [], 2)  # type: ignore[arg-type]
+
+
+SWALLOWS = """
+import os, signal
+class Named:
+    def __set_name__(self, owner, name):  # Python wraps what is raised here
+        os.kill(os.getpid(), signal.{name})
+class Owner:
+    attribute = Named()
+try:
+    os.kill(os.getpid(), signal.{name})
+except BaseException:
+    pass
+whole = True
+"""
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_waits_for_the_end_of_an_import(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"swallows_{number.name.lower()}"
+    (tmp_path / f"{name}.py").write_text(SWALLOWS.format(name=number.name))
+    monkeypatch.syspath_prepend(tmp_path)
+    imported: list[ModuleType] = []
+
+    def import_and_wait() -> None:
+        with stop_at_once_on_signals():
+            imported.append(import_module(name))
+            time.sleep(30)
+            pytest.fail("no signal has come again")
+
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else StoppedOnRequest):
+        import_and_wait()
+    assert [module.whole for module in imported] == [True]
 
 
 def test_a_signal_that_comes_too_late_for_a_run_stops_the_next() -> None:

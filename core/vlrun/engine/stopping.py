@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from vlrun.engine.ranks import Ranks
 
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+
+_IMPORTING_SECONDS = 0.02
+"""After which a signal that came during an import comes again."""
 
 _STOPPED_EARLY = "stopped on request before the run began"
 
@@ -43,17 +47,33 @@ class StopRequest:
     def __init__(self, *, at_once: bool = False) -> None:
         self.signal: signal.Signals | None = None
         self.at_once = at_once
+        self._again: threading.Timer | None = None
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
-    def receive(self, number: int, _: FrameType | None) -> None:
-        """Handles a signal."""
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Handles a signal; one that would break off an import comes again."""
+        if self.at_once and _is_importing(frame):
+            if self._again is None or not self._again.is_alive():
+                self._again = threading.Timer(_IMPORTING_SECONDS, os.kill, (os.getpid(), number))
+                self._again.daemon = True
+                self._again.start()
+            return
         if self.signal is signal.SIGINT and number == signal.SIGINT:
             raise Interrupted  # a second Ctrl-C means now
         self.signal = signal.Signals(number)
         if self.at_once:
             raise Interrupted
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: an exception may be swallowed there, and leaves a module that is broken."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager
