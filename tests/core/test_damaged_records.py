@@ -79,7 +79,7 @@ def test_a_report_leaves_damaged_results_out_and_says_so(world: Path, plugins: P
     assert [row.split for row in record.rows] == ["test"]
     assert record.damage == [
         f"{folder / 'metrics.jsonl'}: 1 damaged lines are left out",
-        f"{folder / 'metrics.jsonl'}: 1 of 2 final results are missing",
+        f"{folder / 'metrics.jsonl'}: damaged, 1 of 2 final results are missing",
     ]
 
 
@@ -90,7 +90,7 @@ def test_a_report_says_what_a_cut_has_taken_from_metrics(kept: int, world: Path,
     metrics = folder / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:kept]))
     record = read_run(folder)
-    assert record.damage[-1] == f"{metrics}: {2 - len(record.rows)} of 2 final results are missing"
+    assert record.damage[-1] == f"{metrics}: damaged, {2 - len(record.rows)} of 2 final results are missing"
     steps = [f"{metrics}: damaged, lines are missing: steps 1, 2, 3"] if kept == 0 else []
     assert record.damage[:-1] == steps
 

@@ -88,7 +88,9 @@ def _damage(folder: Path, steps: int, results: Any, found: int) -> list[str]:
         if not lines and (missing := missing_lines(folder, steps)):
             damage.append(f"{folder / missing}")
         if found < results:
-            damage.append(f"{folder / FILE_NAME}: {results - found:,} of {results:,} final results are missing")
+            damage.append(
+                f"{folder / FILE_NAME}: damaged, {results - found:,} of {results:,} final results are missing"
+            )
     damage += [
         f"{folder / name}: damaged, or changed" for name in ("config.yaml", "data.json") if is_damaged(folder, name)
     ]
