@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from statistics import median
 
 from faults.report import LOST, SAME, Report
@@ -53,6 +53,8 @@ def loop(world: World, report: Report, whole: Facts, hours: float, curve: Path) 
                     wrong.append(f"{arguments[0]}: {(said.getvalue().strip().splitlines() or [''])[-1][:160]}")
             wrong += differences(whole, facts(world.folder(case)))
             world.forget(case)
+            if not samples:
+                _fill_table_of_names()
             samples.append(held(time.monotonic() - begin))
             file.write(json.dumps(samples[-1]) + "\n")
             file.flush()
@@ -83,9 +85,19 @@ def held(seconds: float) -> Sample:
         "Python threads": threading.active_count(),
         "children": sum(len((task / "children").read_text().split()) for task in (process / "task").iterdir()),
         "mapped files": len({line.split()[-1] for line in (process / "maps").read_text().splitlines() if "/" in line}),
-        "shared memory": len(list(Path("/dev/shm").iterdir())),
+        "shared memory": sum(path.is_file() for path in Path("/dev/shm").iterdir()),
         "temporary files": len(list(Path(tempfile.gettempdir()).iterdir())),
     }
+
+
+def _fill_table_of_names() -> None:
+    """Lets Python's table of interned strings come to the size that it keeps.
+
+    ``pathlib`` puts every part of a path there. Names that are gone leave holes, and once these have filled the table
+    it doubles, once, by megabytes: after an hour of this loop.
+    """
+    for number in range(500_000):
+        PurePath(f"/{number}").parts  # noqa: B018
 
 
 class _Allocations(ctypes.Structure):
