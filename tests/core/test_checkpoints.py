@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ import torch
 from torch import nn
 
 from vlrun.engine import checkpoints as checkpoints_module
-from vlrun.engine.checkpoints import Checkpoints, Progress, open_checkpoint
+from vlrun.engine.averaging import AveragedWeights
+from vlrun.engine.checkpoints import CALLBACKS, MANIFEST, TRAINED, Checkpoints, Progress, open_checkpoint
 from vlrun.engine.evaluation_history import EvaluationHistory
 from vlrun.errors import CheckpointError
 from vlrun.interfaces.examples import Score
@@ -222,6 +224,41 @@ def test_a_manifest_must_list_the_files_that_it_vouches_for(tmp_path: Path, cont
     (path / "manifest.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"manifest\.json does not list the files of a checkpoint"):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", [TRAINED, CALLBACKS])
+def test_files_that_not_every_checkpoint_has_are_vouched_for_too(tmp_path: Path, name: str) -> None:
+    model, optimizer = trained()
+    average, kept = AveragedWeights(model, 0.9), {"watch.steps": torch.tensor(3)}
+    average.take()
+    path = Checkpoints(tmp_path).save(Progress(1), model, optimizer, average=average, callbacks=kept)
+    assert torch.equal(open_checkpoint(path).callback_state()["watch.steps"], kept["watch.steps"])
+    content, hashes = (path / name).read_bytes(), json.loads((path / MANIFEST).read_text())
+    (path / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=f"{name} does not agree with its hash"):
+        open_checkpoint(path)
+    (path / MANIFEST).write_text(json.dumps({key: value for key, value in hashes.items() if key != name}))
+    with pytest.raises(CheckpointError, match="does not list the files of a checkpoint"):
+        open_checkpoint(path)
+
+
+def test_a_checkpoint_that_was_moved_to_another_disk_goes_by_its_link(tmp_path: Path) -> None:
+    """Who moves large folders away leaves a link; what it points at is not the run's to remove."""
+    model, optimizer = trained()
+    store, elsewhere = Checkpoints(tmp_path / "checkpoints"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for step in (1, 2):
+        moved = store.save(Progress(step), model, optimizer)
+        moved.rename(elsewhere / moved.name)
+        moved.symlink_to(elsewhere / moved.name)
+    assert store.choose("last").progress.step == 2
+    store.save(Progress(2), model, optimizer)
+    store.save(Progress(3), model, optimizer)
+    store.prune(keep=2)
+    kept = [path.name for path in store.folder.glob("step_*")]
+    assert sorted(kept) == ["step_00000002", "step_00000003"]
+    assert not any((store.folder / name).is_symlink() for name in kept)
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["step_00000001", "step_00000002"]
 
 
 def test_a_checkpoint_is_chosen_as_users_name_it(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ TRAINED = "trained.safetensors"
 CALLBACKS = "callbacks.safetensors"
 """What callbacks keep; only where there is anything."""
 
-_KNOWN = {HEADS, NAMED_HEADS, TRAINED}
+_KNOWN = {HEADS, NAMED_HEADS, TRAINED, CALLBACKS}
 
 _Json = TypeVar("_Json", dict[str, Any], list[dict[str, Any]])
 
@@ -202,7 +202,7 @@ class Checkpoints:
         kept = [*list(whole)[:keep], *(path.readlink().name for path in self.folder.glob("best*") if path.is_symlink())]
         for path in steps:
             if _step_name(path) not in kept or self._is_superseded(path):
-                shutil.rmtree(path)
+                _remove(path)
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest undamaged checkpoint, and why newer ones were refused."""
@@ -263,11 +263,11 @@ class Checkpoints:
     def _put_in_place(self, temporary: Path, final: Path) -> None:
         aside = final.with_name(final.name + _REPLACED)
         if final.exists():
-            shutil.rmtree(aside, ignore_errors=True)  # left by a save that was killed just before its end
+            _remove(aside)  # left by a save that was killed just before its end
             final.rename(aside)
         temporary.rename(final)
         sync_folder(self.folder)
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
 
     def _newest_first(self) -> list[Path]:
         """All checkpoints, newest first; one that was moved aside comes right after its replacement."""
@@ -303,6 +303,14 @@ def open_checkpoint(path: Path, model_only: bool = False) -> Checkpoint:
         return Checkpoint(path, progress)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
+
+
+def _remove(path: Path) -> None:
+    """Removes a checkpoint; of one that somebody has moved and left a link to, the link."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=not path.exists())
 
 
 def _step_name(path: Path) -> str:
