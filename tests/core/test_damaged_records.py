@@ -6,15 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from toy_runs import experiment, lines, stop_after_step, weights
 
-from vlrun.engine.run_folder import open_run_folder
+from vlrun.engine.evaluation_history import EvaluationHistory
+from vlrun.engine.ranks import Ranks
+from vlrun.engine.run_folder import OpenedRun, RunFolder, open_run_folder
 from vlrun.errors import DataError, StoppedOnRequest
 from vlrun.interfaces.reporter import Reporters
 from vlrun.plugins.manager import Plugins
 from vlrun.reporting.examples import read_examples
 from vlrun.reporting.jsonl import DAMAGED
 from vlrun.reporting.run_record import read_header, read_run, write_header
+from vlrun.runs.again import evaluate_run, predict_run
 from vlrun.runs.run import run_experiment
 
 
@@ -130,6 +134,19 @@ def test_damaged_evaluations_are_made_again(
     assert "evaluations.json was damaged; it is made again of the results in metrics.jsonl" in notes
 
 
+def test_evaluations_that_are_none_are_made_again_without_hashes(stopped: Path) -> None:
+    """An earlier version has kept none."""
+    (stopped / "hashes.json").unlink()
+    path, history = stopped / "evaluations.json", EvaluationHistory(stopped / "evaluations.json")
+    assert history.read(9) is None
+    whole = history.rows
+    row = json.dumps(whole[0]).partition('"scores"')[0]
+    for damage in ("[1]", "[{}]", '[{"step": "3"}]', "[[]]", f'[{row}"scores": []}}]', f'[{row}"scores": [{{}}]}}]'):
+        path.write_text(damage)
+        assert history.read(9) == "evaluations.json was damaged; it is made again of the results in metrics.jsonl"
+        assert history.rows == whole
+
+
 def test_evaluations_that_cannot_be_made_again_are_an_error(world: Path, plugins: Plugins, stopped: Path) -> None:
     (stopped / "evaluations.json").write_text("[")
     (stopped / "metrics.jsonl").unlink()
@@ -176,3 +193,32 @@ def test_a_run_of_an_earlier_version_has_no_hashes_and_goes_on(world: Path, plug
     run_experiment(experiment(world, plugins), plugins=plugins, continues=True)
     assert [line["step"] for line in lines(stopped, "step")] == list(range(1, 10))
     assert before.keys() == weights(stopped).keys()
+
+
+WRONG_DATA = ['{"match": 3}', '{"match": {"features": 3}}', '{"input_files": 3}', '{"match": {"train": 3}}', "[]"]
+
+
+def test_a_record_of_data_that_is_none_is_no_agreement_without_hashes(
+    world: Path, plugins: Plugins, stopped: Path
+) -> None:
+    (stopped / "hashes.json").unlink()
+    for content in WRONG_DATA:
+        (stopped / "data.json").write_text(content)
+        with pytest.raises(DataError, match=r"data\.json.*nobody knows what the run was started with"):
+            run_experiment(experiment(world, plugins), plugins=plugins, continues=True)
+
+
+def test_a_run_whose_record_of_data_is_damaged_is_not_evaluated(world: Path, plugins: Plugins) -> None:
+    """What training has marked its scores with is there alone, and unmarked ones would look better."""
+    folder = run_experiment(experiment(world, plugins, "train.epochs=1"), plugins=plugins).folder
+    opened = OpenedRun(RunFolder(folder), experiment(world, plugins, "train.epochs=0"), plugins, "last")
+    alone, path = Ranks(0, 1, torch.device("cpu")), folder / "data.json"
+    whole = path.read_text()
+    assert evaluate_run(opened, alone, Reporters([]))
+    for damaged in (whole.replace('"extractor": "', '"extractor": "x'), "", "{}", *WRONG_DATA):
+        path.write_text(damaged)
+        for again in (evaluate_run, predict_run):
+            with pytest.raises(DataError, match=r"data.json is not what the run has written"):
+                again(opened, alone, Reporters([]))
+    path.unlink()  # an earlier version, or a copy without it
+    assert evaluate_run(opened, alone, Reporters([]))

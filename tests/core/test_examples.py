@@ -205,7 +205,10 @@ def test_the_page_shows_them_escaped(tmp_path: Path) -> None:
     assert "(30% right)" in text
 
 
-@pytest.mark.parametrize("content", ["", "[", '{"examples": 3}', '{"examples": [1, {"texts": 2, "images": {}}]}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[", '{"examples": 3}', '{"examples": [1, {"texts": 2, "images": {}}]}', '{"task": [], "split": {}}'],
+)
 def test_a_damaged_file_shows_nothing_wrong(content: str, tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / FOLDER / "match_val.json").write_text(content)

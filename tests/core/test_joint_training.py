@@ -155,7 +155,7 @@ def test_ranks_that_would_train_different_tasks_stop(
         ranks_run(joint, plugins, 2)
 
 
-@pytest.mark.parametrize("label", ["weights", "image_identities"])
-def test_a_label_that_the_record_of_the_data_needs_is_refused(joint: Path, plugins: Plugins, label: str) -> None:
-    with pytest.raises(ConfigError, match=f"data.json of a run keeps something else under '{label}'"):
-        experiment(joint, plugins, f"tasks.1.label={label}")
+def test_a_label_that_the_record_of_the_data_needs_is_refused(joint: Path, plugins: Plugins) -> None:
+    for label in ("weights", "image_identities", "input_files", "accepted_changes", "parameter_groups"):
+        with pytest.raises(ConfigError, match=f"data.json of a run keeps something else under '{label}'"):
+            experiment(joint, plugins, f"tasks.1.label={label}")

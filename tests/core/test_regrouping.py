@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from toy_runs import experiment, lines, losses, stop_after_step, weights
 
 from vlrun.cli import main
+from vlrun.config.experiment import RESERVED_LABELS
 from vlrun.errors import ConfigError, StoppedOnRequest, UsageError
 from vlrun.plugins.manager import Plugins, create_plugins
+from vlrun.reporting.run_record import read_run
 from vlrun.runs.run import run_experiment
 
 TOYS = "from toy_world import vlrun_backbones, vlrun_datasets, vlrun_tasks\n"
@@ -79,9 +81,26 @@ def test_a_run_that_was_regrouped_says_so_after_another_stop(
         stop_after_step(patch, 6)
         with pytest.raises(StoppedOnRequest):
             run(world, plugins, changed, continues=True)
+    (folder,) = (world / "runs" / "toy").glob("2*")
+    assert read_run(folder).damage == [], "what the run writes anew is no damage"
     folder = run(world, plugins, changed, continues=True)
     assert len(json.loads((folder / "data.json").read_text())["parameter_groups"]["changes"]) == 1
     assert "groups of parameters" in protocols(folder)[-1]
+
+
+def test_a_regrouped_run_remembers_that_its_data_were_changed(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(world, plugins, monkeypatch)
+    (world / "data" / "train.jsonl").write_text("changed\n")
+    changed = f"train.groups=[{HEADS}]"
+    with monkeypatch.context() as patch:
+        stop_after_step(patch, 6)
+        with pytest.raises(StoppedOnRequest):
+            run(world, plugins, changed, continues=True, accepts_changed_data=True)
+    folder = run(world, plugins, changed, continues=True)
+    assert {"groups of parameters", "data changed"} <= protocols(folder)[-1].keys()
+    assert json.loads((folder / "data.json").read_text()).keys() - RESERVED_LABELS == {"match"}
 
 
 def test_groups_with_which_others_train_are_refused(

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 DEMO_WEIGHTS_FOLDER = "pretrained"
 """Where the weights of demos lie under the root of the demo data."""
-RESERVED_LABELS = {"weights", "image_identities"}
+RESERVED_LABELS = {"weights", "image_identities", "input_files", "accepted_changes", "parameter_groups"}
 """What stands in ``data.json`` of a run beside its tasks."""
 IDENTITIES_FILE = "image_identities.jsonl"
 """Name of the table of image identities that runs use if it is under the data root."""

@@ -79,10 +79,10 @@ class EvaluationHistory:
         folder, name = self.path.parent, self.path.name
         remark = None
         try:
-            rows = parse_json(self.path.read_bytes(), allow_nan=True) if self.path.exists() else []
+            rows: Any = parse_json(self.path.read_bytes(), allow_nan=True) if self.path.exists() else []
         except ValueError:
             rows = None
-        if not isinstance(rows, list) or is_damaged(folder, name):
+        if not _is_history(rows) or is_damaged(folder, name):
             rows = rows_of_metrics(folder)
             if not rows:
                 raise DataError(f"{self.path} is damaged, and {METRICS} does not have its scores; put back a copy")
@@ -105,6 +105,19 @@ def rows_of_metrics(folder: Path) -> list[dict[str, Any]]:
     return [
         {"step": step, "task": task, "split": split, "scores": scores} for (step, task, split), scores in rows.items()
     ]
+
+
+def _is_history(rows: Any) -> bool:
+    """Whether it is what ``write`` writes; an earlier version has kept no hash that could tell."""
+    kinds: dict[str, Any] = {"step": int, "task": str, "split": str, "scores": list}
+    score_kinds: dict[str, Any] = {"name": str, "value": int | float, "primary": bool, "higher_is_better": bool}
+    return _are_objects(rows, kinds) and all(row["scores"] and _are_objects(row["scores"], score_kinds) for row in rows)
+
+
+def _are_objects(items: Any, kinds: Mapping[str, Any]) -> bool:
+    return isinstance(items, list) and all(
+        isinstance(item, dict) and all(isinstance(item.get(key), kind) for key, kind in kinds.items()) for item in items
+    )
 
 
 def _relative_gain(before: float, after: float) -> float:

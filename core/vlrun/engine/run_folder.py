@@ -59,8 +59,9 @@ class RunFolder:
         return self.path / "evaluations.json"
 
     def read_data(self) -> dict[str, Any]:
-        """What ``data.json`` says about the data of each task; empty if there is none."""
-        return read_object_or_empty(self.path / DATA)
+        """What ``data.json`` says about the data of each task; empty if there is none, or it is no such record."""
+        content = read_object_or_empty(self.path / DATA)
+        return content if is_data_record(content) else {}
 
     def changed_code(self, plugins: Plugins) -> list[str]:
         """The distributions whose files are others than when the run started, as far as ``environment.json`` says."""
@@ -106,6 +107,25 @@ class RunFolder:
         with made_whole(path) as draft:
             task.write_submission(predictions, draft)
         return path
+
+
+def is_data_record(content: Mapping[str, Any]) -> bool:
+    """Whether it is a record of data; where an earlier version has kept no hash, nothing else tells."""
+    from vlrun.config.experiment import RESERVED_LABELS
+
+    def is_of_task(facts: Any) -> bool:
+        train = facts.get("train") or []
+        parts = [facts.get("features", {}), *_values(facts.get("splits", {})), *_values(facts.get("marks", {}))]
+        return all(isinstance(part, dict) for part in (*parts, *(train if isinstance(train, list) else [train])))
+
+    return all(
+        isinstance(facts, dict) and (name in RESERVED_LABELS or is_of_task(facts)) for name, facts in content.items()
+    )
+
+
+def _values(container: Any) -> list[Any]:
+    """What is in an object; None for anything else, which is no object either."""
+    return list(container.values()) if isinstance(container, dict) else [None]
 
 
 @dataclass(frozen=True)

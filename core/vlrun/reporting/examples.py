@@ -52,7 +52,7 @@ def read_examples(run_folder: Path, splits: Sequence[tuple[str, str]] = ()) -> l
     """
     places = {split: place for place, split in enumerate(dict.fromkeys(splits))}
     files = [read_checked(path) for path in sorted((run_folder / FOLDER).glob("*.json"))]
-    files.sort(key=lambda content: places.get((content.get("task", ""), content.get("split", "")), len(places)))
+    files.sort(key=lambda content: places.get((str(content.get("task")), str(content.get("split"))), len(places)))
     groups: dict[str, list[ShownExample]] = {}
     for content in files:
         for record in _objects(content.get("examples")):

@@ -17,7 +17,7 @@ from vlrun.engine.claim import refuse_if_claimed
 from vlrun.engine.evaluation import TaskView, evaluate_split, metric_scores, write_outputs
 from vlrun.engine.ranks import Ranks, join_ranks
 from vlrun.engine.run import Run, TaskRun
-from vlrun.engine.run_folder import OpenedRun
+from vlrun.engine.run_folder import DATA, OpenedRun
 from vlrun.engine.staging import stage_features
 from vlrun.engine.start_checks import check_evaluation_batches
 from vlrun.engine.stopping import StopRequest
@@ -29,9 +29,12 @@ from vlrun.interfaces.reporter import Reporters, ResultRow
 from vlrun.interfaces.run_view import RunView
 from vlrun.interfaces.task import Task
 from vlrun.plugins.manager import Plugins
+from vlrun.reporting.hashes import refuse_damaged
 from vlrun.reporting.progress import progress_on_stderr
 from vlrun.reporting.published import result_row
 from vlrun.runs.outputs import outputs_of
+
+_MARKS_ARE_THERE = "Put it back as it was: it has the marks of the scores, which without it would have none"
 
 
 def evaluate_run(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> list[ResultRow]:
@@ -195,10 +198,12 @@ def assembled(opened: OpenedRun, ranks: Ranks, reporters: Reporters) -> Run:
     """Builds the run without its training data; scores keep the marks that training has set on a split.
 
     Raises:
-        DataError: the run is still going on. At its end it writes the same files, and may remove the checkpoint.
+        DataError: the run is still going on. At its end it writes the same files, and may remove the checkpoint. Or
+            what it says about its data is damaged.
     """
     folder = opened.folder
     ranks.from_main(lambda: refuse_if_claimed(folder.path))
+    ranks.from_main(lambda: refuse_damaged(folder.path, DATA, _MARKS_ARE_THERE))
     known = {task: record.get("marks", {}) for task, record in folder.read_data().items()}
     copies = stage_features(opened.experiment, ranks, reporters)
     with ranks.together():

@@ -9,7 +9,7 @@ from typing import Any
 from vlrun.config.experiment import Experiment
 from vlrun.data.splits import split_records
 from vlrun.engine.run import Run
-from vlrun.engine.run_folder import DATA
+from vlrun.engine.run_folder import DATA, is_data_record
 from vlrun.engine.weight_hash import CONTENT_KEY
 from vlrun.errors import DataError
 from vlrun.files import read_object, sha256_of, write_json
@@ -71,7 +71,7 @@ def refuse_changed_data(run: Run, *, is_accepted: bool) -> list[str]:
         recorded = read_object(path)
     except DataError as error:
         recorded, changes = {}, [f"{error}, so nobody knows what the run was started with"]
-    if not changes and is_damaged(run.folder.path, DATA):
+    if not changes and (is_damaged(run.folder.path, DATA) or not is_data_record(recorded)):
         recorded, changes = {}, [f"{path} is damaged, so nobody knows what the run was started with"]
     differences = _differences(recorded, record)
     changes += [f"{what} was {before}, is {after}" for what, before, after in differences]
@@ -116,9 +116,9 @@ def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> Iterato
         if task not in recorded or "features" not in facts:
             continue
         before, features = recorded[task], facts["features"]
-        fingerprint = before["features"]["fingerprint"]
+        fingerprint = before.get("features", {}).get("fingerprint")
         if fingerprint != features["fingerprint"]:
-            yield f"features {features['path']}", fingerprint, features["fingerprint"]
+            yield f"features {features['path']}", str(fingerprint), features["fingerprint"]
         if not files:  # written by an earlier version
             yield from _other_splits(task, before, facts)
     for key in ("source_sha256", CONTENT_KEY):
@@ -136,7 +136,7 @@ def _other_splits(task: str, before: Mapping[str, Any], facts: Mapping[str, Any]
 
 
 def _split_records(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [*facts["splits"].values(), *(facts["train"] or ())]
+    return [*facts.get("splits", {}).values(), *(facts.get("train") or ())]
 
 
 def _file_hashes(experiment: Experiment) -> dict[str, str]:

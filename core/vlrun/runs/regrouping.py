@@ -8,9 +8,10 @@ from typing import Any
 from vlrun.config.optimisation import ParameterGroup
 from vlrun.engine.optimisation import plan_parameters
 from vlrun.engine.run import Run
+from vlrun.engine.run_folder import DATA
 from vlrun.errors import ConfigError, first_few
-from vlrun.files import write_json
 from vlrun.foreign.yaml import parse_yaml
+from vlrun.reporting.hashes import write_hashed_json
 from vlrun.reporting.options import flat_options, shown
 
 KEY = "parameter_groups"
@@ -44,7 +45,7 @@ def mark_regrouping(run: Run, known: Mapping[str, Any]) -> None:
         for task_run in run.tasks:
             if task_run.name in data:
                 data[task_run.name]["marks"] = {split: dict(mark) for split, mark in task_run.marks.items()}
-        write_json(run.folder.path / "data.json", {**data, KEY: record})
+        write_hashed_json(run.folder.path, DATA, {**data, KEY: record})
 
 
 def _record(run: Run, known: Mapping[str, Any]) -> dict[str, Any]:
