@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from vlrun.errors import DataError, NoRoomError, no_room
 from vlrun.foreign.json import parse_json
+from vlrun.foreign.printing import plain
 
 _MOST_BYTES = 1 << 32
 """Of JSON that is read as a whole; a compressed file may be a thousand times its size."""
@@ -57,7 +58,7 @@ def atomic_write(path: Path, mode: str = "w", needed: int | None = None) -> Iter
         needed: bytes of the whole file, where they are known.
 
     Raises:
-        DataError: ``path`` is not inside the folder that ``writing_inside`` names.
+        DataError: ``path`` is not inside the folder that ``writing_inside`` names, or its name has control characters.
         NoRoomError: it does not fit on the disk.
     """
     _refuse_outside(path)
@@ -73,8 +74,8 @@ def atomic_write(path: Path, mode: str = "w", needed: int | None = None) -> Iter
             make_readable(draft)
             os.replace(draft, path)
         except BaseException as error:
-            written = draft.stat().st_size
-            draft.unlink()
+            written = draft.stat().st_size if draft.exists() else 0
+            draft.unlink(missing_ok=True)
             if isinstance(error, OSError) and (full := no_room(error, path, needed, written)):
                 raise full from error
             raise
@@ -108,6 +109,8 @@ def _refuse_outside(path: Path) -> None:
         what = "is in a folder that is not there"
     elif len(path.name.encode(errors="replace")) > _LONGEST_NAME:
         what = f"has a name of more than {_LONGEST_NAME} bytes"
+    elif plain(path.name) != path.name:
+        what = "has control characters"
     else:
         return
     raise DataError(f"{str(path)[:300]!r} {what}: a name in the source cannot be the name of a file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,6 +154,15 @@ def test_names_cannot_leave_their_folder(experiment: Path, key: str, name: str) 
     value = f"[{name}]" if key.endswith("evaluate") else name
     (problem,) = problems(experiment, f"{key}={value}")
     assert "it must not be empty, start with a dot, or hold a slash" in problem
+
+
+@pytest.mark.parametrize("key", ["name", "tasks.0.label", "tasks.0.dataset.evaluate"])
+def test_names_control_nothing(experiment: Path, key: str) -> None:
+    """A name also becomes a line of a batch script, where another line would be a command."""
+    for name in ("a\ntouch x\n#", "a\x1b[2J", "a\x9bm", "a\u2028b", "\u202eb"):
+        value = f"[{json.dumps(name)}]" if key.endswith("evaluate") else json.dumps(name)
+        (problem,) = problems(experiment, f"{key}={value}")
+        assert "it must not hold line breaks or other control characters" in problem
 
 
 @pytest.mark.parametrize(

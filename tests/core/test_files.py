@@ -102,6 +102,17 @@ def test_names_of_a_source_that_no_file_can_have_are_refused(tmp_path: Path, nam
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "\u202egpj"])
+def test_names_of_a_source_control_nothing(tmp_path: Path, name: str) -> None:
+    def build(source: Path, output: Path, existing: Path) -> None:
+        write_text(output / f"{name}.jsonl", "x")
+
+    builder: Any = SimpleNamespace(source="toy", build=build)
+    with pytest.raises(DataError, match="has control characters: a name in the source cannot be the name of a file"):
+        build_annotations(builder, tmp_path, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("content", ["[" * 100_000, "1" * 6000, "{", "", '{"a": NaN', "\x00", '"\\ud800'])
 def test_json_that_nobody_can_read_is_a_plain_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.json").write_text(content)

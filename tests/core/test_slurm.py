@@ -60,6 +60,15 @@ def test_options_that_cannot_be_are_refused(arguments: list[str], message: str) 
         parse_job_options(arguments)
 
 
+@pytest.mark.parametrize("where", ["name", "folder", "option"])
+def test_no_line_of_a_batch_script_comes_from_a_name(where: str, tmp_path: Path) -> None:
+    """Quoted or not, what stands on a line of its own is a command of the script."""
+    texts = {"name": "toy", "folder": "runs", "option": "gpu", where: "x\ntouch was-here\n#"}
+    options = JobOptions(5, others={"partition": texts["option"]})
+    with pytest.raises(UsageError, match="would stand in the batch script and holds a control character"):
+        submit(BatchTask(main, [], 1), options, texts["name"], tmp_path / texts["folder"])
+
+
 def stub(folder: Path, name: str, script: str) -> None:
     """An executable of this name that comes first."""
     folder.mkdir(exist_ok=True)

@@ -24,6 +24,7 @@ from pydantic import (
 from vlrun.config.roots import moved
 from vlrun.config.run_reference import run_reference
 from vlrun.errors import RequiredFile
+from vlrun.foreign.printing import plain
 from vlrun.interfaces.demo_provider import DemoFiles
 from vlrun.interfaces.pictures import PictureShape
 
@@ -34,6 +35,8 @@ _LONGEST_NAME = 100
 def _check_file_name(name: str) -> str:
     if not name or name.startswith(".") or set(name) & set("/\\\0"):
         raise ValueError("it names files and folders, so it must not be empty, start with a dot, or hold a slash")
+    if plain(name) != name:  # it also becomes a line of a batch script
+        raise ValueError("it names files and folders, so it must not hold line breaks or other control characters")
     if (size := len(name.encode("utf-8", "replace"))) > _LONGEST_NAME:
         raise ValueError(
             f"it names files and folders, so it must not be longer than {_LONGEST_NAME} bytes; it has {size}"

@@ -18,7 +18,7 @@ from typing import Any
 from vlrun.engine.launch import Command, Hosts, launch
 from vlrun.engine.restarts import JOB_VARIABLE
 from vlrun.errors import MachineError, RunnerError, StoppedOnRequest, UsageError
-from vlrun.foreign.printing import say
+from vlrun.foreign.printing import plain, say
 
 _OURS = ("ntasks", "ntasks-per-node", "array", "signal", "output", "error", "requeue", "open-mode", "job-name")
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
@@ -95,8 +95,12 @@ def submit(task: BatchTask, options: JobOptions, name: str, folder: Path) -> lis
     """Submits a task; returns lines that say what it is called, where its output goes, and how to cancel it.
 
     Raises:
+        UsageError: a name has a line break, or another character that has no place in a batch script.
         MachineError: submitit or Slurm is not there, or refuses the job.
     """
+    for text in (name, str(folder), *map(str, options.others.values())):
+        if plain(text) != text:  # what follows a line break in it would be run as a command
+            raise UsageError(f"--slurm: {text!r} would stand in the batch script and holds a control character")
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = _SIGNAL  # the job reads it when it imports submitit
     try:
         from submitit import JobEnvironment, LocalExecutor, SlurmExecutor
