@@ -78,8 +78,13 @@ def no_room(error: Exception, path: Path, needed: int | None = None, written: in
     return NoRoomError(number, ": ".join(filter(None, [os.strerror(number), ", ".join(facts)])), str(path))
 
 
-def system_problem(error: OSError) -> str | None:
+def system_problem(error: OSError | UnicodeEncodeError) -> str | None:
     """What the system refuses and what to do, on one line; None for an error that nobody but us can have made."""
+    if isinstance(error, UnicodeEncodeError):
+        if not any("\ud800" <= half <= "\udfff" for half in error.object[error.start : error.end]):
+            return None
+        around = error.object[max(0, error.start - 40) : error.end + 40]
+        return f"{around!r} is not UTF-8, as names and texts have to be; rename the file, or write the text anew"
     if error.errno not in _REMEDIES:
         return None
     place = f"{error.filename}: " if error.filename else ""

@@ -165,6 +165,30 @@ def test_names_control_nothing(experiment: Path, key: str) -> None:
         assert "it must not hold line breaks or other control characters" in problem
 
 
+def test_what_is_not_utf8_on_the_command_line_is_a_problem(experiment: Path) -> None:
+    """The configuration of a run could not be written."""
+    for key in ("name", "tasks.0.dataset.annotations", "runs_root", "seed"):
+        found = problems(experiment, f"{key}=/tmp/\udcff/a")
+        assert any(f"command line: {key}: not UTF-8" in problem for problem in found), found
+
+
+EPOCHS = ("1000001", "1" + "0" * 30, "1e30", "9" * 6000, "[" * 5000, ".nan")
+HUGE = (
+    *("train.batch_size=9999999", "train.micro_batches=9999999", "train.workers=9999", "train.threads=99999"),
+    *("train.checkpoint_every=9999999999999", "train.learning_rate=1e300", "tasks.0.max_text_tokens=9999999"),
+    *("tasks.0.loss_weight=1e13", "tasks.0.dataset.limit=9999999999999", "seed=1e30", "train.max_grad_norm=.inf"),
+)
+
+
+def test_numbers_that_no_run_can_mean_are_problems(experiment: Path) -> None:
+    for value in EPOCHS:
+        found = problems(experiment, f"train.epochs={value}")
+        assert all("command line: train.epochs: " in problem for problem in found), value
+    found = problems(experiment, *HUGE)
+    for key in (override.partition("=")[0] for override in HUGE):
+        assert any(f"command line: {key}: " in problem for problem in found), key
+
+
 @pytest.mark.parametrize(
     ("key", "expected"), [("train", "there is no split to train on"), ("evaluate", "at least 1 item")]
 )

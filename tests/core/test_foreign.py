@@ -117,6 +117,8 @@ WRONG_YAML = {
     "a control character": ("a: \x1b]0;x\x07", "not valid YAML"),
     "a key of keys": ("? {a: 1}\n: 2", "plain word"),
     "twice": ("a: 1\na: 2", "duplicate key"),
+    "half a character": ('a: "\\ud800"', "half a character"),
+    "half a character as a key": ('"\\udc00": 1', "half a character"),
     "two documents": ("a: 1\n--- \nb: 2", "not valid YAML"),
 }
 

@@ -26,6 +26,7 @@ def test_a_bare_number_gets_the_collection_of_its_dataset() -> None:
     assert qualified("n161313", "visual-genome") == "n161313"
     assert qualified("000000000042", "visual-genome") == "000000000042"
     assert qualified("2400042", None) == "2400042"
+    assert qualified("9" * 5000, "visual-genome") == "9" * 5000, "no number that Python reads"
 
 
 def test_each_split_says_who_has_seen_how_many_of_its_images() -> None:

@@ -149,3 +149,22 @@ def test_lines_that_are_no_predictions_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_predictions(path)
     assert [problem.rpartition("p.jsonl:")[2][0] for problem in caught.value.problems] == ["2", "3", "4"]
+
+
+def test_a_name_that_is_not_utf8_is_one_line_whatever_meets_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(*arguments: object) -> int:
+        os.fsdecode(b"photo-\xff.jpg").encode()
+        return 0
+
+    monkeypatch.setattr(report_verb, "run", write)
+    assert main(["report", "."]) == 5
+    said = capsys.readouterr().err
+    assert said.startswith(
+        r"DataError: 'photo-\udcff.jpg' is not UTF-8, as names and texts have to be; rename the file"
+    )
+    assert said.count("\n") == 1
+    monkeypatch.setattr(report_verb, "run", lambda *arguments: len("ü".encode("ascii")))
+    with pytest.raises(UnicodeEncodeError):
+        main(["report", "."])

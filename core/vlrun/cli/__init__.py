@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
+    except (OSError, UnicodeEncodeError) as error:
         if (problem := system_problem(error)) is None:
             raise
         say(f"{DataError.__name__}: {problem}", to=sys.stderr)

@@ -28,7 +28,7 @@ from vlrun.config.features import FeaturesConfig
 from vlrun.config.inputs import find_demo_pretraining, image_problems, missing_files
 from vlrun.config.layers import Layer, lay_over, parse_overrides
 from vlrun.config.origins import annotate
-from vlrun.config.problems import Problem, Sources, dotted, numbers_problems, short, validation_problems
+from vlrun.config.problems import Problem, Sources, dotted, short, validation_problems, value_problems
 from vlrun.config.published import Published
 from vlrun.config.roots import environment_roots, recorded_root
 from vlrun.config.shipped import find_experiment
@@ -239,7 +239,7 @@ class _Check:
                     self.component(kind, item, (section, index)) or _unchecked(model)
                     for index, item in enumerate(raw[section])
                 ]
-        self.problems += numbers_problems(raw)
+        self.problems += value_problems(raw)
         experiment = self.validated(Experiment, frame, (), raw)
         if not isinstance(experiment, Experiment) or self.problems:
             return None

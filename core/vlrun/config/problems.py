@@ -120,14 +120,19 @@ def short(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def numbers_problems(raw: Any, path: KeyPath = ()) -> Iterator[Problem]:
-    """One problem for each number that is larger than any option can mean; a seed may be."""
+def value_problems(raw: Any, path: KeyPath = ()) -> Iterator[Problem]:
+    """One problem for each number that is larger than any option can mean, and each text that no file can keep.
+
+    A seed may be as large as it likes. Bytes of a command line that are not UTF-8 arrive as halves of characters.
+    """
     if isinstance(raw, Mapping):
         for key, value in raw.items():
-            yield from numbers_problems(value, (*path, key))
+            yield from value_problems(value, (*path, key))
     elif isinstance(raw, list):
         for index, value in enumerate(raw):
-            yield from numbers_problems(value, (*path, index))
+            yield from value_problems(value, (*path, index))
+    elif isinstance(raw, str) and not raw.isascii() and raw.encode(errors="replace").decode() != raw:
+        yield Problem(path, f"not UTF-8 (got {short(raw)})")
     elif isinstance(raw, int | float) and abs(raw) > _LARGEST and not str(path[-1]).endswith("seed"):
         yield Problem(path, f"larger than any option can mean (got {raw:g})")
 

@@ -23,12 +23,16 @@ COLLECTIONS = {"coco": "COCO", "visual-genome": "Visual Genome", "flickr": "Flic
 JOINED = frozenset({"coco", "visual-genome", "flickr"})
 """Those that a table joins; which photographs SBU captions has nobody publishes in a form that we read."""
 
+_MOST_DIGITS = 20
+"""Of a number that a collection gives an image; Python turns no number of thousands of digits into one."""
+
 _COCO_NAME = re.compile(r"(?:coco_(?:train|val|test)20\d\d_)?(\d{12})", re.IGNORECASE)
 
 
 def qualified(image_id: str, collection: str | None) -> str:
     """An id that says by itself which image it means: a bare number gets the collection that has numbered it."""
-    bare = collection is not None and image_id.isdecimal() and not _COCO_NAME.fullmatch(image_id)
+    is_number = image_id.isdecimal() and len(image_id) <= _MOST_DIGITS
+    bare = collection is not None and is_number and not _COCO_NAME.fullmatch(image_id)
     return f"{collection}:{int(image_id)}" if bare else image_id
 
 

@@ -210,7 +210,8 @@ def _signature(files: Iterable[str | os.PathLike[str]], *options: str) -> str:
     digest = hashlib.blake2b("\x1f".join(options).encode(), digest_size=16)
     for file in files:
         status = os.stat(file)
-        digest.update(f"\x1e{os.path.basename(file)}\x1f{status.st_size}\x1f{status.st_mtime_ns}".encode())
+        facts = f"\x1e{os.path.basename(file)}\x1f{status.st_size}\x1f{status.st_mtime_ns}"
+        digest.update(facts.encode(errors="surrogateescape"))  # a name need not be UTF-8
     return digest.hexdigest()
 
 

@@ -109,10 +109,11 @@ class Header(NamedTuple):
 
 def encode_key(image_id: str) -> bytes:
     """The key of an image; raises DataError for an id that cannot be a key."""
-    key = image_id.encode()
-    if not key or len(key) > MAX_KEY_BYTES or any(byte < 32 for byte in key):
+    key = image_id.encode(errors="replace")
+    if not 0 < len(key) <= MAX_KEY_BYTES or any(byte < 32 for byte in key) or key.decode() != image_id:
         raise DataError(
-            f"{image_id[:80]!r} cannot be an image id: 1 to {MAX_KEY_BYTES} bytes without control characters are needed"
+            f"{image_id[:80]!r} cannot be an image id: 1 to {MAX_KEY_BYTES} bytes of UTF-8 without control characters "
+            "are needed"
         )
     return key
 

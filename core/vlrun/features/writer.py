@@ -157,7 +157,7 @@ class StoreWriter:
         self._lock.close()
 
     def __contains__(self, image_id: str) -> bool:
-        key = image_id.encode()
+        key = image_id.encode(errors="replace")  # what is not UTF-8 cannot be there
         if key > self._last_key:  # nothing so far: most sources come in order, and looking costs a page of the file
             return False
         if key in self._pending or key in self._in_flight:

@@ -148,10 +148,10 @@ class _Walk:
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-        if not isinstance(node, yaml.ScalarNode) or node.style is not None:
+        if not isinstance(node, yaml.ScalarNode):
             return node.value
         try:
-            return parse_scalar(node.value)
+            return parse_scalar(node.value) if node.style is None else _whole(node.value)
         except ValueError as error:
             return self._problem(line, str(error))
 
@@ -168,7 +168,9 @@ class _Walk:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._problem(line, "a key must be a plain word")
                 continue
-            key = str(key_node.value)
+            key = key_node.value if key_node.style is None else self._content(key_node, path, line)
+            if key is None:
+                continue
             here = (*path, key)
             if key in given:
                 first = self.located.lines[here]
@@ -192,6 +194,13 @@ class _Walk:
 
     def _problem(self, line: int, message: str) -> None:
         self.located.problems.append((line, message))
+
+
+def _whole(text: str) -> str:
+    """A quoted text, whose escapes may stand for one half of a character in UTF-16, which no file takes."""
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("half a character (a lone surrogate)")
+    return text
 
 
 def _is_merge(key: yaml.Node) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -225,10 +227,24 @@ def test_images_of_another_feature_width_are_refused(tmp_path, make_regions):
         write_store(tmp_path / "out", [make_regions("a"), make_regions("b", feature_width=9)])
 
 
-@pytest.mark.parametrize("image_id", ["", "a\nb", "\x00manifest", "x" * 512])
+@pytest.mark.parametrize("image_id", ["", "a\nb", "\x00manifest", "x" * 512, "a\udcff", "\ud800"])
 def test_ids_that_cannot_be_keys_are_refused(tmp_path, make_regions, image_id):
     with pytest.raises(DataError, match="cannot be an image id"):
-        write_store(tmp_path / "out", [make_regions(image_id)])
+        write_store(tmp_path / "out", [replace(make_regions("a"), image_id=image_id)])
+
+
+def test_names_of_files_that_are_not_utf8_or_break_lines_are_named(tmp_path, make_regions):
+    (tmp_path / "npz").mkdir()
+    arrays = {"x": np.ones((1, 4), "f4"), "bbox": np.array([[0, 0, 8, 8.0]]), "image_h": 9, "image_w": 9, "num_bbox": 1}
+    names = [b"a.npz", b"b\xff.npz", b"c\nd.npz"]
+    for name in names:
+        np.savez(tmp_path / "npz" / os.fsdecode(name), **arrays)
+    with pytest.raises(DataError) as caught:
+        build_store([tmp_path / "npz"], tmp_path / "out", FORMATS["npz"])
+    assert str(caught.value).count("cannot be an image id") == 2
+    for name in names[1:]:
+        os.unlink(os.fsencode(tmp_path / "npz") + b"/" + name)
+    assert build_store([tmp_path / "npz"], tmp_path / "out", FORMATS["npz"]).manifest.count == 1
 
 
 def test_the_file_has_the_size_of_its_content(tmp_path, make_regions, monkeypatch):

@@ -272,6 +272,10 @@ def test_a_side_file_that_is_absent_or_damaged_is_an_error(rosita_folder):
     (rosita_folder / "imgfeat.lineidx").write_text("0\nabc\n")
     with pytest.raises(DataError, match=r"imgfeat\.lineidx:2: 'abc' is not an offset"):
         FORMATS["rosita-tsv"].open(rosita_folder)
+    for wrong in (b"\xff", b"9" * 6000, "²".encode(), b"-1", b""):
+        (rosita_folder / "imgfeat.lineidx").write_bytes(b"0\n" + wrong + b"\n2\n")
+        with pytest.raises(DataError, match=r"imgfeat\.lineidx:2: .* is not an offset"):
+            FORMATS["rosita-tsv"].open(rosita_folder)
     (rosita_folder / "imgfeat.lineidx").unlink()
     with pytest.raises(DataError, match=r"imgfeat\.lineidx does not exist; it belongs to"):
         FORMATS["rosita-tsv"].open(rosita_folder)

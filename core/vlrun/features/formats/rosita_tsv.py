@@ -89,9 +89,9 @@ def _split_files(folder: Path) -> list[Path]:
 
 def _read_offsets(file: Path) -> list[int]:
     offsets = []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
-        if not line.strip().isdigit():
-            raise DataError(f"{file}:{number}: {line[:40]!r} is not an offset")
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        if not re.fullmatch(rb"\s*\d{1,18}\s*", line):
+            raise DataError(f"{file}:{number}: {line[:40].decode(errors='replace')!r} is not an offset")
         offsets.append(int(line))
     return offsets
 
