@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from vlrun import DataError, RegionFeatureStore
-from vlrun.files import atomic_write
+from vlrun.files import atomic_write, read_arrays
 
 _READ = 256  # images read at a time
 _BLOCK = 1024  # rows of the table computed at a time
@@ -39,7 +39,7 @@ def nearest_images(features: Path, image_ids: Sequence[str], count: int) -> NDAr
     table = _computed(RegionFeatureStore(features), image_ids, count)
     try:
         with atomic_write(path, "wb") as file:
-            np.save(file, table, allow_pickle=False)
+            np.savez(file, table=table)  # an archive has checksums
     except OSError:
         pass  # a read-only store: the next start computes it again
     return table
@@ -48,8 +48,8 @@ def nearest_images(features: Path, image_ids: Sequence[str], count: int) -> NDAr
 def _kept(path: Path, shape: tuple[int, int]) -> NDArray[np.int32] | None:
     """The table in a file; None without one that is whole."""
     try:
-        table = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError):
+        table: NDArray[np.int32] = read_arrays(path, ["table"])["table"]
+    except (FileNotFoundError, DataError):
         return None
     is_whole = table.shape == shape and table.dtype == np.int32 and table.min() >= 0 and table.max() < len(table)
     return table if is_whole else None
@@ -86,4 +86,4 @@ def _cache_path(features: Path, image_ids: Sequence[str], count: int) -> Path:
     store = RegionFeatureStore(features)
     status = store.file.stat()
     address = f"{status.st_size} {status.st_mtime_ns} {count}\n" + "\n".join(image_ids)
-    return store.file.parent / f"nearest-{hashlib.sha256(address.encode()).hexdigest()[:16]}.npy"
+    return store.file.parent / f"nearest-{hashlib.sha256(address.encode()).hexdigest()[:16]}.npz"

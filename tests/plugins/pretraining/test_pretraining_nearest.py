@@ -47,7 +47,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def tables(folder: Path) -> list[Path]:
-    return [*folder.glob("**/nearest-*.npy")]
+    return [*folder.glob("**/nearest-*.npz")]
 
 
 def plain_table() -> NDArray[np.int64]:
@@ -81,18 +81,24 @@ def test_a_table_is_computed_once(features: Path, monkeypatch: pytest.MonkeyPatc
     assert len(tables(features)) == 3
 
 
-@pytest.mark.parametrize("damage", ["", "no table", "half", "others"])
+@pytest.mark.parametrize("damage", ["", "no table", "half", "others", "objects", "bits"])
 def test_a_damaged_table_is_computed_again(features: Path, damage: str) -> None:
     first = nearest_images(features, IDS, NEAR)
     (path,) = tables(features)
+    whole = path.read_bytes()
+    contents = [damage.encode()]
     if damage == "half":
-        path.write_bytes(path.read_bytes()[:-20])
-    elif damage == "others":
-        np.save(path, first + 1)
-    else:
-        path.write_text(damage)
-    assert (nearest_images(features, IDS, NEAR) == first).all()
-    assert (np.load(path) == first).all()
+        contents = [whole[:-20]]
+    elif damage == "bits":  # also those that make one image of the table another that is there
+        start = whole.index(first.tobytes())
+        contents = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in (start, start + first.nbytes // 2)]
+    elif damage in ("others", "objects"):
+        np.savez(path, table=first + 1 if damage == "others" else first.astype(object))
+        contents = [path.read_bytes()]
+    for content in contents:
+        path.write_bytes(content)
+        assert (nearest_images(features, IDS, NEAR) == first).all()
+        assert path.read_bytes() == whole
 
 
 def test_other_features_have_another_table(features: Path) -> None:
