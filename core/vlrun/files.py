@@ -24,6 +24,9 @@ from vlrun.foreign.printing import plain
 _MOST_BYTES = 1 << 32
 """Of JSON that is read as a whole; a compressed file may be a thousand times its size."""
 
+_MOST_UNPACKED, _MOST_TIMES = 1 << 30, 100
+"""Bytes of arrays that a file of any size may hold, and how many times its own size a larger one may."""
+
 _DRAFT = ".partial"
 _DRAFT_NAME = re.compile(r"\..+\.(?P<process>\d+)\.\w{8}\.partial")
 
@@ -285,12 +288,15 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        DataError: it is damaged, another kind of file, or lacks an array.
+        DataError: it is damaged, another kind of file, lacks an array, or is made to fill the memory.
     """
     import numpy as np
 
     try:
         with np.load(path, allow_pickle=False) as file:
+            size = sum(part.file_size for part in file.zip.infolist())
+            if size > max(_MOST_UNPACKED, _MOST_TIMES * path.stat().st_size):
+                raise ValueError(f"its arrays take {size:,} bytes, which no table of this kind does")
             return {name: file[name] for name in names}
     except FileNotFoundError:
         raise

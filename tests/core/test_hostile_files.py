@@ -176,6 +176,17 @@ def test_arrays_larger_than_their_file_are_refused(tmp_path: Path) -> None:
         read_arrays(tmp_path / "npz" / "a.npz", ["x"])
 
 
+def test_arrays_that_unpack_to_a_thousand_times_their_file_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlrun.files._MOST_UNPACKED", 100_000)
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros(1_000_000, np.uint8))
+    with pytest.raises(DataError, match=r"bomb\.npz: .*its arrays take 1,000,128 bytes"):
+        read_arrays(tmp_path / "bomb.npz", ["x"])
+    np.savez_compressed(tmp_path / "table.npz", x=np.arange(1_000_000, dtype=np.int32))
+    assert read_arrays(tmp_path / "table.npz", ["x"])["x"][-1] == 999_999
+
+
 @pytest.mark.parametrize("way", ["a link to a file", "values in a file", "a view of a file"])
 def test_hdf5_that_points_at_other_files_is_refused(way: str, tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")

@@ -177,6 +177,15 @@ class TestUniter:
         assert message in (found := problems(source, "uniter-lmdb"))
         assert "key 'a.npz': " in found
 
+    def test_what_unpacks_to_more_than_an_image_has_is_refused(
+        self, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("lz4")
+        pytest.importorskip("msgpack")
+        monkeypatch.setattr("vlrun.features.formats.uniter.MOST_BYTES", 300)
+        source = foreign.uniter(tmp_path / "db", {"a.npz": images[0]}, foreign.as_lz4, {"a": [480, 640]})
+        assert "damaged LZ4 frame: it ends early, or unpacks to more than 300 bytes" in problems(source, "uniter-lmdb")
+
     def test_packed_objects_are_refused(self, images: Images, tmp_path: Path) -> None:
         msgpack = pytest.importorskip("msgpack")
         packed = {b"nd": True, b"type": "|O", b"kind": b"O", b"shape": (1,), b"data": b"cposix\nsystem\n"}
@@ -286,6 +295,11 @@ class TestMmfFolder:
                 return os.mkdir, (str(tmp_path / "it-ran"),)
 
         folder = foreign.mmf_folder(tmp_path / "source", images[:1])
+        file = folder / f"{images[0].image_id}.npy"
+        whole = file.read_bytes()
+        np.save(file, np.array([Hostile()], object))
+        assert "Object arrays cannot be loaded" in problems(folder, "mmf-npy")
+        file.write_bytes(whole)
         np.save(folder / f"{images[0].image_id}_info.npy", np.array({"bbox": Hostile()}))
         found = problems(folder, "mmf-npy")
         assert f"{images[0].image_id}.npy: {images[0].image_id}_info.npy: refused: loading it would use posix" in found

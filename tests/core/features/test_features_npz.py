@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from vlrun.features import compression
+from vlrun.features.formats import npz
 from vlrun.features.formats.npz import DAMAGE, NpzArrays
 
 ARRAYS: dict[str, Any] = {
@@ -82,6 +83,17 @@ def test_an_array_that_says_to_be_larger_than_its_file_takes_no_memory() -> None
         archive.writestr("x.npy", array)
     with NpzArrays(file.getvalue()) as arrays, pytest.raises(ValueError, match="'x' is cut short"):
         arrays["x"]
+
+
+@SAVERS
+def test_more_than_an_image_has_is_not_unpacked(save: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = content(save, x=np.zeros(1000, np.float32))
+    monkeypatch.setattr(npz, "MOST_BYTES", 4127)
+    with NpzArrays(packed) as arrays, pytest.raises(ValueError, match=r"'x\.npy' takes 4,128 bytes"):
+        arrays["x"]
+    monkeypatch.setattr(npz, "MOST_BYTES", 4128)
+    with NpzArrays(packed) as arrays:
+        assert len(arrays["x"]) == 1000
 
 
 def test_checksums_are_those_of_zlib_whatever_computes_them(library: Any) -> None:

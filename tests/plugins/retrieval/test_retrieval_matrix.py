@@ -136,17 +136,30 @@ def test_scores_of_another_model_or_pool_are_not_continued(
     assert np.isnan(matrix.open()).all()
 
 
-@pytest.mark.parametrize("damage", ["cut", "no manifest", "broken manifest"])
-def test_a_damaged_matrix_starts_anew(matrix: ScoreMatrix, damage: str) -> None:
+class RunsCode:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("was-here",)
+
+
+@pytest.mark.parametrize("damage", ["cut", "a pickle", "no manifest", "broken manifest"])
+def test_a_damaged_matrix_starts_anew(
+    matrix: ScoreMatrix, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     matrix.prepare(PLAN, {"model": "a"}, IDS)
     if damage == "cut":
         matrix.path.write_bytes(matrix.path.read_bytes()[:200])
+    elif damage == "a pickle":
+        np.save(matrix.path, np.full((6, 11), RunsCode(), object))
+        with pytest.raises(DataError, match="not a score matrix"):
+            read_first_stage(matrix.path, IDS["image_ids"], IDS["text_ids"])
     elif damage == "no manifest":
         matrix.manifest.unlink()
     else:
         matrix.manifest.write_text("{")
     assert not matrix.prepare(PLAN, {"model": "a"}, IDS)
     assert matrix.open().shape == (6, 11)
+    assert not (tmp_path / "was-here").exists()
 
 
 def test_a_disk_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -36,6 +36,9 @@ _OF_ARCHIVES = (zipfile.BadZipFile, zlib.error, struct.error)
 DAMAGE = (OSError, EOFError, ValueError, IndexError, RuntimeError, MemoryError, *_OF_ARCHIVES)
 """What reading damaged arrays can raise."""
 
+MOST_BYTES = 1 << 30
+"""Of what one image has; a small file of somebody else's may unpack to a thousand times its size."""
+
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # before each entry: its mark, and how long its name and extra fields are
 _KNOWN_KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 1
@@ -81,6 +84,8 @@ class NpzArrays(Mapping[str, Any]):
 
     def _read(self, entry: zipfile.ZipInfo) -> memoryview:
         """The bytes of an entry, whose checksum is right: those that are not compressed are there already."""
+        if entry.file_size > MOST_BYTES:
+            raise ValueError(f"'{entry.filename}' takes {entry.file_size:,} bytes, and belongs to one image")
         if entry.compress_type not in _KNOWN_KINDS or entry.flag_bits & _ENCRYPTED:
             return memoryview(self._archive.read(entry))  # which refuses it, or reads it at its leisure
         place = entry.header_offset + _LOCAL_HEADER.size

@@ -16,7 +16,7 @@ import numpy as np
 
 from vlrun.errors import DataError
 from vlrun.features.formats.lmdb_files import LmdbRecords, first_value
-from vlrun.features.formats.npz import DAMAGE, NpzArrays
+from vlrun.features.formats.npz import DAMAGE, MOST_BYTES, NpzArrays
 from vlrun.features.formats.sizes import KINDS, Sizes, read_sizes, size_files
 from vlrun.features.origin import FeatureOrigin
 from vlrun.foreign.json import parse_json
@@ -135,13 +135,17 @@ def _read_npz(content: bytes) -> dict[str, Any]:
 
 def _unpacked(content: bytes) -> bytes:
     try:
-        from lz4.frame import decompress
+        from lz4.frame import LZ4FrameDecompressor
     except ImportError as error:
         raise DataError("compressed with LZ4; install what reads it: pip install 'vlrun[uniter]'") from error
     try:
-        return bytes(decompress(content))
-    except RuntimeError as error:
+        frame = LZ4FrameDecompressor()
+        unpacked = bytes(frame.decompress(content, MOST_BYTES))
+    except (EOFError, RuntimeError) as error:
         raise DataError(f"damaged LZ4 frame: {error}") from error
+    if not frame.eof:
+        raise DataError(f"damaged LZ4 frame: it ends early, or unpacks to more than {MOST_BYTES:,} bytes")
+    return unpacked
 
 
 def _read_msgpack(content: bytes) -> dict[str, Any]:

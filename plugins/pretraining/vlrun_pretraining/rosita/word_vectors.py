@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from vlrun import BuildReport, DataError, first_few
 from vlrun.blocks.object_tags import read_class_names
 from vlrun.data.annotations import AnnotationFile
-from vlrun.features.formats.npz import DAMAGE
-from vlrun.files import atomic_write
+from vlrun.files import atomic_write, read_arrays
 from vlrun_pretraining.records import GraphedText
 from vlrun_pretraining.sources import CLASS_NAMES_FILE, WORD_VECTORS_FILE
 
@@ -35,12 +34,12 @@ class WordVectors:
             DataError: it is missing or damaged, or repeats a word.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                words, vectors = arrays["words"], arrays["vectors"]
+            arrays = read_arrays(path, ["words", "vectors"])
         except FileNotFoundError as error:
             raise DataError(f"{path}: {error.strerror}; {HOW_TO_BUILD}") from error
-        except (KeyError, *DAMAGE) as error:
-            raise DataError(f"{path}: not a table of words and vectors ({error}); {HOW_TO_BUILD}") from error
+        except DataError as error:
+            raise DataError(f"{error}: not a table of words and vectors; {HOW_TO_BUILD}") from error
+        words, vectors = arrays["words"], arrays["vectors"]
         if words.ndim != 1 or words.dtype.kind != "U" or vectors.ndim != 2 or len(words) != len(vectors):
             raise DataError(
                 f"{path}: expected words (N,) and vectors (N, D), found {words.dtype} {words.shape} and {vectors.shape}"
