@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import tempfile
 import threading
@@ -51,6 +52,21 @@ def test_the_page_is_not_there_under_foreign_names(host: str, client: Client, ru
 def test_answers_are_for_this_page_alone(client: Client) -> None:
     for path in ("/", "/about", "/picture?id=img1", "/nowhere"):
         assert client.get(path).headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_what_is_shown_is_text_and_runs_nothing(client: Client) -> None:
+    """Answers, ids and words come from files of others; the tests in a browser need one, and this one does not."""
+    script, page = client.get("/page.js").text, client.get("/").text
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "srcdoc", "document.write", "eval(", "Function("):
+        assert way not in script
+    assert re.findall(r"<script[^>]*>", page) == ['<script src="page.js" defer>']
+    assert not re.search(r"\son\w+\s*=|javascript:|<style|\sstyle\s*=", page)
+    for path in ("/", "/page.js", "/about", "/nowhere"):
+        headers = client.get(path).headers
+        policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
+        assert (policy["default-src"], policy["script-src"], policy["base-uri"]) == ("'none'", "'self'", "'none'")
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers.get_all("Content-Type") == [headers["Content-Type"]]
 
 
 def test_a_fault_is_one_answer_and_the_next_question_is_answered(client: Client, run: Any) -> None:
