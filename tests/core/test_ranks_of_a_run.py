@@ -68,6 +68,14 @@ def test_memory_that_is_short_on_one_process_is_explained_and_ends_all(
     assert "DistributedError" not in str(caught.value)
 
 
+def test_a_loss_that_is_no_number_on_one_process_ends_all(world: Path, plugins: Plugins) -> None:
+    """Nobody leaves the step out alone, which would let the others wait."""
+    with pytest.raises(AssertionError) as caught:
+        ranks_run(world, plugins, 2, "backbone.poison=17", "train.epochs=1")
+    assert str(caught.value).count("vlrun.errors.NonFiniteLossError: step ") == 2
+    assert "train-17" in str(caught.value)
+
+
 def test_a_checkpoint_that_one_process_cannot_read_ends_all_with_the_reason(
     world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:

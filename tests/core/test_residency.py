@@ -184,15 +184,19 @@ def test_hidden_images_stay_hidden(world: Path, plugins: Plugins) -> None:
         assert losses(found) == losses(expected)
 
 
-def test_a_run_may_go_on_with_its_features_elsewhere(
-    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("features.residency=device", "features.residency=workers"), ("train.workers=2", "train.workers=1")],
+    ids=["elsewhere", "workers that had read ahead"],
+)
+def test_a_run_goes_on_wherever_its_batches_come_from(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, before: str, after: str
 ) -> None:
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         with pytest.raises(StoppedOnRequest):
-            run_experiment(experiment(world, plugins, *SHORT, "features.residency=device"), plugins=plugins)
-    elsewhere = experiment(world, plugins, *SHORT, "features.residency=workers")
-    found = run_experiment(elsewhere, plugins=plugins, continues=True)
+            run_experiment(experiment(world, plugins, *SHORT, before), plugins=plugins)
+    found = run_experiment(experiment(world, plugins, *SHORT, after), plugins=plugins, continues=True)
     expected = run_experiment(experiment(world, plugins, *SHORT, runs_root="unbroken"), plugins=plugins)
     assert losses(found) == losses(expected)
 
