@@ -43,11 +43,11 @@ def test_two_interrupts_and_a_third_end_a_verb_with_one_status(
                 signal.raise_signal(signal.SIGINT)
         return 0
 
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(report_verb, "run", work)
     try:
         assert main(["report", "."]) == INTERRUPTED
-        signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "interrupted\n"

@@ -81,7 +81,7 @@ def test_a_resumed_run_is_swept_and_has_its_link_to_the_last_checkpoint(
     left = stopped / "predictions" / f".match_val.jsonl.{os.getpid()}.abcdefgh.partial"
     left.parent.mkdir()
     left.touch()
-    half = stopped / "checkpoints" / ".step_00000009.partial"
+    half = stopped / "checkpoints" / ".step_00000004.partial"  # nobody saves that step again
     half.mkdir()
     (stopped / "checkpoints" / "last").unlink()
     point_symlink(stopped / "checkpoints" / "last", "step_00000003")

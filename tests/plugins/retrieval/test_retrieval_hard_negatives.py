@@ -338,6 +338,22 @@ def test_the_same_negatives_are_mined_by_one_process_at_a_time(tmp_path: Path) -
         pass
 
 
+def test_who_mines_keeps_others_out(
+    caption_world: Path, caption_plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, kept_out = mining._mine_kind, []
+
+    def meanwhile(run: Any, work: Any, kind: Any, count: int, folder: Path, progress: Any) -> Any:
+        with pytest.raises(DataError, match="another process is mining this"), mining._alone(folder, run.ranks):
+            pass
+        kept_out.append(kind)
+        return original(run, work, kind, count, folder, progress)
+
+    monkeypatch.setattr(mining, "_mine_kind", meanwhile)
+    mined_of(caption_world, caption_plugins, "train.epochs=1")
+    assert kept_out == ["image", "text"]
+
+
 def test_a_block_with_a_changed_bit_is_mined_again(tmp_path: Path) -> None:
     block = tmp_path / "image-2-0.npz"
     np.savez(block, table=np.arange(64, dtype=np.int32))
