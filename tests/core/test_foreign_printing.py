@@ -10,9 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from vlrun.cli import main
 from vlrun.foreign.printing import say, say_json
+from vlrun.interfaces.examples import Score
+from vlrun.interfaces.reporter import EvaluationReport, Outcome, ResultRow, RunInfo, StepReport
+from vlrun.reporting.console import ConsoleReporter
+from vlrun.reporting.log import LogReporter
 
 ROOT = Path(__file__).resolve().parents[2]
 ESCAPE = "\x1b]0;title\x07\x1b[2J\x9b31m\u202etxt.exe\u2066\x7f"
@@ -123,3 +128,29 @@ def test_a_file_prints_nothing_that_controls_the_terminal(capsys: pytest.Capture
     out, error = capsys.readouterr()
     assert not controls_in(out + error)
     assert not [line for line in error.splitlines() if line.startswith("Error: forged")]
+
+
+def test_a_live_panel_and_a_log_show_what_they_are_given_as_text(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Rich moves the cursor by sequences of its own, none of which begins as this one does."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream = io.StringIO()
+    score = Score(ESCAPE, 50.0, unit=ESCAPE, protocol={ESCAPE: ESCAPE}, primary=True)
+    step = StepReport(1, 1, ESCAPE, {ESCAPE: 1.0, "b": 2.0}, 1.0, 0.1, 1.0, 1.0, 0.5, 9.0, 1, scalars={ESCAPE: 1.0})
+    rows = [ResultRow(ESCAPE, ESCAPE, score, 51.0, ESCAPE, [ESCAPE])]
+    run = RunInfo(ESCAPE, tmp_path, [(ESCAPE, ESCAPE)], 2, 2, 1, num_tasks=2)
+    for reporter in (ConsoleReporter(console=Console(file=stream, force_terminal=True, width=80)), LogReporter()):
+        reporter.start(run)
+        reporter.note(ESCAPE)
+        reporter.step(step)
+        reporter.flush()
+        reporter.progress(ESCAPE, 1, 2)
+        reporter.evaluation(EvaluationReport(ESCAPE, ESCAPE, 1, 1, [score], 1.0, 7, checkpoint=ESCAPE))
+        reporter.finish(Outcome("failed", ESCAPE, rows, [(ESCAPE, ESCAPE)]))
+        reporter.close()
+    shown = stream.getvalue()
+    assert "txt.exe" in shown
+    assert "\x1b]" not in shown
+    assert not controls_in(shown) - {"\x1b", "\r"}
+    assert not controls_in((tmp_path / "log.txt").read_text(encoding="utf-8"))
