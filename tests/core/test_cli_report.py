@@ -234,13 +234,19 @@ def test_names_and_messages_stay_text_on_one_line(tmp_path: Path, capsys: pytest
     assert "&lt;b&gt;[red]x" in page.read_text(encoding="utf-8")
 
 
-def test_report_reads_damaged_folders_as_far_as_possible(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}]\n" for n in range(60))
+
+
+@pytest.mark.parametrize("config", ["name: [unclosed", BOMB, "a: " + "[" * 5000, 'a: "\\ud800"'], ids=range(4))
+def test_report_reads_damaged_folders_as_far_as_possible(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = make_run(tmp_path / "toy" / "a")
     (folder / "status.json").write_text('{"status": "do')
-    (folder / "config.yaml").write_text("name: [unclosed")
+    (folder / "config.yaml").write_text(config)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "res')
-    assert main(["report", str(tmp_path)]) == 0
+    assert main(["report", str(tmp_path), "--html"]) == 0
     printed = capsys.readouterr().out
     assert "81.80 %" in printed
     assert "1: unknown; results may be missing" in printed

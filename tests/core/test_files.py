@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -128,3 +129,13 @@ def test_what_is_no_object_is_an_error_where_one_is_needed(tmp_path: Path, conte
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(DataError, match=r"a\.json: a JSON object is expected"):
         read_object(tmp_path / "a.json")
+
+
+def test_json_that_is_huge_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compressed, it may come from a file of a thousandth of its size."""
+    monkeypatch.setattr("vlrun.files._MOST_BYTES", 1000)
+    (tmp_path / "a.json").write_text(f"[{'1,' * 500}1]")
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress((tmp_path / "a.json").read_bytes()))
+    for name in ("a.json", "a.json.gz"):
+        with pytest.raises(DataError, match=rf"{name}: more than 1,000 bytes of JSON"):
+            read_json(tmp_path / name)

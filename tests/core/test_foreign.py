@@ -116,6 +116,7 @@ WRONG_YAML = {
     "a tag of its own": ("a: !secret x", "not allowed"),
     "a control character": ("a: \x1b]0;x\x07", "not valid YAML"),
     "a key of keys": ("? {a: 1}\n: 2", "plain word"),
+    "long": ("# " + "x" * 10_000_000, "no experiment is so long"),
     "twice": ("a: 1\na: 2", "duplicate key"),
     "half a character": ('a: "\\ud800"', "half a character"),
     "half a character as a key": ('"\\udc00": 1', "half a character"),

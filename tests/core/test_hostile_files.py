@@ -77,7 +77,8 @@ def test_a_bare_pickle_with_the_name_of_weights_runs_nothing(read: Callable[[Pat
     assert not marker.exists()
 
 
-CHECKPOINT = ("model.safetensors", "optimizer.safetensors", "progress.json", "heads.json", "named_heads.json")
+TENSORS = ("model.safetensors", "optimizer.safetensors", "trained.safetensors", "callbacks.safetensors")
+CHECKPOINT = (*TENSORS, "progress.json", "heads.json", "named_heads.json")
 
 
 @pytest.mark.parametrize("name", [*CHECKPOINT, "manifest.json"])
@@ -87,8 +88,8 @@ def test_a_pickle_in_a_checkpoint_runs_nothing_though_its_hash_is_right(name: st
     model = torch.nn.Linear(2, 2)
     from safetensors.torch import save_model
 
-    save_model(model, str(folder / "model.safetensors"))
-    save_model(model, str(folder / "optimizer.safetensors"))
+    for file in TENSORS:
+        save_model(model, str(folder / file))
     (folder / "progress.json").write_text('{"step": 3}')
     (folder / "heads.json").write_text("{}")
     (folder / "named_heads.json").write_text("[]")
@@ -105,6 +106,8 @@ def read_all(folder: Path, model: torch.nn.Module) -> None:
     opened.head_meanings()
     opened.named_heads()
     opened.load_model(model)
+    opened.load_trained(model)
+    opened.callback_state()
     opened.load_optimizer(torch.optim.Adam(model.parameters()), model)
 
 
