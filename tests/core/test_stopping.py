@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,29 @@ def test_a_signal_waits_for_the_end_of_an_import(
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else StoppedOnRequest):
         import_and_wait()
     assert [module.whole for module in imported] == [True]
+
+
+def test_a_signal_waits_until_a_process_has_been_started() -> None:
+    """Else it would wait for the rest of what it is to do, and end with a traceback."""
+    told: list[str] = []
+
+    class Process(multiprocessing.Process):
+        @staticmethod
+        def _Popen(process: object) -> Any:  # noqa: N802
+            os.kill(os.getpid(), signal.SIGTERM)
+            told.append("all")
+            return SimpleNamespace(sentinel=0, poll=lambda: 0)
+
+    def start_and_wait() -> None:
+        with stop_at_once_on_signals():
+            Process().start()
+            time.sleep(30)
+            pytest.fail("no signal has come again")
+
+    with pytest.raises(StoppedOnRequest):
+        start_and_wait()
+    assert told == ["all"]
+    assert not multiprocessing.active_children()
 
 
 def test_a_signal_that_comes_too_late_for_a_run_stops_the_next() -> None:

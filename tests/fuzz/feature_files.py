@@ -205,12 +205,18 @@ class Apart:
                 raise EOFError
             error = self._pipe.recv()
         except EOFError as gone:
-            self._process.kill()
-            self._process.join()
-            status, self._process = self._process.exitcode, None
-            raise AssertionError(f"the reader crashed or hung, status {status}") from gone
+            raise AssertionError(f"the reader crashed or hung, status {self.close()}") from gone
         if error is not None:
             raise error
+
+    def close(self) -> int | None:
+        """Ends the process, if there is one; returns its status."""
+        if self._process is None:
+            return None
+        self._process.kill()
+        self._process.join()
+        status, self._process = self._process.exitcode, None
+        return status
 
 
 def _answer(pipe: Connection, read: Callable[[bytes, Path], object]) -> None:

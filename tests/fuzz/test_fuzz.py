@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
 from damage import damaged
+from feature_files import Apart
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from readers import READERS, Reader
@@ -16,6 +18,14 @@ from readers import READERS, Reader
 from vlrun.errors import RunnerError
 
 FEW = 20
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left() -> Iterator[None]:
+    yield
+    for reader in READERS:
+        if isinstance(reader.read, Apart):
+            reader.read.close()
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)

@@ -11,12 +11,14 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, TypeAlias
 
 from vlrun.cpus import usable_cpus
 from vlrun.engine.parent import end_with_parent
 from vlrun.engine.stopping import (
     STOP_SIGNALS,
+    comes_again,
     handled_by,
     ignore_stop_signals,
     is_from_terminal,
@@ -92,15 +94,17 @@ def launch(
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # a killed launcher would leave its folder of logs
     )
 
-    def pass_on(number: int) -> None:
+    def pass_on(number: int, frame: FrameType | None) -> None:
         received.add(number)
         if not multiprocessing.active_children():
+            if comes_again(number, frame):
+                return
             raise _NothingBegun
         if not is_from_terminal(number):
             _all_children(number)
 
     try:
-        with handled_by(lambda number, _: pass_on(number)), _held_back_in_children():
+        with handled_by(pass_on), _held_back_in_children():
             elastic_launch(config, _rank_main)(main, list(arguments))
     except _NothingBegun:
         return say_stopped_early(received)

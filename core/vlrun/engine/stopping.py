@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 
-_IMPORTING_SECONDS = 0.02
-"""After which a signal that came during an import comes again."""
+_START, _BEGIN = (BaseProcess.__dict__[name].__code__ for name in ("start", "_bootstrap"))
+_BUSY_SECONDS = 0.02
+"""After which a signal that breaks in on an import comes again."""
 
 _STOPPED_EARLY = "stopped on request before the run began"
 
@@ -47,18 +49,13 @@ class StopRequest:
     def __init__(self, *, at_once: bool = False) -> None:
         self.signal: signal.Signals | None = None
         self.at_once = at_once
-        self._again: threading.Timer | None = None
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Handles a signal; one that would break off an import comes again."""
-        if self.at_once and _is_importing(frame):
-            if self._again is None or not self._again.is_alive():
-                self._again = threading.Timer(_IMPORTING_SECONDS, os.kill, (os.getpid(), number))
-                self._again.daemon = True
-                self._again.start()
+        """Handles a signal; see ``comes_again``."""
+        if self.at_once and comes_again(number, frame):
             return
         if self.signal is signal.SIGINT and number == signal.SIGINT:
             raise Interrupted  # a second Ctrl-C means now
@@ -67,10 +64,31 @@ class StopRequest:
             raise Interrupted
 
 
-def _is_importing(frame: FrameType | None) -> bool:
-    """Whether a module is being imported: an exception may be swallowed there, and leaves a module that is broken."""
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
+class _Again:
+    """A signal that is sent once more, a moment later."""
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def send(self, number: int) -> None:
+        if self._timer is None or not self._timer.is_alive():  # one is enough
+            self._timer = threading.Timer(_BUSY_SECONDS, os.kill, (os.getpid(), number))
+            self._timer.daemon = True
+            self._timer.start()
+
+
+_AGAIN = _Again()
+
+
+def comes_again(number: int, frame: FrameType | None) -> bool:
+    """Whether a signal breaks in on what no exception may leave half-way; then it is sent again.
+
+    That is an import, where an exception may be swallowed and leaves a module that is broken, and the start of a
+    process, which would wait for the rest of what it is to do.
+    """
+    while frame is not None and frame.f_code is not _BEGIN:  # of a forked process
+        if frame.f_code.co_filename.startswith("<frozen importlib._bootstrap") or frame.f_code is _START:
+            _AGAIN.send(number)
             return True
         frame = frame.f_back
     return False
