@@ -186,6 +186,20 @@ class TestUniter:
         source = foreign.uniter(tmp_path / "db", {"a.npz": images[0]}, foreign.as_lz4, {"a": [480, 640]})
         assert "damaged LZ4 frame: it ends early, or unpacks to more than 300 bytes" in problems(source, "uniter-lmdb")
 
+    def test_a_frame_that_announces_more_than_there_is_memory_is_damaged(
+        self, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lz4 = pytest.importorskip("lz4.frame")
+        pytest.importorskip("msgpack")
+        source = foreign.uniter(tmp_path / "db", {"a.npz": images[0]}, foreign.as_lz4, {"a": [480, 640]})
+
+        class Decompressor:
+            def decompress(self, content: bytes, most: int) -> bytes:
+                raise MemoryError
+
+        monkeypatch.setattr(lz4, "LZ4FrameDecompressor", Decompressor)
+        assert "key 'a.npz': damaged LZ4 frame" in problems(source, "uniter-lmdb")
+
     def test_packed_objects_are_refused(self, images: Images, tmp_path: Path) -> None:
         msgpack = pytest.importorskip("msgpack")
         packed = {b"nd": True, b"type": "|O", b"kind": b"O", b"shape": (1,), b"data": b"cposix\nsystem\n"}

@@ -141,7 +141,7 @@ def _unpacked(content: bytes) -> bytes:
     try:
         frame = LZ4FrameDecompressor()
         unpacked = bytes(frame.decompress(content, MOST_BYTES))
-    except (EOFError, RuntimeError) as error:
+    except (EOFError, RuntimeError, MemoryError) as error:  # it may announce any size
         raise DataError(f"damaged LZ4 frame: {error}") from error
     if not frame.eof:
         raise DataError(f"damaged LZ4 frame: it ends early, or unpacks to more than {MOST_BYTES:,} bytes")
