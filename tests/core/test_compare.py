@@ -15,6 +15,7 @@ from toy_runs import experiment
 
 from vlrun import Score, Units
 from vlrun.cli import main
+from vlrun.engine.run_folder import RunFolder
 from vlrun.errors import DataError
 from vlrun.plugins.manager import Plugins
 from vlrun.runs.compare import bootstrap, compare_runs
@@ -102,7 +103,7 @@ def test_predictions_that_have_changed_are_noticed(pair: tuple[Path, Path], plug
 
 
 def test_a_run_that_is_not_done_is_refused(pair: tuple[Path, Path], plugins: Plugins) -> None:
-    change(pair[1] / "status.json", ('"done"', '"stopped"'))
+    RunFolder(pair[1]).write_status(status="stopped")
     with pytest.raises(DataError, match="the run is stopped, not done"):
         compare_runs(*pair, plugins)
 
