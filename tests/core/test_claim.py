@@ -186,6 +186,32 @@ def test_the_owner_is_heard_of_and_ends_when_somebody_has_taken_over(
     assert (tmp_path / CLAIM).exists(), "the claim of the other stays"
 
 
+def test_a_run_holds_its_folder_from_its_first_word_to_its_last(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[tuple[str, bool]] = []
+    write = RunFolder.write_status
+
+    def look(folder: RunFolder, **changes: Any) -> None:
+        try:
+            refuse_if_claimed(folder.path)
+        except DataError:
+            held.append((changes.get("status", ""), True))
+        else:
+            held.append((changes.get("status", ""), False))
+        write(folder, **changes)
+
+    monkeypatch.setattr(claims, "_TRIES", 1)
+    monkeypatch.setattr(RunFolder, "write_status", look)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(StoppedOnRequest):
+            run_experiment(experiment(world, plugins), plugins=plugins)
+    run_experiment(experiment(world, plugins), plugins=plugins, continues=True)
+    assert {("running", True), ("stopped", True), ("done", True)} <= set(held)
+    assert all(is_held for _, is_held in held), held
+
+
 def test_a_run_that_goes_on_is_neither_resumed_nor_evaluated(
     world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:

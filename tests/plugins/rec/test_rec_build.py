@@ -253,12 +253,15 @@ def test_expressions_without_usable_ids_are_numbered(tmp_path: Path) -> None:
     assert report.remarks[0].startswith("split 'train' has no unique text_id")
 
 
-@pytest.mark.parametrize("split", ["../../../escaped", "/{folder}/escaped"])
-def test_a_split_of_rositas_file_writes_nowhere_else(tmp_path: Path, split: str) -> None:
+@pytest.mark.parametrize("split", ["../../../escaped", "/{folder}/escaped", "escaped\nx", f"escaped{'x' * 300}"])
+def test_a_split_of_rositas_file_writes_nowhere_else(
+    tmp_path: Path, split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"train": [rosita_row()], split.format(folder=tmp_path): [rosita_row(text_id=2)]}))
     command = ["data", "build", "refcoco", "--from", "rosita", str(path), str(tmp_path / "deep" / "er" / "out")]
     assert main(command) == 5
+    assert "a name in the source cannot be the name of a file" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*escaped*"))
 
 
