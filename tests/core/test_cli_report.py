@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from vlrun.cli import main
+from vlrun.engine.run_folder import open_run_folder
 from vlrun.interfaces.examples import Score
 from vlrun.interfaces.reporter import EvaluationReport, Outcome, RunInfo
 from vlrun.reporting.jsonl import JsonLinesReporter
@@ -250,6 +251,24 @@ def test_report_reads_damaged_folders_as_far_as_possible(
     printed = capsys.readouterr().out
     assert "81.80 %" in printed
     assert "1: unknown; results may be missing" in printed
+
+
+def test_links_in_a_runs_folder_neither_end_nor_repeat_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_run(tmp_path / "toy" / "a")
+    for place, target in ((folder.parent, ".."), (folder, ".")):
+        (place / "up").symlink_to(target)
+        (place / "self").symlink_to("self")
+        (place / "gone").symlink_to("nowhere")
+    (folder.parent / "latest").symlink_to(folder.name)
+    assert main(["report", str(tmp_path), "--html"]) == 0
+    assert capsys.readouterr().out.count("81.80 %") == 1
+    assert open_run_folder(folder.parent).path == folder
+    for target in ("latest", "nowhere", ".."):
+        (folder.parent / "latest").unlink()
+        (folder.parent / "latest").symlink_to(target)
+        assert open_run_folder(folder.parent).path == folder
 
 
 def test_report_json_has_whole_protocols_and_nothing_else_on_standard_output(
