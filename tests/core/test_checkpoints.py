@@ -28,7 +28,7 @@ def trained(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
     model = nn.ModuleDict({"used": nn.Linear(3, 2), "frozen": nn.Linear(2, 2)})
     model["frozen"].requires_grad_(False)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    model["used"](torch.ones(1, 3)).sum().backward()
+    model["used"](torch.rand(1, 3)).sum().backward()
     optimizer.step()
     return model, optimizer
 

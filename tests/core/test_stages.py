@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from vlrun.demo import run as demo_run
 from vlrun.demo.data import DemoData, DemoDataset
 from vlrun.engine import launch as launching
 from vlrun.engine.run_folder import RunFolder
-from vlrun.engine.weight_files import read_imported
+from vlrun.engine.weight_files import read_imported, write_imported
 from vlrun.errors import CheckpointError, ConfigError, DataError, StoppedOnRequest
 from vlrun.files import sha256_of
 from vlrun.plugins.manager import Plugins
@@ -174,6 +175,25 @@ def test_a_resumed_run_keeps_its_source(
     assert main(["run", "phrase.yaml", SHORT, "--resume"]) == 0, "what is done needs no source any more"
     with pytest.raises(ConfigError, match="another configuration"):
         run("phrase.yaml", plugins, "backbone.weights=run:word@last", continues=True)
+
+
+def test_a_run_does_not_go_on_from_other_weights_than_it_began_with(
+    files: list[str], plugins: Plugins, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are read again for parts that no checkpoint has, and named with the scores."""
+    run("word.yaml", plugins)
+    with monkeypatch.context() as patch:
+        stop_after_step(patch, 2)
+        assert main(["run", "phrase.yaml", SHORT]) == StoppedOnRequest.exit_status
+    path = Path(started_from(folders("phrase")[0])["path"])
+    whole = path.read_bytes()
+    tensors, facts = read_imported(path)
+    next(iter(tensors.values())).add_(1)
+    write_imported(path, tensors, facts, ())
+    assert main(["run", "phrase.yaml", SHORT, "--resume"]) == DataError.exit_status
+    assert re.search(r"weights \S+ \(content_sha256\) was [0-9a-f]{12}, is [0-9a-f]{12}", capsys.readouterr().err)
+    path.write_bytes(whole)
+    assert main(["run", "phrase.yaml", SHORT, "--resume"]) == 0
 
 
 def test_other_verbs_know_a_reference(files: list[str], plugins: Plugins, capsys: pytest.CaptureFixture[str]) -> None:
