@@ -117,6 +117,17 @@ def test_items_that_one_rank_cannot_count_end_all(
     assert "FailedElsewhereError: another process failed: ValueError: no such item" in str(caught.value)
 
 
+def test_training_batches_that_do_not_fit_into_shared_memory_are_refused_at_the_start(
+    world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("train.epochs=1", "train.batch_size=20", "train.evaluate_batch_size=1")
+    monkeypatch.setattr(first_batch.shutil, "disk_usage", lambda _: Usage(0, 0, 0))
+    monkeypatch.setattr(runs, "check_evaluation_batches", lambda *_: None)
+    with pytest.raises(ConfigError, match=r"train.workers: 1 workers hold .*Lower train.workers or train.batch_size"):
+        run_experiment(experiment(world, plugins, *options, "train.workers=1"), plugins=plugins)
+    assert run_experiment(experiment(world, plugins, *options), plugins=plugins).rows, "no worker, no need of it"
+
+
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_evaluation_batches_that_do_not_fit_into_shared_memory_are_refused_at_the_start(
     world: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, epochs: int
