@@ -263,11 +263,11 @@ class Checkpoints:
     def _put_in_place(self, temporary: Path, final: Path) -> None:
         aside = final.with_name(final.name + _REPLACED)
         if final.exists():
-            _remove(aside)  # left by a save that was killed just before its end
+            _remove(aside, ignore_errors=True)  # left by a save that was killed just before its end
             final.rename(aside)
         temporary.rename(final)
         sync_folder(self.folder)
-        _remove(aside)
+        _remove(aside, ignore_errors=True)
 
     def _newest_first(self) -> list[Path]:
         """All checkpoints, newest first; one that was moved aside comes right after its replacement."""
@@ -305,12 +305,12 @@ def open_checkpoint(path: Path, model_only: bool = False) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path, *, ignore_errors: bool = False) -> None:
     """Removes a checkpoint; of one that somebody has moved and left a link to, the link."""
     if path.is_symlink():
         path.unlink()
     else:
-        shutil.rmtree(path, ignore_errors=not path.exists())
+        shutil.rmtree(path, ignore_errors=ignore_errors)
 
 
 def _step_name(path: Path) -> str:
