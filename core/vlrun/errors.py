@@ -74,7 +74,7 @@ def no_room(error: Exception, path: Path, needed: int | None = None, written: in
     if size := needed or written:
         facts.append(f"{'' if needed else 'more than '}{size / 1e6:,.2f} MB are needed")
     with suppress(OSError):  # the folder may be gone
-        facts.append(f"{shutil.disk_usage(path.parent).free / 1e6:,.2f} MB are free")
+        facts.append(f"{shutil.disk_usage(path if path.is_dir() else path.parent).free / 1e6:,.2f} MB are free")
     return NoRoomError(number, ": ".join(filter(None, [os.strerror(number), ", ".join(facts)])), str(path))
 
 

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,19 +37,27 @@ _LONGEST_NAME = 200
 _INSIDE: ContextVar[Path | None] = ContextVar("_INSIDE", default=None)
 
 
+@dataclass
+class Room:
+    """What there was room for: ``written`` bytes, for a message that does not know how many are needed."""
+
+    written: int | None = None
+
+
 @contextmanager
-def room_for(path: Path, needed: int | None = None) -> Iterator[None]:
+def room_for(path: Path, needed: int | None = None) -> Iterator[Room]:
     """For what writes ``path``, of so many bytes where they are known: a full disk is an error that says so.
 
     Raises:
         NoRoomError: in place of an error that does not name the file.
     """
+    room = Room()
     try:
-        yield
+        yield room
     except NoRoomError:  # of a part of it
         raise
     except OSError as error:
-        if (found := no_room(error, path, needed)) is None:
+        if (found := no_room(error, path, needed, room.written)) is None:
             raise
         raise found from error
 
@@ -65,7 +74,7 @@ def atomic_write(path: Path, mode: str = "w", needed: int | None = None) -> Iter
         NoRoomError: it does not fit on the disk.
     """
     _refuse_outside(path)
-    with room_for(path, needed):
+    with room_for(path, needed) as room:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=_draft_prefix(path), suffix=_DRAFT)
         draft = Path(name)
@@ -76,11 +85,9 @@ def atomic_write(path: Path, mode: str = "w", needed: int | None = None) -> Iter
                 os.fsync(file.fileno())
             make_readable(draft)
             os.replace(draft, path)
-        except BaseException as error:
-            written = draft.stat().st_size if draft.exists() else 0
+        except BaseException:
+            room.written = draft.stat().st_size if draft.exists() else None
             draft.unlink(missing_ok=True)
-            if isinstance(error, OSError) and (full := no_room(error, path, needed, written)):
-                raise full from error
             raise
         sync_folder(path.parent)
 
