@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
 from vlrun.errors import first_few
 from vlrun.files import atomic_write, open_itself, room_for
-from vlrun.foreign.json import finite, parse_json
+from vlrun.foreign.json import parse_json
 from vlrun.interfaces.examples import Score
 from vlrun.interfaces.reporter import EvaluationReport, Reporter, RunInfo, StepReport
+from vlrun.reporting.checked import CHECKSUM, checksum, text_of
 
 FILE_NAME, DAMAGED = "metrics.jsonl", "metrics.damaged.jsonl"
-CHECKSUM = "crc32"
-"""The last entry of each line: CRC-32 of the line without it."""
 
 
 class JsonLinesReporter(Reporter):
@@ -127,36 +124,45 @@ def read_metrics(path: Path, damaged: Callable[[int, str], None] | None = None) 
                 line = parse_json(text)
             except ValueError:
                 line = None
-            checksum = line.pop(CHECKSUM, None) if isinstance(line, dict) else None
-            is_checked = is_checked or checksum is not None
-            is_whole = checksum == _checksum(line) if is_checked else isinstance(line, dict)  # earlier versions: none
+            kept = line.pop(CHECKSUM, None) if isinstance(line, dict) else None
+            is_checked = is_checked or kept is not None
+            # earlier versions have written none
+            is_whole = isinstance(line, dict) and (not is_checked or kept == checksum(text_of(line)))
             if is_whole and isinstance(line, dict) and "kind" in line and isinstance(line.get("step"), int):
                 yield line
             elif damaged is not None and text.endswith("\n"):
                 damaged(number, text)
 
 
-def set_damage_aside(folder: Path) -> str | None:
-    """Moves damaged lines of ``metrics.jsonl`` into a file of their own; says so, or None if there are none."""
+def set_damage_aside(folder: Path, steps: int, evaluations: Iterable[tuple[int, str, str]]) -> list[str]:
+    """Moves damaged lines of ``metrics.jsonl`` into a file of their own; says so, and which lines are missing.
+
+    Args:
+        steps, evaluations: see ``missing_lines``.
+    """
     found: list[tuple[int, str]] = []
     whole = list(read_metrics(folder / FILE_NAME, lambda number, text: found.append((number, text))))
-    if not found:
-        return None
-    with open_itself(folder / DAMAGED, "a") as file:
-        file.writelines(text for _, text in found)
-    with atomic_write(folder / FILE_NAME) as file:
-        file.writelines(map(_as_json, whole))
-    numbers = ", ".join(first_few([str(number) for number, _ in found], 5))
-    return f"{FILE_NAME}: damaged in {len(found):,} lines ({numbers}), which are kept in {DAMAGED}"
+    remarks = []
+    if found:
+        with open_itself(folder / DAMAGED, "a") as file:
+            file.writelines(text for _, text in found)
+        with atomic_write(folder / FILE_NAME) as file:
+            file.writelines(map(_as_json, whole))
+        numbers = ", ".join(first_few([str(number) for number, _ in found], 5))
+        remarks = [f"{FILE_NAME}: damaged in {len(found):,} lines ({numbers}), which are kept in {DAMAGED}"]
+    missing = missing_lines(whole, steps, evaluations)
+    return [*remarks, *([f"{FILE_NAME}: {missing}"] if missing else [])]
 
 
-def missing_lines(folder: Path, steps: int, evaluations: Iterable[tuple[int, str, str]] = ()) -> str | None:
+def missing_lines(
+    lines: Sequence[Mapping[str, Any]], steps: int, evaluations: Iterable[tuple[int, str, str]] = ()
+) -> str | None:
     """Says which lines on the first ``steps`` are not there, as after a cut; None if all are.
 
     Args:
+        lines: of ``metrics.jsonl``. Every step has one, and every evaluation its scores.
         evaluations: step, task and split of each that is known to have been.
     """
-    lines = list(read_metrics(folder / FILE_NAME))
     there = {line["step"] for line in lines if line["kind"] == "step"}
     scored = {(line["step"], line.get("task"), line.get("split")) for line in lines if line["kind"] == "result"}
     lost = [str(step) for step in range(1, steps + 1) if step not in there]
@@ -169,25 +175,12 @@ def missing_lines(folder: Path, steps: int, evaluations: Iterable[tuple[int, str
         *([f"steps {', '.join(first_few(lost, 5))}"] if lost else []),
         *([f"scores of {', '.join(first_few(unscored, 5))}"] if unscored else []),
     ]
-    return f"{FILE_NAME}: damaged, lines are missing: {'; '.join(found)}" if found else None
+    return f"damaged, lines are missing: {'; '.join(found)}" if found else None
 
 
 def _as_json(line: dict[str, Any]) -> str:
-    text = _without_checksum(line)
-    return f'{text[:-1]}, "{CHECKSUM}": "{_crc(text)}"}}\n'
-
-
-def _without_checksum(line: Any) -> str:
-    return json.dumps(finite(line), ensure_ascii=False, allow_nan=False, default=str)
-
-
-def _checksum(line: Any) -> str:
-    """That of a line that was read: a float comes back as it was written."""
-    return _crc(_without_checksum(line))
-
-
-def _crc(text: str) -> str:
-    return f"{zlib.crc32(text.encode('utf-8', 'replace')):08x}"
+    text = text_of(line)
+    return f'{text[:-1]}, "{CHECKSUM}": "{checksum(text)}"}}\n'
 
 
 def _key(line: dict[str, Any]) -> tuple[Any, ...]:

@@ -56,7 +56,9 @@ def read_run(folder: Path) -> RunRecord:
     status = read_checked(folder / "status.json")
     config = _read_config(folder)
     is_demo = bool(status.get("demo") or config.get("demo"))
-    rows = _final_rows(folder, {**config, "demo": is_demo})
+    damaged: list[int] = []
+    lines = list(read_metrics(folder / FILE_NAME, lambda number, _: damaged.append(number)))
+    rows = _final_rows(lines, {**config, "demo": is_demo}, read_object_or_empty(folder / "data.json"))
     return RunRecord(
         folder=folder,
         experiment=str(status.get("experiment") or config.get("name") or folder.parent.name),
@@ -69,29 +71,32 @@ def read_run(folder: Path) -> RunRecord:
         finished=str(status.get("finished") or ""),
         rows=rows,
         config=config,
-        damage=_damage(folder, _whole(status.get("step")), status.get("results"), len(rows)),
+        damage=[*_damage_of_metrics(folder / FILE_NAME, status, lines, len(rows), len(damaged)), *_damage(folder)],
     )
 
 
-def _damage(folder: Path, steps: int, results: Any, found: int) -> list[str]:
-    """What is damaged.
+def _damage_of_metrics(
+    path: Path, status: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], results: int, damaged: int
+) -> list[str]:
+    """What is damaged in it or missing, as far as the status of a run that has ended tells.
 
     Args:
-        results: number of final ones that the run had at its end; None if it goes on, or an earlier version wrote none.
-        found: how many there are.
+        results: number of final ones.
+        damaged: number of lines that are left out.
     """
-    lines: list[int] = []
-    for _ in read_metrics(folder / FILE_NAME, lambda number, _: lines.append(number)):
-        pass
-    damage = [f"{folder / FILE_NAME}: {len(lines):,} damaged lines are left out"] if lines else []
-    if isinstance(results, int) and (folder / FILE_NAME).exists():
-        if not lines and (missing := missing_lines(folder, steps)):
-            damage.append(f"{folder / missing}")
-        if found < results:
-            damage.append(
-                f"{folder / FILE_NAME}: damaged, {results - found:,} of {results:,} final results are missing"
-            )
-    damage += [
+    damage = [f"{path}: {damaged:,} damaged lines are left out"] if damaged else []
+    wanted = status.get("results")  # None if the run goes on, or an earlier version has not written it
+    if isinstance(wanted, int) and path.exists():
+        if not damaged and (missing := missing_lines(lines, _whole(status.get("step")))):
+            damage.append(f"{path}: {missing}")
+        if results < wanted:
+            damage.append(f"{path}: damaged, {wanted - results:,} of {wanted:,} final results are missing")
+    return damage
+
+
+def _damage(folder: Path) -> list[str]:
+    """Other files that are damaged."""
+    damage = [
         f"{folder / name}: damaged, or changed" for name in ("config.yaml", "data.json") if is_damaged(folder, name)
     ]
     objects = [folder / "status.json", folder / HEADER_NAME, *sorted((folder / "examples").glob("*.json"))]
@@ -134,10 +139,11 @@ def score_of(line: Mapping[str, Any]) -> Score:
     )
 
 
-def _final_rows(folder: Path, config: Mapping[str, Any]) -> list[ResultRow]:
-    data = read_object_or_empty(folder / "data.json")
+def _final_rows(
+    lines: Sequence[Mapping[str, Any]], config: Mapping[str, Any], data: Mapping[str, Any]
+) -> list[ResultRow]:
     rows: dict[tuple[str, str, str], ResultRow] = {}
-    for line in read_metrics(folder / FILE_NAME):
+    for line in lines:
         if line["kind"] == "result" and line.get("final"):
             key = (str(line.get("task", "")), str(line.get("split", "")), str(line.get("name", "")))
             rows[key] = result_row(config, data, key[0], key[1], score_of(line))  # the last evaluation counts

@@ -43,7 +43,7 @@ from vlrun.interfaces.reporter import Outcome, Reporters, ResultRow, RunInfo
 from vlrun.plugins.manager import Plugins, create_plugins
 from vlrun.reporting.hashes import is_damaged, is_known, refuse_damaged, text_hash
 from vlrun.reporting.jsonl import FILE_NAME as METRICS
-from vlrun.reporting.jsonl import missing_lines, set_damage_aside
+from vlrun.reporting.jsonl import set_damage_aside
 from vlrun.reporting.options import flat_options
 from vlrun.reporting.published import result_row
 from vlrun.runs.changed_data import data_record, mark_changed_data, refuse_changed_data
@@ -193,11 +193,12 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
     changed = run.folder.changed_code(plugins)
     write_records(run.folder, run.experiment.as_yaml(), plugins, partial(data_record, run))
     run.folder.write_status(step=run.step, total_steps=total)  # it may have been killed after its last checkpoint
-    remarks = [] if is_new else [set_damage_aside(run.folder.path)]
-    keeps_metrics = run.experiment.built_in_reporters or (run.folder.path / METRICS).exists()
-    if trainer and not is_new and keeps_metrics:
-        evaluations = [(row["step"], row["task"], row["split"]) for row in trainer.evaluations.rows]
-        remarks.append(missing_lines(run.folder.path, run.step, evaluations))
+    remarks = []
+    if not is_new and (run.experiment.built_in_reporters or (run.folder.path / METRICS).exists()):
+        rows = trainer.evaluations.rows if trainer else []
+        remarks = set_damage_aside(
+            run.folder.path, run.step, [(row["step"], row["task"], row["split"]) for row in rows]
+        )
     run.reporters.start(
         RunInfo(
             run.experiment.name,
@@ -213,7 +214,7 @@ def _start(run: Run, trainer: Trainer | None, plugins: Plugins, is_new: bool) ->
     )
     if changed:
         run.reporters.note(f"the code of {', '.join(changed)} is another than when this run started")
-    for remark in filter(None, remarks):
+    for remark in remarks:
         run.reporters.note(remark)
 
 
